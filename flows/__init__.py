@@ -1,0 +1,1 @@
+"""The Prefect flows and the `thaw` command line: what follows what, and nothing else."""
