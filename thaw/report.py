@@ -1,0 +1,689 @@
+"""The report of a run: what phase 2 gained, as one HTML file, as PNG plots and as short Markdown.
+
+Values in, values out: tables and numbers go in as pandas frames and dicts, PNG bytes and text come out.
+Nothing here opens a file of the workspace; `python -m tasks.report` does, and hands over what it read.
+The same input gives the same bytes, so a report carries no date.
+"""
+
+import base64
+import io
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from importlib import resources
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import pandas as pd
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+NETWORKS = {"head": "head only", "finetuned": "fine-tuned"}
+COLOURS = {"head": "#3f7fb5", "finetuned": "#d9642a"}  # cold before the thaw, warm after it
+TINTS = {"head": "#eef4fa", "finetuned": "#fdf3ec"}
+INK, GREY, LINE = "#22303c", "#7b8794", "#cbd2d9"
+DASH = "–"
+MOST_VALUES = 40  # a slice column with more values than this is cut short in the data summary
+CALIBRATION_BINS = 10
+
+Verdict = Literal["gain", "none", "loss"]
+Unit = Literal["percent", "score"]
+
+# key, name, unit, whether higher is better, what it means
+METRICS: list[tuple[str, str, Unit, bool, str]] = [
+    ("accuracy", "accuracy", "percent", True, "share of the test pictures that were named correctly"),
+    (
+        "balanced_accuracy",
+        "balanced accuracy",
+        "percent",
+        True,
+        "the same for each class on its own, then averaged: a rare class counts as much as a common one",
+    ),
+    ("auc", "AUC", "score", True, "how well the network ranks pictures: 1 is perfect, 0.5 is guessing"),
+    ("f1", "F1", "score", True, "balance of false alarms (precision) and misses (recall): 1 is perfect"),
+    (
+        "ece",
+        "ECE",
+        "percent",
+        False,
+        "expected calibration error, the mean distance between confidence and accuracy: lower is better",
+    ),
+]
+
+
+# ------------------------------------------------------------------------------------------------ numbers
+
+
+def _number(value: object) -> float | None:
+    """The value as a finite float; None for what is missing, undefined or not a number."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
+        return None
+    return float(value) if math.isfinite(value) else None
+
+
+def _percent(value: object) -> str:
+    number = _number(value)
+    return DASH if number is None else f"{100 * number:.1f} %"
+
+
+def _score(value: object) -> str:
+    number = _number(value)
+    return DASH if number is None else f"{number:.3f}"
+
+
+def _signed(number: float, decimals: int) -> str:
+    """With its sign, and with more decimals where rounding would turn a small number into zero."""
+    text = f"{number:+.{decimals}f}"
+    if number != 0 and float(text) == 0:
+        text = f"{number:+.{decimals + 2}f}"
+    if float(text) == 0:
+        text = text.lstrip("+-")
+    return text.replace("-", "−")
+
+
+def _change(value: object, unit: Unit) -> str:
+    """A difference: in percentage points without the word, or as a plain difference of scores."""
+    number = _number(value)
+    if number is None:
+        return DASH
+    return _signed(100 * number, 1) if unit == "percent" else _signed(number, 3)
+
+
+def _count(value: object) -> str:
+    number = _number(value)
+    return DASH if number is None else f"{int(number):,}"
+
+
+def _p_value(value: object) -> str:
+    number = _number(value)
+    if number is None:
+        return ""
+    return "p < 0.001" if number < 0.001 else f"p = {number:.3f}" if number < 0.1 else f"p = {number:.2f}"
+
+
+# ----------------------------------------------------------------------------------------------- sentences
+
+
+def _verdict(low: float | None, high: float | None) -> Verdict:
+    """A gain only where the whole interval lies above zero, a loss only where it lies below."""
+    if low is not None and low > 0:
+        return "gain"
+    if high is not None and high < 0:
+        return "loss"
+    return "none"
+
+
+def _headline(metrics: Mapping[str, Any]) -> tuple[Verdict, str]:
+    gain = metrics["gain"]
+    before, after = _percent(metrics["head"]["accuracy"]), _percent(metrics["finetuned"]["accuracy"])
+    change = f"{_change(gain['accuracy'], 'percent')} points"
+    low, high = _number(gain.get("low")), _number(gain.get("high"))
+    span = f"{_change(low, 'percent')} to {_change(high, 'percent')}"
+    verdict = _verdict(low, high)
+    p = _number(gain.get("mcnemar_p"))
+    mcnemar = f"; McNemar {_p_value(p)}" if p is not None else ""
+
+    if low is None or high is None:
+        sentence = (
+            f"Phase 2 moved accuracy from {before} to {after} ({change}), "
+            f"but without an interval this is no evidence of a change{mcnemar}."
+        )
+    elif verdict == "none":
+        sentence = (
+            f"Phase 2 did not measurably change accuracy: {before} before, {after} after ({change}), "
+            f"and the 95 % interval, {span}, includes zero{mcnemar}."
+        )
+    else:
+        verb = "raised" if verdict == "gain" else "lowered"
+        sentence = (
+            f"Phase 2 {verb} accuracy from {before} to {after}: {change}, 95 % interval {span}{mcnemar}."
+        )
+    if low is not None and p is not None and (verdict == "none") != (p >= 0.05):
+        sentence += " Interval and test disagree, so read this with caution."
+    return verdict, sentence
+
+
+def _metric_rows(metrics: Mapping[str, Any]) -> list[dict[str, str]]:
+    """One row per metric: name, both values, the gain with its interval where there is one, its colour."""
+    gain = metrics["gain"]
+    rows = []
+    for key, name, unit, higher_is_better, meaning in METRICS:
+        shown = _percent if unit == "percent" else _score
+        values = [_number(metrics[network].get(key)) for network in NETWORKS]
+        difference = _number(gain.get(key))
+        if difference is None and values[0] is not None and values[1] is not None:
+            difference = values[1] - values[0]
+        low, high = (
+            _number(gain.get({"accuracy": end, "auc": f"auc_{end}"}.get(key, ""))) for end in ("low", "high")
+        )
+        interval, verdict = "", "none"
+        if low is not None and high is not None:
+            interval = f"{_change(low, unit)} to {_change(high, unit)}"
+            verdict = _verdict(low, high) if higher_is_better else _verdict(-high, -low)
+        points = " points" if unit == "percent" and difference is not None else ""
+        rows.append(
+            {
+                "name": name,
+                "head": shown(values[0]),
+                "finetuned": shown(values[1]),
+                "gain": _change(difference, unit) + points,
+                "interval": interval,
+                "verdict": verdict,
+                "meaning": meaning,
+            }
+        )
+    return rows
+
+
+def summary(metrics: Mapping[str, Any]) -> str:
+    """The headline and a small table as Markdown, for a UI or a terminal."""
+    lines = [
+        f"**{_headline(metrics)[1]}**",
+        "",
+        "| | head only | fine-tuned | gain | 95 % interval |",
+        "|---|---:|---:|---:|---:|",
+    ]
+    for row in _metric_rows(metrics):
+        cells = (row["name"], row["head"], row["finetuned"], row["gain"], row["interval"] or DASH)
+        lines.append("| " + " | ".join(cells) + " |")
+    lines += ["", f"Measured on {_count(metrics['test_pictures'])} test pictures; ECE: lower is better."]
+    return "\n".join(lines) + "\n"
+
+
+# -------------------------------------------------------------------------------------------------- plots
+
+
+def _figure(width: float, height: float) -> "Figure":
+    """A figure of its own, drawn by Agg: no pyplot, so no global state and no display."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), facecolor="white")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _png(figure: "Figure", dots_per_inch: int = 150) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=dots_per_inch, metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def _tidy(axes: "Axes") -> None:
+    axes.set_axisbelow(True)
+    axes.grid(axis="y", color=LINE, linewidth=0.6)
+    axes.tick_params(colors=GREY, labelcolor=INK, labelsize=9, length=3)
+    for spine in axes.spines.values():
+        spine.set_color(LINE)
+
+
+def _finite(column: pd.Series) -> "np.ndarray[Any, np.dtype[np.float64]]":
+    """Numbers with NaN for whatever cannot be drawn, so that an infinite loss leaves a hole in the curve."""
+    values = pd.to_numeric(column, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
+    return np.where(np.isfinite(values), values, np.nan)
+
+
+def curves(head: pd.DataFrame, unfreeze: pd.DataFrame | None) -> bytes:
+    """Loss and validation accuracy over both phases as PNG; phase 2 continues the epochs of phase 1.
+
+    Both phases get the same width, however many epochs each had; the seam between the panels is the moment
+    of unfreezing. Epoch 0 of `unfreeze` is the network that phase 1 kept, hence drawn on the seam.
+    """
+    from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+    phases = [("head", head, 0)]
+    last = int(head["epoch"].max()) if len(head) else 0
+    if unfreeze is not None and len(unfreeze):
+        phases.append(("finetuned", unfreeze, last))
+    figure = _figure(10, 5.8)
+    grid = figure.subplots(2, len(phases), sharex="col", sharey="row", squeeze=False)
+    figure.subplots_adjust(left=0.075, right=0.985, top=0.86, bottom=0.095, wspace=0, hspace=0.1)
+
+    for column, (phase, history, offset) in enumerate(phases):
+        epochs = _finite(history["epoch"]) + offset
+        marker = "o" if len(history) <= 25 else None
+        losses, accuracies = grid[0, column], grid[1, column]
+        for axes, name, colour, style in (
+            (losses, "train_loss", GREY, (0, (4, 1.5))),
+            (losses, "val_loss", COLOURS[phase], "-"),
+            (accuracies, "val_accuracy", COLOURS[phase], "-"),
+        ):
+            values = _finite(history[name])
+            axes.plot(
+                epochs, values, color=colour, linestyle=style, linewidth=1.8, marker=marker, markersize=3.5
+            )
+        end = int(np.nanmax(epochs)) if len(epochs) else offset
+        if phase == "head":
+            ends = (min(0.5, 1 - 0.02 * end), max(end, 1) + (0 if len(phases) == 2 else 0.02 * end))
+        else:
+            ends = (offset, max(end, offset + 1) + max(0.25, 0.03 * (end - offset)))
+        for axes in (losses, accuracies):
+            _tidy(axes)
+            axes.set_facecolor(TINTS[phase])
+            axes.set_xlim(*ends)
+        accuracies.xaxis.set_major_locator(
+            MaxNLocator(nbins=10, integer=True, prune="lower" if phase == "finetuned" else None)
+        )
+        accuracy = _finite(history["val_accuracy"])
+        if np.isfinite(accuracy).any():
+            best = int(np.nanargmax(accuracy))
+            accuracies.text(
+                0.975,
+                0.06,
+                f"highest {100 * accuracy[best]:.1f} %, epoch {epochs[best]:.0f}",
+                transform=accuracies.transAxes,
+                horizontalalignment="right",
+                color=INK,
+                fontsize=9,
+                bbox={"facecolor": TINTS[phase], "edgecolor": "none", "alpha": 0.85, "pad": 2},
+            )
+        if phase == "head":
+            losses.set_title("Phase 1: head on the frozen backbone", loc="left", fontsize=10.5, color=INK)
+        else:
+            losses.set_title("Phase 2: backbone unfrozen", loc="right", fontsize=10.5, color=INK)
+
+    if len(phases) == 2:
+        for axes in grid[:, 0]:
+            axes.spines["right"].set_visible(False)
+        for axes in grid[:, 1]:
+            axes.spines["left"].set_visible(False)
+            axes.tick_params(axis="y", length=0)
+        seam = grid[0, 1].get_position().x0
+        bottom, top = grid[1, 1].get_position().y0, grid[0, 1].get_position().y1
+        from matplotlib.lines import Line2D
+
+        figure.add_artist(
+            Line2D([seam, seam], [bottom, top + 0.015], color=INK, linewidth=1.4, linestyle="--")
+        )
+        figure.text(
+            seam, top + 0.025, f"unfrozen after epoch {last}", horizontalalignment="center", fontsize=9.5,
+            fontweight="bold", color=INK,
+        )  # fmt: skip
+    grid[0, 0].set_ylabel("loss", color=INK)
+    grid[1, 0].set_ylabel("validation accuracy", color=INK)
+    grid[1, 0].yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
+    figure.text(0.53, 0.015, "epoch", horizontalalignment="center", fontsize=10, color=INK)
+    _curve_legend(figure, [phase for phase, _, _ in phases])
+    return _png(figure)
+
+
+def _curve_legend(figure: "Figure", phases: Sequence[str]) -> None:
+    from matplotlib.lines import Line2D
+
+    entries = [Line2D([], [], color=GREY, linestyle=(0, (4, 1.5)), linewidth=1.8, label="training")]
+    entries += [
+        Line2D([], [], color=COLOURS[phase], linewidth=1.8, label=f"validation, {NETWORKS[phase]}")
+        for phase in phases
+    ]
+    figure.legend(
+        handles=entries,
+        loc="upper center",
+        ncols=3,
+        frameon=False,
+        fontsize=9.5,
+        bbox_to_anchor=(0.53, 1.005),
+    )
+
+
+def _short(name: str, longest: int = 22) -> str:
+    """A class name that fits beside a matrix; cut in the middle, since names often differ at the end."""
+    if len(name) <= longest:
+        return name
+    half = (longest - 1) // 2
+    return f"{name[:half]}…{name[-half:]}"
+
+
+def _counts(
+    predictions: pd.DataFrame, network: str, classes: Sequence[str]
+) -> "np.ndarray[Any, np.dtype[np.int64]]":
+    """Rows are true classes, columns predicted ones."""
+    table = pd.crosstab(predictions["label"].astype(str), predictions[f"{network}_prediction"].astype(str))
+    return table.reindex(index=list(classes), columns=list(classes), fill_value=0).to_numpy(dtype=np.int64)
+
+
+def confusion(predictions: pd.DataFrame, classes: Sequence[str]) -> bytes:
+    """The confusion matrices of both networks side by side as PNG: counts, and percent of each true class."""
+    many = len(classes) > 6
+    names = [_short(name) for name in classes]
+    cell = 0.46 if many else max(0.8, 3.4 / len(classes))
+    side = cell * len(classes)
+    margin = 0.5 + 0.085 * max(map(len, names))
+    turned = max(map(len, names)) * 0.085 > 0.9 * cell
+    below = (0.35 + 0.085 * max(map(len, names))) if turned else 0.55
+    width, height = margin + 2 * side + 0.3 + 0.85, 0.4 + side + below
+    figure = _figure(width, height)
+    picture = None
+    for position, (network, title) in enumerate(NETWORKS.items()):
+        left = (margin + position * (side + 0.3)) / width
+        axes = figure.add_axes((left, below / height, side / width, side / height))
+        counts = _counts(predictions, network, classes)
+        totals = counts.sum(axis=1, keepdims=True)
+        percents = 100 * counts / np.maximum(totals, 1)
+        picture = axes.imshow(percents, cmap="Blues", vmin=0, vmax=100, aspect="auto")
+        axes.set_title(title, color=COLOURS[network], fontsize=11, fontweight="bold")
+        ticks = range(len(classes))
+        axes.set_xticks(ticks, names, parse_math=False, rotation=90 if turned else 0, fontsize=9, color=INK)
+        axes.set_yticks(ticks, names if position == 0 else [], parse_math=False, fontsize=9, color=INK)
+        axes.tick_params(length=0)
+        axes.set_xlabel("predicted", fontsize=9.5, color=GREY)
+        if position == 0:
+            axes.set_ylabel("true class", fontsize=9.5, color=GREY)
+        for spine in axes.spines.values():
+            spine.set_color(LINE)
+        edges = np.arange(len(classes) + 1) - 0.5
+        axes.hlines(edges, edges[0], edges[-1], color="white", linewidth=1)
+        axes.vlines(edges, edges[0], edges[-1], color="white", linewidth=1)
+        for row, column in np.ndindex(*counts.shape):
+            count, percent = int(counts[row, column]), percents[row, column]
+            if many and not count:
+                continue  # a large matrix is easier to read when the zeros are blank
+            ink = "white" if percent > 55 else INK
+            axes.text(
+                column, row - 0.17, f"{count:,}", horizontalalignment="center", verticalalignment="center",
+                color=ink, fontsize=8.5 if many else 14, fontweight="bold" if row == column else "normal",
+            )  # fmt: skip
+            axes.text(
+                column, row + 0.21, f"{percent:.0f} %" if not many else f"{percent:.0f}%",
+                horizontalalignment="center", verticalalignment="center", color=ink,
+                fontsize=6.5 if many else 10,
+            )  # fmt: skip
+    assert picture is not None
+    scale = figure.add_axes((1 - 0.7 / width, below / height, 0.14 / width, side / height))
+    bar = figure.colorbar(picture, cax=scale, format="%d %%")
+    bar.outline.set_visible(False)
+    scale.tick_params(length=0, labelsize=8, labelcolor=GREY)
+    return _png(figure)
+
+
+def _probabilities(
+    predictions: pd.DataFrame, network: str, classes: Sequence[str]
+) -> "np.ndarray[Any, np.dtype[np.float64]]":
+    return predictions[[f"{network}_p_{name}" for name in classes]].to_numpy(dtype=np.float64)
+
+
+def _wilson(rate: float, count: int) -> tuple[float, float]:
+    """The 95 % interval of a rate seen in `count` pictures, good for small counts too."""
+    z = 1.96
+    middle = (rate + z * z / (2 * count)) / (1 + z * z / count)
+    half = z / (1 + z * z / count) * math.sqrt(rate * (1 - rate) / count + z * z / (4 * count * count))
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def calibration(predictions: pd.DataFrame, classes: Sequence[str]) -> bytes:
+    """Reliability diagrams of both networks as PNG: accuracy against top-class confidence, counts below."""
+    from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+    lowest = (
+        CALIBRATION_BINS // max(len(classes), 1) / CALIBRATION_BINS
+    )  # the top class never has less than 1/n
+    figure = _figure(10, 5.2)
+    grid = figure.subplots(2, 2, sharex=True, sharey="row", squeeze=False, height_ratios=(3, 1))
+    figure.subplots_adjust(left=0.08, right=0.985, top=0.93, bottom=0.1, wspace=0.07, hspace=0.08)
+    for column, (network, title) in enumerate(NETWORKS.items()):
+        above, below = grid[0, column], grid[1, column]
+        confidence = _probabilities(predictions, network, classes).max(axis=1)
+        right = (
+            predictions[f"{network}_prediction"].astype(str) == predictions["label"].astype(str)
+        ).to_numpy()
+        bins = np.clip((confidence * CALIBRATION_BINS).astype(int), 0, CALIBRATION_BINS - 1)
+        for axes in (above, below):
+            _tidy(axes)
+        above.plot([0, 1], [0, 1], color=GREY, linestyle=(0, (4, 2)), linewidth=1.2)
+        means, rates, lows, highs = [], [], [], []
+        for number in np.unique(bins):
+            inside = bins == number
+            count, mean, rate = (
+                int(inside.sum()),
+                float(confidence[inside].mean()),
+                float(right[inside].mean()),
+            )
+            low, high = _wilson(rate, count)
+            means.append(mean)
+            rates.append(rate)
+            lows.append(rate - low)
+            highs.append(high - rate)
+            below.bar(
+                (number + 0.5) / CALIBRATION_BINS,
+                count,
+                width=0.9 / CALIBRATION_BINS,
+                color=COLOURS[network],
+                alpha=0.75,
+            )
+        above.errorbar(
+            means, rates, yerr=np.maximum([lows, highs], 0), color=COLOURS[network], linewidth=1.8,
+            marker="o", markersize=5, elinewidth=1, capsize=2.5,
+        )  # fmt: skip
+        above.set_title(title, color=COLOURS[network], fontsize=11, fontweight="bold")
+        above.set_ylim(0, 1.03)
+        above.set_xlim(lowest - 0.01, 1.01)
+        above.yaxis.set_major_formatter(PercentFormatter(1.0))
+        below.xaxis.set_major_formatter(PercentFormatter(1.0))
+        below.xaxis.set_major_locator(MaxNLocator(nbins=10, steps=[1, 2, 5, 10]))
+        below.yaxis.set_major_locator(MaxNLocator(nbins=3, integer=True))
+        below.set_xlabel("confidence of the prediction", color=INK, fontsize=9.5)
+    grid[0, 0].text(
+        0.02, 0.95, "above the dashed line: more often right than it says", transform=grid[0, 0].transAxes,
+        verticalalignment="top", fontsize=8.5, color=GREY,
+    )  # fmt: skip
+    grid[0, 0].set_ylabel("accuracy", color=INK)
+    grid[1, 0].set_ylabel("pictures", color=INK)
+    figure.align_ylabels(grid[:, 0])
+    return _png(figure)
+
+
+# ------------------------------------------------------------------------------------------------- tables
+
+
+def worst_mistakes(predictions: pd.DataFrame, classes: Sequence[str], n: int = 12) -> pd.DataFrame:
+    """The fine-tuned network's most confident errors, most confident first.
+
+    Columns: path, label, prediction, confidence (probability of the prediction), head_prediction.
+    """
+    label = predictions["label"].astype(str)
+    prediction = predictions["finetuned_prediction"].astype(str)
+    chosen = prediction.map({name: number for number, name in enumerate(classes)}).to_numpy(dtype=np.int64)
+    rows = np.arange(len(predictions))
+    table = pd.DataFrame(
+        {
+            "path": predictions["path"].astype(str),
+            "label": label,
+            "prediction": prediction,
+            "confidence": _probabilities(predictions, "finetuned", classes)[rows, chosen],
+            "head_prediction": predictions["head_prediction"].astype(str),
+        }
+    )
+    wrong = table[(label != prediction).to_numpy()]
+    return wrong.sort_values(["confidence", "path"], ascending=[False, True]).head(n).reset_index(drop=True)
+
+
+def _text(value: object) -> str:
+    """A cell of a frame or of the parameters as people write it; a dash for a missing one."""
+    if value is None or (isinstance(value, float) and math.isnan(value)) or value is pd.NA:
+        return DASH
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, (list, tuple)):
+        return ", ".join(_text(item) for item in value) or "none"
+    if isinstance(value, float):
+        return f"{value:g}"
+    return str(value)
+
+
+def _pairs(table: pd.DataFrame, keys: list[str], values: list[str]) -> list[dict[str, Any]]:
+    """From one row per network to one row per key, with each value as a pair (head only, fine-tuned)."""
+    rows: dict[tuple[str, ...], dict[str, Any]] = {}
+    for record in table.to_dict("records"):
+        key = tuple(_text(record[name]) for name in keys)
+        row = rows.setdefault(key, {"key": key, "pictures": _count(record["pictures"])})
+        for value in values:
+            row.setdefault(value, {})[str(record["model"])] = _number(record[value])
+    return list(rows.values())
+
+
+def _with_gain(rows: list[dict[str, Any]], values: list[str]) -> list[dict[str, Any]]:
+    """Each pair of numbers as three cells: head only, fine-tuned, gain in points."""
+    shown = []
+    for row in rows:
+        cells = []
+        for value in values:
+            before, after = row[value].get("head"), row[value].get("finetuned")
+            gain = after - before if before is not None and after is not None else None
+            cells.append((_percent(before), _percent(after), _change(gain, "percent")))
+        shown.append({"key": row["key"], "pictures": row["pictures"], "cells": cells})
+    return shown
+
+
+def _has_groups(frame: pd.DataFrame) -> bool:
+    return "group" in frame.columns and bool(frame["group"].notna().any())
+
+
+def _data_summary(manifest: pd.DataFrame, classes: Sequence[str], slices: Sequence[str]) -> dict[str, Any]:
+    """Pictures per split and class, groups per split, pictures per split and value of each slice."""
+    usual = ["train", "val", "test"]
+    present = [str(name) for name in manifest["split"].unique()]
+    splits = [name for name in usual if name in present] + sorted(set(present) - set(usual))
+    split = manifest["split"].astype(str)
+
+    def rows(column: pd.Series, names: Iterable[str]) -> list[tuple[str, list[str]]]:
+        table = Counter(zip(column, split, strict=True))
+        shown = []
+        for name in names:
+            numbers = [table[name, s] for s in splits]
+            shown.append((name, [_count(number) for number in [*numbers, sum(numbers)]]))
+        return shown
+
+    blocks = [("class", rows(manifest["label"].astype(str), classes), 0)]
+    for name in slices:
+        if name not in manifest.columns:
+            continue
+        column = manifest[name].map(_text)
+        values = sorted(column.unique())
+        blocks.append((name, rows(column, values[:MOST_VALUES]), max(0, len(values) - MOST_VALUES)))
+    totals = [int((split == s).sum()) for s in splits]
+    groups: list[str] = []
+    if _has_groups(manifest):
+        groups = [_count(manifest.loc[split == s, "group"].nunique()) for s in splits]
+        groups.append(_count(manifest["group"].nunique()))
+    return {
+        "splits": splits,
+        "blocks": blocks,
+        "totals": [_count(number) for number in [*totals, sum(totals)]],
+        "groups": groups,
+    }
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """A nested dict as dotted names and values."""
+    rows: list[tuple[str, str]] = []
+    for name, value in tree.items():
+        if isinstance(value, Mapping) and value:
+            rows += _flat(value, f"{prefix}{name}.")
+        else:
+            rows.append((f"{prefix}{name}", "none" if isinstance(value, Mapping) else _text(value)))
+    return rows
+
+
+def _sections(params: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:
+    """The parameters by phase; those that stand outside any phase come first, under no name."""
+    loose = {name: value for name, value in params.items() if not isinstance(value, Mapping)}
+    sections = [("", _flat(loose))] if loose else []
+    return sections + [
+        (str(name), _flat(value)) for name, value in params.items() if isinstance(value, Mapping)
+    ]
+
+
+def _data_uri(png: bytes) -> str:
+    return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
+
+
+def _interval_bar(gain: Mapping[str, Any]) -> dict[str, float] | None:
+    """Where zero, the gain and its interval lie on a bar that is 100 wide."""
+    middle, low, high = (_number(gain.get(name)) for name in ("accuracy", "low", "high"))
+    if middle is None or low is None or high is None:
+        return None
+    left, right = min(low, middle, 0.0), max(high, middle, 0.0)
+    room = 0.08 * (right - left) or 0.01
+    left, right = left - room, right + room
+
+    def place(value: float) -> float:
+        return round(100 * (value - left) / (right - left), 2)
+
+    return {
+        "zero": place(0),
+        "gain": place(middle),
+        "low": place(low),
+        "width": round(place(high) - place(low), 2),
+    }
+
+
+def html(
+    *,
+    title: str,
+    metrics: Mapping[str, Any],
+    head_history: pd.DataFrame,
+    unfreeze_history: pd.DataFrame | None,
+    predictions: pd.DataFrame,
+    classes_table: pd.DataFrame,
+    slices_table: pd.DataFrame,
+    classes: Sequence[str],
+    slices: Sequence[str],
+    manifest: pd.DataFrame,
+    pictures: Callable[[list[str]], Sequence[bytes]],
+    params: Mapping[str, Any],
+    versions: Mapping[str, str],
+    commit: str,
+    data_hash: str,
+    mistakes: int = 12,
+) -> str:
+    """The whole report as one HTML text that needs no other file and no network.
+
+    `pictures` is asked once for the PNG bytes of the worst mistakes, by the paths of `predictions`.
+    """
+    import jinja2
+
+    worst = worst_mistakes(predictions, classes, mistakes)
+    paths = [str(path) for path in worst["path"]]
+    images = pictures(paths) if paths else []
+    assert len(images) == len(paths), f"asked for {len(paths)} pictures, got {len(images)}"
+    label = predictions["label"].astype(str)
+    before = predictions["head_prediction"].astype(str) == label
+    after = predictions["finetuned_prediction"].astype(str) == label
+    verdict, headline = _headline(metrics)
+    quality = ["precision", "recall", "f1"]
+    by_slice = ["accuracy", "balanced_accuracy"]
+
+    template = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    ).from_string(resources.files(__package__).joinpath("report.html.jinja").read_text(encoding="utf-8"))
+    return template.render(
+        title=title,
+        verdict=verdict,
+        headline=headline.replace(" %", "\u00a0%"),
+        accuracy={network: _percent(metrics[network]["accuracy"]) for network in NETWORKS},
+        gain=_change(metrics["gain"]["accuracy"], "percent"),
+        interval=[_change(metrics["gain"].get(end), "percent") for end in ("low", "high")],
+        bar=_interval_bar(metrics["gain"]),
+        corrected=_count(int((after & ~before).sum())),
+        spoiled=_count(int((before & ~after).sum())),
+        test_pictures=_count(metrics["test_pictures"]),
+        test_groups=_count(predictions["group"].nunique()) if _has_groups(predictions) else "",
+        metric_rows=_metric_rows(metrics),
+        curves=_data_uri(curves(head_history, unfreeze_history)),
+        confusion=_data_uri(confusion(predictions, classes)),
+        confusion_width=max(620, 76 * len(classes) + 180) if len(classes) > 6 else 620,
+        calibration=_data_uri(calibration(predictions, classes)),
+        wrong=_count(int((~after).sum())),
+        mistakes=[
+            {**record, "confidence": _percent(record["confidence"]), "image": _data_uri(image)}
+            for record, image in zip(worst.to_dict("records"), images, strict=True)
+        ],
+        class_rows=_with_gain(_pairs(classes_table, ["class"], quality), quality),
+        slice_rows=_with_gain(_pairs(slices_table, ["slice", "value"], by_slice), by_slice),
+        data=_data_summary(manifest, classes, slices),
+        sections=_sections(params),
+        versions=dict(versions),
+        commit=commit,
+        data_hash=data_hash,
+    )
