@@ -1,0 +1,204 @@
+"""Runs one DVC stage to its end, streams what it prints, and says what DVC did about it. Knows nothing of Prefect.
+
+`repro("head", on_line=print)` is `dvc repro --single-item head` in its own process group, so that whatever
+ends the caller (cancellation, time limit, Ctrl-C) ends dvc and the training below it too.
+"""
+
+import fcntl
+import os
+import queue
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from enum import StrEnum
+from pathlib import Path
+
+from tasks import workspace
+from thaw.errors import InputError
+
+GRACE = 5.0  # seconds between SIGTERM and SIGKILL
+
+OnLine = Callable[[str], None]
+
+
+class Verdict(StrEnum):
+    """What DVC did about a stage."""
+
+    COMPLETED = "Completed"  # it ran
+    CACHED = "Cached"  # nothing changed
+    RESTORED = "Restored"  # the outputs came from the cache, without running
+
+
+class StageError(RuntimeError):
+    """A stage ended with an error: `str()` is one sentence, beside it the exit code and the last lines printed."""
+
+    def __init__(self, stage: str, exit_code: int, last_lines: list[str]) -> None:
+        # dvc's own last words ("ERROR: failed to reproduce ...") only say that it failed; the line before says why.
+        complaints = [line for line in last_lines if line.startswith("ERROR: ")]
+        stage_codes = [found[1] for line in complaints if (found := re.search(r"exited with (-?\d+)", line))]
+        if stage_codes:
+            exit_code = int(stage_codes[-1])
+            others = [line for line in last_lines if not line.startswith("ERROR: ")]
+            why = others[-1] if others else complaints[-1]
+        else:
+            why = (complaints or last_lines or ["it printed nothing"])[-1]
+        super().__init__(f"{stage} failed with exit code {exit_code}: {why.strip()}")
+        self.stage = stage
+        self.exit_code = exit_code
+        self.last_lines = last_lines
+
+
+def repro(stage: str, *flags: str, on_line: OnLine = print) -> Verdict:
+    """`dvc repro --single-item STAGE`, every line of it handed to `on_line`.
+
+    Raises `InputError` with the phase's own sentence where the user can mend it, else `StageError`.
+    `data.dvc` is brought first where it is missing (`python -m tasks.data`).
+    """
+    dvc = [sys.executable, "-m", "dvc", "repro", "--single-item", *flags, stage]
+    if not stage.endswith(".dvc"):
+        return _verdict(stage, _finish(stage, dvc, on_line), otherwise=Verdict.COMPLETED)
+    missing = not (workspace.ROOT / stage.removesuffix(".dvc")).exists()
+    brought = _finish(stage, [sys.executable, "-m", "tasks.data"], on_line)
+    checked = _verdict(stage, _finish(stage, dvc, on_line), otherwise=Verdict.COMPLETED)
+    if not missing or checked is not Verdict.CACHED:
+        return checked
+    from_cache = any(re.search(r"\bcache\b", line) for line in brought)
+    return Verdict.RESTORED if from_cache else Verdict.COMPLETED
+
+
+def _verdict(stage: str, lines: list[str], otherwise: Verdict) -> Verdict:
+    """The verdict in dvc's own words, `otherwise` where it says neither that it skipped nor that it restored."""
+    for line in lines:
+        if line.startswith((f"Stage '{stage}' didn't change", f"'{stage}' didn't change")):
+            return Verdict.CACHED
+        if line.startswith((f"Stage '{stage}' is cached", f"'{stage}' is cached")):
+            return Verdict.RESTORED
+        if line.startswith(f"Running stage '{stage}'"):
+            return Verdict.COMPLETED
+    return otherwise
+
+
+def _finish(stage: str, command: list[str], on_line: OnLine) -> list[str]:
+    """Run a command to its end; its first and last lines, or the error it ended with."""
+    first: list[str] = []
+    last: deque[str] = deque(maxlen=40)
+
+    def keep(line: str) -> None:
+        if len(first) < 40:
+            first.append(line)
+        last.append(line)
+        on_line(line)
+
+    code = run(command, keep)
+    if code == 0:
+        return first
+    failure = StageError(stage, code, list(last))
+    sentences = [line.removeprefix("error: ") for line in last if line.startswith("error: ")]
+    if failure.exit_code == 2 and sentences:
+        raise InputError(sentences[-1]) from failure
+    raise failure
+
+
+def run(command: list[str], on_line: OnLine) -> int:
+    """Run a command in the workspace, in a session of its own; its exit code.
+
+    A thread empties the pipe, so that the child never waits for `on_line`. Whatever is raised here or in
+    `on_line` ends the child's whole process group first.
+    """
+    environment = os.environ | {
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
+        "PYTHONUNBUFFERED": "1",
+        "DVC_NO_ANALYTICS": "1",
+    }
+    child = subprocess.Popen(
+        command,
+        cwd=workspace.ROOT,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        # Universal newlines: a progress bar's carriage return ends a line too.
+        text=True,
+        encoding="utf-8",
+        errors="replace",
+        start_new_session=True,
+    )
+    try:
+        lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        threading.Thread(target=_empty_pipe, args=(child, lines), daemon=True).start()
+        while True:
+            # Wakes up now and then: Prefect's time limit can only interrupt running Python code.
+            try:
+                line = lines.get(timeout=0.5)
+            except queue.Empty:
+                if child.poll() is None:
+                    continue
+                end_group(child.pid)  # it ended and left a process behind that holds the pipe
+                return child.returncode
+            if line is None:
+                break
+            on_line(line)
+        while child.poll() is None:
+            time.sleep(0.02)
+        return child.returncode
+    except BaseException:
+        end_group(child.pid)
+        child.poll()
+        raise
+
+
+def _empty_pipe(child: "subprocess.Popen[str]", lines: "queue.SimpleQueue[str | None]") -> None:
+    assert child.stdout is not None
+    with child.stdout:
+        for line in child.stdout:
+            if line := line.rstrip():
+                lines.put(line)
+    lines.put(None)
+
+
+def end_group(pid: int, grace: float = GRACE) -> None:
+    """End the process group that `pid` leads: SIGTERM, and SIGKILL to whatever is left of it after the grace."""
+    empty = False
+    try:
+        os.killpg(pid, signal.SIGTERM)
+        deadline = time.monotonic() + grace
+        while time.monotonic() < deadline:
+            with suppress(ChildProcessError):  # not our child: then somebody else collects it
+                os.waitpid(pid, os.WNOHANG)
+            os.killpg(pid, 0)  # raises once the group is empty
+            time.sleep(0.05)
+    except (ProcessLookupError, PermissionError):  # macOS says the latter of a group of dead processes
+        empty = True
+    finally:
+        # Reached with somebody still there after the grace, or by a second Ctrl-C within it.
+        if not empty:
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(pid, signal.SIGKILL)
+            with suppress(ChildProcessError):
+                os.waitpid(pid, 0)
+
+
+@contextmanager
+def only_retraining(name: str) -> Iterator[None]:
+    """Hold the workspace for one retraining; refuse at once if another one holds it, also one of another process."""
+    path = workspace.ROOT / ".dvc" / "tmp" / "retrain.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            holder = lock.read().strip() or "unknown"
+            raise InputError(
+                f"another retraining holds this workspace ({holder}): wait until it ends, or stop it"
+            ) from None
+        lock.truncate(0)
+        lock.write(f"{name}, process {os.getpid()}")
+        lock.flush()
+        yield
