@@ -26,10 +26,15 @@ TINTS = {"head": "#eef4fa", "finetuned": "#fdf3ec"}
 INK, GREY, LINE = "#22303c", "#7b8794", "#cbd2d9"
 DASH = "–"
 MOST_VALUES = 40  # a slice column with more values than this is cut short in the data summary
+MOST_BESIDE = 14  # with more classes the page shows one confusion matrix above the other
+MOST_NUMBERED = 30  # a confusion matrix of more classes shows colours without numbers
+MOST_NAMED = 120  # and of even more, without names
 CALIBRATION_BINS = 10
 
 Verdict = Literal["gain", "none", "loss"]
 Unit = Literal["percent", "score"]
+Numbers = np.ndarray[Any, np.dtype[np.float64]]
+Counts = np.ndarray[Any, np.dtype[np.int64]]
 
 # key, name, unit, whether higher is better, what it means
 METRICS: list[tuple[str, str, Unit, bool, str]] = [
@@ -42,7 +47,7 @@ METRICS: list[tuple[str, str, Unit, bool, str]] = [
         "the same for each class on its own, then averaged: a rare class counts as much as a common one",
     ),
     ("auc", "AUC", "score", True, "how well the network ranks pictures: 1 is perfect, 0.5 is guessing"),
-    ("f1", "F1", "score", True, "balance of false alarms (precision) and misses (recall): 1 is perfect"),
+    ("f1", "F1", "percent", True, "balance of false alarms (precision) and misses (recall)"),
     (
         "ece",
         "ECE",
@@ -219,7 +224,7 @@ def _tidy(axes: "Axes") -> None:
         spine.set_color(LINE)
 
 
-def _finite(column: pd.Series) -> "np.ndarray[Any, np.dtype[np.float64]]":
+def _finite(column: pd.Series) -> Numbers:
     """Numbers with NaN for whatever cannot be drawn, so that an infinite loss leaves a hole in the curve."""
     values = pd.to_numeric(column, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
     return np.where(np.isfinite(values), values, np.nan)
@@ -256,7 +261,10 @@ def curves(head: pd.DataFrame, unfreeze: pd.DataFrame | None) -> bytes:
             )
         end = int(np.nanmax(epochs)) if len(epochs) else offset
         if phase == "head":
-            ends = (min(0.5, 1 - 0.02 * end), max(end, 1) + (0 if len(phases) == 2 else 0.02 * end))
+            ends = (
+                min(0.75, 1 - 0.02 * end) if end < 40 else 0,
+                max(end, 1) + (0 if len(phases) == 2 else 0.02 * end),
+            )
         else:
             ends = (offset, max(end, offset + 1) + max(0.25, 0.03 * (end - offset)))
         for axes in (losses, accuracies):
@@ -264,7 +272,9 @@ def curves(head: pd.DataFrame, unfreeze: pd.DataFrame | None) -> bytes:
             axes.set_facecolor(TINTS[phase])
             axes.set_xlim(*ends)
         accuracies.xaxis.set_major_locator(
-            MaxNLocator(nbins=10, integer=True, prune="lower" if phase == "finetuned" else None)
+            MaxNLocator(
+                nbins=10, integer=True, steps=[1, 2, 5, 10], prune="lower" if phase == "finetuned" else None
+            )
         )
         accuracy = _finite(history["val_accuracy"])
         if np.isfinite(accuracy).any():
@@ -303,7 +313,7 @@ def curves(head: pd.DataFrame, unfreeze: pd.DataFrame | None) -> bytes:
         )  # fmt: skip
     grid[0, 0].set_ylabel("loss", color=INK)
     grid[1, 0].set_ylabel("validation accuracy", color=INK)
-    grid[1, 0].yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
+    grid[1, 0].yaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
     figure.text(0.53, 0.015, "epoch", horizontalalignment="center", fontsize=10, color=INK)
     _curve_legend(figure, [phase for phase, _, _ in phases])
     return _png(figure)
@@ -335,71 +345,92 @@ def _short(name: str, longest: int = 22) -> str:
     return f"{name[:half]}…{name[-half:]}"
 
 
-def _counts(
-    predictions: pd.DataFrame, network: str, classes: Sequence[str]
-) -> "np.ndarray[Any, np.dtype[np.int64]]":
+def _counts(predictions: pd.DataFrame, network: str, classes: Sequence[str]) -> Counts:
     """Rows are true classes, columns predicted ones."""
     table = pd.crosstab(predictions["label"].astype(str), predictions[f"{network}_prediction"].astype(str))
     return table.reindex(index=list(classes), columns=list(classes), fill_value=0).to_numpy(dtype=np.int64)
 
 
-def confusion(predictions: pd.DataFrame, classes: Sequence[str]) -> bytes:
-    """The confusion matrices of both networks side by side as PNG: counts, and percent of each true class."""
-    many = len(classes) > 6
-    names = [_short(name) for name in classes]
-    cell = 0.46 if many else max(0.8, 3.4 / len(classes))
-    side = cell * len(classes)
-    margin = 0.5 + 0.085 * max(map(len, names))
-    turned = max(map(len, names)) * 0.085 > 0.9 * cell
-    below = (0.35 + 0.085 * max(map(len, names))) if turned else 0.55
-    width, height = margin + 2 * side + 0.3 + 0.85, 0.4 + side + below
+def confusion(predictions: pd.DataFrame, classes: Sequence[str], stacked: bool = False) -> bytes:
+    """The confusion matrices of both networks as PNG: counts, and percent of each true class.
+
+    Side by side, or one above the other. Above MOST_NUMBERED classes there is no room for numbers, and the
+    colours alone tell the percents; above MOST_NAMED there is none for names either.
+    """
+    many, crowded = len(classes) > 6, len(classes) > MOST_NUMBERED
+    names = [_short(name) if len(classes) <= MOST_NAMED else "" for name in classes]
+    cell = MOST_NUMBERED * 0.46 / len(classes) if crowded else 0.46 if many else max(0.8, 3.4 / len(classes))
+    name_size = min(9.0, 60 * cell)  # in points; a row is 72 times `cell` high
+    longest = max(map(len, names)) * name_size * 0.0078
+    turned = longest > 0.9 * cell
+    # All in inches: `left` and `below` hold the names, `above` the title, `beside` the colour bar.
+    side, left, above, beside, gap = cell * len(classes), 0.4 + longest, 0.4, 0.85, 0.3
+    below = 0.4 + longest if turned else 0.55
+    wide, high = (1, 2) if stacked else (2, 1)
+    width = left + wide * side + (wide - 1) * gap + beside
+    height = high * (above + side + below)
     figure = _figure(width, height)
-    picture = None
     for position, (network, title) in enumerate(NETWORKS.items()):
-        left = (margin + position * (side + 0.3)) / width
-        axes = figure.add_axes((left, below / height, side / width, side / height))
+        column, row_from_below = (0, 1 - position) if stacked else (position, 0)
+        corner = (
+            (left + column * (side + gap)) / width,
+            (below + row_from_below * (above + side + below)) / height,
+        )
+        axes = figure.add_axes((*corner, side / width, side / height))
         counts = _counts(predictions, network, classes)
-        totals = counts.sum(axis=1, keepdims=True)
-        percents = 100 * counts / np.maximum(totals, 1)
-        picture = axes.imshow(percents, cmap="Blues", vmin=0, vmax=100, aspect="auto")
+        percents = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+        image = axes.imshow(percents, cmap="Blues", vmin=0, vmax=100, aspect="auto")
         axes.set_title(title, color=COLOURS[network], fontsize=11, fontweight="bold")
-        ticks = range(len(classes))
-        axes.set_xticks(ticks, names, parse_math=False, rotation=90 if turned else 0, fontsize=9, color=INK)
-        axes.set_yticks(ticks, names if position == 0 else [], parse_math=False, fontsize=9, color=INK)
+        named = range(len(classes)) if len(classes) <= MOST_NAMED else []
+        beside_names = named and (stacked or position == 0)
+        # parse_math=False: a dollar sign in a class name is no formula.
+        axes.set_xticks(
+            named,
+            names if named else [],
+            parse_math=False,
+            rotation=90 if turned else 0,
+            fontsize=name_size,
+            color=INK,
+        )
+        axes.set_yticks(named, names if beside_names else [], parse_math=False, fontsize=name_size, color=INK)
         axes.tick_params(length=0)
         axes.set_xlabel("predicted", fontsize=9.5, color=GREY)
-        if position == 0:
+        if stacked or position == 0:
             axes.set_ylabel("true class", fontsize=9.5, color=GREY)
         for spine in axes.spines.values():
             spine.set_color(LINE)
-        edges = np.arange(len(classes) + 1) - 0.5
-        axes.hlines(edges, edges[0], edges[-1], color="white", linewidth=1)
-        axes.vlines(edges, edges[0], edges[-1], color="white", linewidth=1)
-        for row, column in np.ndindex(*counts.shape):
-            count, percent = int(counts[row, column]), percents[row, column]
-            if many and not count:
-                continue  # a large matrix is easier to read when the zeros are blank
-            ink = "white" if percent > 55 else INK
-            axes.text(
-                column, row - 0.17, f"{count:,}", horizontalalignment="center", verticalalignment="center",
-                color=ink, fontsize=8.5 if many else 14, fontweight="bold" if row == column else "normal",
-            )  # fmt: skip
-            axes.text(
-                column, row + 0.21, f"{percent:.0f} %" if not many else f"{percent:.0f}%",
-                horizontalalignment="center", verticalalignment="center", color=ink,
-                fontsize=6.5 if many else 10,
-            )  # fmt: skip
-    assert picture is not None
-    scale = figure.add_axes((1 - 0.7 / width, below / height, 0.14 / width, side / height))
-    bar = figure.colorbar(picture, cax=scale, format="%d %%")
-    bar.outline.set_visible(False)
-    scale.tick_params(length=0, labelsize=8, labelcolor=GREY)
+        if not crowded:
+            edges = np.arange(len(classes) + 1) - 0.5
+            axes.hlines(edges, edges[0], edges[-1], color="white", linewidth=1)
+            axes.vlines(edges, edges[0], edges[-1], color="white", linewidth=1)
+            _write_counts(axes, counts, percents, many)
+        if stacked or position == 1:
+            place = (1 - 0.7 / width, corner[1], 0.14 / width, side / height)
+            bar = figure.colorbar(image, cax=figure.add_axes(place), format="%d %%")
+            bar.outline.set_visible(False)
+            bar.ax.tick_params(length=0, labelsize=8, labelcolor=GREY)
     return _png(figure)
 
 
-def _probabilities(
-    predictions: pd.DataFrame, network: str, classes: Sequence[str]
-) -> "np.ndarray[Any, np.dtype[np.float64]]":
+def _write_counts(axes: "Axes", counts: Counts, percents: Numbers, many: bool) -> None:
+    """Each cell's count and, below it, its percent; a large matrix reads better when its zeros are blank."""
+    large, small, sign = (8.5, 6.5, "%") if many else (13.0, 9.5, " %")
+    for row, column in np.ndindex(*counts.shape):
+        count, percent = int(counts[row, column]), float(percents[row, column])
+        if many and not count:
+            continue
+        for text, size, rise, side, weight in (
+            (f"{count:,}", large, 0.1, "bottom", "bold" if row == column else "normal"),
+            (f"{percent:.0f}{sign}", small, -0.25, "top", "normal"),
+        ):
+            axes.annotate(
+                text, (column, row), xytext=(0, rise * small), textcoords="offset points",
+                horizontalalignment="center", verticalalignment=side, fontsize=size, fontweight=weight,
+                color="white" if percent > 55 else INK,
+            )  # fmt: skip
+
+
+def _probabilities(predictions: pd.DataFrame, network: str, classes: Sequence[str]) -> Numbers:
     return predictions[[f"{network}_p_{name}" for name in classes]].to_numpy(dtype=np.float64)
 
 
@@ -420,7 +451,7 @@ def calibration(predictions: pd.DataFrame, classes: Sequence[str]) -> bytes:
     )  # the top class never has less than 1/n
     figure = _figure(10, 5.2)
     grid = figure.subplots(2, 2, sharex=True, sharey="row", squeeze=False, height_ratios=(3, 1))
-    figure.subplots_adjust(left=0.08, right=0.985, top=0.93, bottom=0.1, wspace=0.07, hspace=0.08)
+    figure.subplots_adjust(left=0.08, right=0.985, top=0.93, bottom=0.1, wspace=0.1, hspace=0.08)
     for column, (network, title) in enumerate(NETWORKS.items()):
         above, below = grid[0, column], grid[1, column]
         confidence = _probabilities(predictions, network, classes).max(axis=1)
@@ -458,8 +489,8 @@ def calibration(predictions: pd.DataFrame, classes: Sequence[str]) -> bytes:
         above.set_title(title, color=COLOURS[network], fontsize=11, fontweight="bold")
         above.set_ylim(0, 1.03)
         above.set_xlim(lowest - 0.01, 1.01)
-        above.yaxis.set_major_formatter(PercentFormatter(1.0))
-        below.xaxis.set_major_formatter(PercentFormatter(1.0))
+        above.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
+        below.xaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
         below.xaxis.set_major_locator(MaxNLocator(nbins=10, steps=[1, 2, 5, 10]))
         below.yaxis.set_major_locator(MaxNLocator(nbins=3, integer=True))
         below.set_xlabel("confidence of the prediction", color=INK, fontsize=9.5)
@@ -671,8 +702,9 @@ def html(
         test_groups=_count(predictions["group"].nunique()) if _has_groups(predictions) else "",
         metric_rows=_metric_rows(metrics),
         curves=_data_uri(curves(head_history, unfreeze_history)),
-        confusion=_data_uri(confusion(predictions, classes)),
-        confusion_width=max(620, 76 * len(classes) + 180) if len(classes) > 6 else 620,
+        confusion=_data_uri(confusion(predictions, classes, stacked=len(classes) > MOST_BESIDE)),
+        confusion_width=800 if len(classes) <= 6 else 1060,
+        numbered=len(classes) <= MOST_NUMBERED,
         calibration=_data_uri(calibration(predictions, classes)),
         wrong=_count(int((~after).sum())),
         mistakes=[

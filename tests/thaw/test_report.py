@@ -399,10 +399,18 @@ def test_confusion_counts_every_picture_once_in_the_row_of_its_true_class() -> N
     assert np.trace(counts) == (predictions["label"] == predictions["finetuned_prediction"]).sum()
 
 
-@pytest.mark.parametrize(
-    "classes", [["a", "b"], [f"a rather long class name {k}" for k in range(20)], [NAUGHTY, "$$"]]
-)
-def test_plots_can_be_drawn_for_few_many_and_odd_classes(classes: list[str]) -> None:
+@pytest.mark.parametrize("stacked", [False, True])
+@pytest.mark.parametrize("number", [2, 20, 200])
+def test_confusion_can_be_drawn_for_any_number_of_classes(number: int, stacked: bool) -> None:
+    classes = [f"a rather long class name {k}" for k in range(number)]
+    png = report.confusion(example(classes, test=120)["predictions"], classes, stacked)
+    with Image.open(io.BytesIO(png)) as picture:
+        assert (picture.height > picture.width) == stacked
+        assert max(picture.size) < 10_000
+
+
+@pytest.mark.parametrize("classes", [["a", "b"], [f"name {k}" for k in range(8)], [NAUGHTY, "$$"]])
+def test_plots_can_be_drawn_for_few_many_and_oddly_named_classes(classes: list[str]) -> None:
     predictions = example(classes, test=120)["predictions"]
     for draw in (report.confusion, report.calibration):
         with Image.open(io.BytesIO(draw(predictions, classes))) as picture:
