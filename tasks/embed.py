@@ -1,0 +1,35 @@
+"""embed: runs the frozen backbone once over every training picture and view, and once over validation.
+
+    python -m tasks.embed      artifacts/prepare -> artifacts/embed/{train,val}.npy   (pictures, views, features)
+"""
+
+from numpy.lib.format import open_memmap
+
+from tasks import networks, phase
+from tasks.settings import Settings
+from tasks.workspace import EMBED
+from thaw.folding import fold_batchnorm
+from thaw.pictures import VIEWS, Normaliser
+from thaw.prediction import features_of
+
+
+def embed(chosen: Settings) -> None:
+    """From pictures to the features of the frozen backbone."""
+    device = networks.use_resources(chosen)
+    data = networks.dataset(chosen)
+    normalise = Normaliser(networks.preprocessing(data), device)
+    model = networks.new_network(chosen, data)
+    fold_batchnorm(model, data.pictures.shape.blank())
+    model.to(device)
+    with phase.outputs(EMBED) as folder:
+        for split, views in (("train", VIEWS[chosen.embed.views]), ("val", 1)):
+            rows = data.split(split)
+            print(f"{split}: {len(rows)} pictures, {views} views each", flush=True)
+            features = open_memmap(
+                folder / f"{split}.npy", "w+", "float32", (len(rows), views, model.head.in_features)
+            )
+            features_of(model, data.pictures, rows, normalise, views, chosen.embed.batch_size, features)
+
+
+if __name__ == "__main__":
+    phase.start(embed)

@@ -1,0 +1,31 @@
+"""head, phase 1: trains a new head on the features of the frozen backbone until validation stops improving.
+
+    python -m tasks.head      artifacts/embed -> artifacts/head/{model/,history.csv,metrics.json}
+"""
+
+import numpy as np
+
+from tasks import networks, phase
+from tasks.settings import Settings
+from tasks.workspace import EMBED, HEAD
+from thaw.training import HeadTraining, fit_head
+
+
+def head(chosen: Settings) -> None:
+    """From features to a network with a trained head."""
+    networks.use_resources(chosen)
+    data = networks.dataset(chosen)
+    model = networks.new_network(chosen, data)
+    best, history = fit_head(
+        model.head,
+        (np.load(EMBED / "train.npy", mmap_mode="r"), data.targets[data.split("train")]),
+        (np.load(EMBED / "val.npy"), data.targets[data.split("val")]),
+        HeadTraining(**chosen.head.model_dump()),
+        chosen.seed,
+    )
+    model.head.load_state_dict(best)
+    networks.write_network(HEAD, model.state_dict(), history, networks.meta_of(chosen, data, folded=False, parent=None))
+
+
+if __name__ == "__main__":
+    phase.start(head)

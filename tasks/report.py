@@ -1,0 +1,73 @@
+"""report: one HTML file that needs no network, and its plots, of what the run found.
+
+    python -m tasks.report      artifacts/ -> artifacts/report/{report.html,curves.png,confusion.png,calibration.png}
+"""
+
+import io
+import platform
+import subprocess
+from importlib.metadata import version
+
+import pandas as pd
+
+from tasks import phase
+from tasks.settings import Settings
+from tasks.workspace import DATA, EVALUATE, HEAD, PREPARE, REPORT, ROOT, UNFREEZE
+from thaw import report as page
+from thaw.pictures import open_picture
+
+PACKAGES = ("torch", "torchvision", "prefect", "dvc", "pandas", "numpy", "scikit-learn")
+LARGEST = 320  # pixels of a shown picture's longer side
+
+
+def report(chosen: Settings) -> None:
+    """From what the phases wrote to something to read."""
+    meta = phase.read_json(PREPARE / "meta.json")
+    classes, slices = meta["classes"], meta["slices"]
+    text = dict.fromkeys(["path", "label", "group", "split", "hash", *slices], str)
+    manifest = pd.read_csv(PREPARE / "manifest.csv", dtype=text, keep_default_na=False, na_values={"target": [""]})
+    text |= {"head_prediction": str, "finetuned_prediction": str}
+    predictions = pd.read_csv(EVALUATE / "predictions.csv", dtype=text, keep_default_na=False)
+    head, unfreeze = (pd.read_csv(folder / "history.csv") for folder in (HEAD, UNFREEZE))
+    model = phase.read_json(UNFREEZE / "model" / "meta.json")
+    with phase.outputs(REPORT) as folder:
+        (folder / "curves.png").write_bytes(page.curves(head, unfreeze))
+        (folder / "confusion.png").write_bytes(page.confusion(predictions, classes))
+        (folder / "calibration.png").write_bytes(page.calibration(predictions, classes))
+        html = page.html(
+            title=f"{model['backbone']} on {len(manifest)} pictures of {len(classes)} classes",
+            metrics=phase.read_json(EVALUATE / "metrics.json"),
+            head_history=head,
+            unfreeze_history=unfreeze,
+            predictions=predictions,
+            classes_table=pd.read_csv(EVALUATE / "classes.csv", dtype={"class": str}, keep_default_na=False),
+            slices_table=pd.read_csv(EVALUATE / "slices.csv", dtype={"value": str}, keep_default_na=False),
+            classes=classes,
+            slices=slices,
+            manifest=manifest,
+            pictures=lambda paths: [thumbnail(path) for path in paths],
+            params=model["params"] | {"evaluate": chosen.evaluate.model_dump()},
+            versions={"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
+            commit=commit(),
+            data_hash=meta["data"],
+        )
+        (folder / "report.html").write_text(html, encoding="utf-8")
+
+
+def thumbnail(path: str) -> bytes:
+    """A picture of the data as PNG, small enough to show."""
+    picture = open_picture(DATA / path)
+    picture.thumbnail((LARGEST, LARGEST))
+    file = io.BytesIO()
+    picture.save(file, "PNG", optimize=True)
+    return file.getvalue()
+
+
+def commit() -> str:
+    """The git commit of the workspace, with a plus where files differ from it; empty outside git."""
+    command = ["git", "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty=+"]
+    return subprocess.run(command, cwd=ROOT, text=True, capture_output=True).stdout.strip()
+
+
+if __name__ == "__main__":
+    phase.start(report)

@@ -1,0 +1,189 @@
+"""Settings: `params.yaml`, read once into frozen typed objects. It alone has defaults; a mistake is one sentence."""
+
+import difflib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from tasks.workspace import ROOT
+from thaw.errors import InputError
+
+FILE = ROOT / "params.yaml"
+
+Share = Annotated[float, Field(gt=0, lt=1)]
+Count = Annotated[int, Field(ge=1)]
+Rate = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+Views = Literal["none", "flip", "square"]
+
+
+class Section(BaseModel):
+    """A section of the file: nothing unknown, nothing changed after reading, no number made of a text."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class Resources(Section):
+    device: Literal["auto", "cpu", "cuda", "mps"]
+    threads: Annotated[int, Field(ge=0)]
+    workers: Count
+
+
+class Backbone(Section):
+    name: str
+    weights: str
+
+
+class Prepare(Section):
+    size: Annotated[int, Field(ge=16)] | None
+    fit: Literal["whole", "crop"]
+    val: Share
+    test: Share
+    positive: str | None
+    smallest_class: Annotated[int, Field(ge=3)]
+    cache_gb: NotNegative
+
+
+class Embed(Section):
+    views: Views
+    batch_size: Count
+
+
+class Head(Section):
+    learning_rate: Rate
+    weight_decay: NotNegative
+    batch_size: Count
+    max_epochs: Count
+    patience: Count
+
+
+class Unfreeze(Section):
+    blocks: Literal["all"] | Count | list[str]
+    ratio: Rate
+    epochs: Count
+    batch_size: Count
+    weight_decay: NotNegative
+    warmup: Annotated[float, Field(ge=0, lt=1)]
+    patience: Count
+    batchnorm: Literal["frozen", "train"]
+    views: Views
+    jitter: Annotated[float, Field(ge=0, lt=1)]
+
+
+class Evaluate(Section):
+    views: Views
+    batch_size: Count
+
+
+class Settings(Section):
+    """The whole file."""
+
+    seed: Annotated[int, Field(ge=0)]
+    resources: Resources
+    backbone: Backbone
+    prepare: Prepare
+    embed: Embed
+    head: Head
+    unfreeze: Unfreeze
+    evaluate: Evaluate
+
+
+def read(path: Path = FILE) -> Settings:
+    """The settings in `path`, or the first mistake in it."""
+    return _check(_load(path), path.name)
+
+
+def override(changes: list[str], path: Path = FILE) -> None:
+    """Write `section.key=value` changes into the file, comments kept; nothing is written if one is wrong."""
+    values = _load(path)
+    for change in changes:
+        key, equals, text = change.partition("=")
+        if not equals or not key.strip():
+            raise InputError(f"'{change}' is no setting; write key=value, such as unfreeze.ratio=30")
+        *sections, last = key.strip().split(".")
+        place = values
+        for section in sections:
+            place = place.get(section) if isinstance(place, dict) else None
+        if not isinstance(place, dict) or last not in place:
+            raise InputError(_unknown(key.strip(), "--set"))
+        try:
+            place[last] = YAML(typ="safe").load(text)
+        except YAMLError:
+            raise InputError(f"'{text}' is no value for {key}; write a number, a word or a list [a, b]") from None
+    _check(values, "--set")
+    if changes:
+        partial = path.with_suffix(".partial")
+        with partial.open("w", encoding="utf-8") as file:
+            _yaml().dump(values, file)
+        partial.replace(path)
+
+
+def keys() -> list[str]:
+    """Every key, such as `unfreeze.ratio`."""
+    found = []
+    for name, field in Settings.model_fields.items():
+        section = field.annotation
+        inner = section.model_fields if isinstance(section, type) and issubclass(section, Section) else None
+        found += [f"{name}.{key}" for key in inner] if inner is not None else [name]
+    return found
+
+
+def _yaml() -> YAML:
+    yaml = YAML()
+    yaml.preserve_quotes = True
+    yaml.width = 200
+    return yaml
+
+
+def _load(path: Path) -> Any:
+    try:
+        values = _yaml().load(path)
+    except FileNotFoundError:
+        raise InputError(f"there is no {path}; bring it back with `git checkout {path.name}`") from None
+    except YAMLError as error:
+        raise InputError(f"{path.name} is not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise InputError(f"{path.name} is not a list of sections; bring it back with `git checkout {path.name}`")
+    return values
+
+
+def _check(values: Any, source: str) -> Settings:
+    try:
+        settings = Settings.model_validate(_plain(values))
+    except ValidationError as error:
+        raise InputError(_sentence(error.errors(), source)) from None
+    if settings.prepare.val + settings.prepare.test >= 1:
+        raise InputError(f"{source}: prepare.val and prepare.test leave nothing to train on; their sum must be below 1")
+    return settings
+
+
+def _plain(value: Any) -> Any:
+    """Without ruamel's wrappers, which strict types refuse."""
+    if isinstance(value, dict):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_plain(inner) for inner in value]
+    for kind in (bool, int, float, str):
+        if isinstance(value, kind):
+            return kind(value)
+    return value
+
+
+def _sentence(errors: list[Any], source: str) -> str:
+    """The first mistake as one sentence; a union reports each of its parts, which are put together."""
+    first = errors[0]
+    key = ".".join(str(part) for part in first["loc"][:2])
+    if first["type"] == "extra_forbidden":
+        return _unknown(key, source)
+    if first["type"] == "missing":
+        return f"{source}: '{key}' is missing; add it, or bring the file back with `git checkout params.yaml`"
+    wanted = " or ".join(dict.fromkeys(each["msg"] for each in errors if each["loc"][:2] == first["loc"][:2]))
+    return f"{source}: '{key}' is {first['input']!r}, which is not allowed: {wanted.lower()}"
+
+
+def _unknown(key: str, source: str) -> str:
+    near = difflib.get_close_matches(key, keys(), 1, 0.0)[0]
+    return f"{source}: unknown key '{key}'; the nearest that exists is '{near}'"

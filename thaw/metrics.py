@@ -1,0 +1,133 @@
+"""Metrics: what a network's probabilities are worth on labelled pictures, and what one gained over another."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy.stats import binomtest
+from sklearn.metrics import balanced_accuracy_score, f1_score, precision_recall_fscore_support, roc_auc_score
+
+Labels = NDArray[np.int64]
+Probabilities = NDArray[np.float64]
+
+
+def headline(probabilities: Probabilities, labels: Labels) -> dict[str, float | None]:
+    """Accuracy, balanced accuracy, AUC, F1 and calibration error of probabilities (n, classes) against labels (n,).
+
+    With two classes AUC and F1 are those of the second, the positive one; with more they are means over classes.
+    """
+    predicted = probabilities.argmax(1)
+    two = probabilities.shape[1] == 2
+    return {
+        "accuracy": float((predicted == labels).mean()),
+        "balanced_accuracy": float(balanced_accuracy_score(labels, predicted)),
+        "auc": auc(probabilities, labels),
+        "f1": float(f1_score(labels, predicted, average="binary" if two else "macro", zero_division=0)),
+        "ece": calibration_error(probabilities, labels),
+    }
+
+
+def auc(probabilities: Probabilities, labels: Labels, weights: NDArray[np.float64] | None = None) -> float | None:
+    """Area under the ROC curve (macro one-vs-rest for more than two classes); None where a class is absent."""
+    classes = probabilities.shape[1]
+    present = np.bincount(labels, weights=weights, minlength=classes)
+    if (present == 0).any():
+        return None
+    if classes == 2:
+        return float(roc_auc_score(labels, probabilities[:, 1], sample_weight=weights))
+    one_hot = np.eye(classes)[labels]
+    each = [roc_auc_score(one_hot[:, k], probabilities[:, k], sample_weight=weights) for k in range(classes)]
+    return float(np.mean(each))
+
+
+def calibration_error(probabilities: Probabilities, labels: Labels, bins: int = 15) -> float:
+    """Expected calibration error: how far confidence and accuracy lie apart, averaged over bins of confidence."""
+    confidence, right = probabilities.max(1), probabilities.argmax(1) == labels
+    number = np.minimum((confidence * bins).astype(np.int64), bins - 1)
+    gaps = np.bincount(number, weights=confidence - right, minlength=bins)
+    return float(np.abs(gaps).sum() / len(labels))
+
+
+def gain(
+    before: Probabilities,
+    after: Probabilities,
+    labels: Labels,
+    groups: Sequence[str] | None,
+    seed: int,
+    resamples: int = 2000,
+) -> dict[str, float | None]:
+    """What `after` is better than `before` on the same pictures, with paired bootstrap 95 % intervals.
+
+    Whole groups are drawn where there are groups: pictures of one module or one patient are not independent.
+    """
+    right = [(p.argmax(1) == labels).astype(np.float64) for p in (before, after)]
+    difference = right[1] - right[0]
+    draws = list(_resampled_weights(groups, len(labels), seed, resamples))
+    accuracy = [float(np.average(difference, weights=weights)) for weights in draws]
+    low, high = np.quantile(accuracy, [0.025, 0.975])
+    before_auc, after_auc = auc(before, labels), auc(after, labels)
+    result: dict[str, float | None] = {"accuracy": float(difference.mean()), "low": float(low), "high": float(high)}
+    if before_auc is None or after_auc is None:
+        result |= {"auc": None, "auc_low": None, "auc_high": None}
+    else:
+        pairs = [(auc(before, labels, weights), auc(after, labels, weights)) for weights in draws[: resamples // 2]]
+        low, high = np.quantile([b - a for a, b in pairs if a is not None and b is not None], [0.025, 0.975])
+        result |= {"auc": after_auc - before_auc, "auc_low": float(low), "auc_high": float(high)}
+    return result | {"mcnemar_p": mcnemar(right[0], right[1])}
+
+
+def mcnemar(before: NDArray[np.float64], after: NDArray[np.float64]) -> float:
+    """Exact McNemar test: how likely so uneven a split of the changed verdicts is if neither network is better."""
+    better, worse = int(((after == 1) & (before == 0)).sum()), int(((after == 0) & (before == 1)).sum())
+    return float(binomtest(better, better + worse).pvalue) if better + worse else 1.0
+
+
+def _resampled_weights(groups: Sequence[str] | None, n: int, seed: int, resamples: int) -> Iterator[NDArray[np.float64]]:
+    random = np.random.default_rng(seed)
+    members = np.arange(n) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
+    count = int(members.max()) + 1
+    for _ in range(resamples):
+        yield np.bincount(random.integers(count, size=count), minlength=count)[members].astype(np.float64)
+
+
+def per_class(probabilities: Probabilities, labels: Labels, classes: Sequence[str]) -> pd.DataFrame:
+    """Precision, recall, F1 and number of pictures of each class."""
+    precision, recall, f1, pictures = precision_recall_fscore_support(
+        labels, probabilities.argmax(1), labels=range(len(classes)), zero_division=0
+    )
+    return pd.DataFrame(
+        {"class": list(classes), "precision": precision, "recall": recall, "f1": f1, "pictures": pictures}
+    )
+
+
+def per_slice(probabilities: Probabilities, labels: Labels, slices: pd.DataFrame) -> pd.DataFrame:
+    """Accuracy, precision and recall for each value of each slice column.
+
+    With two classes precision and recall are those of the positive one; with more they are means over classes.
+    """
+    average = "binary" if probabilities.shape[1] == 2 else "macro"
+    rows: list[dict[str, Any]] = []
+    for column in slices:
+        for value in sorted(slices[column].unique()):
+            mask = (slices[column] == value).to_numpy()
+            predicted, wanted = probabilities[mask].argmax(1), labels[mask]
+            precision, recall, _, _ = precision_recall_fscore_support(
+                wanted, predicted, average=average, zero_division=0
+            )
+            right = predicted == wanted
+            recalls = [right[wanted == label].mean() for label in np.unique(wanted)]
+            rows.append(
+                {
+                    "slice": column,
+                    "value": value,
+                    "accuracy": float(right.mean()),
+                    "balanced_accuracy": float(np.mean(recalls)),
+                    "precision": float(precision),
+                    "recall": float(recall),
+                    "pictures": int(mask.sum()),
+                }
+            )
+    columns = ["slice", "value", "accuracy", "balanced_accuracy", "precision", "recall", "pictures"]
+    return pd.DataFrame(rows, columns=columns)

@@ -1,0 +1,165 @@
+"""Pictures: decoding and checking files, batches of pixels, the views of a square, normalisation.
+
+Decoded pictures are one uint8 array (n, height, width, channels) with a single channel where all are grey. It is
+read from a memory map; without one the same batches are decoded from the files by threads.
+"""
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from thaw.backbones import Preprocessing
+from thaw.errors import InputError
+
+SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
+GREY = ("1", "L", "I")
+VIEWS = {"none": 1, "flip": 2, "square": 8}
+
+
+@dataclass(frozen=True)
+class Shape:
+    """How a picture becomes a square of pixels."""
+
+    size: int
+    resize: int
+    interpolation: str
+    fit: str
+    channels: int
+
+    @classmethod
+    def of(cls, preprocessing: Preprocessing, size: int | None, fit: str, channels: int) -> "Shape":
+        """The weights' own shape, or `size` with the same proportion between resizing and cropping."""
+        wanted = size or preprocessing.size
+        resize = round(preprocessing.resize * wanted / preprocessing.size)
+        return cls(wanted, resize, preprocessing.interpolation, fit, channels)
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain values, so that `Shape(**values)` gives it back."""
+        return asdict(self)
+
+    def blank(self) -> Tensor:
+        """One empty normalised picture, for a pass that only looks at shapes."""
+        return torch.zeros(1, 3, self.size, self.size)
+
+
+def channels_of(path: Path) -> int:
+    """1 for a grey picture, 3 for any other, read from the file's header."""
+    with _readable(path), Image.open(path) as file:
+        return 1 if file.mode.startswith(GREY) else 3
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError:
+        raise InputError(f"picture {path} does not exist; correct its row in labels.csv or bring the file") from None
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise InputError(f"picture {path} cannot be read ({error}); repair it or take it out") from None
+
+
+def open_picture(path: Path) -> Image.Image:
+    """Open and fully decode a file: upright, grey or RGB; 16-bit grey is scaled to 8 bit."""
+    with _readable(path), Image.open(path) as file:
+        picture = ImageOps.exif_transpose(file)
+        picture.load()
+        if picture.mode.startswith("I"):
+            pixels = np.asarray(picture, dtype=np.int64).clip(0, 65535) // 257
+            return Image.fromarray(pixels.astype(np.uint8))
+        return picture.convert("L" if picture.mode.startswith(GREY) else "RGB")
+
+
+def decode(path: Path, shape: Shape) -> NDArray[np.uint8]:
+    """A file as pixels (size, size, channels): the whole picture squeezed, or its centre as the weights crop it."""
+    picture = open_picture(path).convert("L" if shape.channels == 1 else "RGB")
+    resampling = Image.Resampling[shape.interpolation.upper()]
+    if shape.fit == "whole":
+        picture = picture.resize((shape.size, shape.size), resampling)
+    else:
+        scale = shape.resize / min(picture.size)
+        width, height = (max(shape.size, round(side * scale)) for side in picture.size)
+        left, top = (width - shape.size) // 2, (height - shape.size) // 2
+        picture = picture.resize((width, height), resampling)
+        picture = picture.crop((left, top, left + shape.size, top + shape.size))
+    return np.asarray(picture).reshape(shape.size, shape.size, shape.channels)
+
+
+class Pictures:
+    """The pictures of a data set by row number, from a memory map or decoded on the fly."""
+
+    def __init__(self, files: Sequence[Path], shape: Shape, decoded: NDArray[np.uint8] | None, workers: int) -> None:
+        self.files = files
+        self.shape = shape
+        self.decoded = decoded
+        self.workers = workers
+
+    def batches(self, batches: Sequence[NDArray[np.int64]]) -> Iterator[Tensor]:
+        """For each batch of row numbers its pixels, uint8 (n, channels, height, width), one batch read ahead."""
+        with ThreadPoolExecutor(self.workers) as decoders, ThreadPoolExecutor(1) as reader:
+
+            def read(rows: NDArray[np.int64]) -> Tensor:
+                if self.decoded is not None:
+                    pixels = self.decoded[rows]
+                else:
+                    pixels = np.stack(list(decoders.map(lambda row: decode(self.files[row], self.shape), rows)))
+                return torch.from_numpy(pixels).permute(0, 3, 1, 2)
+
+            ahead = reader.submit(read, batches[0]) if batches else None
+            for following in [*batches[1:], None]:
+                assert ahead is not None
+                pixels = ahead.result()
+                ahead = reader.submit(read, following) if following is not None else None
+                yield pixels
+
+
+def in_batches(rows: NDArray[np.int64], size: int) -> list[NDArray[np.int64]]:
+    """Row numbers cut into batches of at most `size`."""
+    return [rows[start : start + size] for start in range(0, len(rows), size)]
+
+
+class Normaliser:
+    """Turns uint8 pixels into what the weights expect: three channels, scaled, channels last in memory."""
+
+    def __init__(self, preprocessing: Preprocessing, device: torch.device) -> None:
+        self.mean = torch.tensor(preprocessing.mean, device=device).view(1, -1, 1, 1) * 255
+        self.scale = 1 / (torch.tensor(preprocessing.std, device=device).view(1, -1, 1, 1) * 255)
+        self.device = device
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        floats = pixels.to(self.device, non_blocking=True).float()
+        return ((floats - self.mean) * self.scale).contiguous(memory_format=torch.channels_last)
+
+
+def view(pictures: Tensor, number: int) -> Tensor:
+    """View `number` of (n, channels, height, width): 1 mirrors; 2, 4 and 6 more are quarter turns (squares only)."""
+    mirrored = pictures.flip(3) if number % 2 else pictures
+    return torch.rot90(mirrored, number // 2, (2, 3)) if number > 1 else mirrored
+
+
+def random_views(pictures: Tensor, views: int, generator: torch.Generator) -> Tensor:
+    """Each picture in one of its first `views` views, drawn anew."""
+    if views == 1:
+        return pictures
+    drawn = torch.randint(views, (len(pictures),), generator=generator)
+    seen = torch.empty_like(pictures)
+    for number in range(views):
+        rows = (drawn == number).to(pictures.device)
+        seen[rows] = view(pictures[rows], number)
+    return seen
+
+
+def jitter(pictures: Tensor, amount: float, generator: torch.Generator) -> Tensor:
+    """Normalised pictures with brightness and contrast each changed by up to `amount` standard deviations."""
+    if amount == 0:
+        return pictures
+    contrast, brightness = (2 * torch.rand(2, len(pictures), 1, 1, 1, generator=generator) - 1) * amount
+    return pictures * (1 + contrast.to(pictures.device)) + brightness.to(pictures.device)

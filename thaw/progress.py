@@ -1,0 +1,25 @@
+"""Progress as plain lines, `[ 37%] head 3/8, 36 pictures/s, 2:10 left`: good for a log, easy to parse for a bar."""
+
+import time
+
+
+class Progress:
+    """Prints how far a loop over pictures is: at most one line every two seconds, and one at the end."""
+
+    def __init__(self, total: int, every: float = 2.0) -> None:
+        self.total = total
+        self.every = every
+        self.done = 0
+        self.started = self.printed = time.monotonic()
+
+    def step(self, pictures: int, what: str) -> None:
+        """Count `pictures` more as done; `what` says which part of the phase this is."""
+        self.done += pictures
+        now = time.monotonic()
+        if now - self.printed < self.every and self.done < self.total:
+            return
+        self.printed = now
+        rate = self.done / max(now - self.started, 1e-9)
+        minutes, seconds = divmod(round((self.total - self.done) / max(rate, 1e-9)), 60)
+        percent = int(100 * self.done / self.total)
+        print(f"[{percent:3d}%] {what}, {rate:.0f} pictures/s, {minutes}:{seconds:02d} left", flush=True)

@@ -1,0 +1,230 @@
+"""Training: the head on cached features (phase 1) and the unfrozen network on pictures (phase 2).
+
+All randomness comes from a seed and the epoch's number, so that a run that was stopped goes on as if it had not been.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from thaw.backbones import Classifier
+from thaw.freezing import parameter_groups
+from thaw.pictures import Normaliser, Pictures, in_batches, jitter, random_views
+from thaw.prediction import predict
+from thaw.progress import Progress
+
+Rows = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class HeadTraining:
+    """How phase 1 goes."""
+
+    learning_rate: float
+    weight_decay: float
+    batch_size: int
+    max_epochs: int
+    patience: int
+
+
+@dataclass(frozen=True)
+class FineTuning:
+    """How phase 2 goes; the backbone learns at `learning_rate / ratio`."""
+
+    learning_rate: float
+    ratio: float
+    weight_decay: float
+    batch_size: int
+    epochs: int
+    warmup: float
+    patience: int
+    views: int
+    jitter: float
+
+
+def loss_of(logits: Tensor, targets: Tensor, reduction: str = "mean") -> Tensor:
+    """Cross-entropy against class probabilities (n, classes)."""
+    return F.cross_entropy(logits, targets, reduction=reduction)
+
+
+def fit_head(
+    head: nn.Linear,
+    train: tuple[NDArray[np.float32], Tensor],
+    val: tuple[NDArray[np.float32], Tensor],
+    how: HeadTraining,
+    seed: int,
+) -> tuple[dict[str, Tensor], pd.DataFrame]:
+    """Train the head until validation stops improving; returns its best weights and the history of the epochs.
+
+    Features are (n, views, features): every epoch sees each picture once, in a view drawn anew.
+    """
+    features, targets = train
+    optimizer = torch.optim.AdamW(
+        [
+            {"params": [head.weight], "weight_decay": how.weight_decay},
+            {"params": [head.bias], "weight_decay": 0.0},
+        ],
+        lr=how.learning_rate,
+    )
+    seen = torch.from_numpy(np.ascontiguousarray(val[0][:, 0]))
+    history: list[dict[str, float]] = []
+    best: dict[str, Tensor] = {}
+    progress = Progress(how.max_epochs * len(features))
+    for epoch in range(1, how.max_epochs + 1):
+        random = np.random.default_rng([seed, epoch])
+        order = random.permutation(len(features))
+        views = random.integers(features.shape[1], size=len(features))
+        total = 0.0
+        for rows in in_batches(order, how.batch_size):
+            batch = torch.from_numpy(features[rows, views[rows]])
+            loss = loss_of(head(batch), targets[rows])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            total += loss.item() * len(rows)
+        with torch.no_grad():
+            logits = head(seen)
+        history.append(_epoch(epoch, how.learning_rate, total / len(features), logits, val[1]))
+        if _is_best(history):
+            best = {name: value.clone() for name, value in head.state_dict().items()}
+        progress.step(len(features), f"epoch {epoch}, validation loss {history[-1]['val_loss']:.4f}")
+        if _since_best(history) >= how.patience:
+            break
+    return best, pd.DataFrame(history)
+
+
+def fine_tune(
+    model: Classifier,
+    pictures: Pictures,
+    train: tuple[Rows, Tensor],
+    val: tuple[Rows, Tensor],
+    normalise: Normaliser,
+    how: FineTuning,
+    seed: int,
+    scratch: Path | None = None,
+) -> tuple[dict[str, Tensor], pd.DataFrame]:
+    """Train what is unfrozen; returns the best weights on validation and the history, epoch 0 being the start.
+
+    With `scratch`, a file, the state after each epoch is kept there, and a run that finds it goes on from it.
+    """
+    rows, targets = train
+    optimizer = torch.optim.AdamW(parameter_groups(model, how.learning_rate, how.ratio, how.weight_decay))
+    steps = len(_training_batches(rows, how.batch_size))
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: warmup_and_cosine(step / (how.epochs * steps), how.warmup)
+    )
+    history: list[dict[str, float]] = []
+    best: dict[str, Tensor] = {}
+    if scratch and scratch.is_file():
+        state = torch.load(scratch, map_location=normalise.device, weights_only=True)
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        schedule.load_state_dict(state["schedule"])
+        history, best = state["history"], state["best"]
+        print(f"going on after epoch {len(history) - 1}, where the last run was stopped", flush=True)
+    left = how.epochs + 1 - len(history)
+    progress = Progress(left * len(val[0]) + min(left, how.epochs) * len(rows))
+    for epoch in range(len(history), how.epochs + 1):
+        what = f"epoch {epoch}/{how.epochs}"
+        if epoch:
+            loss = _train_epoch(model, pictures, rows, targets, normalise, how, (seed, epoch), optimizer, schedule, progress)
+        else:
+            loss = float("nan")  # the start is only looked at
+        logits = predict(model, pictures, val[0], normalise, 1, 2 * how.batch_size, progress, f"{what}, validation")
+        history.append(_epoch(epoch, optimizer.param_groups[-1]["lr"] if epoch else float("nan"), loss, logits, val[1]))
+        if _is_best(history):
+            best = {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
+        print(_sentence(history[-1], how.epochs), flush=True)
+        if _since_best(history) >= how.patience:
+            print(f"validation has not improved for {how.patience} epochs: stopping early", flush=True)
+            break
+        if scratch:
+            _keep(scratch, model, optimizer, schedule, history, best)
+    return best, pd.DataFrame(history)
+
+
+def warmup_and_cosine(done: float, warmup: float) -> float:
+    """Factor of the learning rate when the share `done` of all steps is behind: up in a line, down in a cosine."""
+    if done < warmup:
+        return (done + 1e-3) / (warmup + 1e-3)
+    return 0.5 * (1 + float(np.cos(np.pi * (done - warmup) / (1 - warmup))))
+
+
+def _train_epoch(
+    model: Classifier,
+    pictures: Pictures,
+    rows: Rows,
+    targets: Tensor,
+    normalise: Normaliser,
+    how: FineTuning,
+    seed: Sequence[int],
+    optimizer: torch.optim.Optimizer,
+    schedule: torch.optim.lr_scheduler.LambdaLR,
+    progress: Progress,
+) -> float:
+    """One pass over the training pictures; returns the mean loss."""
+    model.train()
+    order = np.random.default_rng(seed).permutation(len(rows))
+    torch.manual_seed(int(np.random.default_rng([*seed, 1]).integers(2**31)))  # dropout draws from the global one
+    generator = torch.Generator().manual_seed(int(np.random.default_rng([*seed, 2]).integers(2**31)))
+    batches = _training_batches(order, how.batch_size)
+    total = torch.zeros((), device=normalise.device)
+    for batch, pixels in zip(batches, pictures.batches([rows[batch] for batch in batches]), strict=True):
+        seen = normalise(random_views(pixels, how.views, generator))
+        logits = model(jitter(seen, how.jitter, generator))
+        loss = loss_of(logits, targets[batch].to(normalise.device))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        total += loss.detach() * len(batch)
+        progress.step(len(batch), f"epoch {seed[-1]}/{how.epochs}")
+    return float(total) / sum(map(len, batches))
+
+
+def _training_batches(order: Rows, size: int) -> list[Rows]:
+    """Batches without a lone last picture, which a training BatchNorm cannot take."""
+    batches = in_batches(order, size)
+    return batches[:-1] if len(batches) > 1 and len(batches[-1]) == 1 else batches
+
+
+def _epoch(epoch: int, rate: float, loss: float, logits: Tensor, targets: Tensor) -> dict[str, float]:
+    right = logits.argmax(1) == targets.argmax(1)
+    return {
+        "epoch": epoch,
+        "learning_rate": rate,
+        "train_loss": loss,
+        "val_loss": loss_of(logits, targets).item(),
+        "val_accuracy": right.double().mean().item(),
+    }
+
+
+def _is_best(history: list[dict[str, float]]) -> bool:
+    return history[-1]["val_loss"] <= min(row["val_loss"] for row in history)
+
+
+def _since_best(history: list[dict[str, float]]) -> int:
+    return len(history) - 1 - int(np.argmin([row["val_loss"] for row in history]))
+
+
+def _sentence(row: dict[str, float], epochs: int) -> str:
+    return (
+        f"epoch {row['epoch']}/{epochs}: training loss {row['train_loss']:.4f}, "
+        f"validation loss {row['val_loss']:.4f}, accuracy {row['val_accuracy']:.1%}"
+    )
+
+
+def _keep(path: Path, model: nn.Module, optimizer: Any, schedule: Any, history: list[Any], best: dict[str, Tensor]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "schedule": schedule.state_dict()}
+    torch.save({**state, "history": history, "best": best}, partial)
+    partial.replace(path)
