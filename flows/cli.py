@@ -1,7 +1,7 @@
 """The command line: `thaw run` trains, `thaw ui` shows all runs, `thaw data` brings the data.
 
-Heavy imports wait until a command needs them: `thaw --help` answers at once, and prefect reads its settings from
-the environment only after `flows.server` has set them.
+Heavy imports wait until a command needs them: `thaw --help` answers at once, and prefect reads its settings
+from the environment only after `flows.server` has set them.
 """
 
 import os
@@ -20,7 +20,8 @@ app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
     help="Fine-tune a pretrained image classifier in two phases: a new head on the frozen backbone, then the "
-    "unfrozen network at a much lower learning rate. Every phase is a cached DVC stage and a visible Prefect task.",
+    "unfrozen network at a much lower learning rate. Every phase is a cached DVC stage and a visible Prefect "
+    "task.",
 )
 
 
@@ -55,7 +56,7 @@ def run(
 ) -> None:
     """Train: run all phases, or what changed since the last run, and show what fine-tuning gained.
 
-    Brings the data first if it is missing. Starts a local Prefect server if none runs, and stops it at the end.
+    Brings the data first if it is missing. Starts a local Prefect server if none runs, and stops it again.
     """
     with _one_sentence_endings():
         from flows.server import page, server
@@ -160,7 +161,7 @@ def _show_outcome() -> None:
 
 @contextmanager
 def _one_sentence_endings() -> Iterator[None]:
-    """What a user can cause ends with one sentence: exit code 2 for bad input, 130 for Ctrl-C, 1 for the rest."""
+    """Every foreseen end is one sentence; exit code 2 for bad input, 130 for Ctrl-C, 1 for a failed phase."""
     from flows.server import ServerError
     from tasks.stage import StageError
 

@@ -3,8 +3,8 @@
     thaw run                            # from the terminal, with a server and progress bars
     prefect deploy --all                # on a schedule, see prefect.yaml
 
-DVC is the only cache. A task's state says what DVC did: Completed (it ran), Cached (nothing changed) or Restored
-(the outputs came from the cache). Nothing is persisted or cached by Prefect.
+DVC is the only cache. A task's state says what DVC did: Completed (it ran), Cached (nothing changed) or
+Restored (the outputs came from the cache). Nothing is persisted or cached by Prefect.
 """
 
 from datetime import datetime

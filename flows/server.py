@@ -1,11 +1,12 @@
-"""The Prefect server of a run: the configured one, the project's own where it runs already, else one started here.
+"""The Prefect server of a run: the configured one, else the project's own, which is started if need be.
 
     with server() as api:        # PREFECT_API_URL is set inside; import prefect only in here
         ...
 
-The project's own server listens on loopback and keeps its state in `.prefect/` of the workspace, so a user's own
-Prefect profile is neither read nor changed. Everybody who uses it holds a shared lock; whoever leaves last stops
-it. Locks die with their process, so a server that a killed run left behind is adopted, and stopped, by the next.
+The project's own server listens on loopback and keeps its state in `.prefect/` of the workspace, so a user's
+own Prefect profile is neither read nor changed. Everybody who uses it holds a shared lock; the last to leave
+stops it. Locks die with their process, so a server that a killed run left behind is adopted by the next run,
+which stops it at its end.
 """
 
 import fcntl
@@ -47,7 +48,7 @@ def server(port: int | None = None, say: Say = print) -> Iterator[str]:
         if api:
             if not _answers(api):
                 raise InputError(
-                    f"PREFECT_API_URL is {api}, and nothing answers there: start that server, or unset the variable"
+                    f"PREFECT_API_URL is {api}, and nothing answers there: start that server or unset it"
                 )
             say(f"Using the Prefect server at {ui(api)}")
         else:
@@ -90,7 +91,7 @@ def _signals_end_the_block() -> Iterator[None]:
 
 @contextmanager
 def _environment(api: str) -> Iterator[None]:
-    """What prefect reads when it is imported; afterwards its last logs are sent and the old values are back."""
+    """What prefect reads when it is imported; afterwards its last logs are sent and the old values back."""
     kept = dict(os.environ)
     os.environ.update(_settings(), PREFECT_API_URL=api, PREFECT_SERVER_ALLOW_EPHEMERAL_MODE="false")
     for name in ("PREFECT_PROFILE", "PREFECT_PROFILES_PATH"):
@@ -252,7 +253,7 @@ def _try_to_start(home: Path, port: int, say: Say) -> str | None:
                 time.sleep(0.2)
             raise ServerError(f"the Prefect server did not answer within {PATIENCE:.0f} seconds: see {log}")
         except BaseException:
-            end_group(child.pid)
+            end_group(child.pid, grace=10)
             raise
 
 

@@ -27,8 +27,8 @@ PAUSE = 2.0  # seconds between two calls to the API
 def progress(phase: str) -> Iterator[Callable[[str], None]]:
     """Gives a function that takes every line a phase prints and keeps a progress artifact up to date.
 
-    The function never waits: a thread sends the latest value, at most every two seconds. A server that is slow
-    or away costs updates of the bar, nothing else.
+    The function never waits: a thread sends the latest value, at most every two seconds. A server that is
+    slow or away costs updates of the bar, nothing else.
     """
     latest: list[tuple[float, str]] = []
     news, over = threading.Event(), threading.Event()

@@ -1,4 +1,4 @@
-"""What the flow and the command line show of a workspace: its settings, and what the phases left in artifacts/."""
+"""What the flow and the command line show of a workspace: its settings, and what the phases left behind."""
 
 import json
 import shutil

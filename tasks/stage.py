@@ -1,4 +1,4 @@
-"""Runs one DVC stage to its end, streams what it prints, and says what DVC did about it. Knows nothing of Prefect.
+"""Runs one DVC stage to its end, streams what it prints, says what DVC did. Knows nothing of Prefect.
 
 `repro("head", on_line=print)` is `dvc repro --single-item head` in its own process group, so that whatever
 ends the caller (cancellation, time limit, Ctrl-C) ends dvc and the training below it too.
@@ -23,6 +23,14 @@ from tasks import workspace
 from thaw.errors import InputError
 
 GRACE = 5.0  # seconds between SIGTERM and SIGKILL
+# What dvc advises after every stage, the same five lines each time.
+ADVICE = (
+    "To track the changes with git",
+    "\tgit add ",
+    "To enable auto staging",
+    "\tdvc config core.autostage",
+    "Use `dvc push`",
+)
 
 OnLine = Callable[[str], None]
 
@@ -36,10 +44,10 @@ class Verdict(StrEnum):
 
 
 class StageError(RuntimeError):
-    """A stage ended with an error: `str()` is one sentence, beside it the exit code and the last lines printed."""
+    """A stage ended with an error: one sentence, and beside it the exit code and the last lines printed."""
 
     def __init__(self, stage: str, exit_code: int, last_lines: list[str]) -> None:
-        # dvc's own last words ("ERROR: failed to reproduce ...") only say that it failed; the line before says why.
+        # dvc's own last words ("ERROR: failed to reproduce ...") say only that; the line before says why.
         complaints = [line for line in last_lines if line.startswith("ERROR: ")]
         stage_codes = [found[1] for line in complaints if (found := re.search(r"exited with (-?\d+)", line))]
         if stage_codes:
@@ -73,7 +81,7 @@ def repro(stage: str, *flags: str, on_line: OnLine = print) -> Verdict:
 
 
 def _verdict(stage: str, lines: list[str], otherwise: Verdict) -> Verdict:
-    """The verdict in dvc's own words, `otherwise` where it says neither that it skipped nor that it restored."""
+    """The verdict in dvc's own words, `otherwise` where it uses none of them."""
     for line in lines:
         if line.startswith((f"Stage '{stage}' didn't change", f"'{stage}' didn't change")):
             return Verdict.CACHED
@@ -90,6 +98,8 @@ def _finish(stage: str, command: list[str], on_line: OnLine) -> list[str]:
     last: deque[str] = deque(maxlen=40)
 
     def keep(line: str) -> None:
+        if line.startswith(ADVICE):
+            return
         if len(first) < 40:
             first.append(line)
         last.append(line)
@@ -139,7 +149,7 @@ def run(command: list[str], on_line: OnLine) -> int:
             except queue.Empty:
                 if child.poll() is None:
                     continue
-                end_group(child.pid)  # it ended and left a process behind that holds the pipe
+                end_group(child.pid, GRACE)  # it ended and left a process behind that holds the pipe
                 return child.returncode
             if line is None:
                 break
@@ -148,7 +158,7 @@ def run(command: list[str], on_line: OnLine) -> int:
             time.sleep(0.02)
         return child.returncode
     except BaseException:
-        end_group(child.pid)
+        end_group(child.pid, GRACE)
         child.poll()
         raise
 
@@ -162,8 +172,8 @@ def _empty_pipe(child: "subprocess.Popen[str]", lines: "queue.SimpleQueue[str | 
     lines.put(None)
 
 
-def end_group(pid: int, grace: float = GRACE) -> None:
-    """End the process group that `pid` leads: SIGTERM, and SIGKILL to whatever is left of it after the grace."""
+def end_group(pid: int, grace: float) -> None:
+    """End the process group that `pid` leads: SIGTERM, then SIGKILL to whatever is left after the grace."""
     empty = False
     try:
         os.killpg(pid, signal.SIGTERM)
@@ -186,7 +196,7 @@ def end_group(pid: int, grace: float = GRACE) -> None:
 
 @contextmanager
 def only_retraining(name: str) -> Iterator[None]:
-    """Hold the workspace for one retraining; refuse at once if another one holds it, also one of another process."""
+    """Hold the workspace for one retraining; refuse at once if another one, in any process, holds it."""
     path = workspace.ROOT / ".dvc" / "tmp" / "retrain.lock"
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a+") as lock:

@@ -1,0 +1,99 @@
+"""What tests share: a toy workspace with the names of the real phases, and one real Prefect server."""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+# Before prefect or dvc is imported by any test: nothing of the user's own is read or changed.
+_STATE = Path(tempfile.mkdtemp(prefix="thaw-tests-"))
+os.environ |= {
+    "PREFECT_HOME": str(_STATE / "prefect"),
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
+    "DO_NOT_TRACK": "1",
+    "DVC_NO_ANALYTICS": "1",
+    "DVC_SITE_CACHE_DIR": str(_STATE / "dvc"),
+    "GIT_CONFIG_GLOBAL": os.devnull,
+}
+for name in ("PREFECT_API_URL", "PREFECT_PROFILE", "THAW_ROOT"):
+    os.environ.pop(name, None)
+
+ROOT = Path(__file__).resolve().parents[1]
+TOY = Path(__file__).parent / "toy"
+
+
+def pytest_unconfigure() -> None:
+    """Nothing stays behind."""
+    shutil.rmtree(_STATE, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[str]:
+    """The API address of a real Prefect server, used by in-process flows too; started once."""
+    import socket
+
+    import prefect.context
+
+    from flows import server as module
+    from tasks import workspace
+
+    with socket.socket() as probe, pytest.MonkeyPatch.context() as patch:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+        probe.close()
+        patch.setattr(workspace, "ROOT", _STATE)
+        with (
+            module.server(port) as api,
+            # Threads of prefect that were started before know the address too.
+            prefect.context._temporary_global_settings_context(prefect.context.get_settings_context()),
+        ):
+            patch.undo()
+            yield api
+            patch.setattr(workspace, "ROOT", _STATE)
+
+
+def _dvc(folder: Path, *command: str) -> None:
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    subprocess.run([sys.executable, "-m", "dvc", *command, "-q"], cwd=folder, check=True, env=environment)
+
+
+@pytest.fixture(scope="session")
+def _trained_template() -> Path:
+    """A git and DVC repository whose stages have the names of ours, print like ours, and take no time."""
+    toy = _STATE / "toy"
+    shutil.copytree(TOY, toy)
+    shutil.copy(ROOT / "params.yaml", toy)
+    (toy / "data").mkdir()
+    (toy / "data" / "picture.txt").write_text("a picture")
+    subprocess.run(["git", "init", "-q"], cwd=toy, check=True)
+    _dvc(toy, "init")
+    _dvc(toy, "add", "data")
+    _dvc(toy, "repro")
+    return toy
+
+
+@pytest.fixture
+def trained_toy(_trained_template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A toy workspace in which every phase has run once, which tasks and flows take for theirs."""
+    from tasks import workspace
+
+    root = tmp_path / "toy"
+    shutil.copytree(_trained_template, root)
+    monkeypatch.setattr(workspace, "ROOT", root)
+    monkeypatch.setenv("THAW_ROOT", str(root))
+    return root
+
+
+@pytest.fixture
+def toy(trained_toy: Path) -> Path:
+    """The same, fresh from git: no data, no cache, no outputs."""
+    for folder in ("data", "artifacts", ".dvc/cache"):
+        shutil.rmtree(trained_toy / folder)
+    (trained_toy / "dvc.lock").unlink()
+    return trained_toy

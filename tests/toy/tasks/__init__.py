@@ -1,0 +1,1 @@
+"""The toy has one task of its own: bringing the data."""
