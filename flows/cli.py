@@ -50,9 +50,7 @@ def run(
             help="Change a setting in params.yaml first, such as unfreeze.ratio=10; may be repeated.",
         ),
     ] = None,
-    force: Annotated[
-        bool, typer.Option("--force", help="Run every phase, even where nothing changed.")
-    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Run every phase, even where nothing changed.")] = False,
 ) -> None:
     """Train: run all phases, or what changed since the last run, and show what fine-tuning gained.
 
@@ -89,9 +87,7 @@ def run(
         console.print(f"Report: {results.report_page()}", highlight=False, soft_wrap=True)
         console.print(f"Run:    {address}", highlight=False, soft_wrap=True)
         if ours:
-            console.print(
-                "        (`thaw ui` brings this page back once the server has stopped)", highlight=False
-            )
+            console.print("        (`thaw ui` brings this page back once the server has stopped)", highlight=False)
 
 
 @app.command()

@@ -47,9 +47,7 @@ def server(port: int | None = None, say: Say = print) -> Iterator[str]:
         api = os.environ.get("PREFECT_API_URL")
         if api:
             if not _answers(api):
-                raise InputError(
-                    f"PREFECT_API_URL is {api}, and nothing answers there: start that server or unset it"
-                )
+                raise InputError(f"PREFECT_API_URL is {api}, and nothing answers there: start that server or unset it")
             say(f"Using the Prefect server at {ui(api)}")
         else:
             api = stack.enter_context(_own_server(port or _preferred_port(), say))
@@ -148,13 +146,15 @@ def _own_server(port: int, say: Say) -> Iterator[str]:
             found = _running(home, say)
             if found:
                 say(f"Using the Prefect server at {ui(found)}")
-            api = found or _start(home, port, say)
+            api, child = (found, None) if found else _start(home, port, say)
         try:
             yield api
         finally:
             with _turn(home, say):
                 if _is_last(users):
                     _stop(home)
+                    if child:
+                        child.wait()
 
 
 @contextmanager
@@ -206,18 +206,18 @@ def _lives(home: Path) -> bool:
     return False
 
 
-def _start(home: Path, port: int, say: Say) -> str:
+def _start(home: Path, port: int, say: Say) -> "tuple[str, subprocess.Popen[bytes]]":
     for _ in range(3):
         if not _is_free(port):
             taken, port = port, _free_port()
             say(f"Port {taken} is taken, so the Prefect server gets port {port}")
-        api = _try_to_start(home, port, say)
-        if api:
-            return api
+        started = _try_to_start(home, port, say)
+        if started:
+            return started
     raise ServerError(f"the Prefect server found no free port: see {home / 'server.log'}")
 
 
-def _try_to_start(home: Path, port: int, say: Say) -> str | None:
+def _try_to_start(home: Path, port: int, say: Say) -> "tuple[str, subprocess.Popen[bytes]] | None":
     """Start the server and wait until it answers; None if somebody took the port in between."""
     api = f"http://127.0.0.1:{port}/api"
     say(f"Starting the Prefect server at {ui(api)}, which takes up to half a minute")
@@ -249,7 +249,7 @@ def _try_to_start(home: Path, port: int, say: Say) -> str | None:
                     last = (words.strip().splitlines() or ["it said nothing"])[-1]
                     raise ServerError(f"the Prefect server ended at once: {last.strip()} (see {log})")
                 if _answers(api):
-                    return api
+                    return api, child
                 time.sleep(0.2)
             raise ServerError(f"the Prefect server did not answer within {PATIENCE:.0f} seconds: see {log}")
         except BaseException:

@@ -52,9 +52,7 @@ def progress(phase: str) -> Iterator[Callable[[str], None]]:
                             client.update_artifact(artifact, ArtifactUpdate(data=percent, description=text))
                         else:
                             described = {"type": "progress", "key": f"progress-{phase}", "description": text}
-                            artifact = client.create_artifact(
-                                ArtifactCreate(data=percent, **described, **owner)
-                            ).id
+                            artifact = client.create_artifact(ArtifactCreate(data=percent, **described, **owner)).id
                 if over.is_set():
                     return
                 over.wait(PAUSE)

@@ -1,0 +1,119 @@
+"""Laws of the command line: light, one sentence where something is wrong, honest exit codes."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from thaw import __version__
+
+ROOT = Path(__file__).parents[2]
+
+
+def _thaw(*arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, "-m", "flows.cli", *arguments],
+        cwd=ROOT,
+        env=os.environ | {"COLUMNS": "120"} | environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def _alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_help_is_light_and_answers_within_half_a_second() -> None:
+    heavy = {"torch", "prefect", "dvc", "pandas", "matplotlib", "rich.progress", "pydantic"}
+    script = f"import sys, flows.cli; print({heavy!r} & set(sys.modules) or 'light')"
+    found = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "light"
+    times = []
+    for _ in range(5):
+        started = time.monotonic()
+        assert _thaw("--help").returncode == 0
+        times.append(time.monotonic() - started)
+    assert min(times) < 0.5
+
+
+def test_every_command_explains_itself() -> None:
+    assert {"run", "ui", "data"} <= set(_thaw("--help").stdout.split())
+    assert "unfreeze.ratio=10" in _thaw("run", "--help").stdout
+    assert _thaw("--version").stdout.strip() == f"thaw {__version__}"
+
+
+def test_unknown_setting_is_one_sentence_before_anything_starts(toy: Path) -> None:
+    ended = _thaw("run", "--set", "unfreeze.ratoi=10")
+    assert ended.returncode == 2
+    assert re.fullmatch(r"error: .*'unfreeze\.ratoi'.*'unfreeze\.ratio'\n", ended.stderr)
+    assert ended.stdout == ""
+    assert not (toy / ".prefect").exists()
+
+
+@pytest.mark.server
+def test_run_shows_states_table_report_and_address(server: str, trained_toy: Path) -> None:
+    ended = _thaw("run", PREFECT_API_URL=server)
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stderr == ""
+    for phase in ("data", "prepare", "embed", "head", "unfreeze", "evaluate", "report"):
+        assert re.search(rf"^{phase}: Cached after 0:\d\d$", ended.stdout, re.MULTILINE)
+    assert "fine-tuned" in ended.stdout
+    assert "+0.0 [-1.0, +1.0] points" in ended.stdout
+    assert f"Report: {trained_toy / 'artifacts' / 'report' / 'report.html'}" in ended.stdout
+    assert re.search(
+        rf"^Run: +{re.escape(server.removesuffix('/api'))}/v2/runs/flow-run/[0-9a-f-]{{36}}$", ended.stdout, re.M
+    )
+
+
+@pytest.mark.server
+@pytest.mark.parametrize(
+    ("fault", "code", "sentence"),
+    [
+        ("TOY_FAIL", 2, "error: the toy has no pictures\n"),
+        ("TOY_BREAK", 1, "error: prepare: prepare failed with exit code 1: KeyError: 'a mistake of ours'\n"),
+    ],
+)
+def test_failing_phase_ends_with_its_sentence(server: str, toy: Path, fault: str, code: int, sentence: str) -> None:
+    ended = _thaw("run", PREFECT_API_URL=server, **{fault: "prepare"})
+    assert ended.returncode == code
+    assert ended.stderr == sentence
+
+
+@pytest.mark.server
+def test_ctrl_c_ends_the_phase_and_says_one_line(server: str, toy: Path) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-m", "flows.cli", "run"],
+        cwd=ROOT,
+        env=os.environ | {"PREFECT_API_URL": server, "TOY_SLOW": "prepare"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as child:
+        pids = toy / ".dvc" / "tmp" / "pids"
+        deadline = time.monotonic() + 60
+        while not (pids.exists() and len(pids.read_text().split()) == 2):
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        child.send_signal(signal.SIGINT)
+        _, complaint = child.communicate(timeout=40)
+    assert child.returncode == 130
+    assert complaint.count("\n") == 1
+    assert complaint.startswith("Stopped")
+    assert not any(_alive(int(pid)) for pid in pids.read_text().split())
+
+
+def test_data_alone_can_be_brought(toy: Path) -> None:
+    ended = _thaw("data")
+    assert ended.returncode == 0
+    assert ended.stdout.endswith("data: Completed\n")
+    assert (toy / "data" / "picture.txt").exists()

@@ -1,0 +1,180 @@
+"""Laws of the flow, read back from the API of a real Prefect server; the phases are toys, dvc is real."""
+
+import base64
+import itertools
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from tasks.stage import only_retraining
+from thaw.errors import InputError
+
+pytestmark = pytest.mark.server
+
+PHASES = ["data", "prepare", "embed", "head", "unfreeze", "evaluate", "report"]
+
+
+def _until(ready: Callable[[], Any], patience: float = 30.0) -> Any:
+    """What `ready` gives once it is true; the server hears of some things a moment late."""
+    deadline = time.monotonic() + patience
+    while not (found := ready()):
+        assert time.monotonic() < deadline, "the server never heard of it"
+        time.sleep(0.2)
+    return found
+
+
+def _retrain(overrides: list[str] | None = None, force: bool = False) -> Any:
+    from flows.retrain import retrain
+
+    return retrain(overrides, force, return_state=True)
+
+
+def _task_runs(flow_run_id: UUID) -> dict[str, Any]:
+    """The task runs of a flow run in order of their start, once all have ended."""
+    from prefect import get_client
+    from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+
+    with get_client(sync_client=True) as client:
+
+        def ended() -> list[Any]:
+            this_run = FlowRunFilter(id=FlowRunFilterId(any_=[flow_run_id]))
+            runs = client.read_task_runs(flow_run_filter=this_run)
+            return runs if runs and all(run.state and run.state.is_final() for run in runs) else []
+
+        return {run.name: run for run in sorted(_until(ended), key=lambda run: run.start_time)}
+
+
+def _states(state: Any) -> dict[str, str]:
+    return {name: run.state_name for name, run in _task_runs(state.state_details.flow_run_id).items()}
+
+
+def _artifacts(flow_run_id: UUID) -> dict[str, Any]:
+    from prefect import get_client
+    from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
+
+    of_run = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[flow_run_id]))
+    with get_client(sync_client=True) as client:
+        return {artifact.key: artifact for artifact in client.read_artifacts(artifact_filter=of_run)}
+
+
+def _log_of(flow_run_id: UUID) -> list[str]:
+    from prefect import get_client
+    from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
+
+    of_run = LogFilter(flow_run_id=LogFilterFlowRunId(any_=[flow_run_id]))
+    with get_client(sync_client=True) as client:
+        return [entry.message for entry in client.read_logs(log_filter=of_run)]
+
+
+def test_states_say_what_dvc_did_and_the_run_is_shown(server: str, toy: Path) -> None:
+    first = _retrain()
+    flow_run_id = first.state_details.flow_run_id
+    assert first.result() == dict.fromkeys(PHASES, "Completed")
+    runs = _task_runs(flow_run_id)
+    assert {name: run.state_name for name, run in runs.items()} == dict.fromkeys(PHASES, "Completed")
+    assert list(runs) == PHASES
+    for before, after in itertools.pairwise(PHASES):  # the edges of the graph
+        assert [task.id for task in runs[after].task_inputs["wait_for"]] == [runs[before].id]
+    assert all("dvc" in run.tags for run in runs.values())
+
+    shown = _artifacts(flow_run_id)
+    for phase in ("embed", "head", "unfreeze", "evaluate"):
+        assert shown[f"progress-{phase}"].type == "progress"
+        assert shown[f"progress-{phase}"].data == 100
+        assert shown[f"progress-{phase}"].task_run_id == runs[phase].id
+    assert "80.0 %" in shown["metrics"].data
+    assert "summary" in shown
+    picture = shown["learning-curves-unfreeze"].data.split("base64,")[1].rstrip(")")
+    assert base64.b64decode(picture).startswith(b"\x89PNG")
+    assert "learning-curves-head" in shown
+    assert _until(lambda: any("[ 50%] head 50/100" in line for line in _log_of(flow_run_id)))
+
+    changed = _states(_retrain(["unfreeze.ratio=20"]))
+    assert changed["unfreeze"] == changed["evaluate"] == "Completed"
+    assert {changed[phase] for phase in PHASES[:4]} == {"Cached"}
+    back = _states(_retrain(["unfreeze.ratio=10"]))
+    assert back["unfreeze"] == back["evaluate"] == "Restored"
+
+
+def test_run_is_named_after_what_it_trains(server: str, trained_toy: Path) -> None:
+    from prefect import get_client
+
+    with only_retraining("somebody else"):  # refused at once: the name is all that matters here
+        state = _retrain(["unfreeze.ratio=25"])
+    with get_client(sync_client=True) as client:
+        name = client.read_flow_run(state.state_details.flow_run_id).name
+    assert name.startswith("efficientnet_lite0 ratio 25 ")
+
+
+def test_failing_phase_fails_task_and_flow_with_its_sentence(
+    server: str, toy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TOY_FAIL", "prepare")
+    state = _retrain()
+    assert state.type.value == "FAILED"
+    assert state.message == "prepare: the toy has no pictures"
+    assert isinstance(state.result(raise_on_failure=False), InputError)
+    runs = _task_runs(state.state_details.flow_run_id)
+    assert list(runs) == ["data", "prepare"]
+    assert runs["prepare"].state.message == "the toy has no pictures"
+    assert runs["prepare"].state_name == "Failed"
+
+
+def test_wrong_override_changes_nothing_and_runs_nothing(server: str, trained_toy: Path) -> None:
+    before = (trained_toy / "params.yaml").read_bytes()
+    state = _retrain(["unfreeze.ratoi=20"])
+    assert state.is_failed()
+    assert "unfreeze.ratio" in state.message
+    assert (trained_toy / "params.yaml").read_bytes() == before
+
+
+def test_second_retraining_is_refused_with_one_sentence(server: str, trained_toy: Path) -> None:
+    with only_retraining("the first"):
+        state = _retrain()
+    assert state.is_failed()
+    assert state.message.startswith("another retraining holds this workspace (the first, process ")
+
+
+def test_progress_never_waits_for_a_server_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    from prefect.client.orchestration import SyncPrefectClient
+
+    from flows import story
+
+    def hang(*arguments: Any, **named: Any) -> Any:
+        time.sleep(30)
+
+    some_id = "00000000-0000-0000-0000-000000000000"
+    monkeypatch.setenv("PREFECT__RUNTIME__FLOW_RUN__ID", some_id)
+    monkeypatch.setenv("PREFECT__RUNTIME__TASK_RUN__ID", some_id)
+    monkeypatch.setattr(SyncPrefectClient, "create_artifact", hang)
+    started = time.monotonic()
+    with story.progress("head") as follow:
+        for percent in range(100):
+            follow(f"[{percent:3d}%] head 1/8")
+        assert time.monotonic() - started < 1
+    assert time.monotonic() - started < 8
+
+
+def test_deployment_with_a_cron_gets_scheduled_runs(server: str, tmp_path: Path) -> None:
+    from prefect import get_client
+    from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterId
+
+    root = Path(__file__).parents[2]
+    prefect = [sys.executable, "-m", "prefect", "--no-prompt"]
+    environment = os.environ | {"PREFECT_API_URL": server}
+    for command in (["work-pool", "create", "here", "--type", "process"], ["deploy", "--all"]):
+        subprocess.run([*prefect, *command], cwd=root, env=environment, check=True, capture_output=True)
+    with get_client(sync_client=True) as client:
+        deployment = client.read_deployment_by_name("retrain/weekly")
+        assert deployment.global_concurrency_limit.limit == 1
+        assert deployment.concurrency_options.collision_strategy.value == "CANCEL_NEW"
+        of_deployment = DeploymentFilter(id=DeploymentFilterId(any_=[deployment.id]))
+        runs = _until(lambda: client.read_flow_runs(deployment_filter=of_deployment), patience=90)
+    assert {run.state_name for run in runs} == {"Scheduled"}
