@@ -1,6 +1,6 @@
 """embed: runs the frozen backbone once over every training picture and view, and once over validation.
 
-    python -m tasks.embed      artifacts/prepare -> artifacts/embed/{train,val}.npy   (pictures, views, features)
+python -m tasks.embed      artifacts/prepare -> artifacts/embed/{train,val}.npy   (pictures, views, features)
 """
 
 from numpy.lib.format import open_memmap
@@ -25,9 +25,7 @@ def embed(chosen: Settings) -> None:
         for split, views in (("train", VIEWS[chosen.embed.views]), ("val", 1)):
             rows = data.split(split)
             print(f"{split}: {len(rows)} pictures, {views} views each", flush=True)
-            features = open_memmap(
-                folder / f"{split}.npy", "w+", "float32", (len(rows), views, model.head.in_features)
-            )
+            features = open_memmap(folder / f"{split}.npy", "w+", "float32", (len(rows), views, model.head.in_features))
             features_of(model, data.pictures, rows, normalise, views, chosen.embed.batch_size, features)
 
 

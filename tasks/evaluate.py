@@ -1,6 +1,6 @@
 """evaluate: the head-only and the fine-tuned network on the same test pictures, which nothing saw before.
 
-    python -m tasks.evaluate      artifacts/{head,unfreeze} -> artifacts/evaluate/{metrics.json,predictions.csv,...}
+python -m tasks.evaluate      artifacts/{head,unfreeze} -> artifacts/evaluate/{metrics.json,predictions.csv,...}
 """
 
 import numpy as np

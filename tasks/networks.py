@@ -52,7 +52,14 @@ def use_resources(chosen: Settings) -> torch.device:
 def dataset(chosen: Settings) -> Dataset:
     """Read what prepare wrote."""
     meta = read_json(PREPARE / "meta.json")
-    text = {"path": str, "label": str, "split": str, "group": str, "hash": str, **dict.fromkeys(meta["slices"], str)}
+    text = {
+        "path": str,
+        "label": str,
+        "split": str,
+        "group": str,
+        "hash": str,
+        **dict.fromkeys(meta["slices"], str),
+    }
     rows = pd.read_csv(PREPARE / "manifest.csv", dtype=text, keep_default_na=False, na_values={"target": [""]})
     kept = PREPARE / "pictures.npy"
     decoded = np.load(kept, mmap_mode="r") if kept.is_file() else None
@@ -88,9 +95,7 @@ def meta_of(chosen: Settings, data: Dataset, folded: bool, parent: str | None) -
     }
 
 
-def write_network(
-    target: Path, weights: dict[str, torch.Tensor], history: pd.DataFrame, meta: dict[str, Any]
-) -> None:
+def write_network(target: Path, weights: dict[str, torch.Tensor], history: pd.DataFrame, meta: dict[str, Any]) -> None:
     """Write a checkpoint, the history that led to it, and the figures of its best epoch."""
     best = history.loc[history["val_loss"].idxmin()]
     with outputs(target) as folder:

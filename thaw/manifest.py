@@ -16,7 +16,14 @@ from thaw.errors import InputError
 from thaw.pictures import SUFFIXES
 
 SPLITS = ("train", "val", "test")
-FOLDERS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+FOLDERS = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+}
 KNOWN = ("path", "label", "target", "split", "group", "hash")
 
 
@@ -142,7 +149,10 @@ def assign_splits(rows: pd.DataFrame, val: float, test: float, seed: int) -> pd.
             raise InputError("splits are given but no picture is in train; mark some as train, or give no splits")
         if missing:
             taken = rows.index[given.isin(["train", ""])]
-            shares = {"train": 1 - sum(shares[name] for name in missing), **{name: shares[name] for name in missing}}
+            shares = {
+                "train": 1 - sum(shares[name] for name in missing),
+                **{name: shares[name] for name in missing},
+            }
             return given.mask(given.isin(["train", ""]), _draw(rows.loc[taken], shares, seed)).reindex(rows.index)
     drawn = _draw(rows[given == ""], shares, seed)
     return given.mask(given == "", drawn)
@@ -169,22 +179,22 @@ def _draw(rows: pd.DataFrame, shares: dict[str, float], seed: int) -> pd.Series:
 
 def check_splits(rows: pd.DataFrame, classes: Sequence[str]) -> None:
     """Raise unless every class is in every split."""
-    table = pd.crosstab(rows["label"], rows["split"]).reindex(index=classes, columns=SPLITS, fill_value=0)
+    table = pd.crosstab(rows["label"], rows["split"]).reindex(index=list(classes), columns=list(SPLITS), fill_value=0)
     for split in SPLITS:
         for label in classes:
             if table.loc[label, split] == 0:
                 raise InputError(
-                    f"class '{label}' has no picture in the {split} split ({table.loc[label].sum()} in all); add pictures"
-                    " or groups of it, change prepare.val and prepare.test, or set prepare.seed to draw again"
+                    f"class '{label}' has no picture in the {split} split ({table.loc[label].sum()} in all); add "
+                    "pictures or groups of it, change prepare.val and prepare.test, or set prepare.seed to draw again"
                 )
 
 
 def complete(rows: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:
     """The manifest: known columns in one order, slices between them, what was not given filled in."""
-    group = rows["group"] if "group" in rows else ""
-    target: object = rows["target"] if "target" in rows else np.nan
+    group = rows.get("group", "")
+    target = rows["target"] if "target" in rows else pd.Series(np.nan, rows.index)
     if len(classes) == 2 and "target" not in rows:
-        target = (rows["label"] == classes[1]).astype(float)
+        target = rows["label"].eq(classes[1]).astype(float)
     order = ["path", "label", "target", "split", "group", *slices_of(rows), "hash"]
     return rows.assign(group=group, target=target)[order].reset_index(drop=True)
 
@@ -223,4 +233,5 @@ def targets_of(rows: pd.DataFrame, classes: Sequence[str]) -> NDArray[np.float32
 
 def labels_of(rows: pd.DataFrame, classes: Sequence[str]) -> NDArray[np.int64]:
     """The number of each row's class."""
-    return rows["label"].map({label: number for number, label in enumerate(classes)}).to_numpy(dtype=np.int64)
+    number = {label: number for number, label in enumerate(classes)}
+    return np.array([number[label] for label in rows["label"]], dtype=np.int64)

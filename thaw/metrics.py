@@ -7,10 +7,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from scipy.stats import binomtest
-from sklearn.metrics import balanced_accuracy_score, f1_score, precision_recall_fscore_support, roc_auc_score
+from sklearn.metrics import balanced_accuracy_score, f1_score, precision_recall_fscore_support
 
 Labels = NDArray[np.int64]
 Probabilities = NDArray[np.float64]
+Weights = NDArray[np.float64]
 
 
 def headline(probabilities: Probabilities, labels: Labels) -> dict[str, float | None]:
@@ -29,17 +30,26 @@ def headline(probabilities: Probabilities, labels: Labels) -> dict[str, float | 
     }
 
 
-def auc(probabilities: Probabilities, labels: Labels, weights: NDArray[np.float64] | None = None) -> float | None:
+def auc(probabilities: Probabilities, labels: Labels) -> float | None:
     """Area under the ROC curve (macro one-vs-rest for more than two classes); None where a class is absent."""
+    area = float(weighted_auc(probabilities, labels, np.ones((1, len(labels))))[0])
+    return None if np.isnan(area) else area
+
+
+def weighted_auc(probabilities: Probabilities, labels: Labels, weights: Weights) -> Weights:
+    """The AUC under each row of weights (resamples, n); NaN where a class has no weight. Ties count half."""
     classes = probabilities.shape[1]
-    present = np.bincount(labels, weights=weights, minlength=classes)
-    if (present == 0).any():
-        return None
-    if classes == 2:
-        return float(roc_auc_score(labels, probabilities[:, 1], sample_weight=weights))
-    one_hot = np.eye(classes)[labels]
-    each = [roc_auc_score(one_hot[:, k], probabilities[:, k], sample_weight=weights) for k in range(classes)]
-    return float(np.mean(each))
+    areas = []
+    for positive in [1] if classes == 2 else range(classes):
+        scores = probabilities[:, positive]
+        order = np.argsort(scores, kind="stable")
+        ties = np.flatnonzero(np.diff(scores[order], prepend=-np.inf))
+        positives = np.add.reduceat(np.where(labels == positive, weights, 0)[:, order], ties, axis=1)
+        negatives = np.add.reduceat(np.where(labels != positive, weights, 0)[:, order], ties, axis=1)
+        below = np.cumsum(negatives, axis=1) - negatives / 2
+        with np.errstate(invalid="ignore"):
+            areas.append((positives * below).sum(1) / (positives.sum(1) * negatives.sum(1)))
+    return np.asarray(np.mean(areas, axis=0), dtype=np.float64)
 
 
 def calibration_error(probabilities: Probabilities, labels: Labels, bins: int = 15) -> float:
@@ -64,16 +74,17 @@ def gain(
     """
     right = [(p.argmax(1) == labels).astype(np.float64) for p in (before, after)]
     difference = right[1] - right[0]
-    draws = list(_resampled_weights(groups, len(labels), seed, resamples))
-    accuracy = [float(np.average(difference, weights=weights)) for weights in draws]
-    low, high = np.quantile(accuracy, [0.025, 0.975])
-    before_auc, after_auc = auc(before, labels), auc(after, labels)
+    accuracies, areas = [], []
+    for weights in _resamples(groups, len(labels), seed, resamples):
+        accuracies.append(weights @ difference / weights.sum(1))
+        areas.append(weighted_auc(after, labels, weights) - weighted_auc(before, labels, weights))
+    low, high = np.quantile(np.concatenate(accuracies), [0.025, 0.975])
     result: dict[str, float | None] = {"accuracy": float(difference.mean()), "low": float(low), "high": float(high)}
+    before_auc, after_auc = auc(before, labels), auc(after, labels)
     if before_auc is None or after_auc is None:
         result |= {"auc": None, "auc_low": None, "auc_high": None}
     else:
-        pairs = [(auc(before, labels, weights), auc(after, labels, weights)) for weights in draws[: resamples // 2]]
-        low, high = np.quantile([b - a for a, b in pairs if a is not None and b is not None], [0.025, 0.975])
+        low, high = np.nanquantile(np.concatenate(areas), [0.025, 0.975])
         result |= {"auc": after_auc - before_auc, "auc_low": float(low), "auc_high": float(high)}
     return result | {"mcnemar_p": mcnemar(right[0], right[1])}
 
@@ -84,12 +95,15 @@ def mcnemar(before: NDArray[np.float64], after: NDArray[np.float64]) -> float:
     return float(binomtest(better, better + worse).pvalue) if better + worse else 1.0
 
 
-def _resampled_weights(groups: Sequence[str] | None, n: int, seed: int, resamples: int) -> Iterator[NDArray[np.float64]]:
+def _resamples(groups: Sequence[str] | None, n: int, seed: int, resamples: int) -> Iterator[Weights]:
+    """How often each picture was drawn, (draws, n) at a time: as many draws as fit a few megabytes."""
     random = np.random.default_rng(seed)
     members = np.arange(n) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
     count = int(members.max()) + 1
-    for _ in range(resamples):
-        yield np.bincount(random.integers(count, size=count), minlength=count)[members].astype(np.float64)
+    at_once = max(1, 1_000_000 // n)
+    for start in range(0, resamples, at_once):
+        draws = random.multinomial(count, np.full(count, 1 / count), size=min(at_once, resamples - start))
+        yield draws[:, members].astype(np.float64)
 
 
 def per_class(probabilities: Probabilities, labels: Labels, classes: Sequence[str]) -> pd.DataFrame:

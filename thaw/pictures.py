@@ -162,4 +162,5 @@ def jitter(pictures: Tensor, amount: float, generator: torch.Generator) -> Tenso
     if amount == 0:
         return pictures
     contrast, brightness = (2 * torch.rand(2, len(pictures), 1, 1, 1, generator=generator) - 1) * amount
-    return pictures * (1 + contrast.to(pictures.device)) + brightness.to(pictures.device)
+    changed: Tensor = pictures * (1 + contrast.to(pictures.device)) + brightness.to(pictures.device)
+    return changed

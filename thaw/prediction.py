@@ -15,7 +15,13 @@ Rows = NDArray[np.int64]
 
 
 def features_of(
-    model: Classifier, pictures: Pictures, rows: Rows, normalise: Normaliser, views: int, batch_size: int, out: Any
+    model: Classifier,
+    pictures: Pictures,
+    rows: Rows,
+    normalise: Normaliser,
+    views: int,
+    batch_size: int,
+    out: Any,
 ) -> None:
     """Write the frozen backbone's features of every picture and view into `out` (n, views, features), in order."""
     model.eval()

@@ -135,7 +135,9 @@ def fine_tune(
     for epoch in range(len(history), how.epochs + 1):
         what = f"epoch {epoch}/{how.epochs}"
         if epoch:
-            loss = _train_epoch(model, pictures, rows, targets, normalise, how, (seed, epoch), optimizer, schedule, progress)
+            loss = _train_epoch(
+                model, pictures, rows, targets, normalise, how, (seed, epoch), optimizer, schedule, progress
+            )
         else:
             loss = float("nan")  # the start is only looked at
         logits = predict(model, pictures, val[0], normalise, 1, 2 * how.batch_size, progress, f"{what}, validation")
@@ -222,9 +224,15 @@ def _sentence(row: dict[str, float], epochs: int) -> str:
     )
 
 
-def _keep(path: Path, model: nn.Module, optimizer: Any, schedule: Any, history: list[Any], best: dict[str, Tensor]) -> None:
+def _keep(
+    path: Path, model: nn.Module, optimizer: Any, schedule: Any, history: list[Any], best: dict[str, Tensor]
+) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
-    state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "schedule": schedule.state_dict()}
+    state = {
+        "model": model.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "schedule": schedule.state_dict(),
+    }
     torch.save({**state, "history": history, "best": best}, partial)
     partial.replace(path)

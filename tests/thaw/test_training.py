@@ -1,0 +1,116 @@
+"""Laws of training: it learns, it repeats itself to the bit, and an interruption leaves no trace."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from thaw import training
+from thaw.backbones import Classifier
+from thaw.freezing import unfreeze
+from thaw.pictures import Normaliser, Pictures, in_batches, view
+from thaw.training import FineTuning, HeadTraining, fine_tune, fit_head, warmup_and_cosine
+
+HOW = FineTuning(0.003, 10, 0.05, batch_size=8, epochs=3, warmup=0.1, patience=9, views=2, jitter=0.1)
+TRAIN, VAL = np.arange(16), np.arange(16, 24)
+Make = Callable[..., Classifier]
+
+
+def train(
+    network: Make, pictures: Pictures, targets: torch.Tensor, normalise: Normaliser, scratch: Path | None = None
+) -> tuple[dict[str, torch.Tensor], pd.DataFrame]:
+    model = network("efficientnet_lite0")  # has dropout and stochastic depth, so global random numbers matter
+    unfreeze(model, 6, "frozen")
+    split = [(rows, targets[rows]) for rows in (TRAIN, VAL)]
+    return fine_tune(model, pictures, split[0], split[1], normalise, HOW, 0, scratch)
+
+
+def test_same_seed_gives_the_same_bits(
+    network: Make, pictures: Pictures, targets: torch.Tensor, normalise: Normaliser
+) -> None:
+    first, first_history = train(network, pictures, targets, normalise)
+    second, second_history = train(network, pictures, targets, normalise)
+    pd.testing.assert_frame_equal(first_history, second_history, check_exact=True)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_an_interrupted_run_equals_the_uninterrupted_one(
+    network: Make,
+    pictures: Pictures,
+    targets: torch.Tensor,
+    normalise: Normaliser,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    whole, whole_history = train(network, pictures, targets, normalise)
+    scratch = tmp_path / "scratch.pt"
+    keep = training._keep
+
+    def keep_and_stop(path: Path, *state: object) -> None:
+        keep(path, *state)  # type: ignore[arg-type]
+        if len(state[3]) == 3:  # type: ignore[arg-type]
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(training, "_keep", keep_and_stop)
+    with pytest.raises(KeyboardInterrupt):
+        train(network, pictures, targets, normalise, scratch)
+    monkeypatch.setattr(training, "_keep", keep)
+    torch.manual_seed(12345)
+    resumed, resumed_history = train(network, pictures, targets, normalise, scratch)
+    pd.testing.assert_frame_equal(whole_history, resumed_history, check_exact=True)
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_history_starts_with_the_head_only_network_and_the_best_epoch_is_kept(
+    network: Make, pictures: Pictures, targets: torch.Tensor, normalise: Normaliser
+) -> None:
+    best, history = train(network, pictures, targets, normalise)
+    assert history["epoch"].tolist() == [0, 1, 2, 3]
+    assert np.isnan(history["train_loss"][0])
+    model = network("efficientnet_lite0")
+    model.load_state_dict(best)
+    logits = training.predict(model, pictures, VAL, normalise, 1, 16)
+    assert training.loss_of(logits, targets[VAL]).item() == pytest.approx(history["val_loss"].min(), rel=1e-4)
+
+
+def test_head_learns_what_features_tell_and_stops_when_validation_does_not_improve() -> None:
+    random = np.random.default_rng(0)
+    labels = random.integers(2, size=200)
+    features = random.normal(size=(200, 1, 8)).astype(np.float32)
+    features[:, :, 0] += 4 * labels[:, None] - 2
+    targets = torch.eye(2)[labels]
+    head = torch.nn.Linear(8, 2)
+    how = HeadTraining(0.05, 0.0, batch_size=16, max_epochs=200, patience=3)
+    best, history = fit_head(head, (features[:150], targets[:150]), (features[150:], targets[150:]), how, 0)
+    assert history["val_accuracy"].iloc[history["val_loss"].idxmin()] > 0.9
+    assert len(history) < 200
+    assert len(history) == history["val_loss"].idxmin() + 1 + 3
+    head.load_state_dict(best)
+    loss = training.loss_of(head(torch.from_numpy(features[150:, 0])), targets[150:]).item()
+    assert loss == pytest.approx(history["val_loss"].min(), rel=1e-5)
+
+
+def test_rate_warms_up_then_falls_and_never_exceeds_the_setting() -> None:
+    factors = [warmup_and_cosine(step / 100, 0.1) for step in range(100)]
+    assert all(0 < factor <= 1 for factor in factors)
+    assert factors[:11] == sorted(factors[:11])
+    assert factors[10:] == sorted(factors[10:], reverse=True)
+    assert factors[-1] < 0.01
+
+
+def test_decoding_on_the_fly_gives_the_same_batches_as_decoded_pictures(pictures: Pictures) -> None:
+    on_the_fly = Pictures(pictures.files, pictures.shape, None, workers=2)
+    batches = in_batches(np.arange(24)[::-1].copy(), 5)
+    for kept, decoded in zip(pictures.batches(batches), on_the_fly.batches(batches), strict=True):
+        assert torch.equal(kept, decoded)
+
+
+def test_the_eight_views_are_the_eight_symmetries_of_the_square() -> None:
+    picture = torch.arange(9.0).view(1, 1, 3, 3)
+    seen = {tuple(view(picture, number).flatten().tolist()) for number in range(8)}
+    assert len(seen) == 8
+    assert torch.equal(view(picture, 0), picture)
+    assert torch.equal(view(picture, 1), picture.flip(3))
