@@ -162,9 +162,7 @@ def test_rooms_import_in_one_direction(room: str, forbidden: set[str]) -> None:
 
 def test_the_learning_code_names_no_file_of_the_workspace() -> None:
     for path in sorted((ROOT / "thaw").rglob("*.py")):
-        strings = {
-            node.value for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Constant)
-        }
+        strings = {node.value for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Constant)}
         assert not strings & {"params.yaml", "dvc.yaml", "dvc.lock", "artifacts"}, path
 
 
@@ -309,6 +307,14 @@ def test_a_failed_set_up_is_taken_up_again(folder: Folder) -> None:
     assert failed.stderr.count("\n") == 1
     assert not (folder.root / ".venv" / "thaw-setup").exists()
     assert "interrupted" in folder.set_up().stdout
+    assert folder.did("-m venv .venv")
+    assert folder.set_up().stdout == ""
+
+
+def test_a_set_up_killed_while_python_makes_the_environment_is_taken_up_again(folder: Folder) -> None:
+    folder.pretend("killer", PRETENDED_PYTHON.replace("mkdir -p .venv/bin", "kill -9 $PPID; mkdir -p .venv/bin"))
+    assert folder.set_up(PYTHON=str(folder.bin / "killer")).returncode == -9
+    assert folder.set_up().returncode == 0
     assert folder.did("-m venv .venv")
     assert folder.set_up().stdout == ""
 
