@@ -142,9 +142,7 @@ def _headline(metrics: Mapping[str, Any]) -> tuple[Verdict, str]:
         )
     else:
         verb = "raised" if verdict == "gain" else "lowered"
-        sentence = (
-            f"Phase 2 {verb} accuracy from {before} to {after}: {change}, 95 % interval {span}{mcnemar}."
-        )
+        sentence = f"Phase 2 {verb} accuracy from {before} to {after}: {change}, 95 % interval {span}{mcnemar}."
     if low is not None and p is not None and (verdict == "none") != (p >= 0.05):
         sentence += " Interval and test disagree, so read this with caution."
     return verdict, sentence
@@ -160,9 +158,7 @@ def _metric_rows(metrics: Mapping[str, Any]) -> list[dict[str, str]]:
         difference = _number(gain.get(key))
         if difference is None and values[0] is not None and values[1] is not None:
             difference = values[1] - values[0]
-        low, high = (
-            _number(gain.get({"accuracy": end, "auc": f"auc_{end}"}.get(key, ""))) for end in ("low", "high")
-        )
+        low, high = (_number(gain.get({"accuracy": end, "auc": f"auc_{end}"}.get(key, ""))) for end in ("low", "high"))
         interval, verdict = "", "none"
         if low is not None and high is not None:
             interval = f"{_change(low, unit)} to {_change(high, unit)}"
@@ -256,9 +252,7 @@ def curves(head: pd.DataFrame, unfreeze: pd.DataFrame | None) -> bytes:
             (accuracies, "val_accuracy", COLOURS[phase], "-"),
         ):
             values = _finite(history[name])
-            axes.plot(
-                epochs, values, color=colour, linestyle=style, linewidth=1.8, marker=marker, markersize=3.5
-            )
+            axes.plot(epochs, values, color=colour, linestyle=style, linewidth=1.8, marker=marker, markersize=3.5)
         end = int(np.nanmax(epochs)) if len(epochs) else offset
         if phase == "head":
             ends = (
@@ -272,9 +266,7 @@ def curves(head: pd.DataFrame, unfreeze: pd.DataFrame | None) -> bytes:
             axes.set_facecolor(TINTS[phase])
             axes.set_xlim(*ends)
         accuracies.xaxis.set_major_locator(
-            MaxNLocator(
-                nbins=10, integer=True, steps=[1, 2, 5, 10], prune="lower" if phase == "finetuned" else None
-            )
+            MaxNLocator(nbins=10, integer=True, steps=[1, 2, 5, 10], prune="lower" if phase == "finetuned" else None)
         )
         accuracy = _finite(history["val_accuracy"])
         if np.isfinite(accuracy).any():
@@ -304,9 +296,7 @@ def curves(head: pd.DataFrame, unfreeze: pd.DataFrame | None) -> bytes:
         bottom, top = grid[1, 1].get_position().y0, grid[0, 1].get_position().y1
         from matplotlib.lines import Line2D
 
-        figure.add_artist(
-            Line2D([seam, seam], [bottom, top + 0.015], color=INK, linewidth=1.4, linestyle="--")
-        )
+        figure.add_artist(Line2D([seam, seam], [bottom, top + 0.015], color=INK, linewidth=1.4, linestyle="--"))
         figure.text(
             seam, top + 0.025, f"unfrozen after epoch {last}", horizontalalignment="center", fontsize=9.5,
             fontweight="bold", color=INK,
@@ -324,8 +314,7 @@ def _curve_legend(figure: "Figure", phases: Sequence[str]) -> None:
 
     entries = [Line2D([], [], color=GREY, linestyle=(0, (4, 1.5)), linewidth=1.8, label="training")]
     entries += [
-        Line2D([], [], color=COLOURS[phase], linewidth=1.8, label=f"validation, {NETWORKS[phase]}")
-        for phase in phases
+        Line2D([], [], color=COLOURS[phase], linewidth=1.8, label=f"validation, {NETWORKS[phase]}") for phase in phases
     ]
     figure.legend(
         handles=entries,
@@ -446,18 +435,14 @@ def calibration(predictions: pd.DataFrame, classes: Sequence[str]) -> bytes:
     """Reliability diagrams of both networks as PNG: accuracy against top-class confidence, counts below."""
     from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-    lowest = (
-        CALIBRATION_BINS // max(len(classes), 1) / CALIBRATION_BINS
-    )  # the top class never has less than 1/n
+    lowest = CALIBRATION_BINS // max(len(classes), 1) / CALIBRATION_BINS  # the top class never has less than 1/n
     figure = _figure(10, 5.2)
     grid = figure.subplots(2, 2, sharex=True, sharey="row", squeeze=False, height_ratios=(3, 1))
     figure.subplots_adjust(left=0.08, right=0.985, top=0.93, bottom=0.1, wspace=0.1, hspace=0.08)
     for column, (network, title) in enumerate(NETWORKS.items()):
         above, below = grid[0, column], grid[1, column]
         confidence = _probabilities(predictions, network, classes).max(axis=1)
-        right = (
-            predictions[f"{network}_prediction"].astype(str) == predictions["label"].astype(str)
-        ).to_numpy()
+        right = (predictions[f"{network}_prediction"].astype(str) == predictions["label"].astype(str)).to_numpy()
         bins = np.clip((confidence * CALIBRATION_BINS).astype(int), 0, CALIBRATION_BINS - 1)
         for axes in (above, below):
             _tidy(axes)
@@ -531,7 +516,7 @@ def worst_mistakes(predictions: pd.DataFrame, classes: Sequence[str], n: int = 1
 
 def _text(value: object) -> str:
     """A cell of a frame or of the parameters as people write it; a dash for a missing one."""
-    if value is None or (isinstance(value, float) and math.isnan(value)) or value is pd.NA:
+    if value is None or value is pd.NA or value == "" or (isinstance(value, float) and math.isnan(value)):
         return DASH
     if isinstance(value, bool):
         return "yes" if value else "no"
@@ -544,12 +529,14 @@ def _text(value: object) -> str:
 
 def _pairs(table: pd.DataFrame, keys: list[str], values: list[str]) -> list[dict[str, Any]]:
     """From one row per network to one row per key, with each value as a pair (head only, fine-tuned)."""
+    # A table with empty cells may have been read as text.
+    table = table.assign(**{name: _finite(table[name]) for name in [*values, "pictures"]})
     rows: dict[tuple[str, ...], dict[str, Any]] = {}
     for record in table.to_dict("records"):
         key = tuple(_text(record[name]) for name in keys)
         row = rows.setdefault(key, {"key": key, "pictures": _count(record["pictures"])})
         for value in values:
-            row.setdefault(value, {})[str(record["model"])] = _number(record[value])
+            row.setdefault(value, {})[str(record["model"])] = record[value]
     return list(rows.values())
 
 
@@ -559,15 +546,18 @@ def _with_gain(rows: list[dict[str, Any]], values: list[str]) -> list[dict[str, 
     for row in rows:
         cells = []
         for value in values:
-            before, after = row[value].get("head"), row[value].get("finetuned")
+            before, after = (_number(row[value].get(network)) for network in NETWORKS)
             gain = after - before if before is not None and after is not None else None
             cells.append((_percent(before), _percent(after), _change(gain, "percent")))
         shown.append({"key": row["key"], "pictures": row["pictures"], "cells": cells})
     return shown
 
 
-def _has_groups(frame: pd.DataFrame) -> bool:
-    return "group" in frame.columns and bool(frame["group"].notna().any())
+def _groups(frame: pd.DataFrame) -> pd.Series:
+    """The group of each picture that has one; an empty cell is none."""
+    groups = frame["group"] if "group" in frame.columns else pd.Series(index=frame.index, dtype=object)
+    groups = groups.dropna().astype(str)
+    return groups[groups != ""]
 
 
 def _data_summary(manifest: pd.DataFrame, classes: Sequence[str], slices: Sequence[str]) -> dict[str, Any]:
@@ -593,15 +583,13 @@ def _data_summary(manifest: pd.DataFrame, classes: Sequence[str], slices: Sequen
         values = sorted(column.unique())
         blocks.append((name, rows(column, values[:MOST_VALUES]), max(0, len(values) - MOST_VALUES)))
     totals = [int((split == s).sum()) for s in splits]
-    groups: list[str] = []
-    if _has_groups(manifest):
-        groups = [_count(manifest.loc[split == s, "group"].nunique()) for s in splits]
-        groups.append(_count(manifest["group"].nunique()))
+    grouped = _groups(manifest)
+    groups = [_count(grouped[split == s].nunique()) for s in splits] + [_count(grouped.nunique())]
     return {
         "splits": splits,
         "blocks": blocks,
         "totals": [_count(number) for number in [*totals, sum(totals)]],
-        "groups": groups,
+        "groups": groups if len(grouped) else [],
     }
 
 
@@ -620,9 +608,7 @@ def _sections(params: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str]
     """The parameters by phase; those that stand outside any phase come first, under no name."""
     loose = {name: value for name, value in params.items() if not isinstance(value, Mapping)}
     sections = [("", _flat(loose))] if loose else []
-    return sections + [
-        (str(name), _flat(value)) for name, value in params.items() if isinstance(value, Mapping)
-    ]
+    return sections + [(str(name), _flat(value)) for name, value in params.items() if isinstance(value, Mapping)]
 
 
 def _data_uri(png: bytes) -> str:
@@ -683,7 +669,8 @@ def html(
     after = predictions["finetuned_prediction"].astype(str) == label
     verdict, headline = _headline(metrics)
     quality = ["precision", "recall", "f1"]
-    by_slice = ["accuracy", "balanced_accuracy"]
+    by_slice = [name for name in ("accuracy", "balanced_accuracy", "precision", "recall") if name in slices_table]
+    test_groups = _groups(predictions)
 
     template = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -699,7 +686,9 @@ def html(
         corrected=_count(int((after & ~before).sum())),
         spoiled=_count(int((before & ~after).sum())),
         test_pictures=_count(metrics["test_pictures"]),
-        test_groups=_count(predictions["group"].nunique()) if _has_groups(predictions) else "",
+        test_groups=_count(test_groups.nunique()) if len(test_groups) else "",
+        some_alone=0 < len(test_groups) < len(predictions),
+        positive=str(classes[1]) if len(classes) == 2 else "",
         metric_rows=_metric_rows(metrics),
         curves=_data_uri(curves(head_history, unfreeze_history)),
         confusion=_data_uri(confusion(predictions, classes, stacked=len(classes) > MOST_BESIDE)),
@@ -712,10 +701,11 @@ def html(
             for record, image in zip(worst.to_dict("records"), images, strict=True)
         ],
         class_rows=_with_gain(_pairs(classes_table, ["class"], quality), quality),
+        slice_columns=[name.replace("_", " ") for name in by_slice],
         slice_rows=_with_gain(_pairs(slices_table, ["slice", "value"], by_slice), by_slice),
         data=_data_summary(manifest, classes, slices),
         sections=_sections(params),
         versions=dict(versions),
-        commit=commit,
-        data_hash=data_hash,
+        commit=commit or DASH,
+        data_hash=data_hash or DASH,
     )
