@@ -4,6 +4,7 @@ python -m tasks.head      artifacts/embed -> artifacts/head/{model/,history.csv,
 """
 
 import numpy as np
+import torch
 
 from tasks import networks, phase
 from tasks.settings import Settings
@@ -14,6 +15,7 @@ from thaw.training import HeadTraining, fit_head
 def head(chosen: Settings) -> None:
     """From features to a network with a trained head."""
     networks.use_resources(chosen)
+    torch.set_num_threads(1)  # the steps are too small to share: waiting for each other would cost more
     data = networks.dataset(chosen)
     model = networks.new_network(chosen, data)
     best, history = fit_head(

@@ -3,7 +3,9 @@
 python -m tasks.prepare      data/ -> artifacts/prepare/{manifest.csv,pictures.npy,meta.json}
 """
 
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 import numpy as np
 import pandas as pd
@@ -18,6 +20,9 @@ from thaw.errors import InputError
 from thaw.pictures import Shape, channels_of, decode
 from thaw.progress import Progress
 
+Item = TypeVar("Item")
+Found = TypeVar("Found")
+
 
 def prepare(chosen: Settings) -> None:
     """From the data folder to the manifest and the decoded pictures."""
@@ -28,29 +33,22 @@ def prepare(chosen: Settings) -> None:
     files = [DATA / path for path in rows["path"]]
 
     with phase.outputs(PREPARE) as folder, ThreadPoolExecutor(chosen.resources.workers) as threads:
-        channels = max(threads.map(channels_of, files))
+        channels = max(_of_each(threads, channels_of, files))
         shape = Shape.of(preprocessing, chosen.prepare.size, chosen.prepare.fit, channels)
         pixels = (len(files), shape.size, shape.size, channels)
         kept = np.prod(pixels, dtype=np.int64) <= chosen.prepare.cache_gb * 1e9
         decoded = open_memmap(folder / "pictures.npy", "w+", np.uint8, pixels) if kept else None
 
+        progress = Progress(len(files))
+
         def take(row: int) -> str:
             picture = decode(files[row], shape)
             if decoded is not None:
                 decoded[row] = picture
+            progress.step(1, "pictures checked")
             return manifest.content_hash(files[row])
 
-        hashes, mistakes, progress = [], [], Progress(len(files))
-        for job in [threads.submit(take, row) for row in range(len(files))]:
-            try:
-                hashes.append(job.result())
-            except InputError as error:
-                mistakes.append(str(error))
-            progress.step(1, "pictures checked")
-        if mistakes:
-            more = f" ({len(mistakes) - 1} more pictures cannot be read)" if len(mistakes) > 1 else ""
-            raise InputError(mistakes[0] + more)
-
+        hashes = _of_each(threads, take, range(len(files)))
         rows = rows.assign(hash=hashes)
         rows["split"] = manifest.assign_splits(rows, chosen.prepare.val, chosen.prepare.test, chosen.seed)
         manifest.check_splits(rows, classes)
@@ -69,6 +67,20 @@ def prepare(chosen: Settings) -> None:
         }
         phase.write_json(folder / "meta.json", meta)
         print(f"{len(rows)} pictures, {shape.size} x {shape.size}, " + ("decoded" if kept else "not kept decoded"))
+
+
+def _of_each(threads: ThreadPoolExecutor, function: Callable[[Item], Found], items: Iterable[Item]) -> list[Found]:
+    """The function's results in order; all items are tried, so that one sentence can tell of all that fail."""
+    found, mistakes = [], []
+    for job in [threads.submit(function, item) for item in items]:
+        try:
+            found.append(job.result())
+        except InputError as error:
+            mistakes.append(str(error))
+    if mistakes:
+        more = f" ({len(mistakes) - 1} more pictures cannot be read)" if len(mistakes) > 1 else ""
+        raise InputError(mistakes[0] + more)
+    return found
 
 
 if __name__ == "__main__":

@@ -174,6 +174,7 @@ def _plain(value: Any) -> Any:
 
 def _sentence(errors: list[Any], source: str) -> str:
     """The first mistake as one sentence; a union reports each of its parts, which are put together."""
+    errors = sorted(errors, key=lambda error: error["type"] != "extra_forbidden")  # explains what is missing
     first = errors[0]
     key = ".".join(str(part) for part in first["loc"][:2])
     if first["type"] == "extra_forbidden":

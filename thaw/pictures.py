@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from thaw.backbones import Preprocessing
@@ -64,7 +64,8 @@ def _readable(path: Path) -> Iterator[None]:
     except FileNotFoundError:
         raise InputError(f"picture {path} does not exist; correct its row in labels.csv or bring the file") from None
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise InputError(f"picture {path} cannot be read ({error}); repair it or take it out") from None
+        reason = "it is no picture" if isinstance(error, UnidentifiedImageError) else error
+        raise InputError(f"picture {path} cannot be read ({reason}); repair it or take it out") from None
 
 
 def open_picture(path: Path) -> Image.Image:

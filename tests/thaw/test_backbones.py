@@ -10,11 +10,32 @@ from thaw.backbones import blocks, check_size, create, names, preprocessing_of
 from thaw.errors import InputError
 from thaw.folding import fold_batchnorm
 
-ONE_OF_EACH_FAMILY = (
-    "alexnet convnext_tiny densenet121 efficientnet_b0 efficientnet_lite0 efficientnet_v2_s googlenet inception_v3 "
-    "maxvit_t mnasnet0_5 mobilenet_v2 mobilenet_v3_small regnet_x_400mf regnet_y_400mf resnet18 resnet50 "
-    "resnext50_32x4d shufflenet_v2_x0_5 squeezenet1_1 swin_t swin_v2_t vgg11_bn vit_b_32 wide_resnet50_2"
-).split()
+ONE_OF_EACH_FAMILY = [
+    "alexnet",
+    "convnext_tiny",
+    "densenet121",
+    "efficientnet_b0",
+    "efficientnet_lite0",
+    "efficientnet_v2_s",
+    "googlenet",
+    "inception_v3",
+    "maxvit_t",
+    "mnasnet0_5",
+    "mobilenet_v2",
+    "mobilenet_v3_small",
+    "regnet_x_400mf",
+    "regnet_y_400mf",
+    "resnet18",
+    "resnet50",
+    "resnext50_32x4d",
+    "shufflenet_v2_x0_5",
+    "squeezenet1_1",
+    "swin_t",
+    "swin_v2_t",
+    "vgg11_bn",
+    "vit_b_32",
+    "wide_resnet50_2",
+]
 
 
 @pytest.mark.parametrize("name", ONE_OF_EACH_FAMILY)

@@ -41,9 +41,7 @@ def test_same_weights_give_the_same_bytes(network: Callable[..., Classifier], tm
         assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
 
 
-def test_incomplete_and_damaged_checkpoints_are_refused(
-    network: Callable[..., Classifier], tmp_path: Path
-) -> None:
+def test_incomplete_and_damaged_checkpoints_are_refused(network: Callable[..., Classifier], tmp_path: Path) -> None:
     checkpoint.save(tmp_path, network().state_dict(), meta(False))
     weights = tmp_path / "weights.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])

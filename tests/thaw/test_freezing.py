@@ -51,7 +51,9 @@ def test_frozen_blocks_are_bit_identical_after_unfreezing_whatever_calls_train(
     after = frozen_state(model, trained)
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)
-    assert not torch.equal(whole["backbone.layer4.1.conv2.weight"], model.state_dict()["backbone.layer4.1.conv2.weight"])
+    assert not torch.equal(
+        whole["backbone.layer4.1.conv2.weight"], model.state_dict()["backbone.layer4.1.conv2.weight"]
+    )
 
 
 def test_frozen_batchnorm_keeps_its_statistics_in_trained_blocks(

@@ -38,7 +38,9 @@ def test_splits_are_disjoint_stable_and_never_cut_a_group(counts: list[int], gro
     order.shuffle(shuffled)
     again = rows.loc[shuffled].reset_index(drop=True)
     again["split"] = manifest.assign_splits(again, 0.15, 0.25, seed)
-    assert dict(zip(again["path"], again["split"], strict=True)) == dict(zip(drawn["path"], drawn["split"], strict=True))
+    assert dict(zip(again["path"], again["split"], strict=True)) == dict(
+        zip(drawn["path"], drawn["split"], strict=True)
+    )
     if groups:
         assert (drawn.groupby("group")["split"].nunique() == 1).all()
     else:
@@ -140,7 +142,7 @@ def test_missing_empty_and_one_class_data_are_refused(tmp_path: Path) -> None:
         manifest.classes_of(rows_of({"a": 9}), None, 3)
     with pytest.raises(InputError, match="class 'b' has 2 pictures, too few; add pictures until it has 3"):
         manifest.classes_of(rows_of({"a": 9, "b": 2}), None, 3)
-    with pytest.raises(InputError, match="prepare.positive is 'c', which is no class; the classes are a, b"):
+    with pytest.raises(InputError, match=r"prepare\.positive is 'c', which is no class; the classes are a, b"):
         manifest.classes_of(rows_of({"a": 9, "b": 9}), "c", 3)
 
 

@@ -1,0 +1,180 @@
+"""Laws of the phases, run as DVC runs them, on tiny pictures and a tiny budget."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parents[2]
+PHASES = ("prepare", "embed", "head", "unfreeze", "evaluate", "report")
+SMALL = {
+    "name: efficientnet_lite0": "name: shufflenet_v2_x0_5",
+    "weights: IMAGENET1K_V1": "weights: random",
+    "size: 160": "size: 32",
+    "max_epochs: 100": "max_epochs: 4",
+    "epochs: 8": "epochs: 2",
+    "views: square": "views: flip",
+}
+
+
+def make_workspace(folder: Path, seed: int = 0) -> Path:
+    """Class folders with 24 pictures each: stripes and noise."""
+    random = np.random.default_rng(seed)
+    for label in ("noise", "stripes"):
+        (folder / "data" / label).mkdir(parents=True)
+        for number in range(24):
+            pixels = random.integers(0, 150, (40, 48, 3), dtype=np.uint8)
+            if label == "stripes":
+                pixels[::4] += 100
+            Image.fromarray(pixels).save(folder / "data" / label / f"{number}.png")
+    text = (ROOT / "params.yaml").read_text()
+    for old, new in SMALL.items():
+        assert old in text, old
+        text = text.replace(old, new)
+    (folder / "params.yaml").write_text(text)
+    return folder
+
+
+def run(folder: Path, *phases: str) -> subprocess.CompletedProcess[str]:
+    """Run phases one after the other in one process, as commands of the workspace."""
+    code = "import runpy, sys\nfor phase in sys.argv[1:]: runpy.run_module(f'tasks.{phase}', run_name='__main__')"
+    environment = os.environ | {"THAW_ROOT": str(folder), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-W", "ignore", "-c", code, *phases]
+    return subprocess.run(command, cwd=ROOT, env=environment, text=True, capture_output=True)
+
+
+def files_under(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A workspace in which every phase has run."""
+    folder = make_workspace(tmp_path_factory.mktemp("finished"))
+    done = run(folder, *PHASES)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.fixture
+def copied(finished: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(finished, tmp_path / "copy"))
+
+
+def test_same_seed_gives_byte_identical_artifacts(finished: Path, tmp_path: Path) -> None:
+    again = make_workspace(tmp_path)
+    assert run(again, *PHASES).returncode == 0
+    first, second = files_under(finished / "artifacts"), files_under(again / "artifacts")
+    assert first.keys() == second.keys()
+    assert [name for name in first if first[name] != second[name]] == []
+
+
+def test_test_pictures_change_nothing_before_evaluate(finished: Path, copied: Path) -> None:
+    manifest = pd.read_csv(copied / "artifacts/prepare/manifest.csv")
+    pictures = np.load(copied / "artifacts/prepare/pictures.npy")
+    pictures[manifest["split"] == "test"] = 0
+    np.save(copied / "artifacts/prepare/pictures.npy", pictures)
+    assert run(copied, "embed", "head", "unfreeze", "evaluate").returncode == 0
+    before, after = files_under(finished / "artifacts"), files_under(copied / "artifacts")
+    changed = {name for name in before if before[name] != after[name]}
+    assert {name.split("/")[0] for name in changed} == {"prepare", "evaluate"}
+
+
+def test_metrics_say_what_the_predictions_say(finished: Path) -> None:
+    metrics = json.loads((finished / "artifacts/evaluate/metrics.json").read_text())
+    predictions = pd.read_csv(finished / "artifacts/evaluate/predictions.csv")
+    assert metrics["test_pictures"] == len(predictions)
+    for name in ("head", "finetuned"):
+        right = predictions[f"{name}_prediction"] == predictions["label"]
+        assert metrics[name]["accuracy"] == pytest.approx(right.mean())
+        columns = [f"{name}_p_noise", f"{name}_p_stripes"]
+        assert predictions[columns].sum(axis=1).to_numpy() == pytest.approx(1)
+    gain = metrics["gain"]
+    assert gain["accuracy"] == pytest.approx(metrics["finetuned"]["accuracy"] - metrics["head"]["accuracy"])
+    assert gain["low"] <= gain["accuracy"] <= gain["high"]
+
+
+def test_checkpoints_name_where_they_come_from(finished: Path) -> None:
+    head, tuned = (
+        json.loads((finished / f"artifacts/{phase}/model/meta.json").read_text()) for phase in ("head", "unfreeze")
+    )
+    assert head["parent"] is None
+    assert len(tuned["parent"]) == 64
+    assert head["data"] == tuned["data"]
+    assert tuned["classes"] == ["noise", "stripes"]
+    assert tuned["params"]["unfreeze"]["ratio"] >= 10
+
+
+def test_pictures_over_the_budget_are_decoded_on_the_fly_with_the_same_result(finished: Path, copied: Path) -> None:
+    text = (copied / "params.yaml").read_text()
+    (copied / "params.yaml").write_text(text.replace("cache_gb: 4.0", "cache_gb: 0.0"))
+    shutil.rmtree(copied / "artifacts")
+    assert run(copied, *PHASES[:4]).returncode == 0
+    assert not (copied / "artifacts/prepare/pictures.npy").exists()
+    weights = "artifacts/unfreeze/model/weights.safetensors"
+    assert (copied / weights).read_bytes() == (finished / weights).read_bytes()
+
+
+def break_a_picture(folder: Path) -> None:
+    (folder / "data/noise/3.png").write_bytes(b"no picture")
+
+
+def forget_the_data(folder: Path) -> None:
+    shutil.rmtree(folder / "data")
+
+
+def leave_a_small_class(folder: Path) -> None:
+    for number in range(4, 24):
+        (folder / f"data/noise/{number}.png").unlink()
+
+
+def change(old: str, new: str) -> Callable[[Path], None]:
+    def edit(folder: Path) -> None:
+        text = (folder / "params.yaml").read_text()
+        assert old in text
+        (folder / "params.yaml").write_text(text.replace(old, new))
+
+    return edit
+
+
+@pytest.mark.parametrize(
+    ("phase", "mistake", "sentence"),
+    [
+        ("prepare", break_a_picture, "noise/3.png cannot be read"),
+        ("prepare", forget_the_data, "there is no folder"),
+        ("prepare", leave_a_small_class, "class 'noise' has 4 pictures, too few; add pictures until it has 10"),
+        ("prepare", change("name: shufflenet_v2_x0_5", "name: shuflenet"), "unknown backbone 'shuflenet'"),
+        ("prepare", change("  ratio:", "  rate:"), "unknown key 'unfreeze.rate'"),
+        ("embed", change("weights: random", "weights: IMAGENET9"), "unknown weights 'IMAGENET9'"),
+        ("unfreeze", change("blocks: all", "blocks: 99"), "unfreeze.blocks is 99, but the backbone has"),
+    ],
+)
+def test_bad_input_is_one_sentence_exit_code_two_and_nothing_half_written(
+    copied: Path, phase: str, mistake: Callable[[Path], None], sentence: str
+) -> None:
+    mistake(copied)
+    shutil.rmtree(copied / "artifacts" / phase)
+    before = files_under(copied / "artifacts")
+    done = run(copied, phase)
+    assert done.returncode == 2
+    assert sentence in done.stderr
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert done.stderr.startswith("error: ")
+    assert files_under(copied / "artifacts") == before
+
+
+def test_a_file_that_is_no_picture_is_an_error_that_counts_the_others(copied: Path) -> None:
+    for number in (1, 2, 3):
+        (copied / f"data/noise/{number}.png").write_bytes(b"no picture")
+    done = run(copied, "prepare")
+    assert done.returncode == 2
+    assert "noise/1.png cannot be read" in done.stderr
+    assert "(2 more pictures cannot be read)" in done.stderr

@@ -1,0 +1,94 @@
+"""Laws of the settings: one file with every default, mistakes told in one sentence, nothing half-written."""
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tasks import settings
+from thaw.errors import InputError
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return Path(shutil.copy(ROOT / "params.yaml", tmp_path / "params.yaml"))
+
+
+def test_every_key_of_the_file_is_known_and_every_known_key_is_in_the_file(file: Path) -> None:
+    read = settings.read(file).model_dump()
+    flat = [f"{name}.{key}" for name, value in read.items() if isinstance(value, dict) for key in value]
+    flat += [name for name, value in read.items() if not isinstance(value, dict)]
+    assert sorted(flat) == sorted(settings.keys())
+
+
+def test_defaults_are_in_the_file_alone() -> None:
+    for section in (settings.Settings, *settings.Section.__subclasses__()):
+        assert all(field.is_required() for field in section.model_fields.values()), section
+
+
+def test_default_ratio_keeps_the_pretrained_features() -> None:
+    assert 10 <= settings.read(ROOT / "params.yaml").unfreeze.ratio <= 100
+
+
+def test_settings_cannot_be_changed_after_reading(file: Path) -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        settings.read(file).unfreeze.ratio = 3  # type: ignore[misc]
+
+
+def test_override_writes_the_value_and_keeps_every_comment(file: Path) -> None:
+    before = file.read_text()
+    settings.override(["unfreeze.ratio=30", "unfreeze.blocks=[features.8, features.7.0]", "prepare.size=null"], file)
+    read = settings.read(file)
+    assert (read.unfreeze.ratio, read.prepare.size) == (30, None)
+    assert read.unfreeze.blocks == ["features.8", "features.7.0"]
+    comments = re.compile(r"#.*")
+    assert comments.findall(file.read_text()) == comments.findall(before)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ("unfreeze.ratoi=30", "unknown key 'unfreeze.ratoi'; the nearest that exists is 'unfreeze.ratio'"),
+        ("ratio=30", "unknown key 'ratio'; the nearest that exists is 'unfreeze.ratio'"),
+        ("unfreeze.ratio=high", "'unfreeze.ratio' is 'high', which is not allowed: input should be a valid number"),
+        ("unfreeze.ratio=0", "'unfreeze.ratio' is 0, which is not allowed: input should be greater than 0"),
+        ("unfreeze.epochs=2.5", "'unfreeze.epochs' is 2.5, which is not allowed"),
+        ("unfreeze.blocks=some", "'unfreeze.blocks' is 'some', which is not allowed: input should be 'all' or"),
+        ("resources.device=gpu", "input should be 'auto', 'cpu', 'cuda' or 'mps'"),
+        ("prepare.val=0.8", "leave nothing to train on"),
+        ("unfreeze=3", "'unfreeze' is 3, which is not allowed"),
+        ("unfreeze.ratio", "is no setting; write key=value"),
+        ("seed=[1", "is no value for seed"),
+    ],
+)
+def test_a_wrong_override_is_one_sentence_and_writes_nothing(file: Path, change: str, sentence: str) -> None:
+    before = file.read_bytes()
+    with pytest.raises(InputError, match=re.escape(sentence)) as caught:
+        settings.override(["seed=7", change], file)
+    assert "\n" not in str(caught.value)
+    assert file.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "sentence"),
+    [
+        ("  ratio: 10 ", "  ration: 10 ", "params.yaml: unknown key 'unfreeze.ration'"),
+        ("seed: 0 ", "# ", "params.yaml: 'seed' is missing"),
+        ("  epochs:", "  epochs: [", "params.yaml is not valid YAML"),
+    ],
+)
+def test_a_wrong_file_is_one_sentence(file: Path, old: str, new: str, sentence: str) -> None:
+    text = file.read_text()
+    assert old in text
+    file.write_text(text.replace(old, new))
+    with pytest.raises(InputError, match=re.escape(sentence)) as caught:
+        settings.read(file)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_file_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"bring it back with `git checkout params\.yaml`"):
+        settings.read(tmp_path / "params.yaml")
