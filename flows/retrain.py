@@ -87,7 +87,8 @@ def retrain(overrides: list[str] | None = None, force: bool = False) -> Any:
                 state = run(word, force, wait_for=list(done.values())[-1:], return_state=True)
                 if not state.is_completed():
                     error = state.result(raise_on_failure=False)
-                    return Failed(message=f"{word}: {state.message}", data=error)
+                    message = str(error) if isinstance(error, StageError) else f"{word}: {state.message}"
+                    return Failed(message=message, data=error)
                 done[word] = state
     except InputError as error:
         return Failed(message=str(error), data=error)

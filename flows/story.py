@@ -36,11 +36,14 @@ def progress(phase: str) -> Iterator[Callable[[str], None]]:
 
     def read(line: str) -> None:
         if found := PROGRESS.match(line):
-            latest[:] = [(float(found[1]), f"{phase}: {found[2]}")]
+            latest[:] = [(float(found[1]), found[2])]
             news.set()
 
     def send() -> None:
         artifact: UUID | None = None
+        news.wait()
+        if not latest:  # nothing to show, as of a phase that did not run
+            return
         # Its own client: the one of the run belongs to the run's thread.
         with get_client(sync_client=True, httpx_settings={"timeout": 10}) as client:
             while news.wait() and (latest or not over.is_set()):

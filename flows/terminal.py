@@ -13,8 +13,9 @@ from collections.abc import Callable
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from rich.table import Column
 
-PROGRESS = re.compile(r"^\[ *(\d+)%\] (.*)$")
+PROGRESS = re.compile(r"^\[ *(\d+)%\] (.*?)(?:, (\S+ left))?$")  # percent, what, time left
 LOGGER = "prefect.task_runs"
 COLOURS = {"Completed": "green", "Cached": "blue", "Restored": "cyan", "Failed": "red"}
 
@@ -33,9 +34,10 @@ class Terminal(logging.Handler):
         self._started = 0.0
         self._bars = Progress(
             TextColumn("{task.description:<9}"),
-            BarColumn(24),
+            BarColumn(20),
             TextColumn("{task.percentage:>3.0f} %"),
-            TextColumn("{task.fields[text]}"),
+            TextColumn("{task.fields[left]:<10}"),
+            TextColumn("{task.fields[text]}", table_column=Column(no_wrap=True, overflow="ellipsis")),
             console=console,
         )
 
@@ -71,16 +73,17 @@ class Terminal(logging.Handler):
         self.phase, self._started = phase, time.monotonic()
         self.last_lines.clear()
         if self.console.is_terminal:
-            self._bar = self._bars.add_task(phase, total=None, text="")
+            self._bar = self._bars.add_task(phase, total=None, left="", text="")
 
     def _says(self, line: str) -> None:
         self.last_lines.append(line)
         if self._bar is None:
             self.console.print(f"{self.phase}: {line}", markup=False, highlight=False, soft_wrap=True)
         elif found := PROGRESS.match(line):
-            self._bars.update(self._bar, total=100, completed=int(found[1]), text=escape(found[2]))
+            percent, what, left = found.groups()
+            self._bars.update(self._bar, total=100, completed=int(percent), left=left or "", text=escape(what))
         else:
-            self._bars.update(self._bar, text=escape(line[:80]))
+            self._bars.update(self._bar, text=escape(line))
 
     def _ended(self, word: str) -> None:
         minutes, seconds = divmod(round(time.monotonic() - self._started), 60)
@@ -90,5 +93,5 @@ class Terminal(logging.Handler):
         else:
             done = {} if word in ("Failed", "Stopped") else {"completed": 100}
             colour = COLOURS.get(word, "yellow")
-            self._bars.update(self._bar, total=100, text=f"[{colour}]{word}[/] {took}", **done)
+            self._bars.update(self._bar, total=100, left=took, text=f"[{colour}]{word}[/]", **done)
         self.phase = self._bar = None

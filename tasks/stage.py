@@ -71,12 +71,13 @@ def repro(stage: str, *flags: str, on_line: OnLine = print) -> Verdict:
     dvc = [sys.executable, "-m", "dvc", "repro", "--single-item", *flags, stage]
     if not stage.endswith(".dvc"):
         return _verdict(stage, _finish(stage, dvc, on_line), otherwise=Verdict.COMPLETED)
-    missing = not (workspace.ROOT / stage.removesuffix(".dvc")).exists()
+    folder = workspace.ROOT / stage.removesuffix(".dvc")
+    missing = not (folder.is_dir() and any(folder.iterdir()))
     brought = _finish(stage, [sys.executable, "-m", "tasks.data"], on_line)
     checked = _verdict(stage, _finish(stage, dvc, on_line), otherwise=Verdict.COMPLETED)
     if not missing or checked is not Verdict.CACHED:
         return checked
-    from_cache = any(re.search(r"\bcache\b", line) for line in brought)
+    from_cache = any("from the cache" in line for line in brought)
     return Verdict.RESTORED if from_cache else Verdict.COMPLETED
 
 
@@ -174,24 +175,28 @@ def _empty_pipe(child: "subprocess.Popen[str]", lines: "queue.SimpleQueue[str | 
 
 def end_group(pid: int, grace: float) -> None:
     """End the process group that `pid` leads: SIGTERM, then SIGKILL to whatever is left after the grace."""
-    empty = False
     try:
-        os.killpg(pid, signal.SIGTERM)
-        deadline = time.monotonic() + grace
+        if _signal_until_gone(pid, signal.SIGTERM, grace):
+            return
+    except BaseException:  # a second Ctrl-C: no more grace
+        _signal_until_gone(pid, signal.SIGKILL, 2)
+        raise
+    _signal_until_gone(pid, signal.SIGKILL, 2)
+
+
+def _signal_until_gone(pid: int, number: int, patience: float) -> bool:
+    """Signal the group and wait; whether it is gone. Only a dead member that nobody collects outlasts SIGKILL."""
+    deadline = time.monotonic() + patience
+    try:
+        os.killpg(pid, number)
         while time.monotonic() < deadline:
             with suppress(ChildProcessError):  # not our child: then somebody else collects it
                 os.waitpid(pid, os.WNOHANG)
             os.killpg(pid, 0)  # raises once the group is empty
-            time.sleep(0.05)
+            time.sleep(0.02)
     except (ProcessLookupError, PermissionError):  # macOS says the latter of a group of dead processes
-        empty = True
-    finally:
-        # Reached with somebody still there after the grace, or by a second Ctrl-C within it.
-        if not empty:
-            with suppress(ProcessLookupError, PermissionError):
-                os.killpg(pid, signal.SIGKILL)
-            with suppress(ChildProcessError):
-                os.waitpid(pid, 0)
+        return True
+    return False
 
 
 @contextmanager

@@ -80,7 +80,7 @@ def test_run_shows_states_table_report_and_address(server: str, trained_toy: Pat
     ("fault", "code", "sentence"),
     [
         ("TOY_FAIL", 2, "error: the toy has no pictures\n"),
-        ("TOY_BREAK", 1, "error: prepare: prepare failed with exit code 1: KeyError: 'a mistake of ours'\n"),
+        ("TOY_BREAK", 1, "error: prepare failed with exit code 1: KeyError: 'a mistake of ours'\n"),
     ],
 )
 def test_failing_phase_ends_with_its_sentence(server: str, toy: Path, fault: str, code: int, sentence: str) -> None:

@@ -93,9 +93,7 @@ def test_unforeseen_failure_carries_exit_code_and_last_lines(
     trained_toy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TOY_BREAK", "prepare")
-    with pytest.raises(
-        StageError, match=r"^prepare failed with exit code 1: KeyError: 'a mistake of ours'$"
-    ) as caught:
+    with pytest.raises(StageError, match=r"^prepare failed with exit code 1: KeyError: 'a mistake of ours'$") as caught:
         repro("prepare", "--force", on_line=_quiet)
     assert any("Traceback" in line for line in caught.value.last_lines)
 
@@ -150,9 +148,7 @@ def test_interruption_ends_the_whole_process_tree(trained_toy: Path, monkeypatch
 def test_group_that_ignores_sigterm_is_killed_after_the_grace() -> None:
     ignore = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN)"
     deaf = f"{ignore}; print(1, flush=True); time.sleep(600)"
-    with subprocess.Popen(
-        [sys.executable, "-c", deaf], stdout=subprocess.PIPE, start_new_session=True
-    ) as child:
+    with subprocess.Popen([sys.executable, "-c", deaf], stdout=subprocess.PIPE, start_new_session=True) as child:
         assert child.stdout is not None
         child.stdout.readline()
         end_group(child.pid, grace=0.3)

@@ -12,9 +12,7 @@ import time
 from pathlib import Path
 
 HISTORY = "epoch,learning_rate,train_loss,val_loss,val_accuracy\n"
-STUBBORN = (
-    "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf'); time.sleep(600)"
-)
+STUBBORN = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf'); time.sleep(600)"
 
 
 def main(phase: str) -> None:

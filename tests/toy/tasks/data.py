@@ -5,8 +5,8 @@ from pathlib import Path
 
 if not Path("data").exists():
     if subprocess.run(["dvc", "checkout", "-q", "data.dvc"], capture_output=True).returncode == 0:
-        print("data: taken from the DVC cache")
+        print("data/ restored from the cache")
     else:
         Path("data").mkdir(exist_ok=True)
         Path("data/picture.txt").write_text("a picture")
-        print("data: 1 picture from nowhere")
+        print("data/ brought from nowhere")
