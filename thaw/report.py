@@ -220,10 +220,9 @@ def _tidy(axes: "Axes") -> None:
         spine.set_color(LINE)
 
 
-def _finite(column: pd.Series) -> Numbers:
-    """Numbers with NaN for whatever cannot be drawn, so that an infinite loss leaves a hole in the curve."""
-    values = pd.to_numeric(column, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
-    return np.where(np.isfinite(values), values, np.nan)
+def _numbers(column: pd.Series) -> Numbers:
+    """A column as floats, NaN for an empty cell: a table with empty cells may have been read as text."""
+    return pd.to_numeric(column, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
 
 
 def curves(head: pd.DataFrame, unfreeze: pd.DataFrame | None) -> bytes:
@@ -243,7 +242,7 @@ def curves(head: pd.DataFrame, unfreeze: pd.DataFrame | None) -> bytes:
     figure.subplots_adjust(left=0.075, right=0.985, top=0.86, bottom=0.095, wspace=0, hspace=0.1)
 
     for column, (phase, history, offset) in enumerate(phases):
-        epochs = _finite(history["epoch"]) + offset
+        epochs = _numbers(history["epoch"]) + offset
         marker = "o" if len(history) <= 25 else None
         losses, accuracies = grid[0, column], grid[1, column]
         for axes, name, colour, style in (
@@ -251,7 +250,7 @@ def curves(head: pd.DataFrame, unfreeze: pd.DataFrame | None) -> bytes:
             (losses, "val_loss", COLOURS[phase], "-"),
             (accuracies, "val_accuracy", COLOURS[phase], "-"),
         ):
-            values = _finite(history[name])
+            values = _numbers(history[name])
             axes.plot(epochs, values, color=colour, linestyle=style, linewidth=1.8, marker=marker, markersize=3.5)
         end = int(np.nanmax(epochs)) if len(epochs) else offset
         if phase == "head":
@@ -268,7 +267,7 @@ def curves(head: pd.DataFrame, unfreeze: pd.DataFrame | None) -> bytes:
         accuracies.xaxis.set_major_locator(
             MaxNLocator(nbins=10, integer=True, steps=[1, 2, 5, 10], prune="lower" if phase == "finetuned" else None)
         )
-        accuracy = _finite(history["val_accuracy"])
+        accuracy = _numbers(history["val_accuracy"])
         if np.isfinite(accuracy).any():
             best = int(np.nanargmax(accuracy))
             accuracies.text(
@@ -529,8 +528,7 @@ def _text(value: object) -> str:
 
 def _pairs(table: pd.DataFrame, keys: list[str], values: list[str]) -> list[dict[str, Any]]:
     """From one row per network to one row per key, with each value as a pair (head only, fine-tuned)."""
-    # A table with empty cells may have been read as text.
-    table = table.assign(**{name: _finite(table[name]) for name in [*values, "pictures"]})
+    table = table.assign(**{name: _numbers(table[name]) for name in [*values, "pictures"]})
     rows: dict[tuple[str, ...], dict[str, Any]] = {}
     for record in table.to_dict("records"):
         key = tuple(_text(record[name]) for name in keys)
