@@ -78,6 +78,8 @@ def _signals_end_the_block() -> Iterator[None]:
 
     before = {}
     for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) == signal.SIG_IGN:  # nohup asked for that
+            continue
         with suppress(ValueError):  # only the main thread may; elsewhere the caller decides
             before[number] = signal.signal(number, leave)
     try:
