@@ -25,6 +25,9 @@ def data(_: Settings) -> None:
     """Bring the data unless they are there."""
     if DATA.is_dir() and any(DATA.iterdir()):
         print("data/ is there")
+        if not (ROOT / "data.dvc").is_file():
+            dvc("add", "data")
+            print("data.dvc pins it from now on")
     elif not (ROOT / "data.dvc").is_file():
         raise InputError("there is neither data/ nor data.dvc; put your pictures into data/ (see the README)")
     elif dvc("checkout", "data.dvc").returncode == 0 and DATA.is_dir():

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from thaw.errors import InputError
 
 def start(phase: Callable[[Settings], None]) -> None:
     """Run a phase as the command that DVC calls: a user's mistake is one sentence and exit code 2."""
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # so that `outputs` tidies up
     try:
         phase(settings.read())
     except InputError as error:

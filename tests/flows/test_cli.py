@@ -33,17 +33,11 @@ def _alive(pid: int) -> bool:
         return False
 
 
-def test_help_is_light_and_answers_within_half_a_second() -> None:
+def test_help_imports_nothing_heavy() -> None:
     heavy = {"torch", "prefect", "dvc", "pandas", "matplotlib", "rich.progress", "pydantic"}
     script = f"import sys, flows.cli; print({heavy!r} & set(sys.modules) or 'light')"
     found = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "light"
-    times = []
-    for _ in range(5):
-        started = time.monotonic()
-        assert _thaw("--help").returncode == 0
-        times.append(time.monotonic() - started)
-    assert min(times) < 0.5
 
 
 def test_every_command_explains_itself() -> None:

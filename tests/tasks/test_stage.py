@@ -121,11 +121,9 @@ def test_slow_listener_does_not_hold_the_child_up(toy: Path) -> None:
 
 
 def test_process_left_behind_does_not_hold_the_caller_up(toy: Path) -> None:
-    script = "import subprocess as s; print(s.Popen(['sleep', '600']).pid)"
+    script = "import subprocess as s; print(s.Popen(['sleep', 'infinity']).pid)"
     lines: list[str] = []
-    started = time.monotonic()
     assert run([sys.executable, "-c", script], lines.append) == 0
-    assert time.monotonic() - started < 10
     assert not _alive(int(lines[0]))
 
 
