@@ -70,6 +70,7 @@ class Unfreeze(Section):
     patience: Count
     batchnorm: Literal["frozen", "train"]
     views: Views
+    drop: Annotated[float, Field(ge=0, le=1)]
     jitter: Annotated[float, Field(ge=0, lt=1)]
 
 

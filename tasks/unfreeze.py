@@ -10,6 +10,7 @@ from tasks.settings import Settings
 from tasks.workspace import HEAD, SCRATCH, UNFREEZE
 from thaw import checkpoint
 from thaw.folding import fold_batchnorm
+from thaw.freezing import scale_dropout
 from thaw.freezing import unfreeze as unfreeze_blocks
 from thaw.pictures import VIEWS, Normaliser
 from thaw.training import FineTuning, fine_tune
@@ -24,6 +25,7 @@ def unfreeze(chosen: Settings) -> None:
     if folded:
         fold_batchnorm(model, data.pictures.shape.blank())
     model.to(device)
+    scale_dropout(model, chosen.unfreeze.drop)
     trained = unfreeze_blocks(model, chosen.unfreeze.blocks, chosen.unfreeze.batchnorm)
     ratio = chosen.unfreeze.ratio
     print(f"{len(trained)} blocks unfrozen: {trained[0]} to {trained[-1]}", flush=True)
@@ -34,7 +36,7 @@ def unfreeze(chosen: Settings) -> None:
     how = FineTuning(
         learning_rate=chosen.head.learning_rate,
         views=VIEWS[chosen.unfreeze.views],
-        **chosen.unfreeze.model_dump(exclude={"blocks", "batchnorm", "views"}),
+        **chosen.unfreeze.model_dump(exclude={"blocks", "batchnorm", "views", "drop"}),
     )
     parent = checkpoint.weights_hash(HEAD / "model")
     key = hashlib.sha256(f"{parent} {chosen.seed} {how} {chosen.unfreeze} {data.meta}".encode()).hexdigest()

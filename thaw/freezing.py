@@ -5,6 +5,7 @@ from functools import partial
 from typing import Any
 
 from torch import nn
+from torchvision.ops import StochasticDepth
 
 from thaw.backbones import Block, Classifier, blocks
 from thaw.errors import InputError
@@ -70,6 +71,13 @@ def unfreeze(model: Classifier, which: Selection, batchnorm: str) -> list[str]:
                     if isinstance(part, nn.modules.batchnorm._BatchNorm):
                         stay_in_eval(part)
     return [block.name for block in chosen]
+
+
+def scale_dropout(model: nn.Module, factor: float) -> None:
+    """Dropout and stochastic depth at `factor` times what the architecture has: few epochs want little of them."""
+    for module in model.modules():
+        if isinstance(module, (nn.Dropout, StochasticDepth)):
+            module.p *= factor
 
 
 def parameter_groups(model: Classifier, rate: float, ratio: float, weight_decay: float) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from thaw.backbones import Classifier, blocks, create
 from thaw.errors import InputError
 from thaw.folding import fold_batchnorm
-from thaw.freezing import parameter_groups, select, unfreeze
+from thaw.freezing import parameter_groups, scale_dropout, select, unfreeze
 from thaw.pictures import Normaliser, Pictures
 from thaw.prediction import features_of, predict
 from thaw.training import FineTuning, HeadTraining, fine_tune, fit_head
@@ -155,3 +155,15 @@ def test_ratio_holds_through_the_whole_schedule(
 def test_blocks_that_do_not_exist_are_refused(network: Make, which: object, sentence: str) -> None:
     with pytest.raises(InputError, match=sentence):
         select(blocks(network().backbone), which)  # type: ignore[arg-type]
+
+
+def test_dropout_can_be_scaled_down_to_nothing(network: Make) -> None:
+    model = network("efficientnet_lite0")
+    scale_dropout(model, 0)
+    model.train()
+    for module in model.modules():
+        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+            module.eval()
+    pictures = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        assert torch.equal(model(pictures), model(pictures))
