@@ -6,7 +6,6 @@ The default data are ELPV: photographs of solar cells under electroluminescence,
 list says nothing about modules, but cells of one module are neighbours in it, so a block of 60 rows is a group.
 """
 
-import json
 import shutil
 import subprocess
 import sys
@@ -42,7 +41,10 @@ def data(_: Settings) -> None:
     else:
         print("making data/ from the package elpv-dataset", flush=True)
         make_elpv(DATA)
-        if json.loads(dvc("status", "data.dvc", "--json").stdout or "{}"):
+        pin = (ROOT / "data.dvc").read_text(encoding="utf-8")
+        committed = dvc("commit", "--force", "data.dvc")  # hashes every byte and writes what it found
+        if committed.returncode or (ROOT / "data.dvc").read_text(encoding="utf-8") != pin:
+            (ROOT / "data.dvc").write_text(pin, encoding="utf-8")
             shutil.rmtree(DATA)
             raise InputError(
                 "data.dvc pins other data than the package elpv-dataset gives; put your pictures into data/, "
