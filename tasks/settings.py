@@ -122,7 +122,7 @@ def override(changes: list[str], path: Path = FILE) -> None:
         partial.replace(path)
 
 
-def keys() -> list[str]:
+def all_keys() -> list[str]:
     """Every key, such as `unfreeze.ratio`."""
     found = []
     for name, field in Settings.model_fields.items():
@@ -187,5 +187,5 @@ def _sentence(errors: list[Any], source: str) -> str:
 
 
 def _unknown(key: str, source: str) -> str:
-    near = difflib.get_close_matches(key, keys(), 1, 0.0)[0]
+    near = difflib.get_close_matches(key, all_keys(), 1, 0.0)[0]
     return f"{source}: unknown key '{key}'; the nearest that exists is '{near}'"

@@ -4,6 +4,7 @@ python -m tasks.unfreeze      artifacts/head -> artifacts/unfreeze/{model/,histo
 """
 
 import hashlib
+import shutil
 
 from tasks import networks, phase
 from tasks.settings import Settings
@@ -52,7 +53,7 @@ def unfreeze(chosen: Settings) -> None:
         scratch,
     )
     networks.write_network(UNFREEZE, best, history, networks.meta_of(chosen, data, folded, parent))
-    scratch.unlink(missing_ok=True)
+    shutil.rmtree(SCRATCH, ignore_errors=True)  # of this run, and of others that were never finished
 
 
 if __name__ == "__main__":

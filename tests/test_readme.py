@@ -8,14 +8,14 @@ from tasks import settings
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
-SECTIONS = {key.split(".")[0] for key in settings.keys() if "." in key}
+SECTIONS = {key.split(".")[0] for key in settings.all_keys() if "." in key}
 
 
 def test_every_setting_named_in_the_readme_exists() -> None:
     named = {key for key in re.findall(r"\b([a-z]+\.[a-z_]+)\b", README) if key.split(".")[0] in SECTIONS}
     named = {key for key in named if not key.endswith((".py", ".csv", ".html", ".json"))}
     assert named >= {"unfreeze.ratio", "prepare.size", "backbone.weights"}
-    assert named - set(settings.keys()) == set()
+    assert named - set(settings.all_keys()) == set()
 
 
 def test_every_command_of_thaw_named_in_the_readme_exists() -> None:

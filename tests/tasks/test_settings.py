@@ -21,7 +21,7 @@ def test_every_key_of_the_file_is_known_and_every_known_key_is_in_the_file(file:
     read = settings.read(file).model_dump()
     flat = [f"{name}.{key}" for name, value in read.items() if isinstance(value, dict) for key in value]
     flat += [name for name, value in read.items() if not isinstance(value, dict)]
-    assert sorted(flat) == sorted(settings.keys())
+    assert sorted(flat) == sorted(settings.all_keys())
 
 
 def test_defaults_are_in_the_file_alone() -> None:
