@@ -17,7 +17,7 @@ Share = Annotated[float, Field(gt=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
-Views = Literal["none", "flip", "square"]
+Views = Literal["none", "flip", "flips", "square"]
 
 
 class Section(BaseModel):

@@ -22,7 +22,8 @@ from thaw.errors import InputError
 
 SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 GREY = ("1", "L", "I")
-VIEWS = {"none": 1, "flip": 2, "square": 8}
+VIEWS = {"none": 1, "flip": 2, "flips": 4, "square": 8}
+QUARTER_TURNS = (0, 2, 1, 3)  # of each pair of views
 
 
 @dataclass(frozen=True)
@@ -141,9 +142,10 @@ class Normaliser:
 
 
 def view(pictures: Tensor, number: int) -> Tensor:
-    """View `number` of (n, channels, height, width): 1 mirrors; 2, 4 and 6 more are quarter turns (squares only)."""
+    """View `number` of (n, channels, height, width): the first 2 are flips left to right, the first 4 also upside
+    down, all 8 the flips and quarter turns of a square."""
     mirrored = pictures.flip(3) if number % 2 else pictures
-    return torch.rot90(mirrored, number // 2, (2, 3)) if number > 1 else mirrored
+    return torch.rot90(mirrored, QUARTER_TURNS[number // 2], (2, 3)) if number > 1 else mirrored
 
 
 def random_views(pictures: Tensor, views: int, generator: torch.Generator) -> Tensor:

@@ -13,12 +13,21 @@ class Progress:
         self.started = self.printed = time.monotonic()
 
     def step(self, pictures: int, what: str) -> None:
-        """Count `pictures` more as done; `what` says which part of the phase this is."""
+        """Count `pictures` more as done; `what` says which part of the loop this is."""
         self.done += pictures
         now = time.monotonic()
         if now - self.printed < self.every and self.done < self.total:
             return
         self.printed = now
+        self._print(what, now)
+
+    def end(self, what: str) -> None:
+        """The loop has ended, perhaps early: nothing is left to do."""
+        if self.done < self.total:
+            self.total = self.done
+            self._print(what, time.monotonic())
+
+    def _print(self, what: str, now: float) -> None:
         rate = self.done / max(now - self.started, 1e-9)
         minutes, seconds = divmod(round((self.total - self.done) / max(rate, 1e-9)), 60)
         percent = int(100 * self.done / self.total)

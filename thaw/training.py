@@ -98,6 +98,7 @@ def fit_head(
         progress.step(len(features), f"epoch {epoch}, validation loss {history[-1]['val_loss']:.4f}")
         if _since_best(history) >= how.patience:
             break
+    progress.end(f"epoch {len(history)}, validation has stopped improving")
     return best, pd.DataFrame(history)
 
 
@@ -146,7 +147,7 @@ def fine_tune(
             best = {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
         print(_sentence(history[-1], how.epochs), flush=True)
         if _since_best(history) >= how.patience:
-            print(f"validation has not improved for {how.patience} epochs: stopping early", flush=True)
+            progress.end(f"epoch {epoch}, validation has stopped improving")
             break
         if scratch:
             _keep(scratch, model, optimizer, schedule, history, best)

@@ -114,3 +114,6 @@ def test_the_eight_views_are_the_eight_symmetries_of_the_square() -> None:
     assert len(seen) == 8
     assert torch.equal(view(picture, 0), picture)
     assert torch.equal(view(picture, 1), picture.flip(3))
+    flips = {tuple(view(picture, number).flatten().tolist()) for number in range(4)}
+    wanted = [picture, picture.flip(3), picture.flip(2), picture.flip(2, 3)]
+    assert flips == {tuple(each.flatten().tolist()) for each in wanted}
