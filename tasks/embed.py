@@ -24,7 +24,7 @@ def embed(chosen: Settings) -> None:
     with phase.outputs(EMBED) as folder:
         for split, views in (("train", VIEWS[chosen.embed.views]), ("val", 1)):
             rows = data.split(split)
-            print(f"{split}: {len(rows)} pictures, {views} views each", flush=True)
+            print(f"{split}: {len(rows)} pictures, each in {views} view{'s' * (views > 1)}", flush=True)
             features = open_memmap(folder / f"{split}.npy", "w+", "float32", (len(rows), views, model.head.in_features))
             features_of(model, data.pictures, rows, normalise, views, chosen.embed.batch_size, features)
 

@@ -219,10 +219,8 @@ def _since_best(history: list[dict[str, float]]) -> int:
 
 
 def _sentence(row: dict[str, float], epochs: int) -> str:
-    return (
-        f"epoch {row['epoch']}/{epochs}: training loss {row['train_loss']:.4f}, "
-        f"validation loss {row['val_loss']:.4f}, accuracy {row['val_accuracy']:.1%}"
-    )
+    start = f"epoch {row['epoch']}/{epochs}: training loss {row['train_loss']:.4f}" if row["epoch"] else "head only"
+    return f"{start}, validation loss {row['val_loss']:.4f}, accuracy {row['val_accuracy']:.1%}"
 
 
 def _keep(
