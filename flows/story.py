@@ -3,7 +3,6 @@
 import base64
 import contextvars
 import logging
-import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -18,8 +17,8 @@ from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.runtime import flow_run, task_run
 
 from tasks import results
+from thaw.progress import LINE
 
-PROGRESS = re.compile(r"^\[ *(\d+)%\] (.*)$")
 PAUSE = 2.0  # seconds between two calls to the API
 
 
@@ -35,8 +34,8 @@ def progress(phase: str) -> Iterator[Callable[[str], None]]:
     owner = {"task_run_id": UUID(task_run.id), "flow_run_id": UUID(flow_run.id)}
 
     def read(line: str) -> None:
-        if found := PROGRESS.match(line):
-            latest[:] = [(float(found[1]), found[2])]
+        if found := LINE.match(line):
+            latest[:] = [(float(found["percent"]), found["text"])]
             news.set()
 
     def send() -> None:

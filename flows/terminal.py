@@ -5,7 +5,6 @@ nothing of it, and a run that a worker starts does without.
 """
 
 import logging
-import re
 import time
 from collections import deque
 from collections.abc import Callable
@@ -15,7 +14,8 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Column
 
-PROGRESS = re.compile(r"^\[ *(\d+)%\] (.*?)(?:, (\S+ left))?$")  # percent, what, time left
+from thaw.progress import LINE
+
 LOGGER = "prefect.task_runs"
 COLOURS = {"Completed": "green", "Cached": "blue", "Restored": "cyan", "Failed": "red"}
 
@@ -79,9 +79,9 @@ class Terminal(logging.Handler):
         self.last_lines.append(line)
         if self._bar is None:
             self.console.print(f"{self.phase}: {line}", markup=False, highlight=False, soft_wrap=True)
-        elif found := PROGRESS.match(line):
-            percent, what, left = found.groups()
-            self._bars.update(self._bar, total=100, completed=int(percent), left=left or "", text=escape(what))
+        elif found := LINE.match(line):
+            left, text = found["left"] or "", escape(found["what"])
+            self._bars.update(self._bar, total=100, completed=int(found["percent"]), left=left, text=text)
         else:
             self._bars.update(self._bar, text=escape(line))
 

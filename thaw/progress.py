@@ -1,6 +1,10 @@
 """Progress as plain lines, `[ 37%] head 3/8, 36 pictures/s, 2:10 left`: good for a log, easy to parse for a bar."""
 
+import re
 import time
+
+# What `Progress` prints; flows read the progress of a phase from its lines.
+LINE = re.compile(r"^\[ *(?P<percent>\d+)%\] (?P<text>(?P<what>.*?)(?:, (?P<left>\S+ left))?)$")
 
 
 class Progress:
