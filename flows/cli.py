@@ -4,11 +4,14 @@ Heavy imports wait until a command needs them: `thaw --help` answers at once, an
 from the environment only after `flows.server` has set them.
 """
 
+import json
 import os
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -18,6 +21,9 @@ from thaw.errors import InputError
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from tasks.registry import Version
+    from tasks.sweep import Outcome
 
 app = typer.Typer(
     add_completion=False,
@@ -54,6 +60,14 @@ def run(
         ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Run every phase, even where nothing changed.")] = False,
+    record: Annotated[
+        bool,
+        typer.Option(
+            "--record",
+            help="As scheduled runs do: take new pictures first; at the end compare the model with the one in use, "
+            "save the run as a DVC experiment and push it to the DVC remote.",
+        ),
+    ] = False,
 ) -> None:
     """Train: run all phases, or what changed since the last run, and show what fine-tuning gained.
 
@@ -75,7 +89,7 @@ def run(
             terminal = Terminal(console, lambda run_id: page(api, run_id))
             try:
                 with terminal:
-                    state = retrain(overrides, force, return_state=True)
+                    state = retrain(overrides, force, record, return_state=True)
             finally:
                 if terminal.flow_run_id:
                     story.wait_until_told(terminal.flow_run_id)
@@ -85,6 +99,7 @@ def run(
                     state.message or "the run failed",
                     list(terminal.last_lines),
                 )
+            _say(f"Done:   {state.message}")
             _show_outcome()
             address = page(api, str(state.state_details.flow_run_id))
         console.print(f"Report: {results.report_page()}", highlight=False, soft_wrap=True)
@@ -111,12 +126,190 @@ def ui(
 
 
 @app.command()
+def schedule(
+    name: Annotated[
+        str | None, typer.Argument(help="Which schedule, where there are several. Without it weekly.")
+    ] = None,
+    cron: Annotated[
+        str | None, typer.Option(help="When: minute, hour, day, month and weekday, such as '0 3 * * 1'.")
+    ] = None,
+    timezone: Annotated[
+        str | None, typer.Option(help="Of --cron, such as Europe/Berlin; without it that of this machine.")
+    ] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="A setting for the runs of --cron; may be repeated."),
+    ] = None,
+    show: Annotated[bool, typer.Option("--list", help="Show the schedules.")] = False,
+    pause: Annotated[bool, typer.Option("--pause", help="Let a schedule rest.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Let a paused schedule go on.")] = False,
+    remove: Annotated[bool, typer.Option("--remove", help="Forget a schedule.")] = False,
+) -> None:
+    """Retrain on a schedule: serve the one that --cron gives, and those that exist, until Ctrl-C.
+
+    A paused schedule stays paused, and a schedule stays when nothing serves it.
+    """
+    with _one_sentence_endings():
+        from flows import schedule as schedules
+
+        if sum((bool(cron or timezone or overrides), show, pause, resume, remove)) > 1:
+            raise InputError("choose one: --cron (with --timezone and --set), --list, --pause, --resume or --remove")
+        if show:
+            schedules.show(_say)
+        elif pause or resume:
+            schedules.set_paused(name, pause, _say)
+        elif remove:
+            schedules.remove(name, _say)
+        else:
+            schedules.serve(name, cron, timezone, overrides or [], _say)
+
+
+@app.command()
+def sweep(
+    grid: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=A,B,C",
+            help="Values to try, such as unfreeze.ratio=10,30,100; \\[a, b] is one value; may be repeated.",
+        ),
+    ] = None,
+    seeds: Annotated[int | None, typer.Option(help="Train every setting with so many seeds.")] = None,
+    pool: Annotated[
+        str | None, typer.Option(help="The Prefect work pool whose workers train; without it this machine.")
+    ] = None,
+    parallel: Annotated[
+        int | None, typer.Option(min=1, help="Trainings at once on this machine. [default: as many as it carries]")
+    ] = None,
+    most: Annotated[int, typer.Option(help="Refuse to start more trainings than this.")] = 50,
+) -> None:
+    """Train many settings and seeds, each from the last commit; show them side by side, and which one is best.
+
+    Every training becomes a DVC experiment. What several share is computed once. The same command goes on where
+    an earlier one was stopped.
+    """
+    with _one_sentence_endings():
+        from flows.server import page, server
+        from tasks import sweep as sweeps
+
+        if pool and parallel:
+            raise InputError("--parallel is for this machine; in a pool each worker's --limit says how many at once")
+        wanted = sweeps.sweep(grid or [], seeds, most, pool is not None)
+        os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
+        with server(say=_say) as api:
+            from flows import fleet
+
+            try:
+                state = fleet.carry_out(wanted, grid or [], seeds, most, pool, parallel, _say)
+            except KeyboardInterrupt:
+                typer.echo("Stopped, and with it all arms; the same command goes on.", err=True)
+                raise typer.Exit(130) from None
+            address = page(api, str(state.state_details.flow_run_id))
+        if found := sweeps.outcome(wanted):
+            _show_sweep(found, wanted.name)
+        _say(f"Run:    {address}")
+        if not state.is_completed():
+            _raise(state.result(raise_on_failure=False), state.message or "the sweep failed", [])
+
+
+@app.command()
+def add(
+    path: Annotated[Path, typer.Argument(help="A folder of new labelled pictures, in any layout that data/ may have.")],
+    new_classes: Annotated[bool, typer.Option("--new-classes", help="Allow classes that data/ has not.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and count only; data/ stays as it is.")] = False,
+) -> None:
+    """Take new labelled pictures into the data; no picture that is there moves between train, val and test.
+
+    All of them or none. The folder itself is only read, and pictures that are known already are skipped.
+    """
+    with _one_sentence_endings():
+        from tasks.add import add
+
+        added = add(path, new_classes, _say, dry_run)
+        _say(str(added))
+        if added.new and not dry_run:
+            _say("data.dvc pins them: `git commit data.dvc` keeps this state of the data, `thaw run` trains with it")
+
+
+@app.command()
 def data() -> None:
     """Bring the data that data.dvc pins: from the DVC cache or remote, else from its package."""
     with _one_sentence_endings():
         from tasks.stage import repro
 
         typer.echo(f"data: {repro('data.dvc', on_line=_say)}")
+
+
+@app.command()
+def models(
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON, with every metric.")] = False,
+) -> None:
+    """Show the versions of the model, the newest first: which is in use, what each scored, what it learned from."""
+    with _one_sentence_endings():
+        from tasks import registry
+
+        found = registry.versions()
+        if as_json:
+            typer.echo(json.dumps([asdict(version) for version in found], indent=2, default=str))
+        elif not found:
+            typer.echo(registry.FIRST)
+        else:
+            _show_versions(found)
+
+
+@app.command()
+def promote(version: Annotated[str, typer.Argument(help="Such as v2.0.0; `thaw models` shows all.")]) -> None:
+    """Put a version of the model in use, whatever the comparison said."""
+    with _one_sentence_endings():
+        from tasks import registry
+
+        registry.promote(version, "by hand")
+        _show_in_use()
+
+
+@app.command()
+def rollback() -> None:
+    """Put the version in use that was so before the present one; again, and it goes one further back."""
+    with _one_sentence_endings():
+        from tasks import registry
+
+        registry.rollback()
+        _show_in_use()
+
+
+def _show_in_use() -> None:
+    from tasks import registry
+
+    version = registry.in_use()
+    assert version
+    typer.echo(f"{version.name} is in use: `dvc artifacts get . {registry.NAME} --stage {registry.STAGE}` brings it")
+
+
+def _show_versions(versions: "list[Version]") -> None:
+    from rich.table import Table
+
+    def scores(network: dict[str, float | None]) -> str:
+        accuracy, auc = network.get("accuracy"), network.get("auc")
+        return ("–" if accuracy is None else f"{accuracy:.1%}") + ("" if auc is None else f"\nAUC {auc:.3f}")
+
+    def points(gain: dict[str, float]) -> str:
+        return "{:+.1f}\n[{:+.1f}, {:+.1f}]".format(*(100 * gain[key] for key in ("accuracy", "low", "high")))
+
+    table = Table(box=None, padding=(1, 2, 0, 0))
+    for column in ("version", "when", "head only", "fine-tuned", "gain, points", "data,\ncommit", "why"):
+        table.add_column(column, no_wrap=column != "why")
+    for version in versions:
+        table.add_row(
+            version.name + ("\nin use" if version.in_use else ""),
+            f"{version.when.astimezone():%Y-%m-%d\n%H:%M}",
+            scores(version.metrics.get("head", {})),
+            scores(version.metrics.get("finetuned", {})),
+            points(version.metrics["gain"]) if "gain" in version.metrics else "–",
+            f"{version.data}\n{version.commit[:7]}",
+            version.message.partition(":")[0],
+            style="bold" if version.in_use else None,
+        )
+    _console().print(table)
 
 
 def _say(line: str) -> None:
@@ -156,6 +349,25 @@ def _show_outcome() -> None:
     for name, row in metric_rows(metrics).items():
         table.add_row(name, row["accuracy"], row["AUC"])
     _console().print(table)
+
+
+def _show_sweep(found: "Outcome", name: str) -> None:
+    from rich.table import Table
+
+    from thaw.sweep import readable
+
+    rows = readable(found.table)
+    table = Table(title=name, title_justify="left")
+    for column in rows[0]:
+        table.add_column(column)
+    for row in rows:
+        table.add_row(*row.values(), style="bold" if row["setting"] == found.best else None)
+    _console().print(table)
+    best = next(row for row in rows if row["setting"] == found.best)
+    _say(f"Best on validation: {found.best}, on test {best['fine-tuned']} (gain {best['gain']})")
+    _say(f"Table:  {found.folder / 'table.csv'}, and plot.png beside it")
+    changes = " ".join(f"--set '{change}'" for change in found.arm.overrides)
+    _say(f"Go on:  dvc exp apply {name}-{found.arm.name}; dvc pull     or: thaw run {changes}")
 
 
 @contextmanager

@@ -1,23 +1,30 @@
 """The flow: one Prefect task per phase, each of which runs exactly one DVC stage.
 
     thaw run                            # from the terminal, with a server and progress bars
-    prefect deploy --all                # on a schedule, see prefect.yaml
+    thaw schedule --cron "0 3 * * 1"    # every week; or `prefect deploy --all`, see prefect.yaml
 
 DVC is the only cache. A task's state says what DVC did: Completed (it ran), Cached (nothing changed) or
 Restored (the outputs came from the cache). Nothing is persisted or cached by Prefect.
+
+A recorded run begins with the pictures that arrived, and ends with what becomes of the model: it is compared
+with the one in use, saved as an experiment and a version, and pushed to the DVC remote.
 """
 
+import time
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from typing import Any
 
-from prefect import flow, get_run_logger, task
+from prefect import Task, flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import TaskRun
 from prefect.runtime import flow_run
 from prefect.states import Completed, Failed, State
 
 from flows import story
-from tasks import results
-from tasks.stage import StageError, Verdict, only_retraining, repro
+from tasks import add, compare, experiment, reasons, registry, results, workspace
+from tasks.settings import Settings
+from tasks.stage import OnLine, StageError, Verdict, only_retraining, repro
 from thaw.errors import InputError
 
 PHASES = {
@@ -35,14 +42,60 @@ WORDS = {
     Verdict.CACHED: "nothing changed",
     Verdict.RESTORED: "taken from the cache",
 }
+PAUSES = [10.0, 60.0]  # seconds before another try to reach the storage; the last one repeats
 
 
-@task(tags=["dvc"], cache_policy=NO_CACHE, persist_result=False)
-def phase(word: str, force: bool = False) -> State[str]:
-    """Run one DVC stage; the state says what DVC did."""
+class PhaseFailed(RuntimeError):
+    """A task of the run did not come to its end: `str()` says which one and why, `error` is what it raised."""
+
+    def __init__(self, word: str, state: State[Any], minutes: float | None) -> None:
+        self.error = state.result(raise_on_failure=False)
+        if state.name == "TimedOut":
+            super().__init__(f"{word} was stopped after the {minutes:g} minutes that timeouts.{word} allows")
+        else:
+            super().__init__(str(self.error) if isinstance(self.error, StageError) else f"{word}: {state.message}")
+
+
+def storage_failed(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
+    """Whether another try may help: not where the user has to mend something, nor where time ran out."""
+    return isinstance(state.result(raise_on_failure=False), StageError)
+
+
+class Run:
+    """The tasks of one flow run: each waits for the one before, has its time limit, and is told in the UI's table."""
+
+    def __init__(self, chosen: Settings) -> None:
+        self.chosen = chosen
+        self.done: dict[str, State[Any]] = {}
+        self.table = story.PhaseTable()
+
+    def do(self, word: str, body: "Task[..., State[Any]]", *arguments: Any, why: str = "") -> State[Any]:
+        """Run one task to its end, or raise `PhaseFailed`."""
+        minutes = getattr(self.chosen.timeouts, word, None)
+        needs_storage = word in ("data", "push")
+        configured = body.with_options(
+            name=word,
+            task_run_name=word,
+            timeout_seconds=minutes and minutes * 60,
+            retries=self.chosen.retrain.retries if needs_storage else 0,
+            retry_delay_seconds=PAUSES,
+            retry_condition_fn=storage_failed,
+        )
+        started = time.monotonic()
+        self.table.row(word, "Running", "", why)
+        state = configured(*arguments, wait_for=list(self.done.values())[-1:], return_state=True)
+        took = "{}:{:02d}".format(*divmod(round(time.monotonic() - started), 60))
+        told = why if why and state.name != Verdict.CACHED else state.message
+        self.table.row(word, state.name or state.type.value, took, told or "")
+        if not state.is_completed():
+            raise PhaseFailed(word, state, minutes)
+        self.done[word] = state
+        return state
+
+
+def _told(word: str, body: Callable[[OnLine], tuple[str, str, Any]]) -> State[Any]:
+    """Carry out one task: what it prints goes to log and progress bar, what it gives is state, message and data."""
     logger = get_run_logger()
-    flags = ["--force"] if force and word != "data" else []
-    logger.info("dvc repro --single-item %s", " ".join([*flags, PHASES[word]]), extra={"phase": word})
     with story.progress(word) as follow:
 
         def on_line(line: str) -> None:
@@ -50,50 +103,152 @@ def phase(word: str, force: bool = False) -> State[str]:
             logger.info("%s", line, extra={"phase": word, "line": line})
 
         try:
-            verdict = repro(PHASES[word], *flags, on_line=on_line)
+            name, message, data = body(on_line)
         except (InputError, StageError) as error:
             return Failed(message=str(error), data=error)
-    if word in SHOWN_AFTER:
+    logger.info("%s: %s", name, message, extra={"phase": word, "verdict": name})
+    return Completed(name=name, message=message, data=data)
+
+
+@task(tags=["dvc"], cache_policy=NO_CACHE, persist_result=False)
+def phase(word: str, why: list[str], flags: list[str]) -> State[Any]:
+    """Run one DVC stage, if there is a reason to; the state says what DVC did."""
+
+    def body(on_line: OnLine) -> tuple[str, str, Any]:
+        if not why:
+            return Verdict.CACHED, f"dvc: {WORDS[Verdict.CACHED]}", None
+        on_line(f"because {'; '.join(why)}")
+        verdict = repro(PHASES[word], *flags, on_line=on_line)
+        return verdict, f"dvc: {WORDS[verdict]}", None
+
+    state = _told(word, body)
+    if state.is_completed() and word in SHOWN_AFTER:
         story.learning_curves(*SHOWN_AFTER[word])
-    logger.info("%s: %s", verdict, WORDS[verdict], extra={"phase": word, "verdict": verdict})
-    return Completed(name=verdict, message=f"dvc: {WORDS[verdict]}", data=str(verdict))
+    return state
+
+
+@task(cache_policy=NO_CACHE, persist_result=False)
+def incoming(folder: str) -> State[Any]:
+    """Take the pictures that arrived into the data."""
+
+    def body(on_line: OnLine) -> tuple[str, str, Any]:
+        path = workspace.ROOT / folder
+        if not add.arrived(path):
+            return Verdict.CACHED, f"nothing in {folder}/", None
+        added = add.add_held(path, on_line=on_line)
+        return (Verdict.COMPLETED if added.new else Verdict.CACHED), str(added), added
+
+    return _told("incoming", body)
+
+
+@task(cache_policy=NO_CACHE, persist_result=False)
+def promote(acts: bool) -> State[Any]:
+    """Compare the new model with the one in use; a state of the name Promoted or Kept has the decision as data."""
+
+    def body(on_line: OnLine) -> tuple[str, str, Any]:
+        version = registry.version_of(registry.model_of(None))
+        if version and registry.in_use():
+            return Verdict.CACHED, f"{version.name} is this model", None
+        decision = compare.run(on_line)
+        story.decision(decision.to_json(), acts)
+        if not acts:
+            return Verdict.COMPLETED, f"not recorded, else {decision.reason}", None
+        return ("Promoted" if decision.promoted else "Kept"), decision.reason, decision
+
+    return _told("promote", body)
+
+
+@task(cache_policy=NO_CACHE, persist_result=False)
+def save(name: str, decision: Any) -> State[Any]:
+    """Save the run as an experiment, and a new model as a version, which is in use from now on if it was promoted."""
+
+    def body(on_line: OnLine) -> tuple[str, str, Any]:
+        known = experiment.known()
+        if known and not decision:
+            return Verdict.CACHED, f"nothing new since {known}", None
+        commit = experiment.save(name, decision.reason if decision else name, on_line)
+        if not decision:
+            return Verdict.COMPLETED, f"saved as {name}", None
+        version = registry.register(commit, decision.reason)
+        if decision.promoted:
+            registry.promote(version.name, decision.reason)
+        return Verdict.COMPLETED, f"saved as {name}, version {version.name}", None
+
+    return _told("record", body)
+
+
+@task(cache_policy=NO_CACHE, persist_result=False)
+def push(new: bool) -> State[Any]:
+    """Send data and outputs to the DVC remote, if there is one, and the run cache where something new was recorded."""
+
+    def body(on_line: OnLine) -> tuple[str, str, Any]:
+        if not experiment.has_remote():
+            return Verdict.CACHED, "there is no DVC remote", None
+        if experiment.push(new, on_line):
+            return Verdict.COMPLETED, "the DVC remote has all that is new", None
+        return Verdict.CACHED, "the DVC remote has everything", None
+
+    return _told("push", body)
 
 
 def name_of_run() -> str:
-    """Tells one run from another: backbone, learning-rate ratio and date."""
-    date = datetime.now().astimezone().strftime("%Y-%m-%d %H:%M")
+    """Tells one run from another: data, settings and date."""
     try:
-        settings = results.settings_with(flow_run.parameters.get("overrides") or [])
+        return results.name_of(flow_run.parameters.get("overrides") or [])
     except InputError:  # the run will say so itself
-        return f"retrain {date}"
-    return f"{settings.backbone.name} ratio {settings.unfreeze.ratio:g} {date}"
+        return f"retrain {datetime.now().astimezone():%Y-%m-%d %H:%M}"
 
 
-@flow(name="retrain", flow_run_name=name_of_run, persist_result=False)
-def retrain(overrides: list[str] | None = None, force: bool = False) -> Any:
-    """Run every phase in turn; gives the verdict of each.
+def run_phases(run: Run, words: Iterable[str] = PHASES, flags: Sequence[str] = (), force: bool = False) -> None:
+    """Run phases in turn, each if it has a reason to; raise `PhaseFailed` at the first that does not end well."""
+    why, stale = reasons.changed(), False
+    for word in words:
+        if stale and word not in why:
+            why, stale = reasons.changed(), False
+        forced = force and word != "data"
+        reason = ["--force was given"] if forced else why.get(word, [])
+        state = run.do(word, phase, word, reason, [*flags, "--force"] if forced else [*flags], why="; ".join(reason))
+        stale |= state.name != Verdict.CACHED
+
+
+@flow(name="retrain", flow_run_name=name_of_run, on_failure=[story.failed], persist_result=False)
+def retrain(overrides: list[str] | None = None, force: bool = False, record: bool = False) -> Any:
+    """Run every phase in turn; gives the state of each.
 
     Args:
         overrides: settings to change in params.yaml first, such as `unfreeze.ratio=10`.
         force: run every phase, whether or not anything changed.
+        record: take new pictures first; at the end compare the model with the one in use, save the run, push it.
     """
     try:
         with only_retraining(flow_run.name):
+            add.recover()
             if overrides:
                 results.apply(overrides)
-            done: dict[str, State[str]] = {}
-            for word in PHASES:
-                run = phase.with_options(name=word, task_run_name=word)
-                state = run(word, force, wait_for=list(done.values())[-1:], return_state=True)
-                if not state.is_completed():
-                    error = state.result(raise_on_failure=False)
-                    message = str(error) if isinstance(error, StageError) else f"{word}: {state.message}"
-                    return Failed(message=message, data=error)
-                done[word] = state
+            chosen = results.settings_with([])
+            story.describe(["recorded"] if record else [])
+            run = Run(chosen)
+            if record and chosen.retrain.incoming:
+                run.do("incoming", incoming, chosen.retrain.incoming)
+            run_phases(run, force=force)
+            story.outcome()
+            if record or registry.in_use():
+                state = run.do("promote", promote, record)
+            if record:
+                decision = state.result() if state.name in ("Promoted", "Kept") else None
+                name = f"retrain-{datetime.now().astimezone():%Y-%m-%d-%H%M%S}"
+                recorded = run.do("record", save, name, decision)
+                run.do("push", push, recorded.name != Verdict.CACHED)
     except InputError as error:
         return Failed(message=str(error), data=error)
-    story.outcome()
-    return {word: state.name for word, state in done.items()}
+    except PhaseFailed as failure:
+        return Failed(message=str(failure), data=failure.error)
+    finally:
+        story.finish()
+    states = {word: state.name for word, state in run.done.items()}
+    ran = [word for word, name in states.items() if name != Verdict.CACHED]
+    message = f"did {', '.join(ran)}" if ran else "nothing new: every phase is Cached"
+    return Completed(message=message, data=states)
 
 
 if __name__ == "__main__":

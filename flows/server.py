@@ -60,6 +60,12 @@ def ui(api: str) -> str:
     return api.rstrip("/").removesuffix("/api")
 
 
+def is_own(api: str) -> bool:
+    """Whether an API is that of the project's own server, whose state belongs to this workspace alone."""
+    record = _home() / "server.json"
+    return record.exists() and json.loads(record.read_text())["api"] == api
+
+
 def page(api: str, flow_run_id: str) -> str:
     """Where a browser finds one flow run."""
     if api.rstrip("/").endswith("/api"):
@@ -224,8 +230,8 @@ def _try_to_start(home: Path, port: int, say: Say) -> "tuple[str, subprocess.Pop
     api = f"http://127.0.0.1:{port}/api"
     say(f"Starting the Prefect server at {ui(api)}, which takes up to half a minute")
     environment = {key: value for key, value in os.environ.items() if not key.startswith("PREFECT_PROFILE")}
-    # The UI asks the port in the settings for its data, not the one on the command line.
-    environment |= _settings() | {"PREFECT_SERVER_API_PORT": str(port)}
+    # The UI asks the port in the settings for its data, not the one on the command line; messages link to the UI.
+    environment |= _settings() | {"PREFECT_SERVER_API_PORT": str(port), "PREFECT_UI_URL": ui(api)}
     command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
     log = home / "server.log"
     with open(home / "server.life", "a") as life, open(log, "w") as output:

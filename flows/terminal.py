@@ -17,7 +17,7 @@ from rich.table import Column
 from thaw.progress import LINE
 
 LOGGER = "prefect.task_runs"
-COLOURS = {"Completed": "green", "Cached": "blue", "Restored": "cyan", "Failed": "red"}
+COLOURS = {"Completed": "green", "Promoted": "green", "Cached": "blue", "Restored": "cyan", "Failed": "red"}
 
 
 class Terminal(logging.Handler):

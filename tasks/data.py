@@ -36,7 +36,8 @@ def data(_: Settings) -> None:
         pulled = dvc("pull", "data.dvc")
         if pulled.returncode:
             reason = (pulled.stderr.strip().splitlines() or ["no reason given"])[-1]
-            raise InputError(f"the DVC remote did not give data/: {reason}; see `dvc remote list` and `dvc pull -v`")
+            # Exit code 1, not 2: there is nothing to mend, and another try may help.
+            sys.exit(f"error: the DVC remote did not give data/: {reason}; see `dvc remote list` and `dvc pull -v`")
         print("data/ brought from the DVC remote")
     else:
         print("making data/ from the package elpv-dataset", flush=True)
@@ -47,8 +48,9 @@ def data(_: Settings) -> None:
             (ROOT / "data.dvc").write_text(pin, encoding="utf-8")
             shutil.rmtree(DATA)
             raise InputError(
-                "data.dvc pins other data than the package elpv-dataset gives; put your pictures into data/, "
-                "or set a DVC remote that has them (`dvc remote add -d NAME URL`)"
+                "data.dvc pins other data than the package elpv-dataset gives, your own or with pictures added: "
+                "set a DVC remote (`dvc remote add -d NAME URL`) where they are and here, `dvc push` there, "
+                "then `thaw data` here"
             )
         print("data/ brought, every byte as data.dvc pins it")
 

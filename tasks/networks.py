@@ -91,7 +91,7 @@ def meta_of(chosen: Settings, data: Dataset, folded: bool, parent: str | None) -
         "folded": folded,
         "data": data.meta["data"],
         "parent": parent,
-        "params": chosen.model_dump(exclude={"resources"}),
+        "params": chosen.model_dump(exclude={"resources", "retrain", "promote", "timeouts"}),
     }
 
 

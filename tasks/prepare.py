@@ -33,7 +33,7 @@ def prepare(chosen: Settings) -> None:
     files = [DATA / path for path in rows["path"]]
 
     with phase.outputs(PREPARE) as folder, ThreadPoolExecutor(chosen.resources.workers) as threads:
-        channels = max(_of_each(threads, channels_of, files))
+        channels = max(of_each(threads, channels_of, files))
         shape = Shape.of(preprocessing, chosen.prepare.size, chosen.prepare.fit, channels)
         pixels = (len(files), shape.size, shape.size, channels)
         kept = np.prod(pixels, dtype=np.int64) <= chosen.prepare.cache_gb * 1e9
@@ -48,9 +48,10 @@ def prepare(chosen: Settings) -> None:
             progress.step(1, "pictures checked")
             return manifest.content_hash(files[row])
 
-        hashes = _of_each(threads, take, range(len(files)))
+        hashes = of_each(threads, take, range(len(files)))
         rows = rows.assign(hash=hashes)
-        rows["split"] = manifest.assign_splits(rows, chosen.prepare.val, chosen.prepare.test, chosen.seed)
+        frozen = (DATA / "splits.csv").is_file()
+        rows["split"] = manifest.assign_splits(rows, chosen.prepare.val, chosen.prepare.test, chosen.seed, frozen)
         manifest.check_splits(rows, classes)
         rows = manifest.complete(rows, classes)
         rows.to_csv(folder / "manifest.csv", index=False, lineterminator="\n")
@@ -69,7 +70,7 @@ def prepare(chosen: Settings) -> None:
         print(f"{len(rows)} pictures, {shape.size} x {shape.size}, " + ("decoded" if kept else "not kept decoded"))
 
 
-def _of_each(threads: ThreadPoolExecutor, function: Callable[[Item], Found], items: Iterable[Item]) -> list[Found]:
+def of_each(threads: ThreadPoolExecutor, function: Callable[[Item], Found], items: Iterable[Item]) -> list[Found]:
     """The function's results in order; all items are tried, so that one sentence can tell of all that fail."""
     found, mistakes = [], []
     for job in [threads.submit(function, item) for item in items]:

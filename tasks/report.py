@@ -1,6 +1,6 @@
 """report: one HTML file that needs no network, and its plots, of what the run found.
 
-python -m tasks.report      artifacts/ -> artifacts/report/{report.html,curves.png,confusion.png,calibration.png}
+python -m tasks.report      artifacts/ -> artifacts/report/{report.html,curves.png,confusion.png,mistakes.png,...}
 """
 
 import io
@@ -34,6 +34,8 @@ def report(chosen: Settings) -> None:
         (folder / "curves.png").write_bytes(page.curves(head, unfreeze))
         (folder / "confusion.png").write_bytes(page.confusion(predictions, classes))
         (folder / "calibration.png").write_bytes(page.calibration(predictions, classes))
+        worst = page.worst_mistakes(predictions, classes)
+        (folder / "mistakes.png").write_bytes(page.mistakes(worst, [thumbnail(path) for path in worst["path"]]))
         html = page.html(
             title=f"{model['backbone']} on {len(manifest)} pictures of {len(classes)} classes",
             metrics=phase.read_json(EVALUATE / "metrics.json"),

@@ -1,12 +1,20 @@
 """What the flow and the command line show of a workspace: its settings, and what the phases left behind."""
 
 import json
+import re
 import shutil
 import tempfile
+from collections.abc import Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from tasks import settings, workspace
+from tasks.git import git
+from tasks.settings import Settings
+
+RECIPE = ("seed", "backbone", "prepare", "embed", "head", "unfreeze", "evaluate")  # the settings that make the result
+MOST_NAMED = 3  # changed settings in the name of a run
 
 
 def metrics() -> dict[str, Any]:
@@ -30,6 +38,58 @@ def summary() -> str:
     from thaw import report
 
     return report.summary(metrics())
+
+
+def picture(name: str) -> bytes:
+    """A plot that the phase `report` drew, such as `confusion`, as the bytes of a PNG."""
+    return (workspace.ROOT / "artifacts/report" / f"{name}.png").read_bytes()
+
+
+def promotion(decision: Mapping[str, Any], acted: bool) -> str:
+    """Why a new model was promoted or not, as Markdown."""
+    from thaw import report
+
+    return report.promotion(decision, acted)
+
+
+def name_of(overrides: list[str]) -> str:
+    """A name that tells one run from another: backbone, ratio, settings other than committed, data and date."""
+    chosen = settings_with(overrides)
+    changed = _changed(chosen)
+    more = [f"{len(changed) - MOST_NAMED} more"] if len(changed) > MOST_NAMED else []
+    words = [f"{chosen.backbone.name} ratio {chosen.unfreeze.ratio:g}"]
+    words += [f"({', '.join(changed[:MOST_NAMED] + more)})"] if changed else []
+    words += [f"data {data}"] if (data := data_hash()) else []
+    return " ".join([*words, f"{datetime.now().astimezone():%m-%d %H:%M}"])
+
+
+def _changed(chosen: Settings) -> list[str]:
+    """What differs from params.yaml as committed, as `section.key=value`; the name of a run has the ratio anyway."""
+    from ruamel.yaml import YAML
+
+    text = git("show", "HEAD:./params.yaml") or (workspace.ROOT / "params.yaml").read_text()
+    committed = YAML(typ="safe").load(text)
+    found = []
+    for key in settings.all_keys():
+        section, _, name = key.partition(".")
+        now, before = chosen.model_dump()[section], committed.get(section)
+        if name:
+            now, before = now[name], before.get(name) if isinstance(before, dict) else None
+        if section in RECIPE and now != before and key not in ("backbone.name", "unfreeze.ratio"):
+            found.append(f"{key}={'null' if now is None else now}")
+    return found
+
+
+def commit() -> str:
+    """The short git commit of the workspace, with a plus where files differ from it; empty outside git."""
+    return git("describe", "--always", "--abbrev=7", "--exclude=*", "--dirty=+")
+
+
+def data_hash() -> str:
+    """The first letters of the hash by which data.dvc pins the data; empty where there is none."""
+    pin = workspace.ROOT / "data.dvc"
+    found = re.search(r"md5: (\w{7})", pin.read_text()) if pin.is_file() else None
+    return found[1] if found else ""
 
 
 def settings_with(overrides: list[str]) -> settings.Settings:

@@ -17,6 +17,8 @@ Share = Annotated[float, Field(gt=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
+Limit = Annotated[float, Field(ge=0, le=1)]
+Minutes = Annotated[float, Field(gt=0)] | None
 Views = Literal["none", "flip", "flips", "square"]
 
 
@@ -79,6 +81,30 @@ class Evaluate(Section):
     batch_size: Count
 
 
+class Retrain(Section):
+    incoming: str | None
+    retries: Annotated[int, Field(ge=0)]
+
+
+class Promote(Section):
+    margin: Limit
+    class_limit: Limit
+    slice_limit: Limit
+    smallest: Count
+
+
+class Timeouts(Section):
+    data: Minutes
+    prepare: Minutes
+    embed: Minutes
+    head: Minutes
+    unfreeze: Minutes
+    evaluate: Minutes
+    report: Minutes
+    promote: Minutes
+    push: Minutes
+
+
 class Settings(Section):
     """The whole file."""
 
@@ -90,6 +116,9 @@ class Settings(Section):
     head: Head
     unfreeze: Unfreeze
     evaluate: Evaluate
+    retrain: Retrain
+    promote: Promote
+    timeouts: Timeouts
 
 
 def read(path: Path = FILE) -> Settings:

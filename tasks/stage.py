@@ -33,6 +33,7 @@ ADVICE = (
 )
 
 OnLine = Callable[[str], None]
+_locks: set[int] = set()  # open files that children inherit: while one lives whose caller was killed, the lock holds
 
 
 class Verdict(StrEnum):
@@ -56,7 +57,7 @@ class StageError(RuntimeError):
             why = others[-1] if others else complaints[-1]
         else:
             why = (complaints or last_lines or ["it printed nothing"])[-1]
-        super().__init__(f"{stage} failed with exit code {exit_code}: {why.strip()}")
+        super().__init__(f"{stage} failed with exit code {exit_code}: {why.strip().removeprefix('error: ')}")
         self.stage = stage
         self.exit_code = exit_code
         self.last_lines = last_lines
@@ -70,11 +71,11 @@ def repro(stage: str, *flags: str, on_line: OnLine = print) -> Verdict:
     """
     dvc = [sys.executable, "-m", "dvc", "repro", "--single-item", *flags, stage]
     if not stage.endswith(".dvc"):
-        return _verdict(stage, _finish(stage, dvc, on_line), otherwise=Verdict.COMPLETED)
+        return _verdict(stage, finish(stage, dvc, on_line), otherwise=Verdict.COMPLETED)
     folder = workspace.ROOT / stage.removesuffix(".dvc")
     missing = not (folder.is_dir() and any(folder.iterdir()))
-    brought = _finish(stage, [sys.executable, "-m", "tasks.data"], on_line)
-    checked = _verdict(stage, _finish(stage, dvc, on_line), otherwise=Verdict.COMPLETED)
+    brought = finish(stage, [sys.executable, "-m", "tasks.data"], on_line)
+    checked = _verdict(stage, finish(stage, dvc, on_line), otherwise=Verdict.COMPLETED)
     if not missing or checked is not Verdict.CACHED:
         return checked
     from_cache = any("from the cache" in line for line in brought)
@@ -93,7 +94,7 @@ def _verdict(stage: str, lines: list[str], otherwise: Verdict) -> Verdict:
     return otherwise
 
 
-def _finish(stage: str, command: list[str], on_line: OnLine) -> list[str]:
+def finish(stage: str, command: list[str], on_line: OnLine) -> list[str]:
     """Run a command to its end; its first and last lines, or the error it ended with."""
     first: list[str] = []
     last: deque[str] = deque(maxlen=40)
@@ -126,6 +127,7 @@ def run(command: list[str], on_line: OnLine) -> int:
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
         "PYTHONUNBUFFERED": "1",
         "DVC_NO_ANALYTICS": "1",
+        "DVC_DAEMON": "1",  # no process that dvc leaves behind would inherit the lock
     }
     child = subprocess.Popen(
         command,
@@ -139,6 +141,7 @@ def run(command: list[str], on_line: OnLine) -> int:
         encoding="utf-8",
         errors="replace",
         start_new_session=True,
+        pass_fds=tuple(_locks),
     )
     try:
         lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
@@ -216,4 +219,8 @@ def only_retraining(name: str) -> Iterator[None]:
         lock.truncate(0)
         lock.write(f"{name}, process {os.getpid()}")
         lock.flush()
-        yield
+        _locks.add(lock.fileno())
+        try:
+            yield
+        finally:
+            _locks.discard(lock.fileno())

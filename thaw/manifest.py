@@ -1,7 +1,8 @@
 """The manifest: one row a picture, with path, label, target, split, group, slices and content hash.
 
 Data come as class folders (`data/defective/1.png`, optionally under train/val/test) or as pictures with a
-`labels.csv` (path, label; optional target, group, split; every further column is a slice).
+`labels.csv` (path, label; optional target, group, split; every further column is a slice). In either, `splits.csv`
+(path, split) freezes the split of the pictures it names.
 """
 
 import hashlib
@@ -31,9 +32,28 @@ def read_folder(root: Path) -> pd.DataFrame:
     """The rows that `labels.csv` or the class folders under `root` tell, sorted by path."""
     if not root.is_dir():
         raise InputError(f"there is no folder {root}; put your pictures there or run `thaw data` for the demo's")
-    table = root / "labels.csv"
+    table, splits = root / "labels.csv", root / "splits.csv"
     rows = _read_table(table) if table.is_file() else _read_class_folders(root)
+    rows = _freeze(rows, splits) if splits.is_file() else rows
     return rows.sort_values("path", ignore_index=True)
+
+
+def _freeze(rows: pd.DataFrame, table: Path) -> pd.DataFrame:
+    """The rows with the splits in `splits.csv`. What folders or labels.csv call train it may divide, nothing else."""
+    frozen = _read_csv(table, ("path", "split"))
+    wrong = frozen[~frozen["split"].isin(SPLITS) | frozen["path"].duplicated()]
+    if len(wrong):
+        raise InputError(f"{table}: line {wrong.index[0] + 2} names a picture twice or no split; bring the file back")
+    told = rows["path"].map(frozen.set_index("path")["split"]).fillna("")
+    given = rows["split"] if "split" in rows else pd.Series("", rows.index)
+    wrong = rows[(told != "") & given.isin(["val", "test"]) & (told != given)]
+    if len(wrong):
+        path, row = wrong.iloc[0]["path"], wrong.index[0]
+        raise InputError(
+            f"{path} is in {given[row]} by its folder or labels.csv and in {told[row]} by {table}; no picture changes "
+            "its split by itself: correct one of them"
+        )
+    return rows.assign(split=told.where(told != "", given))
 
 
 def slices_of(rows: pd.DataFrame) -> list[str]:
@@ -41,14 +61,21 @@ def slices_of(rows: pd.DataFrame) -> list[str]:
     return [column for column in rows.columns if column not in KNOWN]
 
 
-def _read_table(table: Path) -> pd.DataFrame:
+def _read_csv(table: Path, needed: tuple[str, str]) -> pd.DataFrame:
     try:
         rows = pd.read_csv(table, dtype=str, keep_default_na=False)
     except (ValueError, pd.errors.ParserError) as error:
-        raise InputError(f"{table} cannot be read as CSV: {error}") from None
-    for column in ("path", "label"):
+        raise InputError(f"{table} cannot be read as CSV: {' '.join(str(error).split())}") from None
+    for column in needed:
         if column not in rows:
-            raise InputError(f"{table} has no column '{column}'; it needs path and label, it has {list(rows.columns)}")
+            raise InputError(
+                f"{table} has no column '{column}'; it needs {' and '.join(needed)}, it has {list(rows.columns)}"
+            )
+    return rows
+
+
+def _read_table(table: Path) -> pd.DataFrame:
+    rows = _read_csv(table, ("path", "label"))
     if "hash" in rows:
         raise InputError(f"{table} has a column 'hash', a name that thaw uses itself; rename it")
     if rows.empty:
@@ -80,16 +107,22 @@ def _read_table(table: Path) -> pd.DataFrame:
     return rows
 
 
+def _folders_in(root: Path) -> list[Path]:
+    return sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+
+
+def split_folders(root: Path) -> dict[str, Path]:
+    """The folder of each split under `root`; empty where folders are classes."""
+    tops = _folders_in(root)
+    names = [FOLDERS.get(top.name.lower(), "") for top in tops]
+    return dict(zip(names, tops, strict=True)) if all(names) else {}
+
+
 def _read_class_folders(root: Path) -> pd.DataFrame:
-    tops = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
-    split_folders = [path for path in tops if path.name.lower() in FOLDERS]
-    if split_folders and len(split_folders) == len(tops):
-        classes = [
-            (FOLDERS[top.name.lower()], folder)
-            for top in tops
-            for folder in sorted(top.iterdir())
-            if folder.is_dir() and not folder.name.startswith(".")
-        ]
+    tops = _folders_in(root)
+    split = bool(split_folders(root))
+    if split:
+        classes = [(FOLDERS[top.name.lower()], folder) for top in tops for folder in _folders_in(top)]
     else:
         classes = [("", folder) for folder in tops]
     rows = [
@@ -104,7 +137,7 @@ def _read_class_folders(root: Path) -> pd.DataFrame:
             "files in it, or pictures with a labels.csv (columns path and label)"
         )
     frame = pd.DataFrame(rows)
-    return frame if split_folders else frame.drop(columns="split")
+    return frame if split else frame.drop(columns="split")
 
 
 def classes_of(rows: pd.DataFrame, positive: str | None, smallest: int) -> list[str]:
@@ -134,47 +167,87 @@ def content_hash(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def assign_splits(rows: pd.DataFrame, val: float, test: float, seed: int) -> pd.Series:
-    """The split of every row: what is given stays; the rest is drawn stratified by label, groups kept whole.
+def assign_splits(rows: pd.DataFrame, val: float, test: float, seed: int, frozen: bool = False) -> pd.Series:
+    """The split of every row: what is given stays; a picture identical to one with a split, or of its group, follows
+    it; the rest is drawn stratified by label, groups kept whole, so that all rows together come near the shares.
 
     Identical pictures count as one group. Depends on the rows and the seed, not on their order. Where splits are
-    given but none is val, val is taken from train.
+    given but none is val, val is taken from train, unless they are `frozen`: said by an earlier draw.
     """
     rows = rows.sort_values("path")
-    given = rows["split"] if "split" in rows else pd.Series("", index=rows.index)
+    given = _follow(rows, rows["split"]) if "split" in rows else pd.Series("", index=rows.index)
     shares = {"train": 1 - val - test, "val": val, "test": test}
-    if (given != "").any():
+    if (given != "").any() and not frozen:
         missing = [split for split in SPLITS if split not in set(given)]
         if "train" in missing:
             raise InputError("splits are given but no picture is in train; mark some as train, or give no splits")
         if missing:
-            taken = rows.index[given.isin(["train", ""])]
-            shares = {
-                "train": 1 - sum(shares[name] for name in missing),
-                **{name: shares[name] for name in missing},
-            }
-            return given.mask(given.isin(["train", ""]), _draw(rows.loc[taken], shares, seed)).reindex(rows.index)
-    drawn = _draw(rows[given == ""], shares, seed)
-    return given.mask(given == "", drawn)
+            taken = given.isin(["train", ""])
+            shares = {"train": 1 - sum(shares[name] for name in missing), **{name: shares[name] for name in missing}}
+            return given.mask(taken, _draw(rows[taken], pd.Series("", rows.index[taken]), shares, seed))
+    return given.mask(given == "", _draw(rows, given, shares, seed))
 
 
-def _draw(rows: pd.DataFrame, shares: dict[str, float], seed: int) -> pd.Series:
-    """Hand out whole groups, large ones first, each to the split that lacks most of what the group has."""
+def _follow(rows: pd.DataFrame, given: pd.Series) -> pd.Series:
+    """The given splits, and for rows without one that of their twins or group (of several: test, then train)."""
+    keys = [rows[column].where(rows[column] != "") for column in ("hash", "group") if column in rows]
+    while True:
+        before = given
+        for key in keys:
+            known = given[given != ""].groupby(key).min()
+            given = given.where(given != "", key.map(known).fillna(""))
+        if given.equals(before):
+            return given
+
+
+def _draw(rows: pd.DataFrame, given: pd.Series, shares: dict[str, float], seed: int) -> pd.Series:
+    """Splits for the rows without a given one: whole groups, large ones first, each to the split that lacks most of
+    what the group has."""
     groups = rows["group"].where(rows["group"] != "", rows["hash"]) if "group" in rows else rows["hash"]
-    counts = pd.crosstab(groups, rows["label"]).sort_index()
+    free = given == ""
+    totals = rows["label"].value_counts().sort_index()
+    counts = pd.crosstab(groups[free], rows["label"][free]).sort_index().reindex(columns=totals.index, fill_value=0)
+    names = list(shares)
+    there = pd.crosstab(given, rows["label"]).reindex(index=names, columns=totals.index, fill_value=0)
     order = np.random.default_rng(seed).permutation(len(counts))
     sizes = counts.to_numpy(dtype=np.float64)[order]
     order = order[np.argsort(-sizes.sum(axis=1), kind="stable")]
     sizes = counts.to_numpy(dtype=np.float64)
-    wanted = np.outer(list(shares.values()), sizes.sum(axis=0))
-    lacking = wanted.copy()
-    names = list(shares)
+    total = totals.to_numpy(dtype=np.float64)
+    wanted = np.outer(list(shares.values()), total)
+    lacking = wanted - there.to_numpy(dtype=np.float64)
     chosen: dict[str, str] = {}
     for row in order:
-        split = int(np.argmax(lacking / np.maximum(wanted, 1e-9) @ (sizes[row] / sizes.sum(axis=0))))
+        split = int(np.argmax(lacking / np.maximum(wanted, 1e-9) @ (sizes[row] / total)))
         lacking[split] -= sizes[row]
         chosen[str(counts.index[row])] = names[split]
     return groups.map(chosen)
+
+
+def only_new(known: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows whose picture is neither among the known ones nor twice in the rows; refused if labels contradict."""
+    labelled = set(zip(known["hash"], known["label"], strict=True))
+    names = {row.hash: f"the known picture {row.path} ({row.label})" for row in known.itertuples()}
+    kept = []
+    for row in rows.itertuples():
+        if (row.hash, row.label) in labelled:
+            continue
+        if row.hash in names:
+            raise InputError(
+                f"the new picture {row.path} ({row.label}) is identical to {names[row.hash]}; correct one of the labels"
+            )
+        labelled.add((row.hash, row.label))
+        names[row.hash] = f"the new picture {row.path} ({row.label})"
+        kept.append(row.Index)
+    return rows.loc[kept]
+
+
+def join(known: pd.DataFrame, new: pd.DataFrame, val: float, test: float, seed: int, frozen: bool) -> pd.DataFrame:
+    """The known rows in the splits that they have without the new ones, and after them the new ones in theirs."""
+    known = known.assign(split=assign_splits(known, val, test, seed, frozen))
+    both = pd.concat([known, new], ignore_index=True)
+    both["split"] = both["split"].fillna("")
+    return both.assign(split=assign_splits(both, val, test, seed, frozen=True))
 
 
 def check_splits(rows: pd.DataFrame, classes: Sequence[str]) -> None:

@@ -8,6 +8,7 @@ The same input gives the same bytes, so a report carries no date.
 import base64
 import io
 import math
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import resources
@@ -30,6 +31,7 @@ MOST_BESIDE = 14  # with more classes the page shows one confusion matrix above 
 MOST_NUMBERED = 30  # a confusion matrix of more classes shows colours without numbers
 MOST_NAMED = 120  # and of even more, without names
 CALIBRATION_BINS = 10
+BESIDE = 4  # pictures in a row of the worst mistakes
 
 Verdict = Literal["gain", "none", "loss"]
 Unit = Literal["percent", "score"]
@@ -191,6 +193,50 @@ def summary(metrics: Mapping[str, Any]) -> str:
         lines.append("| " + " | ".join(cells) + " |")
     lines += ["", f"Measured on {_count(metrics['test_pictures'])} test pictures; ECE: lower is better."]
     return "\n".join(lines) + "\n"
+
+
+def promotion(decision: Mapping[str, Any], acted: bool = True) -> str:
+    """A decision of `thaw.promotion` as Markdown: the verdict, its reason, what each class and slice lost or won."""
+    gain, falls = decision.get("gain") or {}, decision.get("falls") or []
+    champion = _plain(decision.get("champion") or "the model in use")
+    verdict = "Promoted: this model is in use now" if decision.get("promoted") else f"Kept: {champion} stays in use"
+    if not acted:
+        verdict = f"Would be {verdict[0].lower()}{verdict[1:].split(':')[0]}; nothing was changed"
+    reason = _plain(decision.get("reason") or "no reason was given")
+    lines = [f"**{verdict}**", "", f"{reason[0].upper()}{reason[1:]}."]
+    if gain:
+        lines += [
+            "",
+            f"| | pictures | {champion} | new model | change in points | may lose |",
+            "|---|---:|---:|---:|---:|---:|",
+        ]
+        span = f"{_change(gain.get('low'), 'percent')} to {_change(gain.get('high'), 'percent')}"
+        total = {"part": "accuracy", "value": "all", "pictures": gain.get("test_pictures"), "limit": gain.get("margin")}
+        total |= {"change": gain.get("accuracy"), "before": gain.get("before"), "after": gain.get("after")}
+        total["within"] = gain.get("low", 0) >= -gain.get("margin", 1) - 1e-9
+        for row in [total, *falls]:
+            limit = _number(row.get("limit"))
+            cells = [
+                f"{_plain(row.get('part', ''))}: {_plain(row.get('value', ''))}",
+                _count(row.get("pictures")),
+                _percent(row.get("before")),
+                _percent(row.get("after")),
+                _change(row.get("change"), "percent") + (f" ({span})" if row is total else ""),
+                "too few" if limit is None else f"{100 * limit:.1f}",
+            ]
+            mark = "" if row.get("within", True) else "**"
+            lines.append("| " + " | ".join(f"{mark}{cell}{mark}" for cell in cells) + " |")
+        lines += [
+            "",
+            "Both models answered the same test pictures. Of a class the recall counts, of a slice the accuracy; "
+            "in brackets is the 95 % interval, and its lower end is what the margin limits.",
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def _plain(value: object) -> str:
+    """A user's text in Markdown, as it stands."""
+    return re.sub(r"([\\`*_{}\[\]<>#|~!$])", r"\\\1", str(value))
 
 
 # -------------------------------------------------------------------------------------------------- plots
@@ -485,6 +531,40 @@ def calibration(predictions: pd.DataFrame, classes: Sequence[str]) -> bytes:
     grid[0, 0].set_ylabel("accuracy", color=INK)
     grid[1, 0].set_ylabel("pictures", color=INK)
     figure.align_ylabels(grid[:, 0])
+    return _png(figure)
+
+
+def mistakes(worst: pd.DataFrame, images: Sequence[bytes]) -> bytes:
+    """The worst mistakes as one PNG: each picture with its true class, what the network said, and its path."""
+    from PIL import Image
+
+    if not images:
+        figure = _figure(8, 1)
+        figure.text(0.5, 0.5, "no mistakes on the test pictures", horizontalalignment="center", color=GREY)
+        return _png(figure)
+    rows = math.ceil(len(images) / BESIDE)
+    figure = _figure(8, 2.7 * rows)
+    figure.subplots_adjust(left=0.01, right=0.99, top=0.995, bottom=0.24 / rows, wspace=0.08, hspace=0.4)
+    grid = figure.subplots(rows, BESIDE, squeeze=False).ravel()
+    for axes in grid:
+        axes.set_axis_off()
+    for axes, record, image in zip(grid, worst.to_dict("records"), images, strict=False):
+        axes.imshow(Image.open(io.BytesIO(image)).convert("RGB"))
+        for line, (text, colour, size) in enumerate(
+            (
+                (f"true: {_short(record['label'], 20)}", INK, 9.5),
+                (
+                    f"said: {_short(record['prediction'], 13)}, {_percent(record['confidence'])}",
+                    COLOURS["finetuned"],
+                    9.5,
+                ),
+                (_short(record["path"], 30), GREY, 7.5),
+            )
+        ):
+            axes.annotate(
+                text, (0.5, 0), xycoords="axes fraction", xytext=(0, -13 * line - 4), textcoords="offset points",
+                horizontalalignment="center", verticalalignment="top", color=colour, fontsize=size, parse_math=False,
+            )  # fmt: skip
     return _png(figure)
 
 

@@ -2,9 +2,6 @@
 
 import base64
 import itertools
-import os
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -159,21 +156,3 @@ def test_progress_never_waits_for_a_server_that_hangs(monkeypatch: pytest.Monkey
             follow(f"[{percent:3d}%] head 1/8")
         assert time.monotonic() - started < 1
     assert time.monotonic() - started < 8
-
-
-def test_deployment_with_a_cron_gets_scheduled_runs(server: str, tmp_path: Path) -> None:
-    from prefect import get_client
-    from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterId
-
-    root = Path(__file__).parents[2]
-    prefect = [sys.executable, "-m", "prefect", "--no-prompt"]
-    environment = os.environ | {"PREFECT_API_URL": server}
-    for command in (["work-pool", "create", "here", "--type", "process"], ["deploy", "--all"]):
-        subprocess.run([*prefect, *command], cwd=root, env=environment, check=True, capture_output=True)
-    with get_client(sync_client=True) as client:
-        deployment = client.read_deployment_by_name("retrain/weekly")
-        assert deployment.global_concurrency_limit.limit == 1
-        assert deployment.concurrency_options.collision_strategy.value == "CANCEL_NEW"
-        of_deployment = DeploymentFilter(id=DeploymentFilterId(any_=[deployment.id]))
-        runs = _until(lambda: client.read_flow_runs(deployment_filter=of_deployment), patience=90)
-    assert {run.state_name for run in runs} == {"Scheduled"}

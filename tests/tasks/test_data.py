@@ -53,6 +53,7 @@ def test_another_pin_is_refused_and_nothing_is_left(clone: Path) -> None:
     done = bring(clone)
     assert done.returncode == 2
     assert "data.dvc pins other data than the package elpv-dataset gives" in done.stderr
+    assert "`dvc push` there, then `thaw data` here" in done.stderr
     assert not (clone / "data").exists()
     assert (clone / "data.dvc").read_text() == pin
 
@@ -73,7 +74,7 @@ def test_data_come_from_the_dvc_remote_where_there_is_one(clone: Path, tmp_path:
         shutil.rmtree(clone / folder)
     shutil.rmtree(tmp_path / "storage")
     done = bring(clone)
-    assert done.returncode == 2
+    assert done.returncode == 1  # no mistake of the user: another try may help
     assert "the DVC remote did not give data/" in done.stderr
 
 

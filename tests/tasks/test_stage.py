@@ -172,3 +172,25 @@ def test_two_retrainings_never_hold_the_workspace_at_once(toy: Path) -> None:
         child.kill()
     with only_retraining("the third"):  # a killed holder leaves no lock
         pass
+
+
+def test_training_that_outlives_a_killed_run_holds_the_workspace_to_its_end(toy: Path) -> None:
+    lasting = "import os, time; print(os.getpid(), flush=True); time.sleep(600)"
+    caller = f"""
+import sys
+from tasks.stage import only_retraining, run
+with only_retraining("the killed"):
+    run([sys.executable, "-c", {lasting!r}], lambda line: print(line, flush=True))
+"""
+    root = Path(__file__).parents[2]
+    with subprocess.Popen([sys.executable, "-c", caller], stdout=subprocess.PIPE, cwd=root) as run_to_kill:
+        assert run_to_kill.stdout is not None
+        left = int(run_to_kill.stdout.readline())
+        run_to_kill.kill()
+    try:
+        with pytest.raises(InputError, match="the killed"), only_retraining("the next"):
+            pass
+    finally:
+        end_group(left, grace=0)
+    with only_retraining("the next"):
+        pass

@@ -1,5 +1,7 @@
 """Laws of the manifest: splits are disjoint, stable and honest, and what is wrong is said."""
 
+import hashlib
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -70,6 +72,155 @@ def test_all_given_splits_stay() -> None:
     assert (manifest.assign_splits(rows, 0.15, 0.25, 3) == rows["split"]).all()
 
 
+def rule_without_given_splits(rows: pd.DataFrame, val: float, test: float, seed: int) -> pd.Series:
+    """The rule that the published splits were drawn with, which no later change may move."""
+    groups = rows["group"].where(rows["group"] != "", rows["hash"])
+    counts = pd.crosstab(groups, rows["label"]).sort_index()
+    sizes = counts.to_numpy(dtype=float)
+    order = np.random.default_rng(seed).permutation(len(counts))
+    order = order[np.argsort(-sizes[order].sum(axis=1), kind="stable")]
+    wanted = np.outer([1 - val - test, val, test], sizes.sum(axis=0))
+    lacking = wanted.copy()
+    chosen = {}
+    for row in order:
+        split = np.argmax(lacking / np.maximum(wanted, 1e-9) @ (sizes[row] / sizes.sum(axis=0)))
+        lacking[split] -= sizes[row]
+        chosen[counts.index[row]] = manifest.SPLITS[split]
+    return groups.map(chosen)
+
+
+@given(
+    pictures=st.lists(st.tuples(st.integers(0, 2), st.integers(0, 9), st.integers(0, 60)), min_size=2, max_size=80),
+    seed=st.integers(0, 2**32 - 1),
+    given=st.booleans(),
+)
+@settings(max_examples=40, deadline=None)
+def test_without_a_given_split_the_draw_is_what_it_always_was(
+    pictures: list[tuple[int, int, int]], seed: int, given: bool
+) -> None:
+    rows = pd.DataFrame(pictures, columns=["label", "group", "hash"]).astype(str)
+    rows = rows.assign(path=[f"{n}.png" for n in range(len(rows))], group=rows["group"].replace("0", ""))
+    expected = rule_without_given_splits(rows, 0.15, 0.25, seed)
+    drawn = manifest.assign_splits(rows.assign(split="") if given else rows, 0.15, 0.25, seed)
+    assert drawn.sort_index().tolist() == expected.tolist()
+
+
+def test_the_split_of_the_default_data_is_the_published_one() -> None:
+    package = find_spec("elpv_dataset")
+    assert package is not None
+    assert package.origin is not None
+    table = Path(package.origin).parent / "data" / "labels.csv"
+    rows = pd.read_csv(table, sep=r"\s+", names=["path", "target", "wafer"])
+    rows["label"] = np.where(rows["target"] > 0.5, "defective", "functional")
+    rows["group"] = [f"rows-{n // 60:02d}" for n in range(len(rows))]
+    rows["split"] = manifest.assign_splits(rows.assign(hash=rows["path"]), 0.15, 0.25, 0)
+    assert rows["split"].value_counts().to_dict() == {"train": 1544, "test": 660, "val": 420}
+    text = rows[["path", "split"]].to_csv(index=False, lineterminator="\n")
+    expected = "464a2f33040664aa2f76d79a9d741ba4a766feec74293ad2b9529abf775d4884"
+    assert hashlib.sha256(text.encode()).hexdigest() == expected
+
+
+Picture = tuple[int, str]  # what is in it, and its given split
+
+
+def batch_of(number: int, pictures: list[Picture], classes: int, grouped: bool) -> pd.DataFrame:
+    """New pictures of which some are identical; what is in a picture decides its label and group."""
+    rows = pd.DataFrame(pictures, columns=["content", "split"])
+    content = rows.pop("content")
+    rows["path"] = [f"{number}/{n}.png" for n in range(len(rows))]
+    rows["label"] = "c" + (content % classes).astype(str)
+    rows["hash"] = "h" + content.astype(str)
+    if grouped:
+        rows["group"] = np.where(content % 5 == 0, "", "g" + (content // 6).astype(str))
+    return rows
+
+
+SHARES = st.tuples(st.floats(0.05, 0.4), st.floats(0.05, 0.4), st.integers(0, 9))  # val, test, seed
+
+
+@given(
+    first=st.lists(st.tuples(st.integers(0, 150), st.just("")), min_size=1, max_size=60),
+    batches=st.lists(
+        st.tuples(
+            st.lists(st.tuples(st.integers(0, 150), st.sampled_from(["", "", "", *manifest.SPLITS])), max_size=12),
+            SHARES,
+        ),
+        max_size=6,
+    ),
+    shares=SHARES,
+    classes=st.integers(1, 3),
+    grouped=st.booleans(),
+    given_ones=st.booleans(),
+)
+@settings(max_examples=40, deadline=None)
+def test_no_picture_ever_moves_through_any_sequence_of_additions(
+    first: list[Picture],
+    batches: list[tuple[list[Picture], tuple[float, float, int]]],
+    shares: tuple[float, float, int],
+    classes: int,
+    grouped: bool,
+    given_ones: bool,
+) -> None:
+    known = batch_of(0, first, classes, grouped).drop(columns="split")
+    before = known.assign(split=manifest.assign_splits(known, *shares))
+    frozen = False
+    for number, (pictures, other_shares) in enumerate(batches, 1):
+        new = batch_of(number, pictures, classes, grouped)
+        new = manifest.only_new(known, new if given_ones else new.assign(split=""))
+        known = manifest.join(known, new, *(other_shares if frozen else shares), frozen)
+        frozen = True
+        splits = known.set_index("path")["split"]
+        assert splits[before["path"]].tolist() == before["split"].tolist()
+        assert splits.isin(manifest.SPLITS).all()
+        assert (manifest.assign_splits(known, *shares, frozen=True).sort_index() == known["split"]).all()
+        assert (known.groupby("hash")["split"].nunique() == 1).all()
+        if grouped and not given_ones:
+            assert (known[known["group"] != ""].groupby("group")["split"].nunique() == 1).all()
+        told = new.set_index("path")["split"]
+        assert (splits[told[told != ""].index] == told[told != ""]).all()
+        assert manifest.only_new(known, new).empty
+        before = known
+
+
+@given(labels=st.lists(st.sampled_from(["a", "a", "b"]), min_size=60, max_size=60), start=st.sampled_from([0, 1, 40]))
+@settings(max_examples=5, deadline=None)
+def test_totals_come_near_the_shares_when_pictures_arrive_one_by_one(labels: list[str], start: int) -> None:
+    rows = rows_of({label: labels.count(label) for label in "ab"}).sample(frac=1, random_state=0)
+    known = rows.iloc[:start].assign(split=lambda part: manifest.assign_splits(part, 0.15, 0.25, 0))
+    for number in range(start, len(rows)):
+        known = manifest.join(known, rows.iloc[[number]].assign(split=""), 0.15, 0.25, 0, frozen=True)
+    counts = pd.crosstab(known["label"], known["split"])
+    for split, share in {"train": 0.6, "val": 0.15, "test": 0.25}.items():
+        assert (counts[split] - share * counts.sum(axis=1)).abs().max() <= 1.5
+
+
+def test_a_picture_follows_its_twin_and_its_group_and_they_those_that_follow_them() -> None:
+    rows = pd.DataFrame(
+        [
+            ("old/1.png", "a", "h1", "g1", "test"),
+            ("old/2.png", "a", "h2", "", "val"),
+            ("old/3.png", "b", "h3", "g3", "train"),
+            ("new/1.png", "b", "n1", "g1", ""),  # of g1
+            ("new/2.png", "a", "h2", "g2", ""),  # identical to one in val
+            ("new/3.png", "b", "n3", "g2", ""),  # of the group of that
+            ("new/4.png", "a", "n1", "g4", ""),  # identical to the first of these
+        ],
+        columns=["path", "label", "hash", "group", "split"],
+    )
+    rows = rows.assign(split=manifest.assign_splits(rows, 0.15, 0.25, 0, frozen=True))
+    assert rows["split"].tolist() == ["test", "val", "train", "test", "val", "val", "test"]
+
+
+def test_a_picture_with_two_labels_is_refused_and_both_are_named() -> None:
+    known = pd.DataFrame({"path": ["a/1.png"], "label": ["a"], "hash": ["h1"]})
+    new = pd.DataFrame({"path": ["b/2.png", "b/3.png"], "label": ["b", "b"], "hash": ["h1", "h2"]})
+    with pytest.raises(InputError, match=r"new picture b/2.png \(b\) is identical to the known picture a/1.png \(a\)"):
+        manifest.only_new(known, new)
+    twins = pd.DataFrame({"path": ["a/4.png", "b/4.png"], "label": ["a", "b"], "hash": ["h4", "h4"]})
+    with pytest.raises(InputError, match=r"new picture b/4.png \(b\) is identical to the new picture a/4.png \(a\)"):
+        manifest.only_new(known, twins)
+
+
 def test_a_class_that_a_split_lacks_is_refused() -> None:
     rows = rows_of({"a": 30, "b": 30})
     rows["split"] = ["train", "val", "test"] * 10 + ["train", "train", "test"] * 10
@@ -93,6 +244,37 @@ def test_class_folders_and_split_folders_are_read(tmp_path: Path) -> None:
     split = manifest.read_folder(tmp_path / "split")
     assert sorted(split["split"].unique()) == ["test", "train", "val"]
     assert set(split["label"]) == {"cat", "dog"}
+
+
+def test_splits_csv_freezes_what_it_names_in_every_layout(tmp_path: Path) -> None:
+    frozen = "path,split\n{0}cat/1.png,test\n{0}dog/1.png,val\ngone.png,train\n"
+    for top in ("", "train/"):
+        for name in ("cat/1.png", "cat/2.png", "dog/1.png"):
+            picture(tmp_path / f"folders{top}" / top / name)
+        (tmp_path / f"folders{top}" / "splits.csv").write_text(frozen.format(top))
+    (tmp_path / "table").mkdir()
+    (tmp_path / "table" / "labels.csv").write_text("path,label\ncat/1.png,cat\ncat/2.png,cat\ndog/1.png,dog\n")
+    (tmp_path / "table" / "splits.csv").write_text(frozen.format(""))
+    for folder, unnamed in (("folders", ""), ("folderstrain", "train"), ("table", "")):
+        rows = manifest.read_folder(tmp_path / folder)
+        assert rows["split"].tolist() == ["test", unnamed, "val"], folder
+        assert manifest.slices_of(rows) == []
+
+
+@pytest.mark.parametrize(
+    ("frozen", "sentence"),
+    [
+        ("path,split\na.png,train\n", r"a.png is in test by its folder or labels.csv and in train by .*splits.csv"),
+        ("path,split\na.png,dev\n", "line 2 names a picture twice or no split"),
+        ("path,split\na.png,test\na.png,test\n", "line 3 names a picture twice or no split"),
+        ("path\na.png\n", "has no column 'split'; it needs path and split"),
+    ],
+)
+def test_a_wrong_splits_csv_is_told_in_one_sentence(tmp_path: Path, frozen: str, sentence: str) -> None:
+    (tmp_path / "labels.csv").write_text("path,label,split\na.png,x,test\n")
+    (tmp_path / "splits.csv").write_text(frozen)
+    with pytest.raises(InputError, match=sentence):
+        manifest.read_folder(tmp_path)
 
 
 def test_labels_csv_keeps_further_columns_as_slices(tmp_path: Path) -> None:

@@ -410,6 +410,57 @@ def test_worst_mistakes_are_mistakes_and_the_most_confident_come_first(seed: int
 
 
 @pytest.mark.usefixtures("text_only")
+@pytest.mark.parametrize("number", [0, 1, 5, 12])
+def test_worst_mistakes_can_be_drawn_for_any_number_of_them(number: int) -> None:
+    worst = pd.DataFrame(
+        {"path": [NAUGHTY] * number, "label": [NAUGHTY] * number, "prediction": ["b"] * number, "confidence": 0.9}
+    )
+    drawn = Image.open(io.BytesIO(report.mistakes(worst, [small_png()] * number)))
+    assert drawn.size[0] == 1200
+    assert report.mistakes(worst, [small_png()] * number)[:4] == b"\x89PNG"
+
+
+def decision(**changes: Any) -> dict[str, Any]:
+    """A decision as the comparison of two models writes it."""
+    fall = {"part": "shape", "value": "disc", "before": 0.9, "after": 0.8, "change": -0.1, "limit": 0.05}
+    gain = {"accuracy": 0.02, "low": -0.005, "high": 0.04, "before": 0.8, "after": 0.82, "margin": 0.01}
+    return {
+        "promoted": False,
+        "champion": "v2.0.0",
+        "reason": "better, but slice shape 'disc' falls",
+        "gain": gain | {"test_pictures": 200},
+        "falls": [fall | {"within": False, "pictures": 40}, {"part": "class", "value": NAUGHTY, "limit": None}],
+        **changes,
+    }
+
+
+def test_decision_is_told_with_its_reason_and_every_class_and_slice_beside_its_limit() -> None:
+    page = report.promotion(decision())
+    assert page.startswith("**Kept: v2.0.0 stays in use**\n\nBetter, but slice shape 'disc' falls.")
+    assert "| accuracy: all | 200 | 80.0 % | 82.0 % | +2.0 (−0.5 to +4.0) | 1.0 |" in page
+    assert "| **shape: disc** | **40** | **90.0 %** | **80.0 %** | **−10.0** | **5.0** |" in page
+    assert "| too few |" in page
+    assert report.promotion(decision(promoted=True)).startswith("**Promoted: this model is in use now**")
+
+
+def test_decision_that_was_not_carried_out_says_so() -> None:
+    for promoted in (True, False):
+        assert "nothing was changed" in report.promotion(decision(promoted=promoted), acted=False)
+
+
+def test_first_decision_has_nothing_to_compare_with() -> None:
+    page = report.promotion({"promoted": True, "reason": "no model was in use", "gain": {}, "falls": []})
+    assert "No model was in use." in page
+    assert "|" not in page
+
+
+def test_names_of_users_cannot_break_the_tables_of_markdown() -> None:
+    falls = [{"part": "a|b", "value": "*x* <script>", "limit": 0.1, "within": True}]
+    row = next(line for line in report.promotion(decision(falls=falls)).splitlines() if "script" in line)
+    assert "a\\|b: \\*x\\* \\<script\\>" in row
+    assert len(re.findall(r"(?<!\\)\|", row)) == 7
+
+
 def test_each_mistake_is_shown_with_its_own_picture() -> None:
     values = example(["a", "b"], test=60)
     asked: list[list[str]] = []

@@ -1,0 +1,72 @@
+"""Why phases would run: what `dvc status` finds changed since `dvc.lock` was written, as sentences."""
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from tasks import workspace
+from tasks.stage import run
+
+WORDS = {"modified": "changed", "deleted": "is gone", "new": "is new", "not in cache": "is not in the cache"}
+
+
+def changed() -> dict[str, list[str]]:
+    """What has changed, by phase; one that is not in it would find nothing to do."""
+    lines: list[str] = []
+    run([sys.executable, "-m", "dvc", "status", "--json"], lines.append)
+    found = next((line for line in reversed(lines) if line.startswith("{")), None)
+    if found is None:  # dvc cannot read its files and will say so again when it is asked to run a phase
+        return {"data": lines[-1:]}
+    locked = _locked_params()
+    reasons = {} if (workspace.ROOT / "data.dvc").is_file() else {"data": ["data.dvc is gone"]}
+    for stage, entries in json.loads(found).items():
+        known = stage in locked or stage.endswith(".dvc")
+        reasons[stage.removesuffix(".dvc")] = (
+            list(_sentences(entries, locked.get(stage, {}))) if known else ["dvc.lock has no run of it"]
+        )
+    return reasons
+
+
+def _sentences(entries: list[Any], locked: dict[str, Any]) -> Iterator[str]:
+    for entry in entries:
+        if isinstance(entry, str):  # such as "changed command"
+            yield entry
+            continue
+        for path, state in (entry.get("changed outs", {}) | entry.get("changed deps", {})).items():
+            if isinstance(state, dict):
+                yield from _settings(locked, set(state))
+            else:
+                yield f"{path} {WORDS.get(state, state)}"
+
+
+def _settings(locked: dict[str, Any], keys: set[str]) -> Iterator[str]:
+    """How the settings under the keys differ from those of the last run."""
+    before, now = _flat(locked), _flat(_read(workspace.ROOT / "params.yaml"))
+    for key in sorted(before.keys() | now.keys()):
+        if before.get(key) != now.get(key) and any(f"{key}.".startswith(f"{each}.") for each in keys):
+            yield f"{key} went from {_shown(before.get(key))} to {_shown(now.get(key))}"
+
+
+def _locked_params() -> dict[str, dict[str, Any]]:
+    lock = workspace.ROOT / "dvc.lock"
+    stages = _read(lock).get("stages", {}) if lock.is_file() else {}
+    return {name: stage.get("params", {}).get("params.yaml", {}) for name, stage in stages.items()}
+
+
+def _read(path: Path) -> dict[str, Any]:
+    from ruamel.yaml import YAML
+
+    return YAML(typ="safe").load(path) or {}
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
+
+
+def _shown(value: Any) -> str:
+    return "null" if value is None else str(value)

@@ -1,0 +1,131 @@
+"""Laws of recorded runs: new pictures, decision, record and push, each told by the state of its task."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tasks import add, experiment, registry
+from tasks.stage import StageError
+
+pytestmark = pytest.mark.server
+
+PHASES = ["data", "prepare", "embed", "head", "unfreeze", "evaluate", "report"]
+
+
+def _git(root: Path, *arguments: str) -> str:
+    command = ["git", "-c", "user.name=test", "-c", "user.email=test@localhost", *arguments]
+    return subprocess.run(command, cwd=root, check=True, text=True, capture_output=True).stdout
+
+
+@pytest.fixture
+def kept_toy(toy: Path) -> Path:
+    """A toy in git with a DVC remote, nothing trained yet."""
+    remote = toy.parent / "remote"
+    command = [sys.executable, "-m", "dvc", "remote", "add", "-q", "-d", "storage", str(remote)]
+    subprocess.run(command, cwd=toy, check=True)
+    _git(toy, "add", "--all")
+    _git(toy, "commit", "-qm", "start")
+    return toy
+
+
+def _run(overrides: list[str] | None = None, record: bool = True) -> Any:
+    from flows.retrain import retrain
+
+    return retrain(overrides, record=record, return_state=True)
+
+
+def _records(root: Path) -> list[str]:
+    return _git(root, "for-each-ref", "--format=%(refname:lstrip=4)", "refs/exps/*/*/*").split()
+
+
+def test_recorded_runs_keep_every_new_model_and_use_the_better_one(
+    server: str, kept_toy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    head = _git(kept_toy, "rev-parse", "HEAD")
+    done = dict.fromkeys(PHASES, "Completed")
+
+    first = _run().result()
+    assert first == {"incoming": "Cached", **done, "promote": "Promoted", "record": "Completed", "push": "Completed"}
+    assert len(_records(kept_toy)) == 1
+    assert [version.name for version in registry.versions() if version.in_use] == ["v1.0.0"]
+    assert any(path.is_file() for path in (kept_toy.parent / "remote").rglob("*"))
+
+    again = _run()
+    assert set(again.result().values()) == {"Cached"}
+    assert len(_records(kept_toy)) == 1
+    assert len(registry.versions()) == 1
+
+    monkeypatch.setenv("TOY_KEEP", "1")
+    worse = _run(["unfreeze.ratio=20"]).result()
+    assert (worse["head"], worse["unfreeze"], worse["promote"]) == ("Cached", "Completed", "Kept")
+    assert {version.name: version.in_use for version in registry.versions()} == {"v2.0.0": False, "v1.0.0": True}
+
+    monkeypatch.delenv("TOY_KEEP")
+    better = _run(["unfreeze.ratio=30"]).result()
+    assert better["promote"] == "Promoted"
+    assert registry.in_use().name == "v3.0.0"  # type: ignore[union-attr]
+    assert len(_records(kept_toy)) == 3
+    registry.rollback()
+    assert _run().result()["promote"] == "Cached"  # what a person took back is not promoted again
+    assert registry.in_use().name == "v1.0.0"  # type: ignore[union-attr]
+
+    told = _run(["unfreeze.ratio=40"], record=False)
+    assert told.result()["promote"] == "Completed"  # said, not done
+    assert len(registry.versions()) == 3
+    assert len(_records(kept_toy)) == 3
+    assert _git(kept_toy, "rev-parse", "HEAD") == head
+
+
+def test_pictures_that_arrived_are_taken_first(server: str, kept_toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    taken = []
+
+    def take(path: Path, **_: Any) -> add.Added:
+        taken.append(path)
+        (kept_toy / "data").mkdir(exist_ok=True)
+        (kept_toy / "data" / "new.txt").write_text("a new picture")
+        subprocess.run([sys.executable, "-m", "dvc", "add", "-q", "data"], cwd=kept_toy, check=True)
+        return add.Added(1, 0, {"train": 1, "val": 0, "test": 0})
+
+    monkeypatch.setattr(add, "arrived", lambda path: True)
+    monkeypatch.setattr(add, "add_held", take)
+    states = _run().result()
+    assert taken == [kept_toy / "incoming"]
+    assert states["incoming"] == "Completed"
+    assert states["prepare"] == "Completed"
+    assert _run(record=False).result()["data"] == "Cached"
+    assert len(taken) == 1  # runs that are not recorded take nothing
+
+
+def test_storage_that_fails_for_a_moment_is_tried_again(
+    server: str, kept_toy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from flows import retrain as module
+
+    tries = []
+
+    def push(*_: Any) -> bool:
+        tries.append(len(tries))
+        if len(tries) < 3:
+            raise StageError("push", 1, ["ERROR: failed to connect"])
+        return True
+
+    monkeypatch.setattr(module, "PAUSES", [0.1])
+    monkeypatch.setattr(experiment, "push", push)
+    assert _run().result()["push"] == "Completed"
+    assert len(tries) == 3
+
+
+def test_a_phase_that_takes_too_long_is_stopped_with_its_processes(
+    server: str, trained_toy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TOY_SLOW", "unfreeze")
+    state = _run(["unfreeze.ratio=20", "timeouts.unfreeze=0.15"], record=False)
+    assert state.is_failed()
+    assert state.message == "unfreeze was stopped after the 0.15 minutes that timeouts.unfreeze allows"
+    for pid in (trained_toy / ".dvc" / "tmp" / "pids").read_text().split():
+        with pytest.raises(ProcessLookupError):
+            os.kill(int(pid), 0)

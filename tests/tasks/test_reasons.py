@@ -1,0 +1,57 @@
+"""Laws of the reasons: each thing that makes DVC run a phase is said in words, and nothing else is."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tasks import reasons
+
+
+def _set(old: str, new: str) -> Callable[[Path], None]:
+    def change(root: Path) -> None:
+        text = (root / "params.yaml").read_text()
+        assert old in text
+        (root / "params.yaml").write_text(text.replace(old, new))
+
+    return change
+
+
+def test_nothing_changed_gives_no_reason(trained_toy: Path) -> None:
+    assert reasons.changed() == {}
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (_set("  ratio: 10 ", "  ratio: 30 "), {"unfreeze": ["unfreeze.ratio went from 10 to 30"]}),
+        (_set("  size: 160 ", "  size: null "), {"prepare": ["prepare.size went from 160 to null"]}),
+        (_set("  margin: 0.01 ", "  margin: 0.02 "), {}),  # decides nothing of what a phase makes
+        (
+            lambda root: (root / "data" / "b.txt").write_text("b"),
+            {"data": ["data changed"], "prepare": ["data changed"]},
+        ),
+        (
+            lambda root: shutil.rmtree(root / "artifacts" / "embed"),
+            {"embed": ["artifacts/embed is gone"], "head": ["artifacts/embed is gone"]},
+        ),
+        (lambda root: (root / "data.dvc").unlink(), {"data": ["data.dvc is gone"]}),
+    ],
+)
+def test_each_change_is_told_by_its_name(
+    trained_toy: Path, change: Callable[[Path], None], expected: dict[str, list[str]]
+) -> None:
+    change(trained_toy)
+    assert reasons.changed() == expected
+
+
+def test_a_phase_that_never_ran_says_so(toy: Path) -> None:
+    found = reasons.changed()
+    assert found["data"] == ["data is not in the cache"]
+    assert found["head"] == ["dvc.lock has no run of it"]
+
+
+def test_files_that_dvc_cannot_read_are_a_reason_to_ask_dvc(trained_toy: Path) -> None:
+    (trained_toy / "dvc.yaml").write_text("stages: 3\n")
+    assert reasons.changed()["data"]

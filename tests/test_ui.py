@@ -1,0 +1,102 @@
+"""What a person sees who clicks through the Prefect UI after a run, in a real browser: states, artifacts, schedule."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.server
+
+ROOT = Path(__file__).resolve().parents[1]
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+PATIENCE = 60_000  # milliseconds until a page shows what it should
+
+
+@pytest.fixture(scope="module")
+def page() -> Iterator[Any]:
+    if CHROMIUM is None:
+        pytest.skip("no Chromium is installed on this machine")
+    from playwright.sync_api import expect, sync_playwright
+
+    expect.set_options(timeout=PATIENCE)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        page = browser.new_page(viewport={"width": 1400, "height": 1200})
+        page.set_default_timeout(PATIENCE)
+        yield page
+        browser.close()
+
+
+def _open_run(page: Any, ui: str, name: str) -> str:
+    """From the list of runs to the newest with such a name; its address."""
+    page.goto(f"{ui}/v2/runs")
+    page.get_by_role("link", name=name).first.click()
+    page.wait_for_url("**/flow-run/**")
+    return str(page.url.partition("?")[0])
+
+
+def _open_artifact(page: Any, run: str, key: str) -> None:
+    """From a run to one of its artifacts, there to the history of the key, and to the newest version."""
+    page.goto(run)
+    page.get_by_role("tab", name="Artifacts").click()
+    page.get_by_text(key, exact=True).first.click()
+    page.locator('a[href*="/artifacts/artifact/"]').first.click()
+    page.get_by_text("Show Raw Data").wait_for()
+
+
+def test_a_person_finds_states_reasons_and_results_of_a_run(
+    page: Any, server: str, trained_toy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from playwright.sync_api import expect
+
+    from flows.retrain import retrain
+
+    git = ["git", "-c", "user.name=test", "-c", "user.email=test@localhost"]
+    for command in (["add", "--all"], ["commit", "-qm", "start"]):
+        subprocess.run([*git, *command], cwd=trained_toy, check=True)
+    changed = retrain(["unfreeze.ratio=25"], record=True, return_state=True)
+    assert changed.is_completed(), changed.message
+    ui = server.removesuffix("/api")
+    address = _open_run(page, ui, "efficientnet_lite0 ratio 25")
+    page.get_by_role("tab", name="Task Runs").click()
+    for word in ("data", "head", "unfreeze", "report", "promote", "record"):
+        expect(page.get_by_text(word, exact=True).first).to_be_visible()
+    for state in ("Cached", "Completed", "Promoted"):
+        expect(page.get_by_text(state, exact=True).first).to_be_visible()
+
+    for key, text, pictures in (
+        ("phases", "unfreeze.ratio went from 10 to 25", 0),
+        ("metrics", "head only", 0),
+        ("summary", "Worst mistakes", 2),
+        ("learning-curves-unfreeze", "Learning curves after unfreeze", 1),
+        ("progress-unfreeze", "0:00 left", 0),
+        ("promotion", "Promoted", 0),
+    ):
+        _open_artifact(page, address, key)
+        expect(page.get_by_text(text).first).to_be_visible()
+        shown = page.locator('img[src^="data:image/png"]')
+        expect(shown).to_have_count(pictures)
+        for picture in shown.all():
+            assert picture.evaluate("async picture => { await picture.decode(); return picture.naturalWidth }")
+
+    monkeypatch.setenv("TOY_BREAK", "head")
+    assert retrain(["head.patience=9"], return_state=True).is_failed()
+    _open_artifact(page, _open_run(page, ui, "(head.patience=9)"), "failure")
+    expect(page.get_by_text("KeyError: 'a mistake of ours'").first).to_be_visible()
+
+
+def test_a_person_finds_the_deployment_with_its_schedule(page: Any, server: str) -> None:
+    from playwright.sync_api import expect
+
+    environment = os.environ | {"PREFECT_API_URL": server}
+    prefect = [sys.executable, "-m", "prefect", "--no-prompt"]
+    for command in (["work-pool", "create", "here", "--type", "process", "--overwrite"], ["deploy", "--all"]):
+        subprocess.run([*prefect, *command], cwd=ROOT, env=environment, check=True, capture_output=True)
+    page.goto(f"{server.removesuffix('/api')}/v2/deployments")
+    page.get_by_role("link", name="weekly", exact=True).first.click()
+    expect(page.get_by_text("At 03:00 AM, only on Monday").first).to_be_visible()

@@ -1,0 +1,12 @@
+"""A toy of `python -m tasks.compare`: promotes unless `TOY_KEEP` is set."""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+promoted = not os.environ.get("TOY_KEEP")
+reason = "the toy is better" if promoted else "the toy is worse"
+assert Path(sys.argv[1], "weights.safetensors").is_file()
+found = {"state": "compared", "champion": sys.argv[2], "promoted": promoted, "reason": reason}
+Path("artifacts/promotion/decision.json").write_text(json.dumps(found | {"gain": {}, "falls": [], "inputs": {}}))
