@@ -76,8 +76,9 @@ def preprocessing(data: Dataset) -> Preprocessing:
 def new_network(chosen: Settings, data: Dataset) -> Classifier:
     """The pretrained backbone with a new head; the same one each time."""
     torch.manual_seed(chosen.seed)
-    model = create(chosen.backbone.name, chosen.backbone.weights, len(data.classes)).eval()
-    return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+    size = data.pictures.shape.size
+    model = create(chosen.backbone.name, chosen.backbone.weights, len(data.classes), size)
+    return model.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
 
 def meta_of(chosen: Settings, data: Dataset, folded: bool, parent: str | None) -> dict[str, Any]:

@@ -29,7 +29,7 @@ def prepare(chosen: Settings) -> None:
     rows = manifest.read_folder(DATA)
     classes = manifest.classes_of(rows, chosen.prepare.positive, chosen.prepare.smallest_class)
     preprocessing = preprocessing_of(chosen.backbone.name, chosen.backbone.weights)
-    check_size(chosen.backbone.name, chosen.prepare.size or preprocessing.size)
+    check_size(chosen.backbone.name, chosen.backbone.weights, chosen.prepare.size or preprocessing.size)
     files = [DATA / path for path in rows["path"]]
 
     with phase.outputs(PREPARE) as folder, ThreadPoolExecutor(chosen.resources.workers) as threads:

@@ -1,10 +1,12 @@
 """Settings: `params.yaml`, read once into frozen typed objects. It alone has defaults; a mistake is one sentence."""
 
 import difflib
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError
+from pydantic_core import PydanticCustomError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
@@ -22,10 +24,19 @@ Minutes = Annotated[float, Field(gt=0)] | None
 Views = Literal["none", "flip", "flips", "square"]
 
 
+def _which_blocks(value: Any) -> Any:
+    word = isinstance(value, str) and re.fullmatch(r"all|gradual|first [1-9]\d*", value)
+    number = type(value) is int and value >= 1
+    names = isinstance(value, list) and value and all(isinstance(name, str) for name in value)
+    if word or number or names:
+        return value
+    raise PydanticCustomError("blocks", "use all, gradual, a number of last blocks, first N, or a list of names")
+
+
 class Section(BaseModel):
     """A section of the file: nothing unknown, nothing changed after reading, no number made of a text."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class Resources(Section):
@@ -63,14 +74,15 @@ class Head(Section):
 
 
 class Unfreeze(Section):
-    blocks: Literal["all"] | Count | list[str]
+    blocks: Annotated[str | int | list[str], PlainValidator(_which_blocks)]
     ratio: Rate
+    layer_decay: Annotated[float, Field(gt=0, le=1)]
     epochs: Count
     batch_size: Count
     weight_decay: NotNegative
     warmup: Annotated[float, Field(ge=0, lt=1)]
     patience: Count
-    batchnorm: Literal["frozen", "train"]
+    batchnorm: Literal["frozen", "adapt", "train"]
     views: Views
     drop: Annotated[float, Field(ge=0, le=1)]
     jitter: Annotated[float, Field(ge=0, lt=1)]
@@ -211,8 +223,9 @@ def _sentence(errors: list[Any], source: str) -> str:
         return _unknown(key, source)
     if first["type"] == "missing":
         return f"{source}: '{key}' is missing; add it, or bring the file back with `git checkout params.yaml`"
-    wanted = " or ".join(dict.fromkeys(each["msg"] for each in errors if each["loc"][:2] == first["loc"][:2]))
-    return f"{source}: '{key}' is {first['input']!r}, which is not allowed: {wanted.lower()}"
+    reasons = [each["msg"] for each in errors if each["loc"][:2] == first["loc"][:2]]
+    wanted = " or ".join(dict.fromkeys(reason[:1].lower() + reason[1:] for reason in reasons))
+    return f"{source}: '{key}' is {first['input']!r}, which is not allowed: {wanted}"
 
 
 def _unknown(key: str, source: str) -> str:

@@ -5,6 +5,7 @@ python -m tasks.unfreeze      artifacts/head -> artifacts/unfreeze/{model/,histo
 
 import hashlib
 import shutil
+from functools import partial
 
 from tasks import networks, phase
 from tasks.settings import Settings
@@ -14,31 +15,37 @@ from thaw.folding import fold_batchnorm
 from thaw.freezing import scale_dropout
 from thaw.freezing import unfreeze as unfreeze_blocks
 from thaw.pictures import VIEWS, Normaliser
-from thaw.training import FineTuning, fine_tune
+from thaw.training import FineTuning, adapt_batchnorm, fine_tune
 
 
 def unfreeze(chosen: Settings) -> None:
     """From the network with a trained head to the fine-tuned one."""
     device = networks.use_resources(chosen)
     data = networks.dataset(chosen)
-    model, _ = checkpoint.load(HEAD / "model")
-    folded = chosen.unfreeze.batchnorm == "frozen"
-    if folded:
-        fold_batchnorm(model, data.pictures.shape.blank())
-    model.to(device)
-    scale_dropout(model, chosen.unfreeze.drop)
-    trained = unfreeze_blocks(model, chosen.unfreeze.blocks, chosen.unfreeze.batchnorm)
-    ratio = chosen.unfreeze.ratio
-    print(f"{len(trained)} blocks unfrozen: {trained[0]} to {trained[-1]}", flush=True)
-    print(f"learning rates: head {chosen.head.learning_rate:g}, backbone {chosen.head.learning_rate / ratio:g}")
-    if not 10 <= ratio <= 100:
-        why = "pretrained features may be overwritten" if ratio < 10 else "the backbone will hardly learn"
-        print(f"warning: unfreeze.ratio is {ratio:g}, outside 10 to 100: {why}", flush=True)
+    normalise = Normaliser(networks.preprocessing(data), device)
     how = FineTuning(
         learning_rate=chosen.head.learning_rate,
         views=VIEWS[chosen.unfreeze.views],
         **chosen.unfreeze.model_dump(exclude={"blocks", "batchnorm", "views", "drop"}),
     )
+    model, _ = checkpoint.load(HEAD / "model")
+    which, batchnorm = chosen.unfreeze.blocks, chosen.unfreeze.batchnorm
+    trained = unfreeze_blocks(model, which, batchnorm)
+    order = ", evenly over the epochs, the last one first" if which == "gradual" else ""
+    print(f"{len(trained)} blocks unfrozen: {trained[0]} to {trained[-1]}{order}", flush=True)
+    ratio, decay = chosen.unfreeze.ratio, chosen.unfreeze.layer_decay
+    before = f", {decay:g} times as much in each block before the last" if decay < 1 else ""
+    print(f"learning rates: head {how.learning_rate:g}, backbone {how.learning_rate / ratio:g}{before}", flush=True)
+    if not 10 <= ratio <= 100:
+        why = "pretrained features may be overwritten" if ratio < 10 else "the backbone will hardly learn"
+        print(f"warning: unfreeze.ratio is {ratio:g}, outside 10 to 100: {why}", flush=True)
+    if batchnorm == "adapt":
+        adapt_batchnorm(model.to(device), data.pictures, data.split("train"), normalise, how, chosen.seed)
+    folded = batchnorm != "train"
+    if folded:
+        fold_batchnorm(model.cpu(), data.pictures.shape.blank())
+    model.to(device)
+    scale_dropout(model, chosen.unfreeze.drop)
     parent = checkpoint.weights_hash(HEAD / "model")
     key = hashlib.sha256(f"{parent} {chosen.seed} {how} {chosen.unfreeze} {data.meta}".encode()).hexdigest()
     scratch = SCRATCH / f"unfreeze-{key[:16]}.pt"
@@ -47,10 +54,11 @@ def unfreeze(chosen: Settings) -> None:
         data.pictures,
         (data.split("train"), data.targets[data.split("train")]),
         (data.split("val"), data.targets[data.split("val")]),
-        Normaliser(networks.preprocessing(data), device),
+        normalise,
         how,
         chosen.seed,
         scratch,
+        partial(unfreeze_blocks, model, which, batchnorm, epochs=how.epochs),
     )
     networks.write_network(UNFREEZE, best, history, networks.meta_of(chosen, data, folded, parent))
     shutil.rmtree(SCRATCH, ignore_errors=True)  # of this run, and of others that were never finished

@@ -5,8 +5,10 @@ model, preprocessing = create("resnet50", "IMAGENET1K_V1", classes=3)
 """
 
 import difflib
+import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +17,7 @@ import torchvision
 from torch import Tensor, nn
 from torchvision.models import get_model_builder, get_model_weights, list_models
 from torchvision.models.maxvit import MaxVitBlock
+from torchvision.models.mnasnet import MNASNet
 from torchvision.models.regnet import AnyStage
 from torchvision.models.vision_transformer import Encoder
 from torchvision.transforms.functional import InterpolationMode
@@ -23,7 +26,13 @@ from thaw import efficientnet_lite0  # noqa: F401  (enters the default backbone 
 from thaw.errors import InputError
 
 STEPS = (nn.Conv2d, nn.Linear)
-NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)
+WITH_AUXILIARY_HEADS = ("googlenet", "inception_v3")
+# Names in files that torchvision publishes but no longer writes: DenseNet's and the vision transformer's.
+LEGACY = (
+    (re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12])\."), r"\1\2."),
+    (re.compile(r"\.mlp\.linear_1\."), ".mlp.0."),
+    (re.compile(r"\.mlp\.linear_2\."), ".mlp.3."),
+)
 
 
 @dataclass(frozen=True)
@@ -92,47 +101,52 @@ def preprocessing_of(name: str, weights: str) -> Preprocessing:
     return Preprocessing.of(entry.transforms())
 
 
-def create(name: str, weights: str, classes: int) -> Classifier:
-    """The backbone with `weights` (a name that torchvision registers, a file, or `random`) and a new linear head."""
+def create(name: str, weights: str, classes: int, size: int | None = None) -> Classifier:
+    """The backbone with `weights` (a name that torchvision registers, a file, or `random`) and a new linear head.
+
+    A vision transformer takes pictures of one size only: that of its registered weights, else `size`.
+    """
     _check_name(name)
     if classes < 2:
         raise InputError(f"a classifier needs at least 2 classes, but there is {classes}")
-    arguments = {"aux_logits": False} if name in ("googlenet", "inception_v3") else {}
     registered = get_model_weights(name)
     if weights in registered.__members__:
-        if name in ("googlenet", "inception_v3"):
-            arguments = {}  # their builders load the auxiliary heads and drop them again
         try:
-            model = get_model_builder(name)(weights=registered[weights], **arguments)
+            model = get_model_builder(name)(weights=registered[weights])
         except OSError as error:
             raise InputError(
                 f"the weights {weights} of {name} could not be downloaded ({error}); bring the file from another "
                 f"machine and set backbone.weights to its path: {registered[weights].url}"
             ) from None
-        if hasattr(model, "AuxLogits"):
-            model.aux_logits, model.AuxLogits = False, None
-        backbone, features = _cut_head(model, name)
+        if name in WITH_AUXILIARY_HEADS:
+            model.aux_logits, model.AuxLogits = False, None  # GoogLeNet's builder has dropped its own
     else:
-        if name in ("googlenet", "inception_v3"):
-            arguments["init_weights"] = False
-        backbone, features = _cut_head(get_model_builder(name)(weights=None, **arguments), name)
-        if weights != "random":
-            _load(backbone, _read_weights(name, weights), f"{weights} does not hold weights of {name}")
+        arguments: dict[str, Any] = {"image_size": size} if size and name.startswith("vit_") else {}
+        if name in WITH_AUXILIARY_HEADS:
+            # Registered weights switch `transform_input` on: a network that is rebuilt must compute the same.
+            arguments = {"aux_logits": False, "init_weights": False, "transform_input": True}
+        model = get_model_builder(name)(weights=None, **arguments)
+    if isinstance(model, MNASNet):  # its own way of loading insists on a version that safetensors do not keep
+        model._load_from_state_dict = partial(nn.Module._load_from_state_dict, model)
+    backbone, features, old_head = _cut_head(model, name)
+    if weights != "random" and weights not in registered.__members__:
+        _load(backbone, name, weights, old_head)
     head = nn.Linear(features, classes)
     nn.init.zeros_(head.bias)
     nn.init.normal_(head.weight, std=features**-0.5)
     return Classifier(backbone, head)
 
 
-def check_size(name: str, size: int) -> None:
+def check_size(name: str, weights: str, size: int) -> None:
     """Raise unless the backbone takes pictures of `size`; costs no arithmetic (shapes only, on the meta device)."""
+    wanted = preprocessing_of(name, weights).size
+    trained = wanted if weights in get_model_weights(name).__members__ else size
     try:
         with torch.device("meta"):
-            create(name, "random", 2).eval()(torch.empty(1, 3, size, size))
+            create(name, "random", 2, trained).eval()(torch.empty(1, 3, size, size))
     except NotImplementedError:
         return  # RegNet cannot be built without numbers; it takes any size
     except (AssertionError, RuntimeError, ValueError) as error:
-        wanted = preprocessing_of(name, "DEFAULT").size
         reason = str(error).splitlines()[0].rstrip(".")
         raise InputError(
             f"{name} cannot take pictures of {size} x {size} ({reason}); set prepare.size to {wanted}, "
@@ -189,14 +203,14 @@ def _check_name(name: str) -> None:
         raise InputError(f"unknown backbone '{name}'; {hint} (set backbone.name)")
 
 
-def _cut_head(model: nn.Module, name: str) -> tuple[nn.Module, int]:
-    """Replace the layer that makes the class scores by nothing; returns the model and the number of its features."""
+def _cut_head(model: nn.Module, name: str) -> tuple[nn.Module, int, str]:
+    """Replace the layer that makes the class scores by nothing; returns the model, its features, the layer's path."""
     heads = [(path, layer) for path, layer in model.named_modules() if isinstance(layer, STEPS)]
     if not heads or getattr(heads[-1][1], "out_features", getattr(heads[-1][1], "out_channels", 0)) != 1000:
         raise InputError(f"backbone '{name}' has no head that thaw can replace: its last layer is not a 1000-class one")
     path, layer = heads[-1]
     model.set_submodule(path, nn.Identity())
-    return model, layer.in_features if isinstance(layer, nn.Linear) else layer.in_channels
+    return model, layer.in_features if isinstance(layer, nn.Linear) else layer.in_channels, path
 
 
 def _read_weights(name: str, weights: str) -> dict[str, Tensor]:
@@ -219,21 +233,31 @@ def _read_weights(name: str, weights: str) -> dict[str, Tensor]:
     return state
 
 
-def _load(model: nn.Module, state: dict[str, Tensor], sentence: str) -> None:
-    """Load by name; the old head may be there or not, everything else must fit, or the difference is shown."""
-    wanted = model.state_dict()
-    heads = {key.rsplit(".", 1)[0] for key in state.keys() - wanted.keys() if key.endswith((".weight", ".bias"))}
-    extra = state.keys() - wanted.keys()
-    if len(heads) == 1:
-        extra = {key for key in extra if key.rsplit(".", 1)[0] not in heads}
-    lines = [f"- {key} {tuple(wanted[key].shape)} is missing" for key in wanted if key not in state]
-    lines += [f"+ {key} {tuple(state[key].shape)} is not part of it" for key in sorted(extra)]
+def _load(model: nn.Module, name: str, weights: str, head: str) -> None:
+    """Load a file by names; its heads may be there or not, everything else must fit, or the difference is shown."""
+    wanted, state = model.state_dict(), {}
+    for key, value in _read_weights(name, weights).items():
+        for pattern, replacement in LEGACY:
+            key = pattern.sub(replacement, key)
+        if not key.startswith((f"{head}.", "aux1.", "aux2.", "AuxLogits.")):
+            state[key] = value
+    # Files from before 2018 do not count batches, and nothing needs the count.
+    lines = [
+        f"- {key} {tuple(value.shape)} is missing"
+        for key, value in wanted.items()
+        if key not in state and not key.endswith("num_batches_tracked")
+    ]
+    lines += [f"+ {key} {tuple(state[key].shape)} is not part of it" for key in sorted(state.keys() - wanted.keys())]
     lines += [
         f"! {key} is {tuple(state[key].shape)}, wanted {tuple(value.shape)}"
         for key, value in wanted.items()
         if key in state and state[key].shape != value.shape
     ]
     if lines:
+        sentence = (
+            f"{weights} does not hold weights of {name}: {len(lines)} entries differ; allowed is a state dict with the "
+            f"names and shapes of torchvision's {name}, whatever its head"
+        )
         shown = lines[:8] + ([f"... and {len(lines) - 8} more"] if len(lines) > 8 else [])
-        raise InputError("\n  ".join([f"{sentence}; {len(lines)} entries differ:", *shown]))
-    model.load_state_dict({key: state[key] for key in wanted})
+        raise InputError("\n  ".join([sentence, *shown]))
+    model.load_state_dict(state, strict=False)

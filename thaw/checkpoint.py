@@ -32,7 +32,7 @@ def save(folder: Path, weights: dict[str, Tensor], meta: dict[str, Any]) -> None
 def load(folder: Path) -> tuple[Classifier, dict[str, Any]]:
     """The network, in eval mode and channels last, and its meta data."""
     meta = read_meta(folder)
-    model = create(meta["backbone"], "random", len(meta["classes"]))
+    model = create(meta["backbone"], "random", len(meta["classes"]), meta["shape"]["size"])
     if meta["folded"]:
         fold_batchnorm(model, Shape(**meta["shape"]).blank())
     try:

@@ -3,7 +3,7 @@
 All randomness comes from a seed and the epoch's number, so that a run that was stopped goes on as if it had not been.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.optim.swa_utils import update_bn
+from torchvision.ops import StochasticDepth
 
 from thaw.backbones import Classifier
-from thaw.freezing import parameter_groups
+from thaw.freezing import obey_mode, parameter_groups, stay_in_eval
 from thaw.pictures import Normaliser, Pictures, in_batches, jitter, random_views
 from thaw.prediction import predict
 from thaw.progress import Progress
@@ -37,10 +39,11 @@ class HeadTraining:
 
 @dataclass(frozen=True)
 class FineTuning:
-    """How phase 2 goes; the backbone learns at `learning_rate / ratio`."""
+    """How phase 2 goes; the backbone learns at `learning_rate / ratio`, less by `layer_decay` in each earlier block."""
 
     learning_rate: float
     ratio: float
+    layer_decay: float
     weight_decay: float
     batch_size: int
     epochs: int
@@ -102,6 +105,34 @@ def fit_head(
     return best, pd.DataFrame(history)
 
 
+def adapt_batchnorm(
+    model: Classifier, pictures: Pictures, rows: Rows, normalise: Normaliser, how: FineTuning, seed: int
+) -> None:
+    """Estimate the statistics of every BatchNorm anew, in one pass over the training pictures as phase 2 sees them.
+
+    No weight changes, and dropout is off; what was frozen must be frozen again afterwards. Batches are drawn at random
+    (in a batch of one class the others would be missing) and of one size, because each counts the same.
+    """
+    random = np.random.default_rng([seed, 0])
+    generator = torch.Generator().manual_seed(int(random.integers(2**31)))
+    batches = np.array_split(random.permutation(rows), -(-len(rows) // how.batch_size))
+    progress = Progress(len(rows))
+
+    def normalised() -> Iterator[Tensor]:
+        for pixels in pictures.batches(batches):
+            yield jitter(normalise(random_views(pixels, how.views, generator)), how.jitter, generator)
+            progress.step(len(pixels), "BatchNorm statistics")
+
+    for module in model.modules():
+        obey_mode(module)
+        if isinstance(module, (nn.Dropout, StochasticDepth)):
+            stay_in_eval(module)
+    update_bn(normalised(), model)
+    for module in model.modules():
+        obey_mode(module)
+    model.eval()
+
+
 def fine_tune(
     model: Classifier,
     pictures: Pictures,
@@ -111,31 +142,34 @@ def fine_tune(
     how: FineTuning,
     seed: int,
     scratch: Path | None = None,
+    unfreeze: Callable[[int], object] = lambda epoch: None,
 ) -> tuple[dict[str, Tensor], pd.DataFrame]:
     """Train what is unfrozen; returns the best weights on validation and the history, epoch 0 being the start.
 
     With `scratch`, a file, the state after each epoch is kept there, and a run that finds it goes on from it.
+    `unfreeze` is called with the number of each epoch before it, and may unfreeze more.
     """
     rows, targets = train
-    optimizer = torch.optim.AdamW(parameter_groups(model, how.learning_rate, how.ratio, how.weight_decay))
     steps = len(_training_batches(rows, how.batch_size))
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: warmup_and_cosine(step / (how.epochs * steps), how.warmup)
-    )
     history: list[dict[str, float]] = []
     best: dict[str, Tensor] = {}
+    kept = None
     if scratch and scratch.is_file():
-        state = torch.load(scratch, map_location=normalise.device, weights_only=True)
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        schedule.load_state_dict(state["schedule"])
-        history, best = state["history"], state["best"]
+        kept = torch.load(scratch, map_location=normalise.device, weights_only=True)
+        history, best = kept["history"], kept["best"]
         print(f"going on after epoch {len(history) - 1}, where the last run was stopped", flush=True)
+    unfreeze(max(1, len(history) - 1))
+    optimizer, schedule = _optimizer(model, how, 0, steps)
+    if kept:
+        model.load_state_dict(kept["model"])
+        optimizer.load_state_dict(kept["optimizer"])
     left = how.epochs + 1 - len(history)
     progress = Progress(left * len(val[0]) + min(left, how.epochs) * len(rows))
     for epoch in range(len(history), how.epochs + 1):
         what = f"epoch {epoch}/{how.epochs}"
         if epoch:
+            unfreeze(epoch)
+            optimizer, schedule = _optimizer(model, how, (epoch - 1) * steps, steps, optimizer)
             loss = _train_epoch(
                 model, pictures, rows, targets, normalise, how, (seed, epoch), optimizer, schedule, progress
             )
@@ -150,8 +184,27 @@ def fine_tune(
             progress.end(f"epoch {epoch}, validation has stopped improving")
             break
         if scratch:
-            _keep(scratch, model, optimizer, schedule, history, best)
+            _keep(scratch, model, optimizer, history, best)
     return best, pd.DataFrame(history)
+
+
+def _optimizer(
+    model: Classifier, how: FineTuning, done: int, steps: int, before: torch.optim.Optimizer | None = None
+) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LambdaLR]:
+    """An optimizer over what is trainable now, and the schedule of its rates, `done` steps behind, `steps` an epoch.
+
+    Made anew for each epoch, because groups added to a running optimizer escape its schedule; what was trained
+    `before` keeps its momentum.
+    """
+    groups = parameter_groups(model, how.learning_rate, how.ratio, how.weight_decay, how.layer_decay)
+    optimizer = torch.optim.AdamW(groups)
+    for parameter in model.parameters():
+        if before and parameter.requires_grad and parameter in before.state:
+            optimizer.state[parameter] = before.state[parameter]
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: warmup_and_cosine((done + step) / (how.epochs * steps), how.warmup)
+    )
+    return optimizer, schedule
 
 
 def warmup_and_cosine(done: float, warmup: float) -> float:
@@ -223,15 +276,9 @@ def _sentence(row: dict[str, float], epochs: int) -> str:
     return f"{start}, validation loss {row['val_loss']:.4f}, accuracy {row['val_accuracy']:.1%}"
 
 
-def _keep(
-    path: Path, model: nn.Module, optimizer: Any, schedule: Any, history: list[Any], best: dict[str, Tensor]
-) -> None:
+def _keep(path: Path, model: nn.Module, optimizer: Any, history: list[Any], best: dict[str, Tensor]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
-    state = {
-        "model": model.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "schedule": schedule.state_dict(),
-    }
+    state = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
     torch.save({**state, "history": history, "best": best}, partial)
     partial.replace(path)

@@ -154,7 +154,10 @@ def change(old: str, new: str) -> Callable[[Path], None]:
         ("prepare", change("name: shufflenet_v2_x0_5", "name: shuflenet"), "unknown backbone 'shuflenet'"),
         ("prepare", change("  ratio:", "  rate:"), "unknown key 'unfreeze.rate'"),
         ("embed", change("weights: random", "weights: IMAGENET9"), "unknown weights 'IMAGENET9'"),
-        ("unfreeze", change("blocks: all", "blocks: 99"), "unfreeze.blocks is 99, but the backbone has"),
+        ("unfreeze", change("blocks: all", "blocks: 99"), "unfreeze.blocks is 99, but the backbone has 18 blocks: use"),
+        ("unfreeze", change("blocks: all", "blocks: first 99"), "first 1 to first 18"),
+        ("unfreeze", change("blocks: all", "blocks: [conv9]"), "'conv9', which is no block of this backbone; nearest"),
+        ("unfreeze", change("  ratio: 10 ", "  ratio: 0 "), "'unfreeze.ratio' is 0, which is not allowed"),
     ],
 )
 def test_bad_input_is_one_sentence_exit_code_two_and_nothing_half_written(
@@ -169,6 +172,28 @@ def test_bad_input_is_one_sentence_exit_code_two_and_nothing_half_written(
     assert done.stderr.count("\n") == 1, done.stderr
     assert done.stderr.startswith("error: ")
     assert files_under(copied / "artifacts") == before
+
+
+def test_unfreeze_says_what_it_does_and_warns_of_a_ratio_outside_10_to_100(copied: Path) -> None:
+    for old, new in (
+        ("blocks: all", "blocks: gradual"),
+        ("  ratio: 10 ", "  ratio: 5 "),
+        ("layer_decay: 1.0", "layer_decay: 0.8"),
+        ("batchnorm: frozen", "batchnorm: adapt"),
+    ):
+        change(old, new)(copied)
+    shutil.rmtree(copied / "artifacts/unfreeze")
+    done = run(copied, "unfreeze", "evaluate")
+    assert done.returncode == 0, done.stderr
+    for line in (
+        "18 blocks unfrozen: conv1 to conv5, evenly over the epochs, the last one first",
+        "learning rates: head 0.001, backbone 0.0002, 0.8 times as much in each block before the last",
+        "warning: unfreeze.ratio is 5, outside 10 to 100: pretrained features may be overwritten",
+    ):
+        assert line in done.stdout
+    assert "BatchNorm statistics" in done.stdout
+    meta = json.loads((copied / "artifacts/unfreeze/model/meta.json").read_text())
+    assert meta["folded"] is True
 
 
 def test_a_file_that_is_no_picture_is_an_error_that_counts_the_others(copied: Path) -> None:

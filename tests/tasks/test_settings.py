@@ -48,6 +48,12 @@ def test_override_writes_the_value_and_keeps_every_comment(file: Path) -> None:
     assert comments.findall(file.read_text()) == comments.findall(before)
 
 
+@pytest.mark.parametrize("blocks", ["all", "gradual", 3, "first 3", ["features.8"]])
+def test_blocks_are_all_or_gradual_or_the_last_or_the_first_or_named(file: Path, blocks: object) -> None:
+    settings.override([f"unfreeze.blocks={blocks}"], file)
+    assert settings.read(file).unfreeze.blocks == blocks
+
+
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
@@ -56,7 +62,15 @@ def test_override_writes_the_value_and_keeps_every_comment(file: Path) -> None:
         ("unfreeze.ratio=high", "'unfreeze.ratio' is 'high', which is not allowed: input should be a valid number"),
         ("unfreeze.ratio=0", "'unfreeze.ratio' is 0, which is not allowed: input should be greater than 0"),
         ("unfreeze.epochs=2.5", "'unfreeze.epochs' is 2.5, which is not allowed"),
-        ("unfreeze.blocks=some", "'unfreeze.blocks' is 'some', which is not allowed: input should be 'all' or"),
+        ("unfreeze.ratio=.inf", "'unfreeze.ratio' is inf, which is not allowed: input should be a finite number"),
+        ("unfreeze.layer_decay=0", "'unfreeze.layer_decay' is 0, which is not allowed: input should be greater than 0"),
+        ("unfreeze.layer_decay=2", "should be less than or equal to 1"),
+        ("unfreeze.batchnorm=adapted", "input should be 'frozen', 'adapt' or 'train'"),
+        ("unfreeze.blocks=some", "use all, gradual, a number of last blocks, first N, or a list of names"),
+        ("unfreeze.blocks=first 0", "'unfreeze.blocks' is 'first 0', which is not allowed: use all, gradual, a number"),
+        ("unfreeze.blocks=0", "'unfreeze.blocks' is 0, which is not allowed: use all, gradual, a number of last"),
+        ("unfreeze.blocks=[]", "'unfreeze.blocks' is [], which is not allowed: use all, gradual, a number of last"),
+        ("unfreeze.blocks=[8, 9]", "'unfreeze.blocks' is [8, 9], which is not allowed: use all, gradual, a number"),
         ("resources.device=gpu", "input should be 'auto', 'cpu', 'cuda' or 'mps'"),
         ("prepare.val=0.8", "leave nothing to train on"),
         ("unfreeze=3", "'unfreeze' is 3, which is not allowed"),

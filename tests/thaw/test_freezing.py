@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from thaw.backbones import Classifier, blocks, create
+from thaw.backbones import Block, Classifier, blocks, create
 from thaw.errors import InputError
 from thaw.folding import fold_batchnorm
 from thaw.freezing import parameter_groups, scale_dropout, select, unfreeze
@@ -16,7 +16,7 @@ from thaw.pictures import Normaliser, Pictures
 from thaw.prediction import features_of, predict
 from thaw.training import FineTuning, HeadTraining, fine_tune, fit_head
 
-HOW = FineTuning(0.01, 10, 0.05, batch_size=8, epochs=2, warmup=0.1, patience=9, views=8, jitter=0.1)
+HOW = FineTuning(0.01, 10, 1.0, 0.05, batch_size=8, epochs=2, warmup=0.1, patience=9, views=8, jitter=0.1)
 TRAIN, VAL = np.arange(16), np.arange(16, 24)
 Make = Callable[..., Classifier]
 
@@ -100,13 +100,20 @@ def test_cached_feature_logits_equal_live_logits(
     torch.testing.assert_close(cached, live, rtol=1e-3, atol=1e-4 * float(live.abs().max()))
 
 
-@given(which=st.one_of(st.just("all"), st.integers(1, 9), st.sets(st.sampled_from(range(9)), min_size=1)))
+@given(
+    which=st.one_of(
+        st.just("all"),
+        st.integers(1, 9),
+        st.integers(1, 9).map(lambda number: f"first {number}"),
+        st.sets(st.sampled_from(range(9)), min_size=1),
+    )
+)
 @settings(max_examples=15, deadline=None)
 def test_each_trainable_parameter_is_in_exactly_one_group_and_no_frozen_one_in_any(which: object) -> None:
     model = create("resnet18", "random", 2)
     names = [block.name for block in blocks(model.backbone)]
     trained = unfreeze(model, [names[n] for n in which] if isinstance(which, set) else which, "frozen")  # type: ignore[arg-type]
-    groups = parameter_groups(model, rate=0.01, ratio=20, weight_decay=0.1)
+    groups = parameter_groups(model, rate=0.01, ratio=20, weight_decay=0.1, layer_decay=1.0)
     held = [id(parameter) for group in groups for parameter in group["params"]]
     assert len(held) == len(set(held))
     assert set(held) == {id(parameter) for parameter in model.parameters() if parameter.requires_grad}
@@ -117,7 +124,7 @@ def test_each_trainable_parameter_is_in_exactly_one_group_and_no_frozen_one_in_a
 def test_backbone_learns_slower_than_the_head_by_the_ratio_and_norms_do_not_decay(network: Make) -> None:
     model = network()
     unfreeze(model, "all", "frozen")
-    groups = parameter_groups(model, rate=0.01, ratio=20, weight_decay=0.1)
+    groups = parameter_groups(model, rate=0.01, ratio=20, weight_decay=0.1, layer_decay=1.0)
     rates = {group["name"]: group["lr"] for group in groups}
     assert rates["head"] == pytest.approx(20 * rates["backbone"])
     for group in groups:
@@ -146,15 +153,60 @@ def test_ratio_holds_through_the_whole_schedule(
 @pytest.mark.parametrize(
     ("which", "sentence"),
     [
-        (10, "unfreeze.blocks is 10, but the backbone has 9 blocks: use all or 1 to 9"),
-        (0, "use all or 1 to 9"),
+        (10, "unfreeze.blocks is 10, but the backbone has 9 blocks: use all, 1 to 9 for the last ones, or first 1 to"),
+        (0, "use all, 1 to 9 for the last ones"),
+        ("first 10", "unfreeze.blocks is first 10, but the backbone has 9 blocks: .* or first 1 to first 9"),
+        ("first 0", "first 1 to first 9"),
+        ([], r"unfreeze.blocks is \[\]; allowed are all, gradual"),
         (["layer4.0", "layer4.2"], "'layer4.2', which is no block of this backbone; nearest is 'layer4.1'"),
-        ("last", "allowed are all, a number of last blocks, or a list of names"),
+        ("last", "allowed are all, gradual, a number of last blocks, first N, or a list of names"),
     ],
 )
 def test_blocks_that_do_not_exist_are_refused(network: Make, which: object, sentence: str) -> None:
     with pytest.raises(InputError, match=sentence):
         select(blocks(network().backbone), which)  # type: ignore[arg-type]
+
+
+def test_first_blocks_are_those_at_the_input_and_last_ones_those_at_the_head(network: Make) -> None:
+    found = blocks(network().backbone)
+    assert select(found, "first 2") == found[:2]
+    assert select(found, 2) == found[-2:]
+    assert select(found, "first 9") == select(found, 9) == select(found, "all") == found
+
+
+@given(count=st.integers(1, 90), epochs=st.integers(1, 30))
+def test_gradual_unfreezes_from_the_head_evenly_and_all_in_the_last_epoch(count: int, epochs: int) -> None:
+    found = [Block(f"block {number}", (), ()) for number in range(count)]
+    chosen = [select(found, "gradual", epoch, epochs) for epoch in range(1, epochs + 1)]
+    assert all(each == found[-len(each) :] for each in chosen)
+    counts = [0, *map(len, chosen)]
+    assert counts[1] >= 1
+    assert counts[-1] == count
+    more = np.diff(counts)
+    assert more.max() - more.min() <= 1
+
+
+def test_unfreezing_other_blocks_forgets_what_was_frozen_before(network: Make) -> None:
+    model, fresh = network(), network()
+    for which in (3, "all", ["layer1.0"], "first 2"):
+        unfreeze(model, which, "train")
+    unfreeze(fresh, "first 2", "train")
+    for one, other in zip(model.train().modules(), fresh.train().modules(), strict=True):
+        assert one.training == other.training
+    for one, other in zip(model.parameters(), fresh.parameters(), strict=True):
+        assert one.requires_grad == other.requires_grad
+
+
+def test_positional_parameters_and_norms_are_frozen_with_their_blocks(network: Make) -> None:
+    model = network("vit_b_32")
+    unfreeze(model, 2, "frozen")
+    trained = {name for name, parameter in model.backbone.named_parameters() if parameter.requires_grad}
+    assert "encoder.ln.weight" in trained
+    assert not trained & {"class_token", "encoder.pos_embedding"}
+    assert {name.split(".")[2] for name in trained if "layers" in name} == {"encoder_layer_10", "encoder_layer_11"}
+    unfreeze(model, "first 1", "frozen")
+    trained = {name for name, parameter in model.backbone.named_parameters() if parameter.requires_grad}
+    assert trained == {"class_token", "encoder.pos_embedding", "conv_proj.weight", "conv_proj.bias"}
 
 
 def test_dropout_can_be_scaled_down_to_nothing(network: Make) -> None:

@@ -1,6 +1,8 @@
 """Laws of training: it learns, it repeats itself to the bit, and an interruption leaves no trace."""
 
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,22 +12,27 @@ import torch
 
 from thaw import training
 from thaw.backbones import Classifier
-from thaw.freezing import unfreeze
+from thaw.freezing import Selection, unfreeze
 from thaw.pictures import Normaliser, Pictures, in_batches, view
-from thaw.training import FineTuning, HeadTraining, fine_tune, fit_head, warmup_and_cosine
+from thaw.training import FineTuning, HeadTraining, adapt_batchnorm, fine_tune, fit_head, warmup_and_cosine
 
-HOW = FineTuning(0.003, 10, 0.05, batch_size=8, epochs=3, warmup=0.1, patience=9, views=2, jitter=0.1)
+HOW = FineTuning(0.003, 10, 1.0, 0.05, batch_size=8, epochs=3, warmup=0.1, patience=9, views=2, jitter=0.1)
 TRAIN, VAL = np.arange(16), np.arange(16, 24)
 Make = Callable[..., Classifier]
 
 
 def train(
-    network: Make, pictures: Pictures, targets: torch.Tensor, normalise: Normaliser, scratch: Path | None = None
+    network: Make,
+    pictures: Pictures,
+    targets: torch.Tensor,
+    normalise: Normaliser,
+    scratch: Path | None = None,
+    which: Selection = 6,
 ) -> tuple[dict[str, torch.Tensor], pd.DataFrame]:
     model = network("efficientnet_lite0")  # has dropout and stochastic depth, so global random numbers matter
-    unfreeze(model, 6, "frozen")
+    before = partial(unfreeze, model, which, "frozen", epochs=HOW.epochs)
     split = [(rows, targets[rows]) for rows in (TRAIN, VAL)]
-    return fine_tune(model, pictures, split[0], split[1], normalise, HOW, 0, scratch)
+    return fine_tune(model, pictures, split[0], split[1], normalise, HOW, 0, scratch, before)
 
 
 def test_same_seed_gives_the_same_bits(
@@ -37,6 +44,8 @@ def test_same_seed_gives_the_same_bits(
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
+@pytest.mark.parametrize("which", [6, "gradual"])
+@pytest.mark.parametrize("stop", [1, 3])
 def test_an_interrupted_run_equals_the_uninterrupted_one(
     network: Make,
     pictures: Pictures,
@@ -44,24 +53,120 @@ def test_an_interrupted_run_equals_the_uninterrupted_one(
     normalise: Normaliser,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
+    which: Selection,
+    stop: int,
 ) -> None:
-    whole, whole_history = train(network, pictures, targets, normalise)
+    whole, whole_history = train(network, pictures, targets, normalise, which=which)
     scratch = tmp_path / "scratch.pt"
     keep = training._keep
 
     def keep_and_stop(path: Path, *state: object) -> None:
         keep(path, *state)  # type: ignore[arg-type]
-        if len(state[3]) == 3:  # type: ignore[arg-type]
+        if len(state[2]) == stop:  # type: ignore[arg-type]
             raise KeyboardInterrupt
 
     monkeypatch.setattr(training, "_keep", keep_and_stop)
     with pytest.raises(KeyboardInterrupt):
-        train(network, pictures, targets, normalise, scratch)
+        train(network, pictures, targets, normalise, scratch, which)
     monkeypatch.setattr(training, "_keep", keep)
     torch.manual_seed(12345)
-    resumed, resumed_history = train(network, pictures, targets, normalise, scratch)
+    resumed, resumed_history = train(network, pictures, targets, normalise, scratch, which)
     pd.testing.assert_frame_equal(whole_history, resumed_history, check_exact=True)
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_gradual_neither_moves_nor_decays_nor_remembers_what_is_not_yet_unfrozen(
+    network: Make, pictures: Pictures, targets: torch.Tensor, normalise: Normaliser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = network()
+    start = {name: value.clone() for name, value in model.named_parameters()}
+    steps: list[set[str]] = []
+    original = torch.optim.AdamW.step
+
+    def step(self: torch.optim.AdamW, *args: object) -> object:
+        done = original(self, *args)  # type: ignore[arg-type]
+        held = [parameter for group in self.param_groups for parameter in group["params"]]
+        trainable = {name: value for name, value in model.named_parameters() if value.requires_grad}
+        assert len(held) == len(set(held))
+        assert set(held) == set(trainable.values()) == set(self.state)
+        for name, value in model.named_parameters():
+            assert name in trainable or torch.equal(value, start[name])
+        steps.append(set(trainable))
+        return done
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", step)
+    split = [(rows, targets[rows]) for rows in (TRAIN, VAL)]
+    before = partial(unfreeze, model, "gradual", "frozen", epochs=HOW.epochs)
+    fine_tune(model, pictures, split[0], split[1], normalise, HOW, 0, None, before)
+    assert [len(each) for each in steps] == sorted(len(each) for each in steps)
+    assert len({frozenset(each) for each in steps}) == HOW.epochs
+    assert {name.split(".")[1] for name in steps[0] if name.startswith("backbone")} == {"layer3", "layer4"}
+    assert steps[-1] == set(start)
+
+
+def test_momentum_and_rates_go_on_when_more_is_unfrozen(
+    network: Make, pictures: Pictures, targets: torch.Tensor, normalise: Normaliser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = network()
+    seen: list[tuple[int, float]] = []
+    original = torch.optim.AdamW.step
+
+    def step(self: torch.optim.AdamW, *args: object) -> object:
+        done = original(self, *args)  # type: ignore[arg-type]
+        seen.append((int(self.state[model.head.weight]["step"]), self.param_groups[-1]["lr"]))
+        return done
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", step)
+    split = [(rows, targets[rows]) for rows in (TRAIN, VAL)]
+    before = partial(unfreeze, model, "gradual", "frozen", epochs=HOW.epochs)
+    fine_tune(model, pictures, split[0], split[1], normalise, HOW, 0, None, before)
+    assert [number for number, _ in seen] == [1, 2, 3, 4, 5, 6]
+    expected = [HOW.learning_rate * warmup_and_cosine(number / 6, HOW.warmup) for number in range(6)]
+    assert [rate for _, rate in seen] == expected
+
+
+def test_adapted_statistics_are_those_of_the_training_pictures_and_nothing_else_changes(
+    network: Make, pictures: Pictures, normalise: Normaliser
+) -> None:
+    model = network("efficientnet_lite0")
+    how = replace(HOW, batch_size=16, jitter=0.0, views=1)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    unfreeze(model, 2, "adapt")  # frozen blocks are adapted too
+    adapt_batchnorm(model, pictures, TRAIN, normalise, how, seed=0)
+    after = model.state_dict()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert {name.rsplit(".", 1)[1] for name in changed} == {"running_mean", "running_var", "num_batches_tracked"}
+    assert len(changed) == 3 * sum(isinstance(module, torch.nn.BatchNorm2d) for module in model.modules())
+    assert not any(module.training for module in model.modules())
+    first = model.backbone.features[0][0]
+    seen = first(normalise(torch.from_numpy(pictures.decoded[TRAIN]).permute(0, 3, 1, 2)).expand(-1, 3, -1, -1))
+    batchnorm = model.backbone.features[0][1]
+    torch.testing.assert_close(batchnorm.running_mean, seen.mean((0, 2, 3)))
+    torch.testing.assert_close(batchnorm.running_var, seen.var((0, 2, 3)))
+    assert batchnorm.momentum == 0.01
+
+
+def test_adapting_counts_every_batch_the_same_and_repeats_itself(
+    network: Make, pictures: Pictures, normalise: Normaliser
+) -> None:
+    seen: list[int] = []
+    states = []
+    for _ in range(2):
+        model = network()
+        model.backbone.conv1.register_forward_pre_hook(lambda module, inputs: seen.append(len(inputs[0])))
+        adapt_batchnorm(model, pictures, np.arange(17), normalise, HOW, seed=0)
+        states.append(model.state_dict())
+    assert seen == [6, 6, 5] * 2
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
+def test_adapting_a_network_without_batchnorm_does_nothing(
+    network: Make, pictures: Pictures, normalise: Normaliser
+) -> None:
+    model = network("convnext_tiny")
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    adapt_batchnorm(model, pictures, TRAIN, normalise, HOW, seed=0)
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
 
 
 def test_history_starts_with_the_head_only_network_and_the_best_epoch_is_kept(
