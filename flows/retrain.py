@@ -11,7 +11,7 @@ with the one in use, saved as an experiment and a version, and pushed to the DVC
 """
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
@@ -199,15 +199,15 @@ def name_of_run() -> str:
         return f"retrain {datetime.now().astimezone():%Y-%m-%d %H:%M}"
 
 
-def run_phases(run: Run, words: Iterable[str] = PHASES, flags: Sequence[str] = (), force: bool = False) -> None:
-    """Run phases in turn, each if it has a reason to; raise `PhaseFailed` at the first that does not end well."""
+def run_phases(run: Run, force: bool) -> None:
+    """Run the phases in turn, each if it has a reason to; raise `PhaseFailed` at the first that does not end well."""
     why, stale = reasons.changed(), False
-    for word in words:
+    for word in PHASES:
         if stale and word not in why:
             why, stale = reasons.changed(), False
         forced = force and word != "data"
         reason = ["--force was given"] if forced else why.get(word, [])
-        state = run.do(word, phase, word, reason, [*flags, "--force"] if forced else [*flags], why="; ".join(reason))
+        state = run.do(word, phase, word, reason, ["--force"] if forced else [], why="; ".join(reason))
         stale |= state.name != Verdict.CACHED
 
 
@@ -237,7 +237,7 @@ def retrain(overrides: list[str] | None = None, force: bool = False, record: boo
             if record and chosen.retrain.incoming:
                 run.do("incoming", incoming, chosen.retrain.incoming)
                 story.describe(["recorded"])  # the data may be other ones now
-            run_phases(run, force=force)
+            run_phases(run, force)
             story.outcome()
             if record or registry.in_use():
                 state = run.do("promote", promote, record)
@@ -246,16 +246,15 @@ def retrain(overrides: list[str] | None = None, force: bool = False, record: boo
                 name = f"retrain-{datetime.now().astimezone():%Y-%m-%d-%H%M%S}"
                 recorded = run.do("record", save, name, decision)
                 run.do("push", push, recorded.name != Verdict.CACHED)
+        states = {word: state.name for word, state in run.done.items()}
+        ran = [word for word, name in states.items() if name != Verdict.CACHED]
+        ended = Completed(message=f"did {', '.join(ran)}" if ran else "nothing new: every phase is Cached", data=states)
     except InputError as error:
-        return Failed(message=str(error), data=error)
+        ended = Failed(message=str(error), data=error)
     except PhaseFailed as failure:
-        return Failed(message=str(failure), data=failure.error)
-    finally:
-        story.finish()
-    states = {word: state.name for word, state in run.done.items()}
-    ran = [word for word, name in states.items() if name != Verdict.CACHED]
-    message = f"did {', '.join(ran)}" if ran else "nothing new: every phase is Cached"
-    return Completed(message=message, data=states)
+        ended = Failed(message=str(failure), data=failure.error)
+    story.finish()
+    return ended
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ os.environ |= {
     "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
     "DO_NOT_TRACK": "1",
     "DVC_NO_ANALYTICS": "1",
+    "OMP_NUM_THREADS": "1",  # two processes test side by side; threads of both would wait for one another
     "DVC_SITE_CACHE_DIR": str(_STATE / "dvc"),
     "GIT_CONFIG_GLOBAL": os.devnull,
 }
