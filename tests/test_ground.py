@@ -132,7 +132,9 @@ def test_git_holds_no_picture_of_the_demo_and_nothing_under_data() -> None:
     assert [name for name in names if name.startswith("data/") or re.search(r"cell\d{4}\.", name)] == []
 
 
-@pytest.mark.parametrize("name", ["data", ".venv", ".prefect", ".mypy_cache", "thaw/__pycache__"])
+@pytest.mark.parametrize(
+    "name", ["data", "incoming", "artifacts/.embed.partial", ".venv", ".prefect", ".mypy_cache", "thaw/__pycache__"]
+)
 def test_git_ignores_what_is_made_here(name: str) -> None:
     tracked_files()  # skips where there is no git
     assert subprocess.run(["git", "check-ignore", "-q", f"{name}/"], cwd=ROOT, check=False).returncode == 0
