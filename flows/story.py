@@ -86,8 +86,9 @@ def progress(phase: str) -> Iterator[Callable[[str], None]]:
         last_lines.append(line)
         if found := LINE.match(line):
             # What is left stands first: the UI cuts a long text at its end.
-            text = ", ".join(filter(None, (found["left"], found["what"])))
-            latest[:] = [{"data": float(found["percent"]), "description": text}]
+            percent = float(found["percent"])
+            text = ", ".join(filter(None, (found["left"] if percent < 100 else None, found["what"])))
+            latest[:] = [{"data": percent, "description": text}]
             news.set()
 
     def send() -> None:

@@ -146,13 +146,13 @@ def test_nothing_is_shown_twice_however_often_a_task_is_tried(
     for attempt in ("first", "second"):
         story._show("markdown", "summary", f"the {attempt}", "")
         with story.progress("data") as follow:
-            follow(f"[100%] the {attempt}, 0:00 left")
+            follow(f"[ 50%] the {attempt}, 0:09 left")
     assert {artifact.key: artifact.data for artifact in _shown(run_id)} == {
         "summary": "the second",
-        "progress-data": 100,
+        "progress-data": 50,
     }
     assert [artifact.description for artifact in _shown(run_id) if artifact.type == "progress"] == [
-        "0:00 left, the second"
+        "0:09 left, the second"
     ]
 
 
