@@ -74,7 +74,7 @@ def test_table_says_what_each_phase_did_and_why_and_the_summary_has_pictures(ser
     [
         ("TOY_FAIL", [], "the toy has no pictures"),
         ("TOY_BREAK", [], "KeyError: 'a mistake of ours'"),
-        ("TOY_SLOW", ["timeouts.head=0.05"], "timeouts.head"),
+        ("TOY_SLOW", ["timeouts.head=0.15"], "timeouts.head"),
     ],
 )
 def test_failure_names_the_phase_with_its_reason_and_its_last_lines(
