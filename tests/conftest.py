@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -24,6 +25,10 @@ os.environ |= {
 }
 for name in ("PREFECT_API_URL", "PREFECT_PROFILE", "THAW_ROOT"):
     os.environ.pop(name, None)
+
+# A shell that starts tests in the background lets them ignore Ctrl-C, and whatever they start inherits that.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).resolve().parents[1]
 TOY = Path(__file__).parent / "toy"
