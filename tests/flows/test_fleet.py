@@ -304,11 +304,15 @@ def test_a_fleet_computes_each_phase_once_and_loses_nothing_when_a_worker_dies(
         assert made == {path: alone[path] for path in made}
         assert {"artifacts/unfreeze/model/weights.safetensors", "artifacts/evaluate/metrics.json"} <= made.keys()
 
-    rows = list(csv.DictReader((workspace / "artifacts" / "sweeps" / name / "table.csv").open()))
+    with (workspace / "artifacts" / "sweeps" / name / "table.csv").open() as table:
+        rows = list(csv.DictReader(table))
     assert [row["arm"] for row in rows] == [f"ratio{ratio}-seed{seed}" for ratio, seed in ARMS]
     assert "Best on validation: ratio30, on test 82.5 ± 0.7 %" in printed
-    _call(workspace, "dvc", "exp", "apply", f"{name}-ratio100-seed1")
+    apply = [sys.executable, "-m", "dvc", "exp", "apply", f"{name}-ratio100-seed1"]
+    subprocess.run(apply, cwd=workspace, capture_output=True)  # it complains that the files are not here yet
     assert "  ratio: 100 " in (workspace / "params.yaml").read_text()
+    _call(workspace, "dvc", "pull")
+    assert "up to date" in _call(workspace, "dvc", "status")
 
 
 def test_without_a_pool_arms_run_here_and_a_command_that_was_stopped_goes_on(
