@@ -212,7 +212,8 @@ def test_second_start_waits_or_is_refused_and_cancelling_ends_every_process_befo
     from prefect.states import Cancelling
 
     for root in ids:
-        assert len(_members(sessions[root])) == 3
+        noted = (root / ".dvc" / "tmp" / "pids").read_text().split()
+        assert {sessions[root], *map(int, noted)} <= set(_members(sessions[root]))  # dvc, the phase, its deaf child
         client.set_flow_run_state(first[root], Cancelling())
     _until(lambda: not any(_members(session) for session in sessions.values()), patience=10)
     assert {_ended(client, run).state_name for run in first.values()} == {"Cancelled"}
