@@ -82,13 +82,16 @@ def run(
         console = _console()
         ours = "PREFECT_API_URL" not in os.environ
         with server(say=_say) as api:
+            from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
+
             from flows import story
             from flows.retrain import retrain
             from flows.terminal import Terminal
 
             terminal = Terminal(console, lambda run_id: page(api, run_id))
             try:
-                with terminal:
+                # A run would end up to a second later, waiting for its heart to stop.
+                with terminal, temporary_settings(set_defaults={PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
                     state = retrain(overrides, force, record, return_state=True)
             finally:
                 if terminal.flow_run_id:
@@ -280,7 +283,7 @@ def rollback() -> None:
 def _show_in_use() -> None:
     from tasks import registry
 
-    version = registry.in_use()
+    version = registry.in_use(registry.versions())
     assert version
     typer.echo(f"{version.name} is in use: `dvc artifacts get . {registry.NAME} --stage {registry.STAGE}` brings it")
 

@@ -69,8 +69,8 @@ class Run:
         self.done: dict[str, State[Any]] = {}
         self.table = story.PhaseTable()
 
-    def do(self, word: str, body: "Task[..., State[Any]]", *arguments: Any, why: str = "") -> State[Any]:
-        """Run one task to its end, or raise `PhaseFailed`."""
+    def do(self, word: str, body: "Task[..., State[Any]]", *arguments: Any, why: str | None = None) -> State[Any]:
+        """Run one task to its end, or raise `PhaseFailed`. `why` is empty if it will find nothing to do."""
         minutes = getattr(self.chosen.timeouts, word, None)
         needs_storage = word in ("data", "push")
         configured = body.with_options(
@@ -82,7 +82,8 @@ class Run:
             retry_condition_fn=storage_failed,
         )
         started = time.monotonic()
-        self.table.row(word, "Running", "", why)
+        if why != "":
+            self.table.row(word, "Running", "", why or "")
         state = configured(*arguments, wait_for=list(self.done.values())[-1:], return_state=True)
         took = "{}:{:02d}".format(*divmod(round(time.monotonic() - started), 60))
         told = why if why and state.name != Verdict.CACHED else state.message
@@ -93,8 +94,8 @@ class Run:
         return state
 
 
-def _told(word: str, body: Callable[[OnLine], tuple[str, str, Any]]) -> State[Any]:
-    """Carry out one task: what it prints goes to log and progress bar, what it gives is state, message and data."""
+def _told(word: str, body: Callable[[OnLine], tuple[str, str]]) -> State[Any]:
+    """Carry out one task: what it prints goes to log and progress bar, what it gives is state and message."""
     logger = get_run_logger()
     with story.progress(word) as follow:
 
@@ -103,26 +104,26 @@ def _told(word: str, body: Callable[[OnLine], tuple[str, str, Any]]) -> State[An
             logger.info("%s", line, extra={"phase": word, "line": line})
 
         try:
-            name, message, data = body(on_line)
+            name, message = body(on_line)
         except (InputError, StageError) as error:
             return Failed(message=str(error), data=error)
     logger.info("%s: %s", name, message, extra={"phase": word, "verdict": name})
-    return Completed(name=name, message=message, data=data)
+    return Completed(name=name, message=message)
 
 
 @task(tags=["dvc"], cache_policy=NO_CACHE, persist_result=False)
 def phase(word: str, why: list[str], flags: list[str]) -> State[Any]:
     """Run one DVC stage, if there is a reason to; the state says what DVC did."""
 
-    def body(on_line: OnLine) -> tuple[str, str, Any]:
+    def body(on_line: OnLine) -> tuple[str, str]:
         if not why:
-            return Verdict.CACHED, f"dvc: {WORDS[Verdict.CACHED]}", None
+            return Verdict.CACHED, f"dvc: {WORDS[Verdict.CACHED]}"
         on_line(f"because {'; '.join(why)}")
         verdict = repro(PHASES[word], *flags, on_line=on_line)
-        return verdict, f"dvc: {WORDS[verdict]}", None
+        return verdict, f"dvc: {WORDS[verdict]}"
 
     state = _told(word, body)
-    if state.is_completed() and word in SHOWN_AFTER:
+    if state.is_completed() and state.name != Verdict.CACHED and word in SHOWN_AFTER:
         story.learning_curves(*SHOWN_AFTER[word])
     return state
 
@@ -131,29 +132,29 @@ def phase(word: str, why: list[str], flags: list[str]) -> State[Any]:
 def incoming(folder: str) -> State[Any]:
     """Take the pictures that arrived into the data."""
 
-    def body(on_line: OnLine) -> tuple[str, str, Any]:
+    def body(on_line: OnLine) -> tuple[str, str]:
         path = workspace.ROOT / folder
         if not add.arrived(path):
-            return Verdict.CACHED, f"nothing in {folder}/", None
+            return Verdict.CACHED, f"nothing in {folder}/"
         added = add.add_held(path, on_line=on_line)
-        return (Verdict.COMPLETED if added.new else Verdict.CACHED), str(added), added
+        return (Verdict.COMPLETED if added.new else Verdict.CACHED), str(added)
 
     return _told("incoming", body)
 
 
 @task(cache_policy=NO_CACHE, persist_result=False)
-def promote(acts: bool) -> State[Any]:
-    """Compare the new model with the one in use; a state of the name Promoted or Kept has the decision as data."""
+def promote(known: list[registry.Version], acts: bool) -> State[Any]:
+    """Compare the new model with the one in use; the state is named Promoted or Kept where that counts."""
 
-    def body(on_line: OnLine) -> tuple[str, str, Any]:
-        version = registry.version_of(registry.model_of(None))
-        if version and registry.in_use():
-            return Verdict.CACHED, f"{version.name} is this model", None
-        decision = compare.run(on_line)
+    def body(on_line: OnLine) -> tuple[str, str]:
+        version, champion = registry.version_of(registry.model_of(None), known), registry.in_use(known)
+        if version and champion:
+            return Verdict.CACHED, f"{version.name} is this model"
+        decision = compare.run(champion, on_line)
         story.decision(decision.to_json(), acts)
         if not acts:
-            return Verdict.COMPLETED, f"not recorded, else {decision.reason}", None
-        return ("Promoted" if decision.promoted else "Kept"), decision.reason, decision
+            return Verdict.COMPLETED, f"not recorded, else {decision.reason}"
+        return ("Promoted" if decision.promoted else "Kept"), decision.reason
 
     return _told("promote", body)
 
@@ -162,17 +163,17 @@ def promote(acts: bool) -> State[Any]:
 def save(name: str, decision: Any) -> State[Any]:
     """Save the run as an experiment, and a new model as a version, which is in use from now on if it was promoted."""
 
-    def body(on_line: OnLine) -> tuple[str, str, Any]:
+    def body(on_line: OnLine) -> tuple[str, str]:
         known = experiment.known()
         if known and not decision:
-            return Verdict.CACHED, f"nothing new since {known}", None
+            return Verdict.CACHED, f"nothing new since {known}"
         commit = experiment.save(name, decision.reason if decision else name, on_line)
         if not decision:
-            return Verdict.COMPLETED, f"saved as {name}", None
+            return Verdict.COMPLETED, f"saved as {name}"
         version = registry.register(commit, decision.reason)
         if decision.promoted:
             registry.promote(version.name, decision.reason)
-        return Verdict.COMPLETED, f"saved as {name}, version {version.name}", None
+        return Verdict.COMPLETED, f"saved as {name}, version {version.name}"
 
     return _told("record", body)
 
@@ -181,12 +182,12 @@ def save(name: str, decision: Any) -> State[Any]:
 def push(new: bool) -> State[Any]:
     """Send data and outputs to the DVC remote, if there is one, and the run cache where something new was recorded."""
 
-    def body(on_line: OnLine) -> tuple[str, str, Any]:
+    def body(on_line: OnLine) -> tuple[str, str]:
         if not experiment.has_remote():
-            return Verdict.CACHED, "there is no DVC remote", None
+            return Verdict.CACHED, "there is no DVC remote"
         if experiment.push(new, on_line):
-            return Verdict.COMPLETED, "the DVC remote has all that is new", None
-        return Verdict.CACHED, "the DVC remote has everything", None
+            return Verdict.COMPLETED, "the DVC remote has all that is new"
+        return Verdict.CACHED, "the DVC remote has everything"
 
     return _told("push", body)
 
@@ -239,13 +240,15 @@ def retrain(overrides: list[str] | None = None, force: bool = False, record: boo
                 story.describe(["recorded"])  # the data may be other ones now
             run_phases(run, force)
             story.outcome()
-            if record or registry.in_use():
-                state = run.do("promote", promote, record)
+            known = registry.versions()
+            if record or registry.in_use(known):
+                state = run.do("promote", promote, known, record)
             if record:
-                decision = state.result() if state.name in ("Promoted", "Kept") else None
+                decision = compare.decision() if state.name in ("Promoted", "Kept") else None
                 name = f"retrain-{datetime.now().astimezone():%Y-%m-%d-%H%M%S}"
                 recorded = run.do("record", save, name, decision)
                 run.do("push", push, recorded.name != Verdict.CACHED)
+            run.table.show()
         states = {word: state.name for word, state in run.done.items()}
         ran = [word for word, name in states.items() if name != Verdict.CACHED]
         ended = Completed(message=f"did {', '.join(ran)}" if ran else "nothing new: every phase is Cached", data=states)

@@ -35,6 +35,7 @@ from prefect.exceptions import MissingContextError, PrefectHTTPStatusError
 from prefect.runtime import flow_run, task_run
 
 from tasks import results
+from tasks.stage import Verdict
 from thaw.progress import LINE
 
 PAUSE = 2.0  # seconds between two updates of a bar
@@ -49,7 +50,10 @@ _turn = threading.Lock()
 
 
 class PhaseTable:
-    """The table of a run's phases, kept up to date: what became of each, how long it took, and why it ran or not."""
+    """The table of a run's phases, kept up to date: what became of each, how long it took, and why it ran or not.
+
+    Rows of phases that had nothing to do wait for the next row, or for `show`.
+    """
 
     def __init__(self) -> None:
         self._rows: dict[str, tuple[str, str, str]] = {}
@@ -57,6 +61,11 @@ class PhaseTable:
     def row(self, word: str, state: str, took: str, why: str) -> None:
         """Add the row of a phase, or replace it."""
         self._rows[word] = (state, took, why)
+        if state != Verdict.CACHED:
+            self.show()
+
+    def show(self) -> None:
+        """Show all rows."""
         _show("markdown", "phases", self, "What ran, how long, and why")
 
     def __str__(self) -> str:
@@ -118,12 +127,20 @@ def progress(phase: str) -> Iterator[Callable[[str], None]]:
 def learning_curves(*phases: str) -> None:
     """Show the learning curves of the phases so far."""
     with _kept_apart("the learning curves"):
-        picture = _picture("learning curves", results.learning_curves(*phases))
-        _show("markdown", f"learning-curves-{phases[-1]}", picture, f"Learning curves after {phases[-1]}")
+        _show_curves(phases[-1], results.learning_curves(*phases))
+
+
+def _show_curves(phase: str, picture: bytes) -> None:
+    text = _picture("learning curves", picture)
+    _show("markdown", f"learning-curves-{phase}", text, f"Learning curves after {phase}")
 
 
 def outcome() -> None:
-    """Show what came out: the metrics as a table; gain, confusion matrix and worst mistakes as one page to read."""
+    """Show what came out: the curves of both phases, whether or not they ran; the metrics as a table; gain, confusion
+    matrix and worst mistakes as one page to read.
+    """
+    with _kept_apart("the learning curves"):
+        _show_curves("unfreeze", results.picture("curves"))
     with _kept_apart("the metrics"):
         metrics = results.metrics()
         rows = [{"network": name, **row} for name, row in metric_rows(metrics).items()]

@@ -44,12 +44,11 @@ class Outcome:
         return asdict(self)
 
 
-def run(on_line: OnLine = print) -> Outcome:
-    """Decide about the model that lies in the workspace, and put the decision on top of the report."""
+def run(champion: Version | None, on_line: OnLine = print) -> Outcome:
+    """Decide about the model that lies in the workspace against the one in use, and put that on top of the report."""
     from thaw import promotion
 
     _folder().mkdir(parents=True, exist_ok=True)
-    champion = registry.in_use()
     if champion is None:
         outcome = Outcome("first", None, True, "no model was in use", {}, [], {})
     elif champion.model == registry.model_of(None):

@@ -19,9 +19,10 @@ def changed() -> dict[str, list[str]]:
     found = next((line for line in reversed(lines) if line.startswith("{")), None)
     if found is None:  # dvc cannot read its files and will say so again when it is asked to run a phase
         return {"data": lines[-1:]}
-    locked = _locked_params()
+    status = json.loads(found)
+    locked = _locked_params() if status else {}
     reasons = {} if (workspace.ROOT / "data.dvc").is_file() else {"data": ["data.dvc is gone"]}
-    for stage, entries in json.loads(found).items():
+    for stage, entries in status.items():
         known = stage in locked or stage.endswith(".dvc")
         reasons[stage.removesuffix(".dvc")] = (
             list(_sentences(entries, locked.get(stage, {}))) if known else ["dvc.lock has no run of it"]

@@ -16,11 +16,12 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from tasks import workspace
-from tasks.git import git
+from tasks.git import contents, git
 from thaw.errors import InputError
 
 NAME, STAGE = "classifier", "prod"
 MODEL = "artifacts/unfreeze/model"
+TOLD_BY = ("artifacts/evaluate/metrics.json", "data.dvc", "dvc.lock")  # what tells of a version, at its commit
 BACK = "rolled back from"  # how the message of a rollback begins
 FIRST = "no model has a version yet; `thaw run --record` trains one and gives it a version"
 
@@ -43,34 +44,39 @@ def versions() -> list[Version]:
     """All versions, the newest first."""
     events = _events()
     line = _line(events)
+    registered = list(reversed(_registered(events).items()))
+    texts = contents([f"{event['commit']}:./{path}" for _, event in registered for path in TOLD_BY])
     return [
         Version(
             name=name,
             commit=event["commit"],
             when=event["timestamp"],
             in_use=line[-1:] == [name],
-            metrics=json.loads(_file("artifacts/evaluate/metrics.json", event["commit"]) or "{}"),
-            data=_hashes("data.dvc", event["commit"]).get("data", "")[:7],
-            model=model_of(event["commit"]),
+            metrics=json.loads(metrics or "{}"),
+            data=_hashes(pin).get("data", "")[:7],
+            model=_hashes(lock).get(MODEL, ""),
             message=event["message"],
         )
-        for name, event in reversed(_registered(events).items())
+        for (name, event), metrics, pin, lock in zip(registered, texts[::3], texts[1::3], texts[2::3], strict=True)
     ]
 
 
-def in_use() -> Version | None:
-    """The version in use, if there is one."""
-    return next((version for version in versions() if version.in_use), None)
+def in_use(known: list[Version]) -> Version | None:
+    """The one of all versions that is in use, if there is one."""
+    return next((version for version in known if version.in_use), None)
 
 
-def version_of(model: str) -> Version | None:
+def version_of(model: str, known: list[Version]) -> Version | None:
     """The version of a model by DVC's hash of it, if it has one."""
-    return next((version for version in versions() if version.model == model), None)
+    return next((version for version in known if version.model == model), None)
 
 
 def model_of(commit: str | None) -> str:
     """DVC's hash of the fine-tuned model at a commit, or (None) in the workspace; empty where there is no model."""
-    return _hashes("dvc.lock", commit).get(MODEL, "")
+    if commit:
+        return _hashes(git("show", f"{commit}:./dvc.lock")).get(MODEL, "")
+    lock = workspace.ROOT / "dvc.lock"
+    return _hashes(lock.read_text(encoding="utf-8")).get(MODEL, "") if lock.is_file() else ""
 
 
 def register(commit: str, message: str) -> Version:
@@ -78,12 +84,12 @@ def register(commit: str, message: str) -> Version:
     model = model_of(commit)
     if not model:
         raise InputError(f"commit {commit[:7]} holds no trained model; train and record one with `thaw run --record`")
-    known = version_of(model)
+    known = version_of(model, versions())
     if not known:
         events = _events()
         latest = max((int(version.split(".")[0].removeprefix("v")) for version in _registered(events)), default=0)
         _tag(f"{NAME}@v{latest + 1}.0.0", commit, message, events)
-        known = version_of(model)
+        known = version_of(model, versions())
         assert known
     return known
 
@@ -111,7 +117,7 @@ def rollback() -> Version:
 
 def _events() -> list[dict[str, Any]]:
     """What gto's tags tell, in the order in which it happened."""
-    if not git("rev-parse", "--git-dir"):  # no repository, no tags
+    if not git("tag", "--list", f"{NAME}[@#]*"):  # or no repository: gto would take half a second to say so
         return []
     import gto.api
 
@@ -149,16 +155,8 @@ def _tag(name: str, commit: str, message: str, events: list[dict[str, Any]]) -> 
         raise InputError(f"git cannot make the tag {name}: {' '.join(made.stderr.split())}")
 
 
-def _file(path: str, commit: str | None) -> str:
-    """The text of a file of the workspace, or as it is at a commit; empty where it is not."""
-    if commit:
-        return git("show", f"{commit}:./{path}")
-    file = workspace.ROOT / path
-    return file.read_text(encoding="utf-8") if file.is_file() else ""
-
-
-def _hashes(path: str, commit: str | None) -> dict[str, str]:
-    """Path and DVC's hash of each output that dvc.lock or a .dvc file names."""
-    values = YAML(typ="safe").load(_file(path, commit)) or {}
+def _hashes(text: str) -> dict[str, str]:
+    """Path and DVC's hash of each output that a dvc.lock or a .dvc file names."""
+    values = YAML(typ="safe").load(text) or {}
     stages = values.get("stages", {"": values}).values()
     return {out["path"]: out["md5"] for stage in stages for out in stage.get("outs", []) if "md5" in out}

@@ -94,6 +94,8 @@ def data_hash() -> str:
 
 def settings_with(overrides: list[str]) -> settings.Settings:
     """The settings as they would be with the overrides, or the first mistake in them; nothing is written."""
+    if not overrides:
+        return settings.read(workspace.ROOT / "params.yaml")
     with tempfile.TemporaryDirectory() as folder:
         trial = Path(folder) / "params.yaml"
         if (workspace.ROOT / trial.name).exists():

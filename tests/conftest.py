@@ -17,6 +17,8 @@ os.environ |= {
     "PREFECT_HOME": str(_STATE / "prefect"),
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
+    "PREFECT_RUNNER_POLL_FREQUENCY": "2",  # seconds between two questions for work, else 10
+    "PREFECT_WORKER_QUERY_SECONDS": "2",
     "DO_NOT_TRACK": "1",
     "DVC_NO_ANALYTICS": "1",
     "OMP_NUM_THREADS": "1",  # two processes test side by side; threads of both would wait for one another
@@ -32,6 +34,18 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
 
 ROOT = Path(__file__).resolve().parents[1]
 TOY = Path(__file__).parent / "toy"
+sys.path.append(str(Path(__file__).parent / "support"))  # modules that tests share
+LONGEST = ("test_fleet", "test_operation", "test_record", "test_end_to_end", "test_families")  # files that take long
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Processes that test side by side get the longest files first, not those with the most tests."""
+    config.option.loadscopereorder = False
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first, so that no process waits for another one at the end."""
+    items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
 
 
 def pytest_unconfigure() -> None:

@@ -13,13 +13,13 @@ import signal
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import pytest
+from children import git, slow_phase, until
 
 from flows import schedule
 from flows import server as module
@@ -31,28 +31,14 @@ ROOT = Path(__file__).parents[2]
 PHASES = ["data", "prepare", "embed", "head", "unfreeze", "evaluate", "report"]
 
 
-def _until(ready: Callable[[], Any], patience: float = 300.0) -> Any:
-    """What `ready` gives once it is true."""
-    deadline = time.monotonic() + patience
-    while not (found := ready()):
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.2)
-    return found
-
-
 # ------------------------------------------------------------------------------------------ workspaces and processes
-
-
-def _git(root: Path, *arguments: str) -> None:
-    command = ["git", "-c", "user.name=test", "-c", "user.email=test@localhost", *arguments]
-    subprocess.run(command, cwd=root, check=True, capture_output=True)
 
 
 def _copy(template: Path, root: Path) -> Path:
     """A toy workspace in git, in which every phase has run once."""
     shutil.copytree(template, root)
-    _git(root, "add", "--all")
-    _git(root, "commit", "-qm", "start")
+    git(root, "add", "--all")
+    git(root, "commit", "-qm", "start")
     return root
 
 
@@ -72,14 +58,14 @@ def _serve(root: Path, *options: str) -> "tuple[subprocess.Popen[str], Path]":
     """`thaw schedule` in a workspace, once it serves; and what it prints."""
     log = root / "schedule.log"
     child = _start(root, log, "flows.cli", "schedule", *options)
-    _until(lambda: "Serving" in log.read_text() or child.poll() is not None)
+    until(lambda: "Serving" in log.read_text() or child.poll() is not None)
     assert child.poll() is None, log.read_text()
     return child, log
 
 
 def _end(child: "subprocess.Popen[str]") -> int:
     child.terminate()
-    return child.wait(120)
+    return child.wait(300)
 
 
 @pytest.fixture(scope="module")
@@ -121,9 +107,7 @@ def _members(session: int) -> list[int]:
 
 def _slow(root: Path) -> int:
     """Wait until the slow phase runs with its deaf child; the session of dvc, the phase and the child."""
-    pids = root / ".dvc" / "tmp" / "pids"
-    _until(lambda: pids.exists() and len(pids.read_text().split()) == 2)
-    return os.getsid(int(pids.read_text().split()[0]))
+    return os.getsid(slow_phase(root)[0])
 
 
 # ------------------------------------------------------------------------------------------------------- the server
@@ -158,8 +142,8 @@ def _task_runs(client: Any, flow_run_id: UUID) -> list[Any]:
 
 def _ended(client: Any, flow_run_id: UUID) -> Any:
     """The flow run once it has ended and the server knows the end of each of its tasks."""
-    run = _until(lambda: run if (run := client.read_flow_run(flow_run_id)).state.is_final() else None)
-    _until(lambda: all(task.state.is_final() for task in _task_runs(client, flow_run_id)))
+    run = until(lambda: run if (run := client.read_flow_run(flow_run_id)).state.is_final() else None)
+    until(lambda: all(task.state.is_final() for task in _task_runs(client, flow_run_id)))
     return run
 
 
@@ -172,12 +156,15 @@ def test_cron_gives_scheduled_runs_and_one_fires_through_serve_and_through_a_wor
     assert deployment.concurrency_options.collision_strategy.value == "CANCEL_NEW"
     assert deployment.parameters["record"] is True
     for name in ("nightly", "weekly"):
-        assert _until(lambda name=name: len(_runs(client, name, "Scheduled")) >= 3)
+        assert until(lambda name=name: len(_runs(client, name, "Scheduled")) >= 3)
         found = _deployment(client, name)
         client.update_deployment_schedule(found.id, found.schedules[0].id, schedule=CronSchedule(cron="* * * * *"))
+    fired = {}
     for name in ("nightly", "weekly"):
-        run = _until(lambda name=name: _runs(client, name, "Running", "Completed"))[0]
+        fired[name] = until(lambda name=name: _runs(client, name, "Running", "Completed"))[0]
         client.pause_deployment(_deployment(client, name).id)
+    for name, run in fired.items():
+        until(lambda name=name: not _runs(client, name, "Pending", "Running"))  # another minute may have struck
         assert run.auto_scheduled
         assert _ended(client, run.id).state_name == "Completed"
         states = {task.name: task.state_name for task in _task_runs(client, run.id)}
@@ -215,7 +202,7 @@ def test_second_start_waits_or_is_refused_and_cancelling_ends_every_process_befo
         noted = (root / ".dvc" / "tmp" / "pids").read_text().split()
         assert {sessions[root], *map(int, noted)} <= set(_members(sessions[root]))  # dvc, the phase, its deaf child
         client.set_flow_run_state(first[root], Cancelling())
-    _until(lambda: not any(_members(session) for session in sessions.values()), patience=10)
+    until(lambda: not any(_members(session) for session in sessions.values()))
     assert {_ended(client, run).state_name for run in first.values()} == {"Cancelled"}
     second[worked] = started(worked, [])
     for root in ids:
@@ -230,8 +217,8 @@ def test_schedule_outlasts_its_process_stays_paused_and_catches_up_once(
 ) -> None:
     from prefect.states import Scheduled
 
-    _git(trained_toy, "add", "--all")
-    _git(trained_toy, "commit", "-qm", "start")
+    git(trained_toy, "add", "--all")
+    git(trained_toy, "commit", "-qm", "start")
     said: list[str] = []
     child, log = _serve(trained_toy, "monthly", "--cron", "30 2 1 * *", "--timezone", "Europe/Berlin")
     assert f"monthly: 30 2 1 * * (Europe/Berlin), active, served by process {child.pid}" in log.read_text()
@@ -242,8 +229,8 @@ def test_schedule_outlasts_its_process_stays_paused_and_catches_up_once(
     run = client.create_flow_run_from_deployment(deployment.id, parameters={"overrides": ["unfreeze.ratio=30"]})
     session = _slow(trained_toy)
     assert _end(child) == 128 + signal.SIGTERM
-    assert _members(session) == []
-    assert client.read_flow_run(run.id).state_name == "Cancelled"
+    until(lambda: not _members(session))
+    assert _ended(client, run.id).state_name == "Cancelled"
     (trained_toy / ".dvc" / "tmp" / "slow").unlink()
 
     past = deployment.created
@@ -296,7 +283,7 @@ def test_automation_tells_a_web_hook_which_run_failed(
 
             monkeypatch.setenv("TOY_FAIL", "prepare")
             run = client.read_flow_run(retrain(return_state=True).state_details.flow_run_id)
-            assert _until(lambda: told)[0].startswith(f"{run.name}: Failed\nprepare: the toy has no pictures\nhttp://")
+            assert until(lambda: told)[0].startswith(f"{run.name}: Failed\nprepare: the toy has no pictures\nhttp://")
             assert str(run.id) in told[0]
         finally:
             for automation in client.read_automations_by_name("a retraining needs a look"):
@@ -313,9 +300,9 @@ def test_server_restart_in_mid_run_loses_nothing(
     record = json.loads((home / "server.json").read_text())
     log = trained_toy / "run.log"
     run = _start(trained_toy, log, "flows.cli", "run", "--set", "unfreeze.ratio=30", TOY_PACE="2")
-    _until(lambda: "unfreeze: [ 50%]" in log.read_text())
+    until(lambda: "unfreeze: [ 50%]" in log.read_text())
     module.end_group(record["pid"], grace=0)  # killed, and the phase ends while the server is away
-    _until(lambda: "unfreeze: [100%]" in log.read_text())
+    until(lambda: "unfreeze: [100%]" in log.read_text())
     monkeypatch.setattr(workspace, "ROOT", home.parent)
     api, _again = module._start(home, record["port"], print)
     assert api == server

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from children import git
 
 from tasks import add, experiment, registry
 from tasks.stage import StageError
@@ -16,20 +17,15 @@ pytestmark = pytest.mark.server
 PHASES = ["data", "prepare", "embed", "head", "unfreeze", "evaluate", "report"]
 
 
-def _git(root: Path, *arguments: str) -> str:
-    command = ["git", "-c", "user.name=test", "-c", "user.email=test@localhost", *arguments]
-    return subprocess.run(command, cwd=root, check=True, text=True, capture_output=True).stdout
-
-
 @pytest.fixture
-def kept_toy(toy: Path) -> Path:
-    """A toy in git with a DVC remote, nothing trained yet."""
-    remote = toy.parent / "remote"
+def kept_toy(trained_toy: Path) -> Path:
+    """A trained toy in git with a DVC remote, nothing recorded yet."""
+    remote = trained_toy.parent / "remote"
     command = [sys.executable, "-m", "dvc", "remote", "add", "-q", "-d", "storage", str(remote)]
-    subprocess.run(command, cwd=toy, check=True)
-    _git(toy, "add", "--all")
-    _git(toy, "commit", "-qm", "start")
-    return toy
+    subprocess.run(command, cwd=trained_toy, check=True)
+    git(trained_toy, "add", "--all")
+    git(trained_toy, "commit", "-qm", "start")
+    return trained_toy
 
 
 def _run(overrides: list[str] | None = None, record: bool = True) -> Any:
@@ -39,17 +35,17 @@ def _run(overrides: list[str] | None = None, record: bool = True) -> Any:
 
 
 def _records(root: Path) -> list[str]:
-    return _git(root, "for-each-ref", "--format=%(refname:lstrip=4)", "refs/exps/*/*/*").split()
+    return git(root, "for-each-ref", "--format=%(refname:lstrip=4)", "refs/exps/*/*/*").split()
 
 
 def test_recorded_runs_keep_every_new_model_and_use_the_better_one(
     server: str, kept_toy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    head = _git(kept_toy, "rev-parse", "HEAD")
-    done = dict.fromkeys(PHASES, "Completed")
+    head = git(kept_toy, "rev-parse", "HEAD")
+    cached = dict.fromkeys(["incoming", *PHASES], "Cached")
 
     first = _run().result()
-    assert first == {"incoming": "Cached", **done, "promote": "Promoted", "record": "Completed", "push": "Completed"}
+    assert first == {**cached, "promote": "Promoted", "record": "Completed", "push": "Completed"}
     assert len(_records(kept_toy)) == 1
     assert [version.name for version in registry.versions() if version.in_use] == ["v1.0.0"]
     assert any(path.is_file() for path in (kept_toy.parent / "remote").rglob("*"))
@@ -67,17 +63,17 @@ def test_recorded_runs_keep_every_new_model_and_use_the_better_one(
     monkeypatch.delenv("TOY_KEEP")
     better = _run(["unfreeze.ratio=30"]).result()
     assert better["promote"] == "Promoted"
-    assert registry.in_use().name == "v3.0.0"  # type: ignore[union-attr]
+    assert registry.in_use(registry.versions()).name == "v3.0.0"  # type: ignore[union-attr]
     assert len(_records(kept_toy)) == 3
     registry.rollback()
     assert _run().result()["promote"] == "Cached"  # what a person took back is not promoted again
-    assert registry.in_use().name == "v1.0.0"  # type: ignore[union-attr]
+    assert registry.in_use(registry.versions()).name == "v1.0.0"  # type: ignore[union-attr]
 
     told = _run(["unfreeze.ratio=40"], record=False)
     assert told.result()["promote"] == "Completed"  # said, not done
     assert len(registry.versions()) == 3
     assert len(_records(kept_toy)) == 3
-    assert _git(kept_toy, "rev-parse", "HEAD") == head
+    assert git(kept_toy, "rev-parse", "HEAD") == head
 
 
 def test_pictures_that_arrived_are_taken_first(server: str, kept_toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,13 +2,14 @@
 
 import base64
 import itertools
-import time
-from collections.abc import Callable
+import subprocess
+import threading
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import pytest
+from children import until
 
 from tasks.stage import only_retraining
 from thaw.errors import InputError
@@ -16,15 +17,6 @@ from thaw.errors import InputError
 pytestmark = pytest.mark.server
 
 PHASES = ["data", "prepare", "embed", "head", "unfreeze", "evaluate", "report"]
-
-
-def _until(ready: Callable[[], Any], patience: float = 30.0) -> Any:
-    """What `ready` gives once it is true; the server hears of some things a moment late."""
-    deadline = time.monotonic() + patience
-    while not (found := ready()):
-        assert time.monotonic() < deadline, "the server never heard of it"
-        time.sleep(0.2)
-    return found
 
 
 def _retrain(overrides: list[str] | None = None, force: bool = False) -> Any:
@@ -45,7 +37,7 @@ def _task_runs(flow_run_id: UUID) -> dict[str, Any]:
             runs = client.read_task_runs(flow_run_filter=this_run)
             return runs if runs and all(run.state and run.state.is_final() for run in runs) else []
 
-        return {run.name: run for run in sorted(_until(ended), key=lambda run: run.start_time)}
+        return {run.name: run for run in sorted(until(ended), key=lambda run: run.start_time)}
 
 
 def _artifacts(flow_run_id: UUID) -> dict[str, Any]:
@@ -87,7 +79,7 @@ def test_states_say_what_dvc_did_and_the_run_is_shown(server: str, toy: Path) ->
     picture = shown["learning-curves-unfreeze"].data.split("base64,")[1].rstrip(")")
     assert base64.b64decode(picture).startswith(b"\x89PNG")
     assert "learning-curves-head" in shown
-    assert _until(lambda: any("[ 50%] head 50/100" in line for line in _log_of(flow_run_id)))
+    assert until(lambda: any("[ 50%] head 50/100" in line for line in _log_of(flow_run_id)))
 
     (toy / "artifacts" / "unfreeze" / "model" / "weights.safetensors").unlink()
     again = _retrain().state_details.flow_run_id
@@ -96,6 +88,33 @@ def test_states_say_what_dvc_did_and_the_run_is_shown(server: str, toy: Path) ->
         "unfreeze": "Restored",
     }
     assert not any(key.startswith("progress") for key in _artifacts(again))  # nothing ran
+
+
+def test_run_with_nothing_to_do_asks_dvc_once_and_shows_everything_once(
+    server: str, trained_toy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from prefect.client.orchestration import SyncPrefectClient
+
+    started: list[list[str]] = []
+    updated: list[Any] = []
+    popen, update = subprocess.Popen, SyncPrefectClient.update_artifact
+
+    def start(command: list[str], *arguments: Any, **named: Any) -> Any:
+        started.append(command)
+        return popen(command, *arguments, **named)
+
+    def change(client: SyncPrefectClient, *arguments: Any) -> None:
+        updated.append(arguments)
+        update(client, *arguments)
+
+    monkeypatch.setattr(subprocess, "Popen", start)
+    monkeypatch.setattr(SyncPrefectClient, "update_artifact", change)
+    run_id = _retrain().state_details.flow_run_id
+    assert [command[2:] for command in started if command[0] != "git"] == [["dvc", "status", "--json"]]
+    assert not updated
+    shown = _artifacts(run_id)
+    assert shown.keys() == {"phases", "metrics", "summary", "learning-curves-unfreeze"}
+    assert shown["phases"].data.count("| Cached |") == len(PHASES)
 
 
 def test_run_is_named_after_what_it_trains(server: str, trained_toy: Path) -> None:
@@ -138,21 +157,27 @@ def test_second_retraining_is_refused_with_one_sentence(server: str, trained_toy
     assert state.message.startswith("another retraining holds this workspace (the first, process ")
 
 
-def test_progress_never_waits_for_a_server_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_never_waits_for_a_server_that_hangs(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from prefect.client.orchestration import SyncPrefectClient
 
     from flows import story
 
+    asked, answers, given_up = threading.Event(), threading.Event(), []
+
     def hang(*arguments: Any, **named: Any) -> Any:
-        time.sleep(30)
+        asked.set()
+        if not answers.wait(30):
+            given_up.append("the run waited until the server gave up")
 
     some_id = "00000000-0000-0000-0000-000000000000"
     monkeypatch.setenv("PREFECT__RUNTIME__FLOW_RUN__ID", some_id)
     monkeypatch.setenv("PREFECT__RUNTIME__TASK_RUN__ID", some_id)
     monkeypatch.setattr(SyncPrefectClient, "create_artifact", hang)
-    started = time.monotonic()
+    monkeypatch.setattr(story, "PATIENCE", 0.2)
     with story.progress("head") as follow:
+        follow("[  0%] head 1/8")
+        assert asked.wait(300)
         for percent in range(100):
             follow(f"[{percent:3d}%] head 1/8")
-        assert time.monotonic() - started < 1
-    assert time.monotonic() - started < 8
+    assert not given_up
+    answers.set()

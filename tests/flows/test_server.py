@@ -5,12 +5,11 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import urllib.request
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from children import until
 
 from flows import server as module
 from thaw.errors import InputError
@@ -44,13 +43,6 @@ def _answers(address: str) -> bool:
         return False
 
 
-def _soon(true: Callable[[], bool]) -> bool:
-    deadline = time.monotonic() + 20
-    while not true() and time.monotonic() < deadline:
-        time.sleep(0.1)
-    return true()
-
-
 @pytest.fixture
 def home_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A workspace without a server, in an environment that names none."""
@@ -82,9 +74,9 @@ def test_server_avoids_a_taken_port_outlives_a_killed_owner_and_ends_with_the_la
             with module.server() as api:
                 assert module.ui(api) == address
                 heir.send_signal(signal.SIGTERM)
-                assert heir.wait(20) == 128 + signal.SIGTERM
+                assert heir.wait(300) == 128 + signal.SIGTERM
                 assert _answers(address), "somebody uses it still"
-        assert _soon(lambda: not _answers(address))
+        until(lambda: not _answers(address))
         assert not (home_alone / ".prefect" / "server.json").exists()
         assert not module._lives(home_alone / ".prefect")
 

@@ -2,14 +2,13 @@
 
 import subprocess
 import threading
-import time
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
+from children import until
 
 from tasks import results
 
@@ -30,14 +29,6 @@ def _text(run_id: UUID, key: str) -> str:
     found = [artifact for artifact in _shown(run_id) if artifact.key == key]
     assert len(found) == 1, [artifact.key for artifact in _shown(run_id)]
     return str(found[0].data).replace("\\", "")
-
-
-def _until(ready: Callable[[], Any]) -> Any:
-    deadline = time.monotonic() + 30
-    while not (found := ready()):
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-    return found
 
 
 def _retrain(*overrides: str) -> Any:
@@ -134,7 +125,7 @@ def test_server_that_hangs_costs_a_run_one_short_wait_and_gets_the_last_word_lat
         table.row("head", f"State{number}", "0:01", "a | b")
     assert not waited
     answers.set()
-    _until(lambda: threading.active_count() <= before)
+    until(lambda: threading.active_count() <= before)
     assert "| head | State19 | 0:01 | a | b |" in _text(run_id, "phases")
 
 

@@ -126,7 +126,7 @@ def accuracy(folder: Path, rows: pd.DataFrame, data: Path) -> float:
 
 
 def test_without_a_model_in_use_the_new_one_is_promoted(root: Path) -> None:
-    outcome = compare.run()
+    outcome = compare.run(registry.in_use(registry.versions()))
     assert (outcome.state, outcome.champion, outcome.promoted) == ("first", None, True)
     assert compare.decision() == outcome
     assert "No model was in use" in (root / "artifacts/promotion/report.html").read_text()
@@ -136,7 +136,7 @@ def test_the_model_in_use_is_asked_as_it_was_trained_and_only_once(
     root: Path, champion: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lines: list[str] = []
-    outcome = compare.run(lines.append)
+    outcome = compare.run(registry.in_use(registry.versions()), lines.append)
     assert (outcome.state, outcome.champion) == ("compared", "v1.0.0")
     assert any(line.startswith("[100%] v1.0.0") for line in lines)
     metrics = json.loads((root / "artifacts/evaluate/metrics.json").read_text())
@@ -156,11 +156,11 @@ def test_the_model_in_use_is_asked_as_it_was_trained_and_only_once(
         raise AssertionError("decided before")
 
     monkeypatch.setattr(compare, "finish", not_again)
-    assert compare.run(lines.append) == outcome
+    assert compare.run(registry.in_use(registry.versions()), lines.append) == outcome
     text = (root / "params.yaml").read_text()
     (root / "params.yaml").write_text(text.replace("margin: 0.01", "margin: 0.02"))
     with pytest.raises(AssertionError, match="decided before"):
-        compare.run()
+        compare.run(registry.in_use(registry.versions()))
 
 
 def test_the_very_same_network_is_as_good_in_every_picture(root: Path) -> None:
@@ -174,7 +174,7 @@ def test_the_very_same_network_is_as_good_in_every_picture(root: Path) -> None:
 
 def test_the_version_in_use_is_not_compared_with_itself(root: Path, champion: None) -> None:
     (root / "dvc.lock").write_text(command(root, "git", "show", "HEAD:dvc.lock").stdout)
-    outcome = compare.run()
+    outcome = compare.run(registry.in_use(registry.versions()))
     assert (outcome.state, outcome.champion, outcome.promoted) == ("same", "v1.0.0", False)
 
 
@@ -183,5 +183,5 @@ def test_lost_files_of_the_model_in_use_are_one_sentence(root: Path, champion: N
     with pytest.raises(
         InputError, match=r"the files of v1\.0\.0, the model in use, are neither .*`thaw promote VERSION`"
     ):
-        compare.run()
+        compare.run(registry.in_use(registry.versions()))
     assert not (root / ".dvc/tmp/thaw/champion").exists()

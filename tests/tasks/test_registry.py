@@ -85,7 +85,7 @@ def commits(repository: tuple[Path, list[str]]) -> list[str]:
 
 
 def in_use() -> str:
-    version = registry.in_use()
+    version = registry.in_use(registry.versions())
     assert version
     return version.name
 
@@ -99,6 +99,18 @@ def test_a_version_says_what_it_is(commits: list[str]) -> None:
     assert newest.message == f"recorded {commits[2][:7]}"
     assert len(newest.data) == 7
     assert newest.model == registry.model_of(None) == registry.model_of(commits[2]) != oldest.model
+
+
+def test_a_version_whose_commit_tells_nothing_of_it_is_one_all_the_same(
+    repository: tuple[Path, list[str]], commits: list[str]
+) -> None:
+    folder = repository[0]
+    git(folder, "-c", "user.name=a", "-c", "user.email=a@b", "tag", "-am", "by hand", "classifier@v4.0.0", "HEAD")
+    known = {version.name: version for version in registry.versions()}
+    by_hand, newest = known["v4.0.0"], known["v3.0.0"]
+    assert (by_hand.metrics, by_hand.model) == ({}, "")
+    assert by_hand.data == newest.data
+    assert (newest.metrics["test_pictures"], newest.model) == (3, registry.model_of(commits[2]))
 
 
 def test_a_model_registered_twice_is_one_version(repository: tuple[Path, list[str]]) -> None:
@@ -115,7 +127,7 @@ def test_a_model_registered_twice_is_one_version(repository: tuple[Path, list[st
 
 def test_a_version_is_not_in_use_before_it_is_promoted(repository: tuple[Path, list[str]]) -> None:
     registry.register(repository[1][0], "recorded")
-    assert registry.in_use() is None
+    assert registry.in_use(registry.versions()) is None
     registry.promote("1.0.0", "by hand")
     assert in_use() == "v1.0.0"
 
@@ -156,7 +168,7 @@ def test_without_a_version_nothing_is_in_use_and_each_way_says_so(
     if versioned:
         git(tmp_path, "init", "-q")
     assert registry.versions() == []
-    assert registry.in_use() is None
+    assert registry.in_use(registry.versions()) is None
     with pytest.raises(InputError, match="thaw run --record"):
         registry.promote("v1.0.0", "by hand")
     with pytest.raises(InputError, match="no version is in use yet"):

@@ -6,10 +6,10 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import pytest
+from children import alive, slow_phase, until
 
 from tasks import stage
 from tasks.stage import StageError, Verdict, end_group, only_retraining, repro, run
@@ -24,24 +24,6 @@ def _change_ratio(toy: Path, ratio: int) -> None:
     text = (toy / "params.yaml").read_text()
     lines = [f"  ratio: {ratio}" if line.startswith("  ratio:") else line for line in text.splitlines()]
     (toy / "params.yaml").write_text("\n".join(lines) + "\n")
-
-
-def _alive(pid: int) -> bool:
-    """A zombie has ended: only its parent's glance at it is missing."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
-
-
-def _pids_of_slow_phase(toy: Path) -> list[int]:
-    deadline = time.monotonic() + 30
-    path = toy / ".dvc" / "tmp" / "pids"
-    while time.monotonic() < deadline:
-        if path.exists() and len(pids := path.read_text().split()) == 2:
-            return [int(pid) for pid in pids]
-        time.sleep(0.05)
-    raise AssertionError("the slow phase did not start")
 
 
 def test_verdict_says_what_dvc_did(trained_toy: Path) -> None:
@@ -109,14 +91,11 @@ def test_slow_listener_does_not_hold_the_child_up(toy: Path) -> None:
 
     def slow(line: str) -> None:
         if not seen:
-            deadline = time.monotonic() + 10
-            while not ended.exists() and time.monotonic() < deadline:
-                time.sleep(0.05)
-        seen.append(ended.exists())
+            until(ended.exists)  # the child does not wait for the listener
+        seen.append(line)
 
-    seen: list[bool] = []
+    seen: list[str] = []
     assert run([sys.executable, "-c", script], slow) == 0
-    assert seen[0], "the child waited for the listener"
     assert len(seen) == 20000
 
 
@@ -124,7 +103,7 @@ def test_process_left_behind_does_not_hold_the_caller_up(toy: Path) -> None:
     script = "import subprocess as s; print(s.Popen(['sleep', 'infinity']).pid)"
     lines: list[str] = []
     assert run([sys.executable, "-c", script], lines.append) == 0
-    assert not _alive(int(lines[0]))
+    assert not alive(int(lines[0]))
 
 
 def test_interruption_ends_the_whole_process_tree(trained_toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,13 +111,13 @@ def test_interruption_ends_the_whole_process_tree(trained_toy: Path, monkeypatch
     monkeypatch.setenv("TOY_SLOW", "unfreeze")
 
     def interrupt() -> None:
-        _pids_of_slow_phase(trained_toy)
+        slow_phase(trained_toy)
         os.kill(os.getpid(), signal.SIGINT)
 
     threading.Thread(target=interrupt).start()
     with pytest.raises(KeyboardInterrupt):
         repro("unfreeze", "--force", on_line=_quiet)
-    assert not any(_alive(pid) for pid in _pids_of_slow_phase(trained_toy))
+    assert not any(alive(pid) for pid in slow_phase(trained_toy))
     monkeypatch.delenv("TOY_SLOW")
     assert repro("unfreeze", "--force", on_line=_quiet) is Verdict.COMPLETED  # no lock was left either
 
@@ -150,7 +129,7 @@ def test_group_that_ignores_sigterm_is_killed_after_the_grace() -> None:
         assert child.stdout is not None
         child.stdout.readline()
         end_group(child.pid, grace=0.3)
-        assert not _alive(child.pid)
+        assert not alive(child.pid)
 
 
 def test_two_retrainings_never_hold_the_workspace_at_once(toy: Path) -> None:

@@ -76,7 +76,7 @@ def main(phase: str) -> None:
     else:
         (folder / "report.html").write_text(phase)
     if phase == "report":
-        for name in ("confusion.png", "mistakes.png"):
+        for name in ("curves.png", "confusion.png", "mistakes.png"):
             (folder / name).write_bytes(base64.b64decode(PICTURE))
     if log := os.environ.get("TOY_LOG"):
         with open(log, "a") as lines:

@@ -1,0 +1,50 @@
+"""What tests share about other processes: start them, wait for what they do, see whether they live."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+
+def call(folder: Path, *command: str) -> str:
+    """Run a command to its good end, with the programs of this Python first; what it printed."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(command, cwd=folder, env=os.environ | {"PATH": path}, text=True, capture_output=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout.strip()
+
+
+def git(folder: Path, *arguments: str) -> str:
+    """Run git as somebody."""
+    return call(folder, "git", "-c", "user.name=test", "-c", "user.email=test@localhost", *arguments)
+
+
+def until(ready: Callable[[], Any], patience: float = 300.0) -> Any:
+    """What `ready` gives once it is true. A busy machine may need long, a test that fails needs it once."""
+    deadline = time.monotonic() + patience
+    while not (found := ready()):
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.1)
+    return found
+
+
+def alive(pid: int) -> bool:
+    """Whether a process lives. A zombie has ended: only its parent's glance at it is missing."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def slow_phase(root: Path) -> list[int]:
+    """Wait until the toy's slow phase runs; its process, and the child of it that is deaf to SIGTERM."""
+    file = root / ".dvc" / "tmp" / "pids"
+
+    def noted() -> list[int]:
+        pids = file.read_text().split() if file.exists() else []
+        return [int(pid) for pid in pids] if len(pids) == 2 else []
+
+    return list(until(noted))
