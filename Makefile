@@ -1,6 +1,6 @@
 # `make` lists what can be made. Everything sets up .venv first: once, and again only when the pins change.
 .DEFAULT_GOAL := help
-.PHONY: help run ui test check format setup clean
+.PHONY: help run ui test bench check format setup clean
 ARGS ?=
 export PYTHON
 
@@ -16,6 +16,11 @@ ui: setup ## show the runs in the Prefect UI
 
 test: setup ## set up and run the whole suite
 	@.venv/bin/python -m pytest $(ARGS)
+
+bench: setup ## time thaw against its peers, which get an environment of their own
+	@.venv/bin/python -m tasks.data
+	@benchmarks/setup
+	@.venv-bench/bin/python -m benchmarks.peers $(ARGS)
 
 check: setup ## format, lint and types, as in CI
 	.venv/bin/ruff format --check .

@@ -1,0 +1,64 @@
+"""Lightning's `BackboneFinetuning`, as its documentation shows it. Best setting: channels last.
+
+The callback leaves BatchNorm trainable while the backbone is frozen, so phase 1 pays for gradients up to the input.
+"""
+
+from collections.abc import Callable
+
+import torch
+from lightning.pytorch import LightningModule, Trainer, seed_everything
+from lightning.pytorch.callbacks import BackboneFinetuning
+from torch import Tensor
+from torch.nn import functional as F
+
+from benchmarks.peers import pictures
+from benchmarks.peers.contest import Contest, given, laps, write_predictions
+from thaw.backbones import Classifier
+
+
+class TransferLearning(LightningModule):
+    """The callback wants a module with a `backbone`."""
+
+    def __init__(self, model: Classifier, lap: Callable[[], None]) -> None:
+        super().__init__()
+        self.backbone, self.head = model.backbone, model.head
+        self.on_train_epoch_end = lap  # Lightning's hook after training and validation of an epoch
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.head(self.backbone(inputs))
+
+    def training_step(self, batch: tuple[Tensor, Tensor], _: int) -> Tensor:
+        inputs, labels = batch
+        return F.cross_entropy(self(inputs), labels)
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], _: int) -> None:
+        inputs, labels = batch
+        self.log("val_loss", F.cross_entropy(self(inputs), labels))
+
+    def predict_step(self, batch: tuple[Tensor, Tensor], _: int) -> Tensor:
+        return self(batch[0]).softmax(1)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.Adam(self.head.parameters(), lr=1e-3)
+
+
+def main(contest: Contest) -> None:
+    """Both phases and the test."""
+    seed_everything(contest.seed)
+    train, val, test = (pictures.loader(contest, split) for split in ("train", "val", "test"))
+    model = pictures.network(contest).to(memory_format=torch.channels_last)
+    trainer = Trainer(
+        max_epochs=contest.head_epochs + contest.epochs,
+        callbacks=[BackboneFinetuning(contest.head_epochs, lambda epoch: 1.5)],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        num_sanity_val_steps=0,
+    )
+    module = TransferLearning(model, laps(contest))
+    trainer.fit(module, train, val)
+    write_predictions(contest, test.dataset.paths, torch.cat(trainer.predict(module, test)).tolist())
+
+
+if __name__ == "__main__":
+    main(given())

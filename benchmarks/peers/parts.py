@@ -1,0 +1,44 @@
+"""Runs a phase of thaw as `python -m tasks.PHASE` does, and writes pictures and seconds of each part of its progress.
+
+python -m benchmarks.peers.parts embed parts.json      {"features": [12954, 58.2]}
+"""
+
+import json
+import runpy
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from thaw.progress import Progress
+
+
+class Timed(Progress):
+    """Notes when each step of the loop was done; the first one counts from where the progress began."""
+
+    parts: dict[str, tuple[int, float]]  # of the whole process, by the part's name
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self.since = time.perf_counter()
+
+    def step(self, pictures: int, what: str) -> None:
+        super().step(pictures, what)
+        now = time.perf_counter()
+        before = Timed.parts.get(what, (0, 0.0))
+        Timed.parts[what] = (before[0] + pictures, before[1] + now - self.since)
+        self.since = now
+
+
+def main(phase: str, file: Path) -> None:
+    """Run the phase with every progress timed."""
+    import thaw.progress
+
+    Timed.parts = {}
+    thaw.progress.Progress = Timed  # before the phase imports it  # type: ignore[misc]
+    runpy.run_module(f"tasks.{phase}", run_name="__main__")
+    file.write_text(json.dumps(Timed.parts))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]))

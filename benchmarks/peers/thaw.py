@@ -1,0 +1,73 @@
+"""thaw itself: its phases one after the other, each a process, with the default settings but for what all share.
+
+Phase 1 is embed and head, to convergence. Only the last two settings below leave the defaults for equal terms: no
+early end of phase 2, and one view of each test picture. With `before` only phase 2 of the last blocks, and evaluate.
+"""
+
+import csv
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from benchmarks.peers.contest import BATCH_SIZE, LAST_BLOCKS, Contest, given, tell, write_predictions
+from tasks import settings
+
+
+def main(contest: Contest) -> None:
+    """The phases, and what they took."""
+    root = workspace_of(contest)
+    if not contest.before:
+        run("prepare", root)
+        seconds, parts = run("embed", root)
+        tell("embed rate", parts["features"][0] / parts["features"][1])
+        tell("phase 1", seconds + run("head", root)[0])
+    _, parts = run("unfreeze", root)
+    for epoch in range(1, contest.epochs + 1):
+        training, validation = (parts[f"epoch {epoch}/{contest.epochs}{what}"] for what in ("", ", validation"))
+        tell("unfreeze epoch", training[1] + validation[1])
+        tell("training rate", training[0] / training[1])
+    run("evaluate", root)
+    with (root / "artifacts/evaluate/predictions.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    columns = [column for column in rows[0] if column.startswith("finetuned_p_")]
+    write_predictions(contest, [row["path"] for row in rows], [[float(row[name]) for name in columns] for row in rows])
+
+
+def workspace_of(contest: Contest) -> Path:
+    """A fresh workspace with the shared pictures and split; with `before`, what that run prepared and its head too."""
+    root = Path(contest.out, "workspace")
+    root.mkdir()
+    (root / "data").symlink_to(Path(contest.workspace, "data").resolve())
+    shutil.copy(Path(contest.workspace, "params.yaml"), root)
+    changes = {
+        "seed": contest.seed,
+        "head.batch_size": BATCH_SIZE,
+        "unfreeze.batch_size": BATCH_SIZE,
+        "unfreeze.blocks": LAST_BLOCKS if contest.before else "all",
+        "unfreeze.epochs": contest.epochs,
+        "unfreeze.patience": contest.epochs + 1,
+        "evaluate.views": "none",
+    }
+    settings.override([f"{key}={value}" for key, value in changes.items()], root / "params.yaml")
+    if contest.before:
+        (root / "artifacts").mkdir()
+        for phase in ("prepare", "head"):
+            (root / "artifacts" / phase).symlink_to(Path(contest.before, "workspace/artifacts", phase).resolve())
+    return root
+
+
+def run(phase: str, root: Path) -> tuple[float, dict[str, tuple[int, float]]]:
+    """Run a phase; returns the seconds of its process, and pictures and seconds of each part of its progress."""
+    began = time.perf_counter()
+    parts = root / f"{phase}.json"
+    command = [sys.executable, "-m", "benchmarks.peers.parts", phase, str(parts)]
+    subprocess.run(command, check=True, env=os.environ | {"THAW_ROOT": str(root)})
+    return time.perf_counter() - began, json.loads(parts.read_text())
+
+
+if __name__ == "__main__":
+    main(given())

@@ -1,0 +1,163 @@
+"""Laws of the comparison with peers: what the ratios say, one split for all, and no run is made twice."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from benchmarks.peers import __main__ as bench
+from benchmarks.peers import pictures, results, thaw
+from benchmarks.peers.contest import Contest
+
+ROOT = Path(__file__).resolve().parents[2]
+HEAD_EPOCHS, EPOCHS = 10, 8
+
+
+def row(contestant: str, repeat: int, seconds: float = 0.0, **told: list[float]) -> dict[str, Any]:
+    named = {what.replace("_", " "): values for what, values in told.items()}
+    return {"contestant": contestant, "repeat": repeat, "seconds": seconds, "peak_gb": 1.0, "told": named}
+
+
+def repeat_of(repeat: int, slower: float) -> list[dict[str, Any]]:
+    """All contestants in one repeat; plain is `slower` times as slow as thaw, the bare loop a quarter faster."""
+    epochs, heads = [5.0] * EPOCHS, [3.0] * HEAD_EPOCHS
+    slow = [slower * seconds for seconds in epochs]
+    return [
+        row("thaw", repeat, 100, phase_1=[30.0], unfreeze_epoch=epochs, embed_rate=[200.0], training_rate=[60.0]),
+        row("plain", repeat, 100 * slower, head_epoch=[slower * each for each in heads], unfreeze_epoch=slow),
+        row("bare", repeat, 40, embed_rate=[250.0], training_rate=[75.0]),
+        row("plain-last", repeat, 50, unfreeze_epoch=[10.0 * slower]),
+        row("thaw-last", repeat, 20, unfreeze_epoch=[5.0]),
+        row("fastai", repeat, 250, head_epoch=heads, unfreeze_epoch=epochs),
+        row("lightning", repeat, 150, head_epoch=heads, unfreeze_epoch=epochs),
+        row("transformers", repeat, 500, head_epoch=heads, unfreeze_epoch=epochs),
+    ]
+
+
+def test_a_ratio_says_how_many_times_as_fast_thaw_is_with_median_and_spread_over_the_repeats() -> None:
+    rows = [each for repeat, slower in enumerate((2.0, 7.0, 4.0), 1) for each in repeat_of(repeat, slower)]
+    found = results.ratios(rows, HEAD_EPOCHS, EPOCHS)
+    spread = {"median": 4.0, "min": 2.0, "max": 7.0}
+    assert found["phase1_vs_plain"] == spread
+    assert found["phase2_vs_plain"] == spread
+    assert found["total_vs_plain"] == spread
+    assert found["phase2_last_blocks_vs_plain"] == {"median": 8.0, "min": 4.0, "max": 14.0}
+    assert found["total_vs_fastest_peer"]["median"] == 1.5
+    assert found["embed_vs_bare_loop"]["median"] == found["phase2_vs_bare_loop"]["median"] == 0.8
+
+
+def test_runs_are_compared_within_their_repeat() -> None:
+    rows = repeat_of(1, 2.0) + repeat_of(2, 2.0)
+    for each in rows[8:]:  # the machine was ten times as slow in the second repeat
+        each["seconds"] *= 10
+        each["told"] = {what: [10 * value for value in values] for what, values in each["told"].items()}
+    assert results.ratios(rows, HEAD_EPOCHS, EPOCHS)["total_vs_plain"] == {"median": 2.0, "min": 2.0, "max": 2.0}
+
+
+def test_a_sample_says_what_a_whole_run_at_its_pace_would() -> None:
+    start_and_test = 12.0
+    whole = row("plain", 1, start_and_test + 10 * 3 + 8 * 5, head_epoch=[3.0] * 10, unfreeze_epoch=[5.0] * 8)
+    sample = row("plain", 2, start_and_test + 3 + 5, head_epoch=[3.0], unfreeze_epoch=[5.0])
+    assert results.figures(sample, 10, 8) == pytest.approx(results.figures(whole, 10, 8))
+    # thaw trains its head to convergence in a sample too
+    whole = row("thaw", 1, 30 + 8 * 5, phase_1=[30.0], unfreeze_epoch=[5.0] * 8)
+    sample = row("thaw", 2, 30 + 5, phase_1=[30.0], unfreeze_epoch=[5.0])
+    assert results.figures(sample, 10, 8) == pytest.approx(results.figures(whole, 10, 8))
+
+
+def test_a_ratio_is_left_out_where_a_contestant_is_missing() -> None:
+    found = results.ratios([each for each in repeat_of(1, 2.0) if each["contestant"] in ("thaw", "plain")], 10, 8)
+    assert set(found) == {"phase1_vs_plain", "phase2_vs_plain", "total_vs_plain"}
+
+
+def test_a_resumed_bench_runs_only_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ran = []
+
+    def watch(name: str, contest: Contest) -> dict[str, Any]:
+        ran.append((name, contest.head_epochs, contest.epochs))
+        if name == "fastai":
+            raise KeyboardInterrupt
+        return {"seconds": 1.0, "peak_gb": 1.0, "told": {}}
+
+    monkeypatch.setattr(bench, "watch", watch)
+    contest = Contest(str(tmp_path / "workspace"), "", 64, 0, 10, 8)
+    sample = bench.run("plain", 1, False, contest, tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        bench.run("fastai", 1, False, contest, tmp_path)
+    assert ran == [("plain", 1, 1), ("fastai", 1, 1)]
+    assert bench.run("plain", 1, False, contest, tmp_path) == sample
+    with pytest.raises(KeyboardInterrupt):
+        bench.run("fastai", 1, False, contest, tmp_path)
+    assert ran[2:] == [("fastai", 1, 1)]
+    whole = bench.run("plain", 1, True, contest, tmp_path)  # a sample does not stand for a whole run
+    assert ran[3:] == [("plain", 10, 8)]
+    assert bench.run("plain", 1, False, contest, tmp_path) == whole
+    assert len(ran) == 4
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A small project: 48 pictures in groups of three, with soft targets."""
+    for name in ("thaw", "tasks", "benchmarks", "params.yaml"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    rows = []
+    (tmp_path / "data/images").mkdir(parents=True)
+    for number in range(48):
+        pixels = np.random.default_rng(number).integers(0, 255, (20, 20), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"data/images/{number:02}.png")
+        label = ("functional", "defective")[number % 2]
+        rows.append((f"images/{number:02}.png", label, 0.2 + 0.6 * (number % 2), f"group {number // 3}"))
+    table = pd.DataFrame(rows, columns=["path", "label", "target", "group"])
+    table.to_csv(tmp_path / "data/labels.csv", index=False)
+    monkeypatch.setattr(bench, "ROOT", tmp_path)
+    monkeypatch.setattr(bench, "RUNS", tmp_path / "runs")
+    return tmp_path
+
+
+def test_every_contestant_sees_the_same_split_with_hard_labels(project: Path) -> None:
+    contest = bench.prepare(16, 10, 8, None)
+    root = thaw.workspace_of(replace(contest, out=str(project), seed=7))
+    thaw.run("prepare", root)
+    ours = pd.read_csv(root / "artifacts/prepare/manifest.csv")
+    assert set(ours["split"]) == {"train", "val", "test"}
+    assert (ours["target"] == (ours["label"] == "defective")).all()
+    assert json.loads((root / "artifacts/prepare/meta.json").read_text())["classes"] == pictures.classes_of(contest)
+    for split, rows in ours.groupby("split"):
+        files = pictures.Files(contest, str(split))
+        assert files.paths == rows["path"].tolist() == pictures.rows_of(contest, str(split))["path"].tolist()
+        assert files.labels == rows["target"].astype(int).tolist()
+        picture, label = files[0]
+        assert tuple(picture.shape) == (3, 16, 16)
+        assert label == files.labels[0]
+
+
+def test_a_bench_begins_anew_when_protocol_code_or_settings_change(project: Path) -> None:
+    before = bench.folder_of("160 px")
+    assert bench.folder_of("160 px") == before
+    assert bench.folder_of("96 px") != before
+    for name in ("params.yaml", "thaw", "tasks"):
+        (project / name).unlink()
+        if name.endswith(".yaml"):
+            (project / name).write_text("seed: 1")
+        else:
+            (project / name).mkdir()
+        assert bench.folder_of("160 px") != before
+        before = bench.folder_of("160 px")
+
+
+def test_predictions_of_other_pictures_are_refused(tmp_path: Path) -> None:
+    test = pd.DataFrame({"path": ["a.png", "b.png"], "label": ["bad", "good"], "group": "", "hash": ["1", "2"]})
+    ours, plain = tmp_path / "ours.csv", tmp_path / "plain.csv"
+    ours.write_text("b.png,0.1,0.9\na.png,0.8,0.2\n")  # in another order, and right
+    plain.write_text("a.png,0.2,0.8\nb.png,0.2,0.8\n")
+    scored = results.scores(test, ["bad", "good"], ours, plain)
+    assert scored["accuracy"] == 1.0
+    assert scored["over_plain"]["accuracy"] == 0.5
+    ours.write_text("b.png,0.1,0.9\n")
+    with pytest.raises(AssertionError, match="not about the test pictures"):
+        results.scores(test, ["bad", "good"], ours, plain)
