@@ -8,6 +8,7 @@ from numpy.lib.format import open_memmap
 from tasks import networks, phase
 from tasks.settings import Settings
 from tasks.workspace import EMBED
+from thaw import processes
 from thaw.folding import fold_batchnorm
 from thaw.pictures import VIEWS, Normaliser
 from thaw.prediction import features_of
@@ -20,14 +21,20 @@ def embed(chosen: Settings) -> None:
     normalise = Normaliser(networks.preprocessing(data), device)
     model = networks.new_network(chosen, data)
     fold_batchnorm(model, data.pictures.shape.blank())
-    model.to(device)
+    networks.place(model, device, chosen)
     with phase.outputs(EMBED) as folder:
         for split, views in (("train", VIEWS[chosen.embed.views]), ("val", 1)):
             rows = data.split(split)
             print(f"{split}: {len(rows)} pictures, each in {views} view{'s' * (views > 1)}", flush=True)
-            features = open_memmap(folder / f"{split}.npy", "w+", "float32", (len(rows), views, model.head.in_features))
+            processes.check(split, len(rows))
+            file = folder / f"{split}.npy"
+            if processes.first():
+                open_memmap(file, "w+", "float32", (len(rows), views, model.head.in_features))
+            processes.wait()
+            features = open_memmap(file, "r+")
             features_of(model, data.pictures, rows, normalise, views, chosen.embed.batch_size, features)
+        processes.wait()
 
 
 if __name__ == "__main__":
-    phase.start(embed)
+    phase.start(embed, shared=True)

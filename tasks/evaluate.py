@@ -9,7 +9,7 @@ import pandas as pd
 from tasks import networks, phase
 from tasks.settings import Settings
 from tasks.workspace import EVALUATE, HEAD, UNFREEZE
-from thaw import checkpoint, metrics
+from thaw import checkpoint, metrics, processes
 from thaw.folding import fold_batchnorm
 from thaw.manifest import labels_of
 from thaw.pictures import VIEWS, Normaliser
@@ -24,6 +24,7 @@ def evaluate(chosen: Settings) -> None:
     device = networks.use_resources(chosen)
     data = networks.dataset(chosen)
     test = data.split("test")
+    processes.check("test", len(test))
     rows = data.rows.iloc[test].reset_index(drop=True)
     labels, views = labels_of(rows, data.classes), VIEWS[chosen.evaluate.views]
     normalise = Normaliser(networks.preprocessing(data), device)
@@ -37,11 +38,15 @@ def evaluate(chosen: Settings) -> None:
             fold_batchnorm(model, data.pictures.shape.blank())
         model.to(device)
         logits = predict(model, data.pictures, test, normalise, views, chosen.evaluate.batch_size, progress, name)
+        if not processes.first():
+            continue
         probabilities[name] = found = logits.double().softmax(1).numpy()
         predictions[f"{name}_prediction"] = np.array(data.classes)[found.argmax(1)]
         columns.append(pd.DataFrame(found, columns=[f"{name}_p_{label}" for label in data.classes]))
         by_class.append(metrics.per_class(found, labels, data.classes).assign(model=name))
         by_slice.append(metrics.per_slice(found, labels, rows[slices]).assign(model=name))
+    if not processes.first():
+        return
     grouped = (rows["group"] != "").any()
     groups = rows["group"].where(rows["group"] != "", rows["hash"]).tolist() if grouped else None
     found_metrics = {
@@ -65,4 +70,4 @@ def evaluate(chosen: Settings) -> None:
 
 
 if __name__ == "__main__":
-    phase.start(evaluate)
+    phase.start(evaluate, shared=True)

@@ -21,7 +21,7 @@ def head(chosen: Settings) -> None:
     best, history = fit_head(
         model.head,
         (np.load(EMBED / "train.npy", mmap_mode="r"), data.targets[data.split("train")]),
-        (np.load(EMBED / "val.npy"), data.targets[data.split("val")]),
+        (np.load(EMBED / "val.npy", mmap_mode="r"), data.targets[data.split("val")]),
         HeadTraining(**chosen.head.model_dump()),
         chosen.seed,
     )

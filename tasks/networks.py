@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from tasks.phase import outputs, read_json, write_json
 from tasks.settings import Settings
 from tasks.workspace import DATA, PREPARE
-from thaw import checkpoint
+from thaw import checkpoint, processes
 from thaw.backbones import Classifier, Preprocessing, create
 from thaw.errors import InputError
+from thaw.machine import bfloat16_pays, keep_freed_memory, use_bfloat16
 from thaw.manifest import targets_of
 from thaw.pictures import Pictures, Shape
 
@@ -34,19 +35,41 @@ class Dataset(NamedTuple):
 
 
 def use_resources(chosen: Settings) -> torch.device:
-    """Set the threads, make every operation deterministic, and say which device to use."""
-    if chosen.resources.threads:
-        torch.set_num_threads(chosen.resources.threads)
+    """Set memory and threads, make every operation deterministic, meet the other processes; the device to use."""
+    keep_freed_memory()
+    beside = processes.here()
+    if chosen.resources.threads or beside > 1:
+        torch.set_num_threads(chosen.resources.threads or max(1, torch.get_num_threads() // beside))
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True, warn_only=True)
-    name = chosen.resources.device
-    present = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    device = _device(chosen.resources.device, beside)
+    processes.join(device)
+    return device
+
+
+def _device(name: str, beside: int) -> torch.device:
+    """The device of that name, one for each of the processes `beside` one another on this machine."""
+    counts = {"cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available()), "cpu": beside}
     if name == "auto":
-        name = next(kind for kind in ("cuda", "mps", "cpu") if present[kind])
-    if not present[name]:
-        here = ", ".join(kind for kind in present if present[kind])
+        name = next(kind for kind, count in counts.items() if count)
+    if not counts[name]:
+        here = ", ".join(kind for kind, count in counts.items() if count)
         raise InputError(f"resources.device is {name}, which this machine does not have; it has {here} (or use auto)")
+    if counts[name] < beside:
+        raise InputError(
+            f"resources.processes is {beside}, but this machine has {counts[name]} of the device {name}: "
+            f"use at most {counts[name]}, or resources.device cpu"
+        )
+    if name == "cuda":
+        torch.cuda.set_device(processes.number_here())
     return torch.device(name)
+
+
+def place(model: Classifier, device: torch.device, chosen: Settings) -> None:
+    """Bring the network to the device, there to multiply as `resources.precision` has it."""
+    model.to(device)
+    if bfloat16_pays(chosen.resources.precision, device):
+        use_bfloat16(model, device)
 
 
 def dataset(chosen: Settings) -> Dataset:

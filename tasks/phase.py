@@ -1,6 +1,7 @@
 """What every phase shares: one way to start, to fail and to write."""
 
 import json
+import os
 import shutil
 import signal
 import sys
@@ -12,14 +13,33 @@ from typing import Any
 from tasks import settings
 from tasks.settings import Settings
 from tasks.workspace import ARTIFACTS
+from thaw import processes
 from thaw.errors import InputError
 
 
-def start(phase: Callable[[Settings], None]) -> None:
-    """Run a phase as the command that DVC calls: a user's mistake is one sentence and exit code 2."""
+def start(phase: Callable[[Settings], None], shared: bool = False) -> None:
+    """Run a phase as the command that DVC calls: a user's mistake is one sentence and exit code 2.
+
+    A `shared` phase knows how to go on in several processes; the first of them speaks for all.
+    """
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # so that `outputs` tidies up
     try:
-        phase(settings.read())
+        chosen = settings.read()
+        wanted = chosen.resources.processes if shared else 1
+        if wanted > (cores := os.cpu_count() or 1):
+            raise InputError(
+                f"resources.processes is {wanted}, but this machine has {cores} cores: use at most {cores}"
+            )
+        if wanted > 1 and processes.count() == 1:
+            if code := processes.start(wanted, [sys.executable, "-m", f"tasks.{phase.__name__}"]):
+                sys.exit(code)
+            return
+        if processes.count() > 1 and not shared:
+            raise InputError(f"{phase.__name__} runs in one process: start it without torchrun")
+        if not processes.first():
+            sys.stdout = open(os.devnull, "w")  # noqa: SIM115  (to the end of the process)
+        phase(chosen)
+        processes.leave()
     except InputError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         sys.exit(2)
@@ -27,8 +47,14 @@ def start(phase: Callable[[Settings], None]) -> None:
 
 @contextmanager
 def outputs(target: Path) -> Iterator[Path]:
-    """A folder to write into; what is in it moves to `target` when all went well, and else is gone."""
+    """A folder to write into; what is in it moves to `target` when all went well, and else is gone.
+
+    Of several processes the first makes it and moves what is in it; the others are told where it is.
+    """
     partial = ARTIFACTS / f".{target.name}.partial"
+    if not processes.first():
+        yield partial
+        return
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:

@@ -3,13 +3,18 @@
 python -m tasks.prepare      data/ -> artifacts/prepare/{manifest.csv,pictures.npy,meta.json}
 """
 
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
+from itertools import islice
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 import pandas as pd
-from numpy.lib.format import open_memmap
+from numpy.lib.format import write_array_header_1_0
+from numpy.typing import NDArray
 
 from tasks import phase
 from tasks.settings import Settings
@@ -20,6 +25,7 @@ from thaw.errors import InputError
 from thaw.pictures import Shape, channels_of, decode
 from thaw.progress import Progress
 
+AHEAD = 64  # pictures that are decoded before the first of them is taken
 Item = TypeVar("Item")
 Found = TypeVar("Found")
 
@@ -33,22 +39,23 @@ def prepare(chosen: Settings) -> None:
     files = [DATA / path for path in rows["path"]]
 
     with phase.outputs(PREPARE) as folder, ThreadPoolExecutor(chosen.resources.workers) as threads:
-        channels = max(of_each(threads, channels_of, files))
+        channels = max(each(threads, channels_of, files))
         shape = Shape.of(preprocessing, chosen.prepare.size, chosen.prepare.fit, channels)
         pixels = (len(files), shape.size, shape.size, channels)
         kept = np.prod(pixels, dtype=np.int64) <= chosen.prepare.cache_gb * 1e9
-        decoded = open_memmap(folder / "pictures.npy", "w+", np.uint8, pixels) if kept else None
 
-        progress = Progress(len(files))
+        def take(file: Path) -> tuple[NDArray[np.uint8], str]:
+            return decode(file, shape), manifest.content_hash(file)
 
-        def take(row: int) -> str:
-            picture = decode(files[row], shape)
-            if decoded is not None:
-                decoded[row] = picture
-            progress.step(1, "pictures checked")
-            return manifest.content_hash(files[row])
-
-        hashes = of_each(threads, take, range(len(files)))
+        progress, hashes = Progress(len(files)), []
+        with (folder / "pictures.npy").open("wb") if kept else nullcontext() as decoded:
+            if decoded:
+                write_array_header_1_0(decoded, {"descr": "|u1", "fortran_order": False, "shape": pixels})
+            for picture, found in each(threads, take, files):
+                if decoded:
+                    decoded.write(picture)
+                hashes.append(found)
+                progress.step(1, "pictures checked")
         rows = rows.assign(hash=hashes)
         frozen = (DATA / "splits.csv").is_file()
         rows["split"] = manifest.assign_splits(rows, chosen.prepare.val, chosen.prepare.test, chosen.seed, frozen)
@@ -70,18 +77,29 @@ def prepare(chosen: Settings) -> None:
         print(f"{len(rows)} pictures, {shape.size} x {shape.size}, " + ("decoded" if kept else "not kept decoded"))
 
 
-def of_each(threads: ThreadPoolExecutor, function: Callable[[Item], Found], items: Iterable[Item]) -> list[Found]:
-    """The function's results in order; all items are tried, so that one sentence can tell of all that fail."""
-    found, mistakes = [], []
-    for job in [threads.submit(function, item) for item in items]:
+def each(threads: ThreadPoolExecutor, function: Callable[[Item], Found], items: Iterable[Item]) -> Iterator[Found]:
+    """The function's results in order, few of them ahead of who takes them, so that nothing piles up.
+
+    All items are tried, so that one sentence at the end can tell of all that fail.
+    """
+    left, jobs = iter(items), deque[Future[Found]]()
+    mistakes, first = 0, ""
+    while True:
+        jobs.extend(threads.submit(function, item) for item in islice(left, AHEAD - len(jobs)))
+        if not jobs:
+            break
         try:
-            found.append(job.result())
+            yield jobs.popleft().result()
         except InputError as error:
-            mistakes.append(str(error))
+            mistakes, first = mistakes + 1, first or str(error)
     if mistakes:
-        more = f" ({len(mistakes) - 1} more pictures cannot be read)" if len(mistakes) > 1 else ""
-        raise InputError(mistakes[0] + more)
-    return found
+        more = f" ({mistakes - 1} more pictures cannot be read)" if mistakes > 1 else ""
+        raise InputError(first + more)
+
+
+def of_each(threads: ThreadPoolExecutor, function: Callable[[Item], Found], items: Iterable[Item]) -> list[Found]:
+    """All results of `each` at once."""
+    return list(each(threads, function, items))
 
 
 if __name__ == "__main__":

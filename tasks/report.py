@@ -14,6 +14,7 @@ from tasks import phase
 from tasks.settings import Settings
 from tasks.workspace import DATA, EVALUATE, HEAD, PREPARE, REPORT, ROOT, UNFREEZE
 from thaw import report as page
+from thaw.manifest import read_manifest
 from thaw.pictures import open_picture
 
 PACKAGES = ("torch", "torchvision", "prefect", "dvc", "pandas", "numpy", "scikit-learn")
@@ -24,9 +25,8 @@ def report(chosen: Settings) -> None:
     """From what the phases wrote to something to read."""
     meta = phase.read_json(PREPARE / "meta.json")
     classes, slices = meta["classes"], meta["slices"]
-    text = dict.fromkeys(["path", "label", "group", "split", "hash", *slices], str)
-    manifest = pd.read_csv(PREPARE / "manifest.csv", dtype=text, keep_default_na=False, na_values={"target": [""]})
-    text |= {"head_prediction": str, "finetuned_prediction": str}
+    manifest = read_manifest(PREPARE / "manifest.csv", slices)
+    text = dict.fromkeys(["path", "label", "group", *slices, "head_prediction", "finetuned_prediction"], str)
     predictions = pd.read_csv(EVALUATE / "predictions.csv", dtype=text, keep_default_na=False)
     head, unfreeze = (pd.read_csv(folder / "history.csv") for folder in (HEAD, UNFREEZE))
     model = phase.read_json(UNFREEZE / "model" / "meta.json")

@@ -41,6 +41,9 @@ class Section(BaseModel):
 
 class Resources(Section):
     device: Literal["auto", "cpu", "cuda", "mps"]
+    precision: Literal["auto", "float32", "bfloat16"]
+    compile: Literal["auto", "always", "never"]
+    processes: Count
     threads: Annotated[int, Field(ge=0)]
     workers: Count
 

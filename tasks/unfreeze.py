@@ -7,13 +7,19 @@ import hashlib
 import shutil
 from functools import partial
 
+import torch
+from torch import nn
+
 from tasks import networks, phase
 from tasks.settings import Settings
 from tasks.workspace import HEAD, SCRATCH, UNFREEZE
-from thaw import checkpoint
+from thaw import checkpoint, processes
+from thaw.backbones import Classifier
+from thaw.errors import InputError
 from thaw.folding import fold_batchnorm
 from thaw.freezing import scale_dropout
 from thaw.freezing import unfreeze as unfreeze_blocks
+from thaw.machine import compiling_pays
 from thaw.pictures import VIEWS, Normaliser
 from thaw.training import FineTuning, adapt_batchnorm, fine_tune
 
@@ -22,6 +28,9 @@ def unfreeze(chosen: Settings) -> None:
     """From the network with a trained head to the fine-tuned one."""
     device = networks.use_resources(chosen)
     data = networks.dataset(chosen)
+    train, val = data.split("train"), data.split("val")
+    for what, pictures in (("train", len(train)), ("val", len(val)), ("a batch", chosen.unfreeze.batch_size)):
+        processes.check(what, pictures)
     normalise = Normaliser(networks.preprocessing(data), device)
     how = FineTuning(
         learning_rate=chosen.head.learning_rate,
@@ -30,6 +39,8 @@ def unfreeze(chosen: Settings) -> None:
     )
     model, _ = checkpoint.load(HEAD / "model")
     which, batchnorm = chosen.unfreeze.blocks, chosen.unfreeze.batchnorm
+    if batchnorm == "train" and processes.count() > 1:
+        model = _synchronised(model, device)
     trained = unfreeze_blocks(model, which, batchnorm)
     order = ", evenly over the epochs, the last one first" if which == "gradual" else ""
     print(f"{len(trained)} blocks unfrozen: {trained[0]} to {trained[-1]}{order}", flush=True)
@@ -40,11 +51,13 @@ def unfreeze(chosen: Settings) -> None:
         why = "pretrained features may be overwritten" if ratio < 10 else "the backbone will hardly learn"
         print(f"warning: unfreeze.ratio is {ratio:g}, outside 10 to 100: {why}", flush=True)
     if batchnorm == "adapt":
-        adapt_batchnorm(model.to(device), data.pictures, data.split("train"), normalise, how, chosen.seed)
+        adapt_batchnorm(model.to(device), data.pictures, train, normalise, how, chosen.seed)
     folded = batchnorm != "train"
     if folded:
         fold_batchnorm(model.cpu(), data.pictures.shape.blank())
-    model.to(device)
+    networks.place(model, device, chosen)
+    if which != "gradual" and compiling_pays(chosen.resources.compile, device, len(train) * how.epochs):
+        model.compile()
     scale_dropout(model, chosen.unfreeze.drop)
     parent = checkpoint.weights_hash(HEAD / "model")
     key = hashlib.sha256(f"{parent} {chosen.seed} {how} {chosen.unfreeze} {data.meta}".encode()).hexdigest()
@@ -52,17 +65,28 @@ def unfreeze(chosen: Settings) -> None:
     best, history = fine_tune(
         model,
         data.pictures,
-        (data.split("train"), data.targets[data.split("train")]),
-        (data.split("val"), data.targets[data.split("val")]),
+        (train, data.targets[train]),
+        (val, data.targets[val]),
         normalise,
         how,
         chosen.seed,
         scratch,
         partial(unfreeze_blocks, model, which, batchnorm, epochs=how.epochs),
     )
-    networks.write_network(UNFREEZE, best, history, networks.meta_of(chosen, data, folded, parent))
-    shutil.rmtree(SCRATCH, ignore_errors=True)  # of this run, and of others that were never finished
+    if processes.first():
+        networks.write_network(UNFREEZE, best, history, networks.meta_of(chosen, data, folded, parent))
+        shutil.rmtree(SCRATCH, ignore_errors=True)  # of this run, and of others that were never finished
+
+
+def _synchronised(model: Classifier, device: torch.device) -> Classifier:
+    """The network with BatchNorms that look at the pictures of all processes together."""
+    if device.type != "cuda":
+        raise InputError(
+            f"unfreeze.batchnorm is train and resources.processes {processes.count()}, which needs GPUs: "
+            "use one process, or batchnorm frozen or adapt"
+        )
+    return nn.SyncBatchNorm.convert_sync_batchnorm(model)
 
 
 if __name__ == "__main__":
-    phase.start(unfreeze)
+    phase.start(unfreeze, shared=True)

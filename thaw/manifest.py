@@ -209,10 +209,9 @@ def _draw(rows: pd.DataFrame, given: pd.Series, shares: dict[str, float], seed: 
     counts = pd.crosstab(groups[free], rows["label"][free]).sort_index().reindex(columns=totals.index, fill_value=0)
     names = list(shares)
     there = pd.crosstab(given, rows["label"]).reindex(index=names, columns=totals.index, fill_value=0)
-    order = np.random.default_rng(seed).permutation(len(counts))
-    sizes = counts.to_numpy(dtype=np.float64)[order]
-    order = order[np.argsort(-sizes.sum(axis=1), kind="stable")]
     sizes = counts.to_numpy(dtype=np.float64)
+    order = np.random.default_rng(seed).permutation(len(counts))
+    order = order[np.argsort(-sizes.sum(axis=1)[order], kind="stable")]
     total = totals.to_numpy(dtype=np.float64)
     wanted = np.outer(list(shares.values()), total)
     lacking = wanted - there.to_numpy(dtype=np.float64)
@@ -270,6 +269,12 @@ def complete(rows: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:
         target = rows["label"].eq(classes[1]).astype(float)
     order = ["path", "label", "target", "split", "group", *slices_of(rows), "hash"]
     return rows.assign(group=group, target=target)[order].reset_index(drop=True)
+
+
+def read_manifest(table: Path, slices: Sequence[str]) -> pd.DataFrame:
+    """The manifest that was written to `table`; all is text but the target, which may be missing."""
+    text = dict.fromkeys(["path", "label", "split", "group", "hash", *slices], str)
+    return pd.read_csv(table, dtype=text, keep_default_na=False, na_values={"target": [""]})
 
 
 def fingerprint(rows: pd.DataFrame) -> str:

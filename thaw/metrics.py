@@ -43,12 +43,12 @@ def weighted_auc(probabilities: Probabilities, labels: Labels, weights: Weights)
     for positive in [1] if classes == 2 else range(classes):
         scores = probabilities[:, positive]
         order = np.argsort(scores, kind="stable")
-        ties = np.flatnonzero(np.diff(scores[order], prepend=-np.inf))
-        positives = np.add.reduceat(np.where(labels == positive, weights, 0)[:, order], ties, axis=1)
-        negatives = np.add.reduceat(np.where(labels != positive, weights, 0)[:, order], ties, axis=1)
-        below = np.cumsum(negatives, axis=1) - negatives / 2
+        above, below = order[labels[order] == positive], order[labels[order] != positive]
+        ends = [np.searchsorted(scores[below], scores[above], side) for side in ("left", "right")]
+        positives, negatives = weights[:, above], np.cumsum(np.pad(weights[:, below], ((0, 0), (1, 0))), axis=1)
+        pairs = (positives * (negatives[:, ends[0]] + negatives[:, ends[1]])).sum(1) / 2
         with np.errstate(invalid="ignore"):
-            areas.append((positives * below).sum(1) / (positives.sum(1) * negatives.sum(1)))
+            areas.append(pairs / (positives.sum(1) * negatives[:, -1]))
     return np.asarray(np.mean(areas, axis=0), dtype=np.float64)
 
 
@@ -124,9 +124,8 @@ def per_slice(probabilities: Probabilities, labels: Labels, slices: pd.DataFrame
     average = "binary" if probabilities.shape[1] == 2 else "macro"
     rows: list[dict[str, Any]] = []
     for column in slices:
-        for value in sorted(slices[column].unique()):
-            mask = (slices[column] == value).to_numpy()
-            predicted, wanted = probabilities[mask].argmax(1), labels[mask]
+        for value, members in sorted(slices.groupby(slices[column]).indices.items()):
+            predicted, wanted = probabilities[members].argmax(1), labels[members]
             precision, recall, _, _ = precision_recall_fscore_support(
                 wanted, predicted, average=average, zero_division=0
             )
@@ -140,7 +139,7 @@ def per_slice(probabilities: Probabilities, labels: Labels, slices: pd.DataFrame
                     "balanced_accuracy": float(np.mean(recalls)),
                     "precision": float(precision),
                     "recall": float(recall),
-                    "pictures": int(mask.sum()),
+                    "pictures": len(members),
                 }
             )
     columns = ["slice", "value", "accuracy", "balanced_accuracy", "precision", "recall", "pictures"]

@@ -4,12 +4,14 @@ Decoded pictures are one uint8 array (n, height, width, channels) with a single 
 read from a memory map; without one the same batches are decoded from the files by threads.
 """
 
+import mmap
+import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -24,6 +26,8 @@ SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", 
 GREY = ("1", "L", "I")
 VIEWS = {"none": 1, "flip": 2, "flips": 4, "square": 8}
 QUARTER_TURNS = (0, 2, 1, 3)  # of each pair of views
+LARGE = 2**28  # bytes of a memory map; pages of a smaller one may all be in memory
+Number = TypeVar("Number", bound=np.generic)
 
 
 @dataclass(frozen=True)
@@ -110,7 +114,7 @@ class Pictures:
 
             def read(rows: NDArray[np.int64]) -> Tensor:
                 if self.decoded is not None:
-                    pixels = self.decoded[rows]
+                    pixels = rows_of(self.decoded, rows)
                 else:
                     pixels = np.stack(list(decoders.map(lambda row: decode(self.files[row], self.shape), rows)))
                 return torch.from_numpy(pixels).permute(0, 3, 1, 2)
@@ -123,22 +127,50 @@ class Pictures:
                 yield pixels
 
 
+def rows_of(array: NDArray[Number], *numbers: NDArray[np.int64]) -> NDArray[Number]:
+    """`array[numbers]`, of a large memory map read from its file: pages that were touched would count as memory of
+    this process, up to the size of the file, and a page that is not in memory would bring its neighbours."""
+    file: object = array.base  # of a slice it would be the whole map
+    if array.nbytes < LARGE or not isinstance(array, np.memmap) or not isinstance(file, mmap.mmap):
+        return array[numbers]
+    assert array.filename
+    flat = np.ravel_multi_index(numbers, array.shape[: len(numbers)])
+    found = np.empty((len(flat), *array.shape[len(numbers) :]), array.dtype)
+    with open(array.filename, "rb", buffering=0) as opened:
+        for number, place in zip(flat.tolist(), found, strict=True):
+            os.preadv(opened.fileno(), [place], array.offset + number * place.nbytes)
+    return found
+
+
 def in_batches(rows: NDArray[np.int64], size: int) -> list[NDArray[np.int64]]:
     """Row numbers cut into batches of at most `size`."""
     return [rows[start : start + size] for start in range(0, len(rows), size)]
 
 
 class Normaliser:
-    """Turns uint8 pixels into what the weights expect: three channels, scaled, channels last in memory."""
+    """Turns uint8 pixels into what the weights expect: three channels, scaled, channels last in memory.
+
+    There are only 256 values a channel, so what becomes of each is looked up in a table.
+    """
 
     def __init__(self, preprocessing: Preprocessing, device: torch.device) -> None:
-        self.mean = torch.tensor(preprocessing.mean, device=device).view(1, -1, 1, 1) * 255
-        self.scale = 1 / (torch.tensor(preprocessing.std, device=device).view(1, -1, 1, 1) * 255)
+        mean, std = (torch.tensor(each, device=device) for each in (preprocessing.mean, preprocessing.std))
+        self.table = (torch.arange(256.0, device=device).view(-1, 1) - mean * 255) * (1 / (std * 255))
         self.device = device
 
     def __call__(self, pixels: Tensor) -> Tensor:
-        floats = pixels.to(self.device, non_blocking=True).float()
-        return ((floats - self.mean) * self.scale).contiguous(memory_format=torch.channels_last)
+        pixels = copied(pixels, self.device).permute(0, 2, 3, 1).int()
+        table = self.table
+        if pixels.shape[3] == 3:  # each in the column of its channel
+            pixels, table = 3 * pixels + torch.arange(3, device=self.device, dtype=torch.int32), table.view(-1, 1)
+        return table.index_select(0, pixels.flatten()).view(*pixels.shape[:3], 3).permute(0, 3, 1, 2)
+
+
+def copied(values: Tensor, device: torch.device) -> Tensor:
+    """The values on the device; a GPU takes them when it gets to them, and nobody waits for that."""
+    if device.type == "cuda" and values.device.type == "cpu":
+        values = values.pin_memory()
+    return values.to(device, non_blocking=True)
 
 
 def view(pictures: Tensor, number: int) -> Tensor:
@@ -148,22 +180,15 @@ def view(pictures: Tensor, number: int) -> Tensor:
     return torch.rot90(mirrored, QUARTER_TURNS[number // 2], (2, 3)) if number > 1 else mirrored
 
 
-def random_views(pictures: Tensor, views: int, generator: torch.Generator) -> Tensor:
-    """Each picture in one of its first `views` views, drawn anew."""
-    if views == 1:
-        return pictures
-    drawn = torch.randint(views, (len(pictures),), generator=generator)
-    seen = torch.empty_like(pictures)
-    for number in range(views):
-        rows = (drawn == number).to(pictures.device)
-        seen[rows] = view(pictures[rows], number)
-    return seen
+def in_views(pictures: Tensor, numbers: Tensor) -> Tensor:
+    """Each picture in the view of its number: each bit of it stands for one step, the same for all that have it."""
+    numbers = copied(numbers, pictures.device).view(-1, 1, 1, 1)
+    for bit in (1, 2, 4):
+        pictures = torch.where((numbers & bit).bool(), view(pictures, bit), pictures)
+    return pictures
 
 
-def jitter(pictures: Tensor, amount: float, generator: torch.Generator) -> Tensor:
-    """Normalised pictures with brightness and contrast each changed by up to `amount` standard deviations."""
-    if amount == 0:
-        return pictures
-    contrast, brightness = (2 * torch.rand(2, len(pictures), 1, 1, 1, generator=generator) - 1) * amount
-    changed: Tensor = pictures * (1 + contrast.to(pictures.device)) + brightness.to(pictures.device)
-    return changed
+def jittered(pictures: Tensor, contrast: Tensor, brightness: Tensor) -> Tensor:
+    """Normalised pictures, each with its contrast changed by so much, then its brightness, in standard deviations."""
+    contrast, brightness = (copied(each, pictures.device).view(-1, 1, 1, 1) for each in (contrast, brightness))
+    return pictures * (1 + contrast) + brightness

@@ -7,8 +7,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from thaw import processes
 from thaw.backbones import Classifier
-from thaw.pictures import Normaliser, Pictures, in_batches, view
+from thaw.pictures import Normaliser, Pictures, copied, in_batches, view
 from thaw.progress import Progress
 
 Rows = NDArray[np.int64]
@@ -23,17 +24,20 @@ def features_of(
     batch_size: int,
     out: Any,
 ) -> None:
-    """Write the frozen backbone's features of every picture and view into `out` (n, views, features), in order."""
+    """Write the frozen backbone's features of every picture and view into `out` (n, views, features), in order.
+
+    Of several processes each writes those of its share.
+    """
     model.eval()
-    progress, start = Progress(len(rows) * views), 0
+    progress = Progress(len(rows) * views)
+    batches = in_batches(processes.share(np.arange(len(rows))), batch_size)
     with torch.inference_mode():
-        for pixels in pictures.batches(in_batches(rows, batch_size)):
-            normalised = normalise(pixels)
+        for batch, pixels in zip(batches, pictures.batches([rows[each] for each in batches]), strict=True):
+            pixels = copied(pixels, normalise.device)
             for number in range(views):
-                features = model.backbone(view(normalised, number).contiguous(memory_format=torch.channels_last))
-                out[start : start + len(pixels), number] = features.float().cpu().numpy()
-                progress.step(len(pixels), "features")
-            start += len(pixels)
+                features = model.backbone(normalise(view(pixels, number)))
+                out[batch[0] : batch[-1] + 1, number] = features.float().cpu().numpy()
+                progress.step(len(pixels) * processes.count(), "features")
 
 
 def predict(
@@ -46,15 +50,17 @@ def predict(
     progress: Progress | None = None,
     what: str = "",
 ) -> Tensor:
-    """Logits (n, classes) of the pictures in `rows`, averaged over their first `views` views."""
+    """Logits (n, classes) of the pictures in `rows`, averaged over their first `views` views.
+
+    Of several processes each computes its share, and all know the whole.
+    """
     model.eval()
     found = []
     with torch.inference_mode():
-        for pixels in pictures.batches(in_batches(rows, batch_size)):
-            normalised = normalise(pixels)
-            seen = (view(normalised, number) for number in range(views))
-            logits = [model(each.contiguous(memory_format=torch.channels_last)) for each in seen]
+        for pixels in pictures.batches(in_batches(processes.share(rows), batch_size)):
+            pixels = copied(pixels, normalise.device)
+            logits = [model(normalise(view(pixels, number))) for number in range(views)]
             found.append(torch.stack(logits).mean(0).float().cpu())
             if progress:
-                progress.step(len(pixels) * views, what)
-    return torch.cat(found)
+                progress.step(len(pixels) * views * processes.count(), what)
+    return processes.gathered(torch.cat(found))

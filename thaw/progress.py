@@ -18,7 +18,7 @@ class Progress:
 
     def step(self, pictures: int, what: str) -> None:
         """Count `pictures` more as done; `what` says which part of the loop this is."""
-        self.done += pictures
+        self.done = min(self.done + pictures, self.total)  # processes count for others too, whose share may be less
         now = time.monotonic()
         if now - self.printed < self.every and self.done < self.total:
             return

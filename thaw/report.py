@@ -631,6 +631,12 @@ def _with_gain(rows: list[dict[str, Any]], values: list[str]) -> list[dict[str, 
     return shown
 
 
+def _largest(slices_table: pd.DataFrame) -> pd.DataFrame:
+    """Of each slice with very many values those with most pictures, so that the page stays one to read."""
+    ranks = slices_table.groupby(["model", "slice"])["pictures"].rank(method="first", ascending=False)
+    return slices_table[ranks <= MOST_VALUES]
+
+
 def _groups(frame: pd.DataFrame) -> pd.Series:
     """The group of each picture that has one; an empty cell is none."""
     groups = frame["group"] if "group" in frame.columns else pd.Series(index=frame.index, dtype=object)
@@ -780,7 +786,7 @@ def html(
         ],
         class_rows=_with_gain(_pairs(classes_table, ["class"], quality), quality),
         slice_columns=[name.replace("_", " ") for name in by_slice],
-        slice_rows=_with_gain(_pairs(slices_table, ["slice", "value"], by_slice), by_slice),
+        slice_rows=_with_gain(_pairs(_largest(slices_table), ["slice", "value"], by_slice), by_slice),
         data=_data_summary(manifest, classes, slices),
         sections=_sections(params),
         versions=dict(versions),

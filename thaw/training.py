@@ -17,9 +17,10 @@ from torch.nn import functional as F
 from torch.optim.swa_utils import update_bn
 from torchvision.ops import StochasticDepth
 
+from thaw import processes
 from thaw.backbones import Classifier
 from thaw.freezing import obey_mode, parameter_groups, stay_in_eval
-from thaw.pictures import Normaliser, Pictures, in_batches, jitter, random_views
+from thaw.pictures import Normaliser, Pictures, copied, in_batches, in_views, jittered, rows_of
 from thaw.prediction import predict
 from thaw.progress import Progress
 
@@ -77,7 +78,6 @@ def fit_head(
         ],
         lr=how.learning_rate,
     )
-    seen = torch.from_numpy(np.ascontiguousarray(val[0][:, 0]))
     history: list[dict[str, float]] = []
     best: dict[str, Tensor] = {}
     progress = Progress(how.max_epochs * len(features))
@@ -87,14 +87,13 @@ def fit_head(
         views = random.integers(features.shape[1], size=len(features))
         total = 0.0
         for rows in in_batches(order, how.batch_size):
-            batch = torch.from_numpy(features[rows, views[rows]])
+            batch = torch.from_numpy(rows_of(features, rows, views[rows]))
             loss = loss_of(head(batch), targets[rows])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             total += loss.item() * len(rows)
-        with torch.no_grad():
-            logits = head(seen)
+        logits = _logits(head, val[0])
         history.append(_epoch(epoch, how.learning_rate, total / len(features), logits, val[1]))
         if _is_best(history):
             best = {name: value.clone() for name, value in head.state_dict().items()}
@@ -103,6 +102,15 @@ def fit_head(
             break
     progress.end(f"epoch {len(history)}, validation has stopped improving")
     return best, pd.DataFrame(history)
+
+
+def _logits(head: nn.Linear, features: NDArray[np.float32]) -> Tensor:
+    """Logits of the features (n, views, features) of the first view, read in parts."""
+    parts = []
+    with torch.no_grad():
+        for rows in in_batches(np.arange(len(features)), 4096):
+            parts.append(head(torch.from_numpy(rows_of(features, rows, 0 * rows))))
+    return torch.cat(parts)
 
 
 def adapt_batchnorm(
@@ -120,7 +128,7 @@ def adapt_batchnorm(
 
     def normalised() -> Iterator[Tensor]:
         for pixels in pictures.batches(batches):
-            yield jitter(normalise(random_views(pixels, how.views, generator)), how.jitter, generator)
+            yield _augmented(pixels, np.arange(len(pixels)), len(pixels), normalise, how, generator)
             progress.step(len(pixels), "BatchNorm statistics")
 
     for module in model.modules():
@@ -183,7 +191,7 @@ def fine_tune(
         if _since_best(history) >= how.patience:
             progress.end(f"epoch {epoch}, validation has stopped improving")
             break
-        if scratch:
+        if scratch and processes.first():
             _keep(scratch, model, optimizer, history, best)
     return best, pd.DataFrame(history)
 
@@ -226,24 +234,47 @@ def _train_epoch(
     schedule: torch.optim.lr_scheduler.LambdaLR,
     progress: Progress,
 ) -> float:
-    """One pass over the training pictures; returns the mean loss."""
-    model.train()
+    """One pass over the training pictures; returns the mean loss.
+
+    Of several processes each takes a share of every batch. All draw the same random numbers for the whole of it, but
+    for dropout, and the mean of their gradients is that of the whole batch.
+    """
+    network = processes.joined(model.train())
     order = np.random.default_rng(seed).permutation(len(rows))
-    torch.manual_seed(int(np.random.default_rng([*seed, 1]).integers(2**31)))  # dropout draws from the global one
+    # Dropout draws from the global generator, in each process for other pictures.
+    torch.manual_seed(int(np.random.default_rng([*seed, 1]).integers(2**31)) + processes.number())
     generator = torch.Generator().manual_seed(int(np.random.default_rng([*seed, 2]).integers(2**31)))
     batches = _training_batches(order, how.batch_size)
+    # Who has no share of a short last batch takes its first picture, and counts it nothing.
+    shares = [processes.share(np.arange(len(batch))) for batch in batches]
+    taken = [share if len(share) else np.arange(1) for share in shares]
+    read = pictures.batches([rows[batch[mine]] for batch, mine in zip(batches, taken, strict=True)])
     total = torch.zeros((), device=normalise.device)
-    for batch, pixels in zip(batches, pictures.batches([rows[batch] for batch in batches]), strict=True):
-        seen = normalise(random_views(pixels, how.views, generator))
-        logits = model(jitter(seen, how.jitter, generator))
-        loss = loss_of(logits, targets[batch].to(normalise.device))
+    for batch, share, mine, pixels in zip(batches, shares, taken, read, strict=True):
+        logits = network(_augmented(pixels, mine, len(batch), normalise, how, generator))
+        loss = loss_of(logits.float(), copied(targets[batch[mine]], normalise.device))
+        loss = loss * (len(share) * processes.count() / len(batch))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         schedule.step()
         total += loss.detach() * len(batch)
         progress.step(len(batch), f"epoch {seed[-1]}/{how.epochs}")
-    return float(total) / sum(map(len, batches))
+    return float(processes.mean(total)) / sum(map(len, batches))
+
+
+def _augmented(
+    pixels: Tensor, mine: Rows, size: int, normalise: Normaliser, how: FineTuning, generator: torch.Generator
+) -> Tensor:
+    """Normalised pictures as training sees them, `mine` of a batch of `size`, for all of which numbers are drawn."""
+    pixels = copied(pixels, normalise.device)
+    if how.views > 1:
+        pixels = in_views(pixels, torch.randint(how.views, (size,), generator=generator)[mine])
+    seen = normalise(pixels)
+    if how.jitter:
+        contrast, brightness = (2 * torch.rand(2, size, generator=generator)[:, mine] - 1) * how.jitter
+        seen = jittered(seen, contrast, brightness)
+    return seen
 
 
 def _training_batches(order: Rows, size: int) -> list[Rows]:

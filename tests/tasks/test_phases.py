@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from safetensors.numpy import load_file
 
 ROOT = Path(__file__).resolve().parents[2]
 PHASES = ("prepare", "embed", "head", "unfreeze", "evaluate", "report")
@@ -123,6 +124,29 @@ def test_pictures_over_the_budget_are_decoded_on_the_fly_with_the_same_result(fi
     assert (copied / weights).read_bytes() == (finished / weights).read_bytes()
 
 
+def test_two_processes_come_to_the_same_results_and_write_them_once(finished: Path, copied: Path) -> None:
+    """embed as torchrun starts it, the other phases as `resources.processes` does."""
+    for name in ("embed", "unfreeze", "evaluate"):
+        shutil.rmtree(copied / "artifacts" / name)
+    torchrun = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "tasks.embed"]
+    environment = os.environ | {"THAW_ROOT": str(copied), "PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, "-m", *torchrun], cwd=ROOT, env=environment, check=True, capture_output=True)
+    change("processes: 1 ", "processes: 2 ")(copied)
+    done = run(copied, "unfreeze", "evaluate")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("epoch 2/2: training loss") == 1
+    assert files_under(copied / "artifacts").keys() == files_under(finished / "artifacts").keys()
+    for name in ("embed/train.npy", "embed/val.npy"):
+        ours, theirs = (np.load(folder / "artifacts" / name) for folder in (finished, copied))
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
+    for name in ("unfreeze/history.csv", "evaluate/predictions.csv"):
+        ours, theirs = (pd.read_csv(folder / "artifacts" / name) for folder in (finished, copied))
+        pd.testing.assert_frame_equal(ours, theirs, rtol=1e-4)
+    ours, theirs = (load_file(f / "artifacts/unfreeze/model/weights.safetensors") for f in (finished, copied))
+    for name, value in ours.items():
+        np.testing.assert_allclose(theirs[name], value, rtol=1e-3, atol=1e-5)
+
+
 def break_a_picture(folder: Path) -> None:
     (folder / "data/noise/3.png").write_bytes(b"no picture")
 
@@ -145,6 +169,11 @@ def change(old: str, new: str) -> Callable[[Path], None]:
     return edit
 
 
+def train_batchnorm_in_two_processes(folder: Path) -> None:
+    change("batchnorm: frozen", "batchnorm: train")(folder)
+    change("processes: 1 ", "processes: 2 ")(folder)
+
+
 @pytest.mark.parametrize(
     ("phase", "mistake", "sentence"),
     [
@@ -157,6 +186,8 @@ def change(old: str, new: str) -> Callable[[Path], None]:
         ("unfreeze", change("blocks: all", "blocks: 99"), "unfreeze.blocks is 99, but the backbone has 18 blocks: use"),
         ("unfreeze", change("blocks: all", "blocks: first 99"), "first 1 to first 18"),
         ("unfreeze", change("blocks: all", "blocks: [conv9]"), "'conv9', which is no block of this backbone; nearest"),
+        ("embed", change("processes: 1 ", "processes: 9999 "), "resources.processes is 9999, but this machine has"),
+        ("unfreeze", train_batchnorm_in_two_processes, "is train and resources.processes 2, which needs GPUs: use one"),
         ("unfreeze", change("  ratio: 10 ", "  ratio: 0 "), "'unfreeze.ratio' is 0, which is not allowed"),
     ],
 )

@@ -341,6 +341,15 @@ def test_an_undefined_auc_is_shown_as_a_dash(undefined: float | None) -> None:
     assert not re.search(r"\b(nan|None)\b", " ".join(words))
 
 
+def test_page_shows_the_largest_of_very_many_values_of_a_slice() -> None:
+    sizes = np.random.default_rng(0).permutation(500)
+    table = pd.DataFrame([{"slice": "day", "value": f"d{n}", "pictures": n, "model": m} for m in "ab" for n in sizes])
+    shown = report._largest(table)
+    for model in "ab":
+        kept = shown[shown["model"] == model]["pictures"]
+        assert set(kept) == set(range(500 - report.MOST_VALUES, 500))
+
+
 def test_summary_holds_headline_and_each_metric() -> None:
     text = report.summary(example_metrics())
     assert text.startswith("**Phase 2 raised accuracy")

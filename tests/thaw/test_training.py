@@ -9,11 +9,16 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
+from torchvision.transforms.functional import normalize, to_tensor
 
 from thaw import training
-from thaw.backbones import Classifier
-from thaw.freezing import Selection, unfreeze
-from thaw.pictures import Normaliser, Pictures, in_batches, view
+from thaw.backbones import Classifier, Preprocessing, blocks
+from thaw.folding import fold_batchnorm
+from thaw.freezing import Selection, select, unfreeze
+from thaw.machine import bfloat16_pays, compiling_pays, use_bfloat16
+from thaw.pictures import Normaliser, Pictures, in_batches, in_views, view
+from thaw.prediction import predict
 from thaw.training import FineTuning, HeadTraining, adapt_batchnorm, fine_tune, fit_head, warmup_and_cosine
 
 HOW = FineTuning(0.003, 10, 1.0, 0.05, batch_size=8, epochs=3, warmup=0.1, patience=9, views=2, jitter=0.1)
@@ -198,12 +203,143 @@ def test_head_learns_what_features_tell_and_stops_when_validation_does_not_impro
     assert loss == pytest.approx(history["val_loss"].min(), rel=1e-5)
 
 
+def test_head_judged_on_validation_in_parts_is_the_head_judged_on_the_whole() -> None:
+    random = np.random.default_rng(0)
+    features = random.normal(size=(9000, 2, 8)).astype(np.float32)
+    head = torch.nn.Linear(8, 3)
+    with torch.no_grad():
+        whole = head(torch.from_numpy(features[:, 0]))
+    torch.testing.assert_close(training._logits(head, features), whole)
+
+
 def test_rate_warms_up_then_falls_and_never_exceeds_the_setting() -> None:
     factors = [warmup_and_cosine(step / 100, 0.1) for step in range(100)]
     assert all(0 < factor <= 1 for factor in factors)
     assert factors[:11] == sorted(factors[:11])
     assert factors[10:] == sorted(factors[10:], reverse=True)
     assert factors[-1] < 0.01
+
+
+@pytest.mark.parametrize("which", ["all", 6, "first 4"])
+def test_the_fast_path_gives_the_logits_and_gradients_of_the_plain_one(
+    network: Make,
+    pictures: Pictures,
+    targets: torch.Tensor,
+    preprocessing: Preprocessing,
+    normalise: Normaliser,
+    tmp_path: Path,
+    which: Selection,
+) -> None:
+    """Plain: files opened one by one, turned by PIL, normalised by torchvision, NCHW, BatchNorm a layer of its own."""
+    numbers = torch.arange(8)
+    plain = network("efficientnet_lite0").to(memory_format=torch.contiguous_format)
+    unfreeze(plain, which, "frozen")
+    seen = []
+    for number in numbers.tolist():
+        picture = Image.open(pictures.files[number]).convert("RGB")
+        picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if number % 2 else picture
+        picture = picture.rotate((0, 180, 90, 270)[number // 2])
+        seen.append(normalize(to_tensor(picture), preprocessing.mean, preprocessing.std))
+    expected = plain(torch.stack(seen))
+    training.loss_of(expected, targets[:8]).backward()
+
+    np.save(tmp_path / "pictures.npy", pictures.decoded)
+    mapped = Pictures(pictures.files, pictures.shape, np.load(tmp_path / "pictures.npy", mmap_mode="r"), 1)
+    fast = network("efficientnet_lite0")
+    fold_batchnorm(fast, torch.zeros(1, 3, 32, 32))
+    unfreeze(fast, which, "frozen")
+    logits = fast(normalise(in_views(next(mapped.batches([np.arange(8)])), numbers)))
+    training.loss_of(logits, targets[:8]).backward()
+
+    torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-5)
+    modules = dict(plain.named_modules())
+    compared = 0
+    for name, folded in fast.named_modules():
+        if not isinstance(folded, torch.nn.Conv2d | torch.nn.Linear):
+            continue
+        layer, batchnorm = modules[name], modules.get(f"{name[:-1]}1")
+        assert folded.weight.requires_grad == layer.weight.requires_grad
+        if not layer.weight.requires_grad:
+            assert folded.weight.grad is None
+            continue
+        if isinstance(batchnorm, torch.nn.BatchNorm2d):
+            scale = batchnorm.weight.detach() / (batchnorm.running_var + batchnorm.eps).sqrt()
+            pairs = [(folded.weight.grad * scale.view(-1, 1, 1, 1), layer.weight.grad)]
+            pairs += [(folded.bias.grad, batchnorm.bias.grad)]
+        else:
+            pairs = [(folded.weight.grad, layer.weight.grad), (folded.bias.grad, layer.bias.grad)]
+        for one, other in pairs:
+            torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4 * float(other.abs().max()))
+            compared += 1
+    assert compared == 2 * (1 + sum(isinstance(part, torch.nn.BatchNorm2d) for part in trained_modules(plain, which)))
+
+
+def trained_modules(model: Classifier, which: Selection) -> list[torch.nn.Module]:
+    return [
+        part for block in select(blocks(model.backbone), which) for part in block.modules for part in part.modules()
+    ]
+
+
+def test_looking_values_up_normalises_as_the_weights_have_it(normalise: Normaliser) -> None:
+    for channels in (1, 3):
+        pixels = torch.randint(256, (2, channels, 4, 5), dtype=torch.uint8)
+        seen = normalise(pixels)
+        expected = normalize(pixels.float().expand(-1, 3, -1, -1) / 255, (0.5,) * 3, (0.25,) * 3)
+        torch.testing.assert_close(seen, expected)
+        assert seen.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_views_of_a_batch_are_the_views_of_its_pictures() -> None:
+    pictures = torch.randint(256, (16, 3, 5, 5), dtype=torch.uint8)
+    numbers = torch.arange(16) % 8
+    expected = torch.cat([view(pictures[n : n + 1], number) for n, number in enumerate(numbers.tolist())])
+    assert torch.equal(in_views(pictures, numbers), expected)
+
+
+def test_bfloat16_is_near_float32_and_leaves_the_weights_as_they_are(
+    network: Make, pictures: Pictures, targets: torch.Tensor, normalise: Normaliser
+) -> None:
+    model = network()
+    exact = predict(model, pictures, VAL, normalise, 1, 8)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    use_bfloat16(model, normalise.device)
+    assert model(torch.zeros(1, 3, 32, 32)).dtype == model.backbone(torch.zeros(1, 3, 32, 32)).dtype == torch.bfloat16
+    near = predict(model, pictures, VAL, normalise, 1, 8)
+    assert not torch.equal(near, exact)
+    torch.testing.assert_close(near, exact, rtol=0.05, atol=0.05)
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name])
+        assert value.dtype == before[name].dtype
+    before_training = partial(unfreeze, model, 2, "frozen")
+    split = [(rows, targets[rows]) for rows in (TRAIN, VAL)]
+    _, history = fine_tune(model, pictures, split[0], split[1], normalise, HOW, 0, None, before_training)
+    assert history["val_loss"].iloc[-1] < history["val_loss"][0]
+
+
+def test_a_compiled_network_trains_as_an_uncompiled_one_and_keeps_its_names(
+    network: Make, pictures: Pictures, targets: torch.Tensor, normalise: Normaliser
+) -> None:
+    found = []
+    for compiled in (False, True):
+        model = network()
+        unfreeze(model, 2, "frozen")
+        if compiled:
+            model.compile(backend="eager")
+        split = [(rows, targets[rows]) for rows in (TRAIN, VAL)]
+        found.append(fine_tune(model, pictures, split[0], split[1], normalise, replace(HOW, epochs=1), 0))
+    (plain, plain_history), (compiled_weights, compiled_history) = found
+    pd.testing.assert_frame_equal(plain_history, compiled_history)
+    assert plain.keys() == compiled_weights.keys()
+    for name, value in plain.items():
+        torch.testing.assert_close(compiled_weights[name], value)
+
+
+def test_half_precision_and_compiling_are_for_gpus_unless_asked_for() -> None:
+    cpu = torch.device("cpu")
+    assert [bfloat16_pays(word, cpu) for word in ("auto", "float32", "bfloat16")] == [False, False, True]
+    assert [compiling_pays(word, cpu, 10**9) for word in ("auto", "never", "always")] == [False, False, True]
+    lengths = [compiling_pays("auto", torch.device("cuda"), pictures) for pictures in (10**4, 10**6)]
+    assert lengths == [False, True]
 
 
 def test_decoding_on_the_fly_gives_the_same_batches_as_decoded_pictures(pictures: Pictures) -> None:
