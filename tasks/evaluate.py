@@ -1,72 +1,120 @@
 """evaluate: the head-only and the fine-tuned network on the same test pictures, which nothing saw before.
 
 python -m tasks.evaluate      artifacts/{head,unfreeze} -> artifacts/evaluate/{metrics.json,predictions.csv,...}
+
+What is chosen for them afterwards, a temperature and a threshold, is chosen on validation.
 """
+
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 
 from tasks import networks, phase
+from tasks.networks import Dataset
 from tasks.settings import Settings
 from tasks.workspace import EVALUATE, HEAD, UNFREEZE
-from thaw import checkpoint, metrics, processes
+from thaw import calibration, checkpoint, forgetting, metrics, processes
+from thaw.backbones import Classifier, old_head
 from thaw.folding import fold_batchnorm
 from thaw.manifest import labels_of
-from thaw.pictures import VIEWS, Normaliser
+from thaw.pictures import VIEWS, Normaliser, in_batches
 from thaw.prediction import predict
 from thaw.progress import Progress
 
 NETWORKS = {"head": HEAD / "model", "finetuned": UNFREEZE / "model"}
+LOOKED_AT = 256  # validation pictures that tell how far the network moved
 
 
 def evaluate(chosen: Settings) -> None:
     """From two networks to what the second gained."""
     device = networks.use_resources(chosen)
     data = networks.dataset(chosen)
-    test = data.split("test")
-    processes.check("test", len(test))
-    rows = data.rows.iloc[test].reset_index(drop=True)
-    labels, views = labels_of(rows, data.classes), VIEWS[chosen.evaluate.views]
-    normalise = Normaliser(networks.preprocessing(data), device)
-    slices = data.meta["slices"]
-    progress = Progress(len(NETWORKS) * len(test) * views)
-    predictions = rows[["path", "label", "group", *slices]].copy()
-    probabilities, columns, by_class, by_slice = {}, [], [], []
+    val, test = data.split("val"), data.split("test")
+    for what, pictures in (("val", val), ("test", test)):
+        processes.check(what, len(pictures))
+    views, normalise = VIEWS[chosen.evaluate.views], Normaliser(networks.preprocessing(data), device)
+    progress = Progress(len(NETWORKS) * (len(val) + len(test)) * views)
+    models, logits = {}, {}
     for name, folder in NETWORKS.items():
-        model, meta = checkpoint.load(folder)
+        models[name], meta = checkpoint.load(folder)
         if not meta["folded"]:
-            fold_batchnorm(model, data.pictures.shape.blank())
-        model.to(device)
-        logits = predict(model, data.pictures, test, normalise, views, chosen.evaluate.batch_size, progress, name)
-        if not processes.first():
-            continue
-        probabilities[name] = found = logits.double().softmax(1).numpy()
-        predictions[f"{name}_prediction"] = np.array(data.classes)[found.argmax(1)]
-        columns.append(pd.DataFrame(found, columns=[f"{name}_p_{label}" for label in data.classes]))
-        by_class.append(metrics.per_class(found, labels, data.classes).assign(model=name))
-        by_slice.append(metrics.per_slice(found, labels, rows[slices]).assign(model=name))
+            fold_batchnorm(models[name], data.pictures.shape.blank())
+        models[name].to(device)
+        logits[name] = [
+            predict(models[name], data.pictures, rows, normalise, views, chosen.evaluate.batch_size, progress, name)
+            for rows in (val, test)
+        ]
     if not processes.first():
         return
+
+    rows = data.rows.iloc[test].reset_index(drop=True)
+    slices = data.meta["slices"]
+    val_labels, labels = labels_of(data.rows.iloc[val], data.classes), labels_of(rows, data.classes)
     grouped = (rows["group"] != "").any()
     groups = rows["group"].where(rows["group"] != "", rows["hash"]).tolist() if grouped else None
-    found_metrics = {
-        "test_pictures": len(test),
-        **{name: metrics.headline(found, labels) for name, found in probabilities.items()},
-        "gain": metrics.gain(probabilities["head"], probabilities["finetuned"], labels, groups, chosen.seed),
-    }
+    found: dict[str, Any] = {"test_pictures": len(test)}
+    operating: dict[str, Any] = {"promise": chosen.evaluate.promise, "at_least": chosen.evaluate.at_least}
+    predictions = rows[["path", "label", "group", *slices]].copy()
+    columns, by_class, by_slice = [], [], []
+    for name, (seen, unseen) in logits.items():
+        p_val, p = (each.double().softmax(1).numpy() for each in (seen, unseen))
+        temperature = calibration.temperature(seen, torch.from_numpy(val_labels))
+        calibrated = (unseen.double() / temperature).softmax(1).numpy()
+        found[name] = metrics.headline(p, labels) | {
+            "temperature": temperature,
+            "ece_calibrated": metrics.calibration_error(calibrated, labels),
+        }
+        cut = calibration.threshold(p_val[:, 1], val_labels == 1, chosen.evaluate.promise, chosen.evaluate.at_least)
+        operating[name] = None
+        if cut is not None:
+            rates = calibration.at_threshold(p[:, 1], labels == 1, cut, groups, chosen.seed)
+            operating[name] = {"threshold": cut, **rates}
+        predictions[f"{name}_prediction"] = np.array(data.classes)[p.argmax(1)]
+        columns.append(pd.DataFrame(p, columns=[f"{name}_p_{label}" for label in data.classes]))
+        by_class.append(metrics.per_class(p, labels, data.classes).assign(model=name))
+        by_slice.append(metrics.per_slice(p, labels, rows[slices]).assign(model=name))
+    before, after = (frame.to_numpy() for frame in columns)
+    found["gain"] = metrics.gain(before, after, labels, groups, chosen.seed)
+    if len(data.classes) == 2:
+        found["operating"] = operating
+    found["forgetting"], blocks = _forgotten(models, chosen, data, normalise)
     with phase.outputs(EVALUATE) as folder:
         pd.concat([predictions, *columns], axis=1).to_csv(folder / "predictions.csv", index=False, lineterminator="\n")
+        blocks.to_csv(folder / "forgetting.csv", index=False, lineterminator="\n")
         for file, tables in (("classes.csv", by_class), ("slices.csv", by_slice)):
             table = pd.concat(tables, ignore_index=True)
             first = table.pop("model")
             table.insert(0, "model", first)
             table.to_csv(folder / file, index=False, lineterminator="\n")
-        phase.write_json(folder / "metrics.json", found_metrics)
-    gain = found_metrics["gain"]
+        phase.write_json(folder / "metrics.json", found)
+    gain = found["gain"]
     print(
-        f"accuracy {found_metrics['head']['accuracy']:.1%} -> {found_metrics['finetuned']['accuracy']:.1%}, "
+        f"accuracy {found['head']['accuracy']:.1%} -> {found['finetuned']['accuracy']:.1%}, "
         f"gain {gain['accuracy']:+.1%} (95 % interval {gain['low']:+.1%} to {gain['high']:+.1%})"
     )
+
+
+def _forgotten(
+    models: dict[str, Classifier], chosen: Settings, data: Dataset, normalise: Normaliser
+) -> tuple[dict[str, float], pd.DataFrame]:
+    """How far phase 2 moved the backbone, seen on some validation pictures: in figures, and by block."""
+    val = data.split("val")
+    some = val[np.linspace(0, len(val) - 1, min(len(val), LOOKED_AT)).astype(np.int64)]
+
+    def pictures() -> Iterator[torch.Tensor]:
+        return map(normalise, data.pictures.batches(in_batches(some, chosen.evaluate.batch_size)))
+
+    backbones = [model.backbone for model in models.values()]
+    blocks = forgetting.by_block(*backbones, pictures)
+    figures = blocks[["distance", "cka"]].mean().to_dict()
+    if head := old_head(chosen.backbone.name, chosen.backbone.weights):
+        for backbone in backbones:
+            backbone.set_submodule(head[0], head[1].to(normalise.device))
+        figures |= forgetting.drift(*backbones, pictures)
+    return figures, blocks
 
 
 if __name__ == "__main__":

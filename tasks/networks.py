@@ -16,7 +16,7 @@ from thaw import checkpoint, processes
 from thaw.backbones import Classifier, Preprocessing, create
 from thaw.errors import InputError
 from thaw.machine import bfloat16_pays, keep_freed_memory, use_bfloat16
-from thaw.manifest import targets_of
+from thaw.manifest import read_manifest, targets_of
 from thaw.pictures import Pictures, Shape
 
 
@@ -75,15 +75,7 @@ def place(model: Classifier, device: torch.device, chosen: Settings) -> None:
 def dataset(chosen: Settings) -> Dataset:
     """Read what prepare wrote."""
     meta = read_json(PREPARE / "meta.json")
-    text = {
-        "path": str,
-        "label": str,
-        "split": str,
-        "group": str,
-        "hash": str,
-        **dict.fromkeys(meta["slices"], str),
-    }
-    rows = pd.read_csv(PREPARE / "manifest.csv", dtype=text, keep_default_na=False, na_values={"target": [""]})
+    rows = read_manifest(PREPARE / "manifest.csv", meta["slices"])
     kept = PREPARE / "pictures.npy"
     decoded = np.load(kept, mmap_mode="r") if kept.is_file() else None
     files = [DATA / path for path in rows["path"]]

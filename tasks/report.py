@@ -28,22 +28,26 @@ def report(chosen: Settings) -> None:
     manifest = read_manifest(PREPARE / "manifest.csv", slices)
     text = dict.fromkeys(["path", "label", "group", *slices, "head_prediction", "finetuned_prediction"], str)
     predictions = pd.read_csv(EVALUATE / "predictions.csv", dtype=text, keep_default_na=False)
+    blocks = pd.read_csv(EVALUATE / "forgetting.csv")
+    metrics = phase.read_json(EVALUATE / "metrics.json")
     head, unfreeze = (pd.read_csv(folder / "history.csv") for folder in (HEAD, UNFREEZE))
     model = phase.read_json(UNFREEZE / "model" / "meta.json")
     with phase.outputs(REPORT) as folder:
         (folder / "curves.png").write_bytes(page.curves(head, unfreeze))
         (folder / "confusion.png").write_bytes(page.confusion(predictions, classes))
-        (folder / "calibration.png").write_bytes(page.calibration(predictions, classes))
+        (folder / "calibration.png").write_bytes(page.calibration(predictions, classes, page.temperatures(metrics)))
+        (folder / "forgetting.png").write_bytes(page.forgetting(blocks))
         worst = page.worst_mistakes(predictions, classes)
         (folder / "mistakes.png").write_bytes(page.mistakes(worst, [thumbnail(path) for path in worst["path"]]))
         html = page.html(
             title=f"{model['backbone']} on {len(manifest)} pictures of {len(classes)} classes",
-            metrics=phase.read_json(EVALUATE / "metrics.json"),
+            metrics=metrics,
             head_history=head,
             unfreeze_history=unfreeze,
             predictions=predictions,
             classes_table=pd.read_csv(EVALUATE / "classes.csv", dtype={"class": str}, keep_default_na=False),
             slices_table=pd.read_csv(EVALUATE / "slices.csv", dtype={"value": str}, keep_default_na=False),
+            blocks_table=blocks,
             classes=classes,
             slices=slices,
             manifest=manifest,

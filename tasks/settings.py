@@ -94,6 +94,8 @@ class Unfreeze(Section):
 class Evaluate(Section):
     views: Views
     batch_size: Count
+    promise: Literal["precision", "specificity"]
+    at_least: Annotated[float, Field(gt=0, le=1)]
 
 
 class Retrain(Section):

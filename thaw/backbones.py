@@ -137,6 +137,14 @@ def create(name: str, weights: str, classes: int, size: int | None = None) -> Cl
     return Classifier(backbone, head)
 
 
+def old_head(name: str, weights: str) -> tuple[str, nn.Module] | None:
+    """Where in a backbone its old head was, and that layer; None for weights that torchvision does not register."""
+    registered = get_model_weights(name)
+    if weights not in registered.__members__:
+        return None
+    return _head_of(get_model_builder(name)(weights=registered[weights]), name)
+
+
 def check_size(name: str, weights: str, size: int) -> None:
     """Raise unless the backbone takes pictures of `size`; costs no arithmetic (shapes only, on the meta device)."""
     wanted = preprocessing_of(name, weights).size
@@ -205,12 +213,16 @@ def _check_name(name: str) -> None:
 
 def _cut_head(model: nn.Module, name: str) -> tuple[nn.Module, int, str]:
     """Replace the layer that makes the class scores by nothing; returns the model, its features, the layer's path."""
+    path, layer = _head_of(model, name)
+    model.set_submodule(path, nn.Identity())
+    return model, layer.in_features if isinstance(layer, nn.Linear) else layer.in_channels, path
+
+
+def _head_of(model: nn.Module, name: str) -> tuple[str, nn.Linear | nn.Conv2d]:
     heads = [(path, layer) for path, layer in model.named_modules() if isinstance(layer, STEPS)]
     if not heads or getattr(heads[-1][1], "out_features", getattr(heads[-1][1], "out_channels", 0)) != 1000:
         raise InputError(f"backbone '{name}' has no head that thaw can replace: its last layer is not a 1000-class one")
-    path, layer = heads[-1]
-    model.set_submodule(path, nn.Identity())
-    return model, layer.in_features if isinstance(layer, nn.Linear) else layer.in_channels, path
+    return heads[-1]
 
 
 def _read_weights(name: str, weights: str) -> dict[str, Tensor]:

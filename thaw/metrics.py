@@ -75,7 +75,7 @@ def gain(
     right = [(p.argmax(1) == labels).astype(np.float64) for p in (before, after)]
     difference = right[1] - right[0]
     accuracies, areas = [], []
-    for weights in _resamples(groups, len(labels), seed, resamples):
+    for weights in resamples_of(groups, len(labels), seed, resamples):
         accuracies.append(weights @ difference / weights.sum(1))
         areas.append(weighted_auc(after, labels, weights) - weighted_auc(before, labels, weights))
     low, high = np.quantile(np.concatenate(accuracies), [0.025, 0.975])
@@ -95,7 +95,7 @@ def mcnemar(before: NDArray[np.float64], after: NDArray[np.float64]) -> float:
     return float(binomtest(better, better + worse).pvalue) if better + worse else 1.0
 
 
-def _resamples(groups: Sequence[str] | None, n: int, seed: int, resamples: int) -> Iterator[Weights]:
+def resamples_of(groups: Sequence[str] | None, n: int, seed: int, resamples: int) -> Iterator[Weights]:
     """How often each picture was drawn, (draws, n) at a time: as many draws as fit a few megabytes."""
     random = np.random.default_rng(seed)
     members = np.arange(n) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]

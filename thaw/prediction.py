@@ -1,5 +1,6 @@
 """Prediction: what a network says of pictures, as features of its backbone or as logits."""
 
+import mmap
 from typing import Any
 
 import numpy as np
@@ -38,6 +39,9 @@ def features_of(
                 features = model.backbone(normalise(view(pixels, number)))
                 out[batch[0] : batch[-1] + 1, number] = features.float().cpu().numpy()
                 progress.step(len(pixels) * processes.count(), "features")
+            file: object = out.base
+            if isinstance(file, mmap.mmap):
+                file.madvise(mmap.MADV_DONTNEED)  # the file has them; here they would pile up
 
 
 def predict(

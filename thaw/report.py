@@ -57,6 +57,13 @@ METRICS: list[tuple[str, str, Unit, bool, str]] = [
         False,
         "expected calibration error, the mean distance between confidence and accuracy: lower is better",
     ),
+    (
+        "ece_calibrated",
+        "ECE, calibrated",
+        "percent",
+        False,
+        "the same after dividing the logits by a temperature that validation chose; no verdict changes",
+    ),
 ]
 
 
@@ -177,6 +184,27 @@ def _metric_rows(metrics: Mapping[str, Any]) -> list[dict[str, str]]:
                 "meaning": meaning,
             }
         )
+    return rows
+
+
+def temperatures(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """By what the logits of each network are divided so that its confidence can be believed."""
+    return {network: float(metrics[network]["temperature"]) for network in NETWORKS}
+
+
+def _operating(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """For each network that has one its operating point: the threshold, and each rate with its interval, as texts."""
+    rows = []
+    for network, name in NETWORKS.items():
+        if found := metrics.get("operating", {}).get(network):
+            rates = {
+                rate: (
+                    _percent(found[rate]["value"]),
+                    f"{_percent(found[rate]['low'])} to {_percent(found[rate]['high'])}",
+                )
+                for rate in ("recall", "precision", "specificity")
+            }
+            rows.append({"name": name, "threshold": _score(found["threshold"]), **rates})
     return rows
 
 
@@ -476,8 +504,11 @@ def _wilson(rate: float, count: int) -> tuple[float, float]:
     return max(0.0, middle - half), min(1.0, middle + half)
 
 
-def calibration(predictions: pd.DataFrame, classes: Sequence[str]) -> bytes:
-    """Reliability diagrams of both networks as PNG: accuracy against top-class confidence, counts below."""
+def calibration(predictions: pd.DataFrame, classes: Sequence[str], temperatures: Mapping[str, float]) -> bytes:
+    """Reliability diagrams of both networks as PNG: accuracy against top-class confidence, counts below.
+
+    The thin line is what dividing the logits by the temperature of validation makes of it.
+    """
     from matplotlib.ticker import MaxNLocator, PercentFormatter
 
     lowest = CALIBRATION_BINS // max(len(classes), 1) / CALIBRATION_BINS  # the top class never has less than 1/n
@@ -486,37 +517,23 @@ def calibration(predictions: pd.DataFrame, classes: Sequence[str]) -> bytes:
     figure.subplots_adjust(left=0.08, right=0.985, top=0.93, bottom=0.1, wspace=0.1, hspace=0.08)
     for column, (network, title) in enumerate(NETWORKS.items()):
         above, below = grid[0, column], grid[1, column]
-        confidence = _probabilities(predictions, network, classes).max(axis=1)
+        colour = COLOURS[network]
+        probabilities = _probabilities(predictions, network, classes)
         right = (predictions[f"{network}_prediction"].astype(str) == predictions["label"].astype(str)).to_numpy()
-        bins = np.clip((confidence * CALIBRATION_BINS).astype(int), 0, CALIBRATION_BINS - 1)
         for axes in (above, below):
             _tidy(axes)
         above.plot([0, 1], [0, 1], color=GREY, linestyle=(0, (4, 2)), linewidth=1.2)
-        means, rates, lows, highs = [], [], [], []
-        for number in np.unique(bins):
-            inside = bins == number
-            count, mean, rate = (
-                int(inside.sum()),
-                float(confidence[inside].mean()),
-                float(right[inside].mean()),
-            )
-            low, high = _wilson(rate, count)
-            means.append(mean)
-            rates.append(rate)
-            lows.append(rate - low)
-            highs.append(high - rate)
-            below.bar(
-                (number + 0.5) / CALIBRATION_BINS,
-                count,
-                width=0.9 / CALIBRATION_BINS,
-                color=COLOURS[network],
-                alpha=0.75,
-            )
+        table = _reliability(probabilities.max(axis=1), right)
+        below.bar(table["middle"], table["pictures"], width=0.9 / CALIBRATION_BINS, color=colour, alpha=0.75)
+        whiskers = np.maximum([table["rate"] - table["low"], table["high"] - table["rate"]], 0)
         above.errorbar(
-            means, rates, yerr=np.maximum([lows, highs], 0), color=COLOURS[network], linewidth=1.8,
+            table["confidence"], table["rate"], yerr=whiskers, color=colour, linewidth=1.8,
             marker="o", markersize=5, elinewidth=1, capsize=2.5,
         )  # fmt: skip
-        above.set_title(title, color=COLOURS[network], fontsize=11, fontweight="bold")
+        powers = probabilities ** (1 / temperatures[network])
+        table = _reliability((powers / powers.sum(axis=1, keepdims=True)).max(axis=1), right)
+        above.plot(table["confidence"], table["rate"], color=INK, linewidth=1, marker=".", markersize=5)
+        above.set_title(title, color=colour, fontsize=11, fontweight="bold")
         above.set_ylim(0, 1.03)
         above.set_xlim(lowest - 0.01, 1.01)
         above.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
@@ -525,12 +542,46 @@ def calibration(predictions: pd.DataFrame, classes: Sequence[str]) -> bytes:
         below.yaxis.set_major_locator(MaxNLocator(nbins=3, integer=True))
         below.set_xlabel("confidence of the prediction", color=INK, fontsize=9.5)
     grid[0, 0].text(
-        0.02, 0.95, "above the dashed line: more often right than it says", transform=grid[0, 0].transAxes,
-        verticalalignment="top", fontsize=8.5, color=GREY,
+        0.02, 0.95, "above the dashed line: more often right than it says\nthin: after temperature scaling",
+        transform=grid[0, 0].transAxes, verticalalignment="top", fontsize=8.5, color=GREY,
     )  # fmt: skip
     grid[0, 0].set_ylabel("accuracy", color=INK)
     grid[1, 0].set_ylabel("pictures", color=INK)
     figure.align_ylabels(grid[:, 0])
+    return _png(figure)
+
+
+def _reliability(confidence: Numbers, right: np.ndarray[Any, np.dtype[np.bool_]]) -> pd.DataFrame:
+    """For each bin of confidence that has pictures: how many, confidence, the share that is right, its interval."""
+    bins = np.clip((confidence * CALIBRATION_BINS).astype(int), 0, CALIBRATION_BINS - 1)
+    rows = []
+    for number in np.unique(bins):
+        inside = bins == number
+        rate, count = float(right[inside].mean()), int(inside.sum())
+        low, high = _wilson(rate, count)
+        middle = (number + 0.5) / CALIBRATION_BINS
+        rows.append((middle, count, float(confidence[inside].mean()), rate, low, high))
+    return pd.DataFrame(rows, columns=["middle", "pictures", "confidence", "rate", "low", "high"])
+
+
+def forgetting(blocks: pd.DataFrame) -> bytes:
+    """How far phase 2 moved each block, from input to output, as PNG: its weights above, what it says below."""
+    figure = _figure(10, 4.6)
+    above, below = figure.subplots(2, 1, sharex=True)
+    places = np.arange(len(blocks))
+    for axes in (above, below):
+        _tidy(axes)
+    above.bar(places, _numbers(blocks["distance"]), color=COLOURS["finetuned"], alpha=0.85)
+    above.set_ylabel("distance moved\n(share of weights)", color=INK, fontsize=9.5)
+    above.set_ylim(bottom=0)
+    below.plot(places, _numbers(blocks["cka"]), color=COLOURS["finetuned"], linewidth=1.8, marker="o", markersize=4)
+    below.axhline(1, color=GREY, linestyle=(0, (4, 2)), linewidth=1.2)
+    below.set_ylabel("likeness of output\n(linear CKA)", color=INK, fontsize=9.5)
+    below.set_ylim(min(0.0, float(np.nanmin([0.0, *_numbers(blocks["cka"])]))), 1.05)
+    below.set_xticks(
+        places, [_short(str(name)) for name in blocks["block"]], rotation=90, fontsize=7.5, parse_math=False
+    )
+    figure.tight_layout()
     return _png(figure)
 
 
@@ -728,6 +779,7 @@ def html(
     predictions: pd.DataFrame,
     classes_table: pd.DataFrame,
     slices_table: pd.DataFrame,
+    blocks_table: pd.DataFrame,
     classes: Sequence[str],
     slices: Sequence[str],
     manifest: pd.DataFrame,
@@ -778,7 +830,16 @@ def html(
         confusion=_data_uri(confusion(predictions, classes, stacked=len(classes) > MOST_BESIDE)),
         confusion_width=800 if len(classes) <= 6 else 1060,
         numbered=len(classes) <= MOST_NUMBERED,
-        calibration=_data_uri(calibration(predictions, classes)),
+        calibration=_data_uri(calibration(predictions, classes, temperatures(metrics))),
+        temperatures={NETWORKS[network]: f"{value:.2f}" for network, value in temperatures(metrics).items()},
+        operating=_operating(metrics),
+        promise=metrics.get("operating", {}).get("promise"),
+        at_least=_percent(metrics.get("operating", {}).get("at_least")),
+        forgetting=_data_uri(forgetting(blocks_table)),
+        kept=_percent(metrics["forgetting"].get("kept")),
+        divergence=_score(metrics["forgetting"].get("kl")),
+        distance=_percent(metrics["forgetting"]["distance"]),
+        cka=_score(metrics["forgetting"]["cka"]),
         wrong=_count(int((~after).sum())),
         mistakes=[
             {**record, "confidence": _percent(record["confidence"]), "image": _data_uri(image)}

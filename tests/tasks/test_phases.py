@@ -87,6 +87,13 @@ def test_test_pictures_change_nothing_before_evaluate(finished: Path, copied: Pa
     before, after = files_under(finished / "artifacts"), files_under(copied / "artifacts")
     changed = {name for name in before if before[name] != after[name]}
     assert {name.split("/")[0] for name in changed} == {"prepare", "evaluate"}
+    assert "evaluate/forgetting.csv" not in changed
+    first, second = (json.loads(files["evaluate/metrics.json"]) for files in (before, after))
+    for name in ("head", "finetuned"):
+        assert first[name]["ece"] != second[name]["ece"]
+        assert first[name]["temperature"] == second[name]["temperature"]
+        points = [metrics["operating"][name] for metrics in (first, second)]
+        assert points[0] == points[1] or points[0]["threshold"] == points[1]["threshold"]
 
 
 def test_metrics_say_what_the_predictions_say(finished: Path) -> None:

@@ -90,7 +90,7 @@ def test_interval_covers_the_truth_about_as_often_as_it_says() -> None:
 
 def test_resamples_come_few_at_a_time_where_pictures_are_many_and_add_up() -> None:
     for count in (10, 300_000):
-        weights = list(metrics._resamples(None, count, 0, 12))
+        weights = list(metrics.resamples_of(None, count, 0, 12))
         assert sum(len(part) for part in weights) == 12
         assert all(part.size <= 1_000_000 for part in weights)
         assert all((part.sum(1) == count).all() for part in weights)

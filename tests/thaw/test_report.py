@@ -27,7 +27,15 @@ def small_png() -> bytes:
 
 
 def example_metrics(gain: float = 0.033, low: float | None = 0.012, high: float | None = 0.055) -> dict[str, Any]:
-    head = {"accuracy": 0.799, "balanced_accuracy": 0.741, "auc": 0.806, "f1": 0.655, "ece": 0.071}
+    head = {
+        "accuracy": 0.799, "balanced_accuracy": 0.741, "auc": 0.806, "f1": 0.655, "ece": 0.071,
+        "ece_calibrated": 0.034, "temperature": 1.31,
+    }  # fmt: skip
+    rates = {
+        "recall": {"value": 0.512, "low": 0.433, "high": 0.601},
+        "precision": {"value": 0.887, "low": 0.8, "high": 0.95},
+        "specificity": {"value": None, "low": None, "high": None},
+    }
     finetuned = {
         **head,
         "accuracy": 0.799 + gain,
@@ -44,6 +52,10 @@ def example_metrics(gain: float = 0.033, low: float | None = 0.012, high: float 
             "accuracy": gain, "low": low, "high": high,
             "auc": 0.044, "auc_low": 0.02, "auc_high": 0.066, "mcnemar_p": 0.004 if low and low > 0 else 0.4,
         },
+        "operating": {
+            "promise": "precision", "at_least": 0.9, "head": None, "finetuned": {"threshold": 0.617, **rates},
+        },
+        "forgetting": {"distance": 0.047, "cka": 0.931, "kept": 0.723, "kl": 0.211},
     }  # fmt: skip
 
 
@@ -133,6 +145,9 @@ def example(
                 for s, v in (("wafer", "mono"), ("wafer", "poly"), ("shift", 1), ("shift", 2), ("shift", 3))
             ]
         ),
+        "blocks_table": pd.DataFrame(
+            {"block": ["stem", "block1", "block2"], "distance": [0.01, 0.05, 0.08], "cka": [0.99, 0.95, 0.85]}
+        ),
         "classes": classes,
         "slices": ["wafer", "shift"],
         "manifest": manifest,
@@ -183,10 +198,21 @@ def text_only(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_report_needs_nothing_from_outside(page: str) -> None:
     outline = Outline(page)
-    assert len([a for a in outline.addresses if a.startswith("data:image/png;base64,")]) == 3 + 12
+    assert len([a for a in outline.addresses if a.startswith("data:image/png;base64,")]) == 4 + 12
     assert all(address.startswith(("data:image/png;base64,", "#")) for address in outline.addresses)
     assert not re.search(r"https?://|//[a-z]|@import|url\(", re.sub(r"data:image/png;base64,[\w+/=]+", "", page))
     assert not {"script", "link", "iframe", "object"} & set(outline.tags)
+
+
+def test_report_shows_operating_point_temperature_and_forgetting(page: str) -> None:
+    section = re.search(r'<section id="operating">.*?</section>', page, flags=re.DOTALL)
+    assert section
+    text = " ".join(re.sub(r"<[^>]+>", " ", section[0]).split())
+    assert "precision of at least 90.0 % there" in text
+    assert "fine-tuned 0.617 51.2 % 43.3 % to 60.1 % 88.7 % 80.0 % to 95.0 % – – to –" in text
+    assert "No threshold keeps this promise on validation for the other network." in text
+    assert "fine-tuned 1.31" in page
+    assert "the same of 1000 classes for 72.3 %" in " ".join(page.split())
 
 
 def test_every_link_of_the_report_has_its_target(page: str) -> None:
@@ -514,8 +540,14 @@ def test_confusion_can_be_drawn_for_any_number_of_classes(number: int, stacked: 
 @pytest.mark.parametrize("classes", [["a", "b"], [f"name {k}" for k in range(8)], [NAUGHTY, "$$"]])
 def test_plots_can_be_drawn_for_few_many_and_oddly_named_classes(classes: list[str]) -> None:
     predictions = example(classes, test=120)["predictions"]
-    for draw in (report.confusion, report.calibration):
-        with Image.open(io.BytesIO(draw(predictions, classes))) as picture:
+    for png in (
+        report.confusion(predictions, classes),
+        report.calibration(predictions, classes, {"head": 0.8, "finetuned": 1.7}),
+        report.forgetting(
+            pd.DataFrame({"block": classes, "distance": 0.1, "cka": [float("nan"), *[0.8] * (len(classes) - 1)]})
+        ),
+    ):
+        with Image.open(io.BytesIO(png)) as picture:
             assert picture.format == "PNG"
             assert picture.width > picture.height
 
