@@ -72,7 +72,7 @@ def workspace(folder: Path, data: Path, count: int, way: str) -> None:
     chosen = settings.read(ROOT / "params.yaml").model_dump()
     chosen["prepare"] |= {"size": SIZE, "cache_gb": 1000.0 if way == "kept decoded" else 0.0}
     chosen["head"] |= {"max_epochs": 5, "patience": 5}
-    chosen["unfreeze"] |= {"epochs": 1}
+    chosen["unfreeze"] |= {"epochs": 1, "blocks": 1}
     for phase in ("embed", "unfreeze", "evaluate"):
         chosen[phase]["views"] = "none"
     (folder / "params.yaml").write_text(json.dumps(chosen))  # JSON is YAML
