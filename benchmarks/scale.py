@@ -203,21 +203,25 @@ def plot(found: list[dict[str, Any]], file: Path) -> None:
     """Time per picture and memory against the number of pictures, dotted on to a million."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(10, 4.2), layout="constrained")
+    figure = Figure(figsize=(11, 4.2), layout="constrained")
     left, right = figure.subplots(1, 2)
+    names = list(dict.fromkeys(row["phase"] for row in found))[:-1]  # the last is all of them
     for row in found:
-        counts, style = list(row["ms_per_picture"]), "-" if row["way"] == "kept decoded" else "--"
+        if row["phase"] not in names:
+            continue
+        counts, style = [int(count) for count in row["memory_mb"]], "-" if row["way"] == "kept decoded" else "--"
         values = [np.nan if value is None else value for value in row["ms_per_picture"].values()]
-        line = left.plot(counts, values, style, marker="o", markersize=3)[0]
-        colour, memory = line.get_color(), list(row["memory_mb"].values())
+        colour, memory = f"C{names.index(row['phase'])}", list(row["memory_mb"].values())
+        left.plot(counts, values, style, marker="o", markersize=3, color=colour)
         right.plot(counts, memory, style, marker="o", markersize=3, color=colour, label=f"{row['phase']}, {row['way']}")
         right.plot([counts[-1], MILLION], [memory[-1], row["million_mb"]], ":", color=colour)
     right.axhline(2000, color="black", linewidth=0.8)
-    left.set(yscale="log", ylabel="ms per picture, without the start of a process")
+    left.set(ylabel="ms per picture, without the start of a process")
     right.set(ylabel="most resident memory, MB", ylim=(0, None))
     for axes in (left, right):
         axes.set(xscale="log", xlabel="pictures")
-    right.legend(fontsize=7, frameon=False)
+    left.set(ylim=(0, None))
+    right.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     figure.savefig(file, dpi=130, metadata={"Software": None})
 
 
