@@ -251,13 +251,14 @@ def retrain(overrides: list[str] | None = None, force: bool = False, record: boo
             run.table.show()
         states = {word: state.name for word, state in run.done.items()}
         ran = [word for word, name in states.items() if name != Verdict.CACHED]
-        ended = Completed(message=f"did {', '.join(ran)}" if ran else "nothing new: every phase is Cached", data=states)
+        message = f"did {', '.join(ran)}" if ran else "nothing new: every phase is Cached"
+        return Completed(message=message, data=states)
     except InputError as error:
-        ended = Failed(message=str(error), data=error)
+        return Failed(message=str(error), data=error)
     except PhaseFailed as failure:
-        ended = Failed(message=str(failure), data=failure.error)
-    story.finish()
-    return ended
+        return Failed(message=str(failure), data=failure.error)
+    finally:
+        story.finish()
 
 
 if __name__ == "__main__":

@@ -60,7 +60,7 @@ def add(path: Path, new_classes: bool = False, on_line: OnLine = print, dry_run:
 
 def add_held(path: Path, new_classes: bool = False, on_line: OnLine = print, dry_run: bool = False) -> Added:
     """The same for a caller that holds the workspace already."""
-    from tasks.prepare import of_each
+    from tasks.prepare import each, of_each
     from thaw import manifest
     from thaw.pictures import open_picture
 
@@ -84,7 +84,8 @@ def add_held(path: Path, new_classes: bool = False, on_line: OnLine = print, dry
         old = old.assign(hash=of_each(threads, hash_of, [data / name for name in old["path"]]))
         all_new = new.assign(hash=of_each(threads, hash_of, [path / name for name in new["path"]]))
         unknown = all_new[~all_new["hash"].isin(old["hash"])]
-        of_each(threads, open_picture, [path / name for name in unknown["path"]])
+        for _ in each(threads, open_picture, [path / name for name in unknown["path"]]):
+            pass  # only tried: kept, all of them would be in memory at once
     new = manifest.only_new(old, all_new)
     _check_classes(new, old, path, data, new_classes)
 
