@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from tasks.registry import Version
-    from tasks.sweep import Outcome
+    from tasks.study import Answer
+    from tasks.sweep import Arm, Outcome
 
 app = typer.Typer(
     add_completion=False,
@@ -192,27 +193,104 @@ def sweep(
     an earlier one was stopped.
     """
     with _one_sentence_endings():
-        from flows.server import page, server
         from tasks import sweep as sweeps
 
-        if pool and parallel:
-            raise InputError("--parallel is for this machine; in a pool each worker's --limit says how many at once")
-        wanted = sweeps.sweep(grid or [], seeds, most, pool is not None)
-        os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
-        with server(say=_say) as api:
-            from flows import fleet
+        _train_all(sweeps.arms(grid or [], seeds, most), "sweep", pool, parallel)
 
-            try:
-                state = fleet.carry_out(wanted, grid or [], seeds, most, pool, parallel, _say)
-            except KeyboardInterrupt:
-                typer.echo("Stopped, and with it all arms; the same command goes on.", err=True)
-                raise typer.Exit(130) from None
-            address = page(api, str(state.state_details.flow_run_id))
+
+Pool = Annotated[str | None, typer.Option(help="The Prefect work pool whose workers train; without it this machine.")]
+Parallel = Annotated[
+    int | None, typer.Option(min=1, help="Trainings at once on this machine. [default: as many as it carries]")
+]
+Changes = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change a setting of all trainings; may be repeated."),
+]
+
+
+@app.command()
+def seeds(
+    count: Annotated[int, typer.Argument(min=1, metavar="N", help="How many seeds.")],
+    folds: Annotated[
+        int | None, typer.Option(min=2, help="Train each seed on so many folds, which all pictures go through.")
+    ] = None,
+    changes: Changes = None,
+    pool: Pool = None,
+    parallel: Parallel = None,
+) -> None:
+    """Train with N seeds: mean, spread, and the interval of the gain, by slice too."""
+    with _one_sentence_endings():
+        from tasks import study
+
+        _train_all(study.seeds(count, folds, changes or []), "seeds", pool, parallel)
+
+
+@app.command()
+def curve(
+    shares: Annotated[str, typer.Option(help="Shares of the training labels.")] = "0.05,0.1,0.25,0.5,1",
+    seeds: Annotated[int, typer.Option(min=1, help="Train each share with so many seeds.")] = 3,
+    changes: Changes = None,
+    pool: Pool = None,
+    parallel: Parallel = None,
+) -> None:
+    """Accuracy and AUC against the share of labels, head only and fine-tuned: whether to label more pictures."""
+    with _one_sentence_endings():
+        from tasks import study
+
+        try:
+            numbers = [float(share) for share in shares.split(",")]
+        except ValueError:
+            raise InputError(f"--shares {shares} is no list of numbers; write it like 0.05,0.25,1") from None
+        _train_all(study.curve(seeds, numbers, changes or []), "curve", pool, parallel)
+
+
+@app.command()
+def ablate(
+    seeds: Annotated[int, typer.Option(min=1, help="Train each arm with so many seeds.")] = 3,
+    options: Annotated[
+        bool, typer.Option("--options", help="Instead, each option that is off in the recipe, one at a time.")
+    ] = False,
+    changes: Changes = None,
+    pool: Pool = None,
+    parallel: Parallel = None,
+) -> None:
+    """The recipe against its mistakes: no phase 1, a high rate in phase 2, random weights; gain and forgetting."""
+    with _one_sentence_endings():
+        from tasks import study
+
+        if options:
+            _train_all(study.ablation(seeds, changes or [], study.OPTIONS), "options", pool, parallel)
+        else:
+            _train_all(study.ablation(seeds, changes or []), "ablate", pool, parallel)
+
+
+def _train_all(arms: "list[Arm]", question: str, pool: str | None, parallel: int | None) -> None:
+    """Have all arms trained, and show what they say together."""
+    from flows.server import page, server
+    from tasks import study
+    from tasks import sweep as sweeps
+
+    if pool and parallel:
+        raise InputError("--parallel is for this machine; in a pool each worker's --limit says how many at once")
+    wanted = sweeps.sweep(arms, pool is not None)
+    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
+    with server(say=_say) as api:
+        from flows import fleet
+
+        try:
+            state = fleet.carry_out(wanted, question, pool, parallel, _say)
+        except KeyboardInterrupt:
+            typer.echo("Stopped, and with it all arms; the same command goes on.", err=True)
+            raise typer.Exit(130) from None
+        address = page(api, str(state.state_details.flow_run_id))
+    if question == "sweep":
         if found := sweeps.outcome(wanted):
             _show_sweep(found, wanted.name)
-        _say(f"Run:    {address}")
-        if not state.is_completed():
-            _raise(state.result(raise_on_failure=False), state.message or "the sweep failed", [])
+    elif answer := study.answer(question, wanted):
+        _show_answer(answer)
+    _say(f"Run:    {address}")
+    if not state.is_completed():
+        _raise(state.result(raise_on_failure=False), state.message or f"the {question} failed", [])
 
 
 @app.command()
@@ -371,6 +449,19 @@ def _show_sweep(found: "Outcome", name: str) -> None:
     _say(f"Table:  {found.folder / 'table.csv'}, and plot.png beside it")
     changes = " ".join(f"--set '{change}'" for change in found.arm.overrides)
     _say(f"Go on:  dvc exp apply {name}-{found.arm.name}; dvc pull     or: thaw run {changes}")
+
+
+def _show_answer(found: "Answer") -> None:
+    from rich.table import Table
+
+    for title, rows in found.tables.items():
+        table = Table(title=title, title_justify="left")
+        for column in rows[0] if rows else ():
+            table.add_column(column)
+        for row in rows:
+            table.add_row(*row.values())
+        _console().print(table)
+    _say(f"Report: {found.folder / 'report.html'}")
 
 
 @contextmanager

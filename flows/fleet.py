@@ -42,7 +42,7 @@ from prefect.states import Cancelled, Cancelling, Completed, Crashed, Failed, St
 from prefect.utilities.callables import parameter_schema
 
 from flows.retrain import PHASES, PhaseFailed, Run, phase
-from tasks import experiment, results
+from tasks import experiment, results, study
 from tasks import sweep as sweeps
 from tasks.stage import StageError, Verdict
 from thaw.errors import InputError
@@ -121,19 +121,18 @@ def _said(body: Callable[[], None], message: str) -> State[Any]:
 
 
 @flow(name="sweep", flow_run_name="{name}", persist_result=False)
-def sweep(name: str, grid: list[str], seeds: int | None, most: int, pool: str, cache: str | None = None) -> Any:
+def sweep(name: str, arms: list[tuple[str, list[str]]], question: str, pool: str, cache: str | None = None) -> Any:
     """Have every arm of a sweep trained by the workers of a pool, and gather what came out.
 
     Args:
         name: of the sweep; follows from the rest.
-        grid: the values to try, such as `unfreeze.ratio=10,30,100`.
-        seeds: how many seeds each setting gets.
-        most: more arms than this are refused.
+        arms: what each tries and its changes of settings, such as `unfreeze.ratio=10` and `seed=0`.
+        question: which table to make of them: sweep, seeds, curve, ablate or options.
         pool: the work pool.
         cache: the folder of DVC's cache, if all workers are on this machine.
     """
     try:
-        wanted = sweeps.sweep(grid, seeds, most, pool=cache is None)
+        wanted = sweeps.sweep([sweeps.arm(*each) for each in arms], pool=cache is None)
     except InputError as error:
         return Failed(message=str(error), data=error)
     done = sweeps.finished(wanted)
@@ -143,7 +142,7 @@ def sweep(name: str, grid: list[str], seeds: int | None, most: int, pool: str, c
         troubles = _carry_out(wanted, [each for each in wanted.arms if each not in done], pool, cache)
     except InterruptedError as error:
         return Cancelled(message=str(error))
-    _show(wanted)
+    _show(wanted) if question == "sweep" else _answer(wanted, question)
     if troubles:
         return Failed(message="; ".join(f"{job}: {why}" for job, why in troubles.items()))
     return wanted.name
@@ -302,6 +301,18 @@ def _show(wanted: sweeps.Sweep) -> None:
     )
 
 
+def _answer(wanted: sweeps.Sweep, question: str) -> None:
+    """Show the tables and pictures of a study with what is there by now."""
+    found = study.answer(question, wanted)
+    if found is None:
+        return
+    for number, (title, rows) in enumerate(found.tables.items()):
+        create_table_artifact(rows, key=f"{question}-{wanted.name}-{number}", description=title)
+    for title, png in found.figures.items():
+        text = f"![{title}](data:image/png;base64,{base64.b64encode(png).decode()})"
+        create_markdown_artifact(text, key=f"{question}-{wanted.name}-figure", description=title)
+
+
 def _tell(line: str) -> None:
     get_run_logger().info(line)
     print(line, flush=True)
@@ -356,15 +367,7 @@ def _run(loop: asyncio.AbstractEventLoop, works: "asyncio.Task[None]") -> None:
         loop.run_until_complete(works)
 
 
-def carry_out(
-    wanted: sweeps.Sweep,
-    grid: list[str],
-    seeds: int | None,
-    most: int,
-    pool: str | None,
-    parallel: int | None,
-    say: Say,
-) -> State[Any]:
+def carry_out(wanted: sweeps.Sweep, question: str, pool: str | None, parallel: int | None, say: Say) -> State[Any]:
     """Run the flow `sweep` on a pool, or on this machine with a pool and a worker of its own."""
     with ExitStack() as stack:
         cache = None
@@ -374,8 +377,9 @@ def carry_out(
             experiment.send(on_line=lambda _: None)
         else:
             pool, cache = sweeps.own_pool(), sweeps.cache_folder()
-            at_once = parallel or sweeps.at_once()
+            at_once = parallel or sweeps.at_once(wanted.arms)
             say(f"{len(wanted.arms)} trainings, {at_once} at a time on this machine")
             stack.enter_context(worker(pool, at_once))
-        state: State[Any] = sweep(wanted.name, grid, seeds, most, pool, cache, return_state=True)
+        arms = [(arm.setting, arm.overrides) for arm in wanted.arms]
+        state: State[Any] = sweep(wanted.name, arms, question, pool, cache, return_state=True)
         return state

@@ -18,12 +18,17 @@ def head(chosen: Settings) -> None:
     torch.set_num_threads(1)  # the steps are too small to share: waiting for each other would cost more
     data = networks.dataset(chosen)
     model = networks.new_network(chosen, data)
+    labelled = data.labelled(chosen.labels, chosen.seed)
+    features = np.load(EMBED / "train.npy", mmap_mode="r")
+    if chosen.labels < 1:
+        features = features[np.isin(data.split("train"), labelled)]
     best, history = fit_head(
         model.head,
-        (np.load(EMBED / "train.npy", mmap_mode="r"), data.targets[data.split("train")]),
+        (features, data.targets[labelled]),
         (np.load(EMBED / "val.npy", mmap_mode="r"), data.targets[data.split("val")]),
         HeadTraining(**chosen.head.model_dump()),
         chosen.seed,
+        data.class_weights(chosen.class_weights, labelled),
     )
     model.head.load_state_dict(best)
     networks.write_network(HEAD, model.state_dict(), history, networks.meta_of(chosen, data, folded=False, parent=None))

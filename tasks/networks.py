@@ -33,6 +33,22 @@ class Dataset(NamedTuple):
         """The row numbers of a split."""
         return np.flatnonzero(self.rows["split"] == name)
 
+    def labelled(self, share: float, seed: int) -> NDArray[np.int64]:
+        """The row numbers of the training pictures whose labels are used, `share` of each class; a smaller share is
+        part of a larger one."""
+        train = self.split("train")
+        drawn = pd.Series(np.random.default_rng(seed).permutation(len(train)), index=train)
+        labels = self.rows["label"].iloc[train]
+        rank, size = drawn.groupby(labels.to_numpy()).rank(), labels.groupby(labels).transform("size")
+        return train[(rank <= np.ceil(share * size)).to_numpy()]
+
+    def class_weights(self, how: str, rows: NDArray[np.int64]) -> torch.Tensor | None:
+        """How much each class counts so that all count the same, 1 on average; None: each as it is."""
+        if how == "none":
+            return None
+        counts = self.targets[torch.from_numpy(rows)].sum(0)
+        return counts.sum() / (len(counts) * counts)
+
 
 def use_resources(chosen: Settings) -> torch.device:
     """Set memory and threads, make every operation deterministic, meet the other processes; the device to use."""
@@ -42,6 +58,7 @@ def use_resources(chosen: Settings) -> torch.device:
         torch.set_num_threads(chosen.resources.threads or max(1, torch.get_num_threads() // beside))
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # no operation here reads what it has not written
     device = _device(chosen.resources.device, beside)
     processes.join(device)
     return device

@@ -58,7 +58,11 @@ def prepare(chosen: Settings) -> None:
                 progress.step(1, "pictures checked")
         rows = rows.assign(hash=hashes)
         frozen = (DATA / "splits.csv").is_file()
-        rows["split"] = manifest.assign_splits(rows, chosen.prepare.val, chosen.prepare.test, chosen.seed, frozen)
+        how = chosen.prepare
+        if how.folds:
+            rows["split"] = manifest.assign_folds(rows, how.val, how.fold, how.folds, how.seed)
+        else:
+            rows["split"] = manifest.assign_splits(rows, how.val, how.test, how.seed, frozen)
         manifest.check_splits(rows, classes)
         rows = manifest.complete(rows, classes)
         rows.to_csv(folder / "manifest.csv", index=False, lineterminator="\n")

@@ -58,6 +58,9 @@ class Prepare(Section):
     fit: Literal["whole", "crop"]
     val: Share
     test: Share
+    seed: Annotated[int, Field(ge=0)]
+    folds: Annotated[int, Field(ge=2)] | None
+    fold: Annotated[int, Field(ge=0)]
     positive: str | None
     smallest_class: Annotated[int, Field(ge=3)]
     cache_gb: NotNegative
@@ -72,7 +75,7 @@ class Head(Section):
     learning_rate: Rate
     weight_decay: NotNegative
     batch_size: Count
-    max_epochs: Count
+    max_epochs: Annotated[int, Field(ge=0)]
     patience: Count
 
 
@@ -89,6 +92,12 @@ class Unfreeze(Section):
     views: Views
     drop: Annotated[float, Field(ge=0, le=1)]
     jitter: Annotated[float, Field(ge=0, lt=1)]
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)]
+    l2_sp: NotNegative
+    mixup: NotNegative
+    cutmix: NotNegative
+    ema: Annotated[float, Field(ge=0, lt=1)]
+    interpolate: bool
 
 
 class Evaluate(Section):
@@ -126,6 +135,8 @@ class Settings(Section):
     """The whole file."""
 
     seed: Annotated[int, Field(ge=0)]
+    labels: Annotated[float, Field(gt=0, le=1)]
+    class_weights: Literal["none", "balanced"]
     resources: Resources
     backbone: Backbone
     prepare: Prepare
@@ -204,6 +215,9 @@ def _check(values: Any, source: str) -> Settings:
         raise InputError(_sentence(error.errors(), source)) from None
     if settings.prepare.val + settings.prepare.test >= 1:
         raise InputError(f"{source}: prepare.val and prepare.test leave nothing to train on; their sum must be below 1")
+    if settings.prepare.folds and settings.prepare.fold >= settings.prepare.folds:
+        last = settings.prepare.folds - 1
+        raise InputError(f"{source}: prepare.fold is {settings.prepare.fold}; of {last + 1} folds it is 0 to {last}")
     return settings
 
 

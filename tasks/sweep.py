@@ -87,11 +87,18 @@ class Outcome:
     folder: Path
 
 
-def sweep(grid: list[str], seeds: int | None, most: int, pool: bool) -> Sweep:
-    """What the command line asks for, checked, so that every mistake is told before anything starts."""
-    all_arms = arms(grid, seeds, most)
+def sweep(all_arms: list[Arm], pool: bool) -> Sweep:
+    """These arms and what they start from, checked, so that every mistake is told before anything starts."""
     start = base(pool)
     return Sweep(f"sweep-{_digest([start.commit, [arm.overrides for arm in all_arms]])[:6]}", start, all_arms)
+
+
+def arm(setting: str, overrides: list[str]) -> Arm:
+    """One training; its name is one that git takes."""
+    settings = results.settings_with(overrides)
+    fold = f"-fold{settings.prepare.fold}" if settings.prepare.folds else ""
+    name = re.sub(r"[^\w.-]+|\.(?=\.|$)", "-", f"{setting}{fold}-seed{settings.seed}").strip("-.")
+    return Arm(name, setting, overrides, settings)
 
 
 def arms(grid: list[str], seeds: int | None, most: int) -> list[Arm]:
@@ -127,10 +134,9 @@ def arms(grid: list[str], seeds: int | None, most: int) -> list[Arm]:
     found = []
     for combination in itertools.product(*values.values()):
         overrides = [f"{key}={value}" for key, value in zip(values, combination, strict=True)]
-        settings = results.settings_with(overrides)
         words = [_word(key, value, values) for key, value in zip(values, combination, strict=True) if key != "seed"]
         setting = "-".join(filter(None, words)) or "unchanged"
-        found.append(Arm(f"{setting}-seed{settings.seed}", setting, overrides, settings))
+        found.append(arm(setting, overrides))
     for one, other in itertools.combinations(found, 2):
         if one.name == other.name:
             raise InputError(f"--set gives the arm {one.name} twice; give each value once")
@@ -237,10 +243,10 @@ def _digest(values: Any) -> str:
     return hashlib.sha256(json.dumps(values).encode()).hexdigest()[:16]
 
 
-def at_once() -> int:
-    """How many trainings this machine carries: two that use all cores would only wait for one another."""
+def at_once(arms: list[Arm]) -> int:
+    """How many of these this machine carries at a time: two that use all cores would only wait for one another."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, cores // (results.settings_with([]).resources.threads or cores))
+    return max(1, cores // max(arm.settings.resources.threads or cores for arm in arms))
 
 
 def own_pool() -> str:
@@ -269,7 +275,7 @@ def publish(name: str) -> None:
 
 def finished(of: Sweep) -> list[Arm]:
     """The arms that ended as experiments, which are in this repository from now on."""
-    begin = _reference(of, "")
+    begin = reference(of, "")
     if of.base.repository != str(workspace.ROOT):
         _call("git", "fetch", "--quiet", "origin", f"+{begin}*:{begin}*")
     found = git("for-each-ref", "--format=%(refname)", "refs/exps").split()
@@ -298,7 +304,7 @@ def outcome(of: Sweep) -> Outcome | None:
 
 def _row(of: Sweep, arm: Arm) -> dict[str, Any]:
     """What came out of an arm, read from its experiment."""
-    commit = _reference(of, arm.name)
+    commit = reference(of, arm.name)
     metrics = {phase: json.loads(git("show", f"{commit}:artifacts/{phase}/metrics.json")) for phase in SOURCES}
     row: dict[str, Any] = {"arm": arm.name, "setting": arm.setting, "seed": arm.settings.seed}
     row |= {column: reduce(lambda place, part: place[part], path, metrics) for column, path in COLUMNS.items()}
@@ -306,7 +312,7 @@ def _row(of: Sweep, arm: Arm) -> dict[str, Any]:
     return row | {"minutes": float(took[1]) if took else None}
 
 
-def _reference(of: Sweep, arm: str) -> str:
+def reference(of: Sweep, arm: str) -> str:
     """The experiment of an arm, as git names it."""
     return f"refs/exps/{of.base.commit[:2]}/{of.base.commit[2:]}/{of.name}-{arm}"
 

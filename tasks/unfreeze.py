@@ -28,7 +28,7 @@ def unfreeze(chosen: Settings) -> None:
     """From the network with a trained head to the fine-tuned one."""
     device = networks.use_resources(chosen)
     data = networks.dataset(chosen)
-    train, val = data.split("train"), data.split("val")
+    train, val = data.labelled(chosen.labels, chosen.seed), data.split("val")
     for what, pictures in (("train", len(train)), ("val", len(val)), ("a batch", chosen.unfreeze.batch_size)):
         processes.check(what, pictures)
     normalise = Normaliser(networks.preprocessing(data), device)
@@ -60,7 +60,9 @@ def unfreeze(chosen: Settings) -> None:
         model.compile()
     scale_dropout(model, chosen.unfreeze.drop)
     parent = checkpoint.weights_hash(HEAD / "model")
-    key = hashlib.sha256(f"{parent} {chosen.seed} {how} {chosen.unfreeze} {data.meta}".encode()).hexdigest()
+    key = hashlib.sha256(
+        f"{parent} {chosen.seed} {chosen.labels} {chosen.class_weights} {how} {chosen.unfreeze} {data.meta}".encode()
+    ).hexdigest()
     scratch = SCRATCH / f"unfreeze-{key[:16]}.pt"
     best, history = fine_tune(
         model,
@@ -72,6 +74,7 @@ def unfreeze(chosen: Settings) -> None:
         chosen.seed,
         scratch,
         partial(unfreeze_blocks, model, which, batchnorm, epochs=how.epochs),
+        data.class_weights(chosen.class_weights, train),
     )
     if processes.first():
         networks.write_network(UNFREEZE, best, history, networks.meta_of(chosen, data, folded, parent))

@@ -26,6 +26,7 @@ from thaw import efficientnet_lite0  # noqa: F401  (enters the default backbone 
 from thaw.errors import InputError
 
 STEPS = (nn.Conv2d, nn.Linear)
+RANDOM = re.compile(r"random(?: (\d+))?")
 WITH_AUXILIARY_HEADS = ("googlenet", "inception_v3")
 # Names in files that torchvision publishes but no longer writes: DenseNet's and the vision transformer's.
 LEGACY = (
@@ -104,6 +105,7 @@ def preprocessing_of(name: str, weights: str) -> Preprocessing:
 def create(name: str, weights: str, classes: int, size: int | None = None) -> Classifier:
     """The backbone with `weights` (a name that torchvision registers, a file, or `random`) and a new linear head.
 
+    Random weights are the same each time; `random 1` and so on are others.
     A vision transformer takes pictures of one size only: that of its registered weights, else `size`.
     """
     _check_name(name)
@@ -125,11 +127,13 @@ def create(name: str, weights: str, classes: int, size: int | None = None) -> Cl
         if name in WITH_AUXILIARY_HEADS:
             # Registered weights switch `transform_input` on: a network that is rebuilt must compute the same.
             arguments = {"aux_logits": False, "init_weights": False, "transform_input": True}
-        model = get_model_builder(name)(weights=None, **arguments)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(int(drawn[1] or 0) if (drawn := RANDOM.fullmatch(weights)) else 0)
+            model = get_model_builder(name)(weights=None, **arguments)
     if isinstance(model, MNASNet):  # its own way of loading insists on a version that safetensors do not keep
         model._load_from_state_dict = partial(nn.Module._load_from_state_dict, model)
     backbone, features, old_head = _cut_head(model, name)
-    if weights != "random" and weights not in registered.__members__:
+    if not RANDOM.fullmatch(weights) and weights not in registered.__members__:
         _load(backbone, name, weights, old_head)
     head = nn.Linear(features, classes)
     nn.init.zeros_(head.bias)

@@ -167,6 +167,27 @@ def content_hash(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
+def assign_folds(rows: pd.DataFrame, val: float, fold: int, folds: int, seed: int) -> pd.Series:
+    """The split of every row with one of so many folds as test split, and val drawn from the others; stratified by
+    label, groups kept whole. Over all folds every row is in test once."""
+    if "split" in rows and (rows["split"] != "").any():
+        raise InputError(
+            "prepare.folds divides all pictures anew, but these come with splits: leave them out, or folds"
+        )
+    smallest = rows["label"].value_counts().idxmin()
+    groups = rows["group"].where(rows["group"] != "", rows["hash"]) if "group" in rows else rows["hash"]
+    most = int(groups[rows["label"] == smallest].nunique())
+    if folds > most:
+        what = f"groups with pictures of class '{smallest}'" if "group" in rows else f"pictures of class '{smallest}'"
+        raise InputError(f"prepare.folds is {folds}, but there are {most} {what}: use 2 to {most}")
+    rows = rows.sort_values("path")
+    free = pd.Series("", rows.index)
+    drawn = _draw(rows, free, {str(number): 1 / folds for number in range(folds)}, seed)
+    rest = drawn != str(fold)
+    shares = {"train": 1 - val * folds / (folds - 1), "val": val * folds / (folds - 1)}
+    return drawn.mask(~rest, "test").mask(rest, _draw(rows[rest], free[rest], shares, seed))
+
+
 def assign_splits(rows: pd.DataFrame, val: float, test: float, seed: int, frozen: bool = False) -> pd.Series:
     """The split of every row: what is given stays; a picture identical to one with a split, or of its group, follows
     it; the rest is drawn stratified by label, groups kept whole, so that all rows together come near the shares.

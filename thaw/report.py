@@ -5,7 +5,6 @@ Nothing here opens a file of the workspace; `python -m tasks.report` does, and h
 The same input gives the same bytes, so a report carries no date.
 """
 
-import base64
 import io
 import math
 import re
@@ -17,14 +16,12 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import pandas as pd
 
+from thaw.drawing import COLOURS, GREY, INK, LINE, NETWORKS, TINTS, canvas, data_uri, png_of, tidy
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-NETWORKS = {"head": "head only", "finetuned": "fine-tuned"}
-COLOURS = {"head": "#3f7fb5", "finetuned": "#d9642a"}  # cold before the thaw, warm after it
-TINTS = {"head": "#eef4fa", "finetuned": "#fdf3ec"}
-INK, GREY, LINE = "#22303c", "#7b8794", "#cbd2d9"
 DASH = "–"
 MOST_VALUES = 40  # a slice column with more values than this is cut short in the data summary
 MOST_BESIDE = 14  # with more classes the page shows one confusion matrix above the other
@@ -270,30 +267,6 @@ def _plain(value: object) -> str:
 # -------------------------------------------------------------------------------------------------- plots
 
 
-def _figure(width: float, height: float) -> "Figure":
-    """A figure of its own, drawn by Agg: no pyplot, so no global state and no display."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), facecolor="white")
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def _png(figure: "Figure", dots_per_inch: int = 150) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=dots_per_inch, metadata={"Software": None})
-    return buffer.getvalue()
-
-
-def _tidy(axes: "Axes") -> None:
-    axes.set_axisbelow(True)
-    axes.grid(axis="y", color=LINE, linewidth=0.6)
-    axes.tick_params(colors=GREY, labelcolor=INK, labelsize=9, length=3)
-    for spine in axes.spines.values():
-        spine.set_color(LINE)
-
-
 def _numbers(column: pd.Series) -> Numbers:
     """A column as floats, NaN for an empty cell: a table with empty cells may have been read as text."""
     return pd.to_numeric(column, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
@@ -311,7 +284,7 @@ def curves(head: pd.DataFrame, unfreeze: pd.DataFrame | None) -> bytes:
     last = int(head["epoch"].max()) if len(head) else 0
     if unfreeze is not None and len(unfreeze):
         phases.append(("finetuned", unfreeze, last))
-    figure = _figure(10, 5.8)
+    figure = canvas(10, 5.8)
     grid = figure.subplots(2, len(phases), sharex="col", sharey="row", squeeze=False)
     figure.subplots_adjust(left=0.075, right=0.985, top=0.86, bottom=0.095, wspace=0, hspace=0.1)
 
@@ -335,7 +308,7 @@ def curves(head: pd.DataFrame, unfreeze: pd.DataFrame | None) -> bytes:
         else:
             ends = (offset, max(end, offset + 1) + max(0.25, 0.03 * (end - offset)))
         for axes in (losses, accuracies):
-            _tidy(axes)
+            tidy(axes)
             axes.set_facecolor(TINTS[phase])
             axes.set_xlim(*ends)
         accuracies.xaxis.set_major_locator(
@@ -379,7 +352,7 @@ def curves(head: pd.DataFrame, unfreeze: pd.DataFrame | None) -> bytes:
     grid[1, 0].yaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
     figure.text(0.53, 0.015, "epoch", horizontalalignment="center", fontsize=10, color=INK)
     _curve_legend(figure, [phase for phase, _, _ in phases])
-    return _png(figure)
+    return png_of(figure)
 
 
 def _curve_legend(figure: "Figure", phases: Sequence[str]) -> None:
@@ -431,7 +404,7 @@ def confusion(predictions: pd.DataFrame, classes: Sequence[str], stacked: bool =
     wide, high = (1, 2) if stacked else (2, 1)
     width = left + wide * side + (wide - 1) * gap + beside
     height = high * (above + side + below)
-    figure = _figure(width, height)
+    figure = canvas(width, height)
     for position, (network, title) in enumerate(NETWORKS.items()):
         column, row_from_below = (0, 1 - position) if stacked else (position, 0)
         corner = (
@@ -471,7 +444,7 @@ def confusion(predictions: pd.DataFrame, classes: Sequence[str], stacked: bool =
             bar = figure.colorbar(image, cax=figure.add_axes(place), format="%d %%")
             bar.outline.set_visible(False)
             bar.ax.tick_params(length=0, labelsize=8, labelcolor=GREY)
-    return _png(figure)
+    return png_of(figure)
 
 
 def _write_counts(axes: "Axes", counts: Counts, percents: Numbers, many: bool) -> None:
@@ -512,7 +485,7 @@ def calibration(predictions: pd.DataFrame, classes: Sequence[str], temperatures:
     from matplotlib.ticker import MaxNLocator, PercentFormatter
 
     lowest = CALIBRATION_BINS // max(len(classes), 1) / CALIBRATION_BINS  # the top class never has less than 1/n
-    figure = _figure(10, 5.2)
+    figure = canvas(10, 5.2)
     grid = figure.subplots(2, 2, sharex=True, sharey="row", squeeze=False, height_ratios=(3, 1))
     figure.subplots_adjust(left=0.08, right=0.985, top=0.93, bottom=0.1, wspace=0.1, hspace=0.08)
     for column, (network, title) in enumerate(NETWORKS.items()):
@@ -521,7 +494,7 @@ def calibration(predictions: pd.DataFrame, classes: Sequence[str], temperatures:
         probabilities = _probabilities(predictions, network, classes)
         right = (predictions[f"{network}_prediction"].astype(str) == predictions["label"].astype(str)).to_numpy()
         for axes in (above, below):
-            _tidy(axes)
+            tidy(axes)
         above.plot([0, 1], [0, 1], color=GREY, linestyle=(0, (4, 2)), linewidth=1.2)
         table = _reliability(probabilities.max(axis=1), right)
         below.bar(table["middle"], table["pictures"], width=0.9 / CALIBRATION_BINS, color=colour, alpha=0.75)
@@ -548,7 +521,7 @@ def calibration(predictions: pd.DataFrame, classes: Sequence[str], temperatures:
     grid[0, 0].set_ylabel("accuracy", color=INK)
     grid[1, 0].set_ylabel("pictures", color=INK)
     figure.align_ylabels(grid[:, 0])
-    return _png(figure)
+    return png_of(figure)
 
 
 def _reliability(confidence: Numbers, right: np.ndarray[Any, np.dtype[np.bool_]]) -> pd.DataFrame:
@@ -566,11 +539,11 @@ def _reliability(confidence: Numbers, right: np.ndarray[Any, np.dtype[np.bool_]]
 
 def forgetting(blocks: pd.DataFrame) -> bytes:
     """How far phase 2 moved each block, from input to output, as PNG: its weights above, what it says below."""
-    figure = _figure(10, 4.6)
+    figure = canvas(10, 4.6)
     above, below = figure.subplots(2, 1, sharex=True)
     places = np.arange(len(blocks))
     for axes in (above, below):
-        _tidy(axes)
+        tidy(axes)
     above.bar(places, _numbers(blocks["distance"]), color=COLOURS["finetuned"], alpha=0.85)
     above.set_ylabel("distance moved\n(share of weights)", color=INK, fontsize=9.5)
     above.set_ylim(bottom=0)
@@ -582,7 +555,7 @@ def forgetting(blocks: pd.DataFrame) -> bytes:
         places, [_short(str(name)) for name in blocks["block"]], rotation=90, fontsize=7.5, parse_math=False
     )
     figure.tight_layout()
-    return _png(figure)
+    return png_of(figure)
 
 
 def mistakes(worst: pd.DataFrame, images: Sequence[bytes]) -> bytes:
@@ -590,11 +563,11 @@ def mistakes(worst: pd.DataFrame, images: Sequence[bytes]) -> bytes:
     from PIL import Image
 
     if not images:
-        figure = _figure(8, 1)
+        figure = canvas(8, 1)
         figure.text(0.5, 0.5, "no mistakes on the test pictures", horizontalalignment="center", color=GREY)
-        return _png(figure)
+        return png_of(figure)
     rows = math.ceil(len(images) / BESIDE)
-    figure = _figure(8, 2.7 * rows)
+    figure = canvas(8, 2.7 * rows)
     figure.subplots_adjust(left=0.01, right=0.99, top=0.995, bottom=0.24 / rows, wspace=0.08, hspace=0.4)
     grid = figure.subplots(rows, BESIDE, squeeze=False).ravel()
     for axes in grid:
@@ -616,7 +589,7 @@ def mistakes(worst: pd.DataFrame, images: Sequence[bytes]) -> bytes:
                 text, (0.5, 0), xycoords="axes fraction", xytext=(0, -13 * line - 4), textcoords="offset points",
                 horizontalalignment="center", verticalalignment="top", color=colour, fontsize=size, parse_math=False,
             )  # fmt: skip
-    return _png(figure)
+    return png_of(figure)
 
 
 # ------------------------------------------------------------------------------------------------- tables
@@ -746,10 +719,6 @@ def _sections(params: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str]
     return sections + [(str(name), _flat(value)) for name, value in params.items() if isinstance(value, Mapping)]
 
 
-def _data_uri(png: bytes) -> str:
-    return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
-
-
 def _interval_bar(gain: Mapping[str, Any]) -> dict[str, float] | None:
     """Where zero, the gain and its interval lie on a bar that is 100 wide."""
     middle, low, high = (_number(gain.get(name)) for name in ("accuracy", "low", "high"))
@@ -826,23 +795,23 @@ def html(
         some_alone=0 < len(test_groups) < len(predictions),
         positive=str(classes[1]) if len(classes) == 2 else "",
         metric_rows=_metric_rows(metrics),
-        curves=_data_uri(curves(head_history, unfreeze_history)),
-        confusion=_data_uri(confusion(predictions, classes, stacked=len(classes) > MOST_BESIDE)),
+        curves=data_uri(curves(head_history, unfreeze_history)),
+        confusion=data_uri(confusion(predictions, classes, stacked=len(classes) > MOST_BESIDE)),
         confusion_width=800 if len(classes) <= 6 else 1060,
         numbered=len(classes) <= MOST_NUMBERED,
-        calibration=_data_uri(calibration(predictions, classes, temperatures(metrics))),
+        calibration=data_uri(calibration(predictions, classes, temperatures(metrics))),
         temperatures={NETWORKS[network]: f"{value:.2f}" for network, value in temperatures(metrics).items()},
         operating=_operating(metrics),
         promise=metrics.get("operating", {}).get("promise"),
         at_least=_percent(metrics.get("operating", {}).get("at_least")),
-        forgetting=_data_uri(forgetting(blocks_table)),
+        forgetting=data_uri(forgetting(blocks_table)),
         kept=_percent(metrics["forgetting"].get("kept")),
         divergence=_score(metrics["forgetting"].get("kl")),
         distance=_percent(metrics["forgetting"]["distance"]),
         cka=_score(metrics["forgetting"]["cka"]),
         wrong=_count(int((~after).sum())),
         mistakes=[
-            {**record, "confidence": _percent(record["confidence"]), "image": _data_uri(image)}
+            {**record, "confidence": _percent(record["confidence"]), "image": data_uri(image)}
             for record, image in zip(worst.to_dict("records"), images, strict=True)
         ],
         class_rows=_with_gain(_pairs(classes_table, ["class"], quality), quality),

@@ -14,8 +14,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.optim.swa_utils import update_bn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
 from torchvision.ops import StochasticDepth
+from torchvision.transforms import v2
 
 from thaw import processes
 from thaw.backbones import Classifier
@@ -52,11 +53,17 @@ class FineTuning:
     patience: int
     views: int
     jitter: float
+    label_smoothing: float = 0.0  # these are off in the recipe; see `unfreeze` in params.yaml
+    l2_sp: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    ema: float = 0.0
+    interpolate: bool = False
 
 
-def loss_of(logits: Tensor, targets: Tensor, reduction: str = "mean") -> Tensor:
-    """Cross-entropy against class probabilities (n, classes)."""
-    return F.cross_entropy(logits, targets, reduction=reduction)
+def loss_of(logits: Tensor, targets: Tensor, smoothing: float = 0.0, weight: Tensor | None = None) -> Tensor:
+    """Cross-entropy against class probabilities (n, classes); `weight` is how much each class counts."""
+    return F.cross_entropy(logits, targets, weight, label_smoothing=smoothing)
 
 
 def fit_head(
@@ -65,10 +72,12 @@ def fit_head(
     val: tuple[NDArray[np.float32], Tensor],
     how: HeadTraining,
     seed: int,
+    weight: Tensor | None = None,
 ) -> tuple[dict[str, Tensor], pd.DataFrame]:
     """Train the head until validation stops improving; returns its best weights and the history of the epochs.
 
-    Features are (n, views, features): every epoch sees each picture once, in a view drawn anew.
+    Features are (n, views, features): every epoch sees each picture once, in a view drawn anew. `weight` is how much
+    each class counts. Without any epoch the head stays as it was drawn.
     """
     features, targets = train
     optimizer = torch.optim.AdamW(
@@ -88,7 +97,7 @@ def fit_head(
         total = 0.0
         for rows in in_batches(order, how.batch_size):
             batch = torch.from_numpy(rows_of(features, rows, views[rows]))
-            loss = loss_of(head(batch), targets[rows])
+            loss = loss_of(head(batch), targets[rows], weight=weight)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -101,6 +110,8 @@ def fit_head(
         if _since_best(history) >= how.patience:
             break
     progress.end(f"epoch {len(history)}, validation has stopped improving")
+    if not history:
+        history, best = [_epoch(0, float("nan"), float("nan"), _logits(head, val[0]), val[1])], head.state_dict()
     return best, pd.DataFrame(history)
 
 
@@ -151,6 +162,7 @@ def fine_tune(
     seed: int,
     scratch: Path | None = None,
     unfreeze: Callable[[int], object] = lambda epoch: None,
+    weight: Tensor | None = None,
 ) -> tuple[dict[str, Tensor], pd.DataFrame]:
     """Train what is unfrozen; returns the best weights on validation and the history, epoch 0 being the start.
 
@@ -159,6 +171,10 @@ def fine_tune(
     """
     rows, targets = train
     steps = len(_training_batches(rows, how.batch_size))
+    needed = how.l2_sp or how.interpolate
+    start = {name: value.detach().clone() for name, value in model.state_dict().items()} if needed else {}
+    averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(how.ema), use_buffers=True) if how.ema else None
+    judged: nn.Module = averaged.module if averaged else model
     history: list[dict[str, float]] = []
     best: dict[str, Tensor] = {}
     kept = None
@@ -170,6 +186,8 @@ def fine_tune(
     optimizer, schedule = _optimizer(model, how, 0, steps)
     if kept:
         model.load_state_dict(kept["model"])
+        if averaged:
+            averaged.load_state_dict(kept["averaged"])
         optimizer.load_state_dict(kept["optimizer"])
     left = how.epochs + 1 - len(history)
     progress = Progress(left * len(val[0]) + min(left, how.epochs) * len(rows))
@@ -179,21 +197,47 @@ def fine_tune(
             unfreeze(epoch)
             optimizer, schedule = _optimizer(model, how, (epoch - 1) * steps, steps, optimizer)
             loss = _train_epoch(
-                model, pictures, rows, targets, normalise, how, (seed, epoch), optimizer, schedule, progress
-            )
+                model, pictures, rows, targets, normalise, how, (seed, epoch), optimizer, schedule, progress,
+                start, averaged, weight,
+            )  # fmt: skip
         else:
             loss = float("nan")  # the start is only looked at
-        logits = predict(model, pictures, val[0], normalise, 1, 2 * how.batch_size, progress, f"{what}, validation")
+        logits = predict(judged, pictures, val[0], normalise, 1, 2 * how.batch_size, progress, f"{what}, validation")
         history.append(_epoch(epoch, optimizer.param_groups[-1]["lr"] if epoch else float("nan"), loss, logits, val[1]))
         if _is_best(history):
-            best = {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
+            best = {name: value.detach().cpu().clone() for name, value in judged.state_dict().items()}
         print(_sentence(history[-1], how.epochs), flush=True)
         if _since_best(history) >= how.patience:
             progress.end(f"epoch {epoch}, validation has stopped improving")
             break
         if scratch and processes.first():
-            _keep(scratch, model, optimizer, history, best)
+            _keep(scratch, model, optimizer, history, best, averaged)
+    if how.interpolate:
+        best = _interpolated(
+            model, start, best, lambda: predict(model, pictures, val[0], normalise, 1, 2 * how.batch_size), val[1]
+        )
     return best, pd.DataFrame(history)
+
+
+def _interpolated(
+    model: nn.Module,
+    start: dict[str, Tensor],
+    end: dict[str, Tensor],
+    look: Callable[[], Tensor],
+    targets: Tensor,
+) -> dict[str, Tensor]:
+    """The weights between start and end that are best on validation (WiSE-FT, Wortsman et al. 2022)."""
+    found = []
+    for tenths in range(11):
+        weights = {
+            name: torch.lerp(value, end[name].to(value), tenths / 10) if value.is_floating_point() else end[name]
+            for name, value in start.items()
+        }
+        model.load_state_dict(weights)
+        found.append((loss_of(look(), targets).item(), tenths, weights))
+    loss, tenths, weights = min(found, key=lambda each: each[0])
+    print(f"{10 * tenths} % of the way from the head-only weights, validation loss {loss:.4f}", flush=True)
+    return {name: value.cpu() for name, value in weights.items()}
 
 
 def _optimizer(
@@ -233,6 +277,9 @@ def _train_epoch(
     optimizer: torch.optim.Optimizer,
     schedule: torch.optim.lr_scheduler.LambdaLR,
     progress: Progress,
+    start: dict[str, Tensor],
+    averaged: AveragedModel | None,
+    weight: Tensor | None,
 ) -> float:
     """One pass over the training pictures; returns the mean loss.
 
@@ -249,15 +296,27 @@ def _train_epoch(
     shares = [processes.share(np.arange(len(batch))) for batch in batches]
     taken = [share if len(share) else np.arange(1) for share in shares]
     read = pictures.batches([rows[batch[mine]] for batch, mine in zip(batches, taken, strict=True)])
+    mix = _mixing(how, targets.shape[1])
+    pulled = [
+        (parameter, start[f"backbone.{name}"])
+        for name, parameter in model.backbone.named_parameters()
+        if how.l2_sp and parameter.requires_grad
+    ]
     total = torch.zeros((), device=normalise.device)
     for batch, share, mine, pixels in zip(batches, shares, taken, read, strict=True):
-        logits = network(_augmented(pixels, mine, len(batch), normalise, how, generator))
-        loss = loss_of(logits.float(), copied(targets[batch[mine]], normalise.device))
+        seen = _augmented(pixels, mine, len(batch), normalise, how, generator)
+        seen, wanted = mix(seen, copied(targets[batch[mine]], normalise.device))
+        loss = loss_of(network(seen).float(), wanted, how.label_smoothing, weight)
         loss = loss * (len(share) * processes.count() / len(batch))
         optimizer.zero_grad()
         loss.backward()
+        for parameter, before in pulled:
+            assert parameter.grad is not None
+            parameter.grad.add_(parameter.detach() - before, alpha=how.l2_sp)
         optimizer.step()
         schedule.step()
+        if averaged:
+            averaged.update_parameters(model)
         total += loss.detach() * len(batch)
         progress.step(len(batch), f"epoch {seed[-1]}/{how.epochs}")
     return float(processes.mean(total)) / sum(map(len, batches))
@@ -275,6 +334,13 @@ def _augmented(
         contrast, brightness = (2 * torch.rand(2, size, generator=generator)[:, mine] - 1) * how.jitter
         seen = jittered(seen, contrast, brightness)
     return seen
+
+
+def _mixing(how: FineTuning, classes: int) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """What blends each picture of a batch, and its target, with another one: mixup, cutmix, one of both, or nothing."""
+    ways = [(v2.MixUp, how.mixup), (v2.CutMix, how.cutmix)]
+    chosen = [way(alpha=alpha, num_classes=classes) for way, alpha in ways if alpha]
+    return v2.RandomChoice(chosen) if chosen else lambda seen, targets: (seen, targets)
 
 
 def _training_batches(order: Rows, size: int) -> list[Rows]:
@@ -307,9 +373,18 @@ def _sentence(row: dict[str, float], epochs: int) -> str:
     return f"{start}, validation loss {row['val_loss']:.4f}, accuracy {row['val_accuracy']:.1%}"
 
 
-def _keep(path: Path, model: nn.Module, optimizer: Any, history: list[Any], best: dict[str, Tensor]) -> None:
+def _keep(
+    path: Path,
+    model: nn.Module,
+    optimizer: Any,
+    history: list[Any],
+    best: dict[str, Tensor],
+    averaged: nn.Module | None,
+) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
     state = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
+    if averaged:
+        state["averaged"] = averaged.state_dict()
     torch.save({**state, "history": history, "best": best}, partial)
     partial.replace(path)

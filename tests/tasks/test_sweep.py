@@ -121,10 +121,14 @@ def test_no_phase_is_computed_twice_whatever_the_grid(
 def test_the_name_of_a_sweep_follows_from_its_commit_and_arms(trained_toy: Path) -> None:
     _git(trained_toy, "add", ".")
     _git(trained_toy, "commit", "-qm", "start")
-    first, same, other = (sweep.sweep([f"unfreeze.ratio={v}"], 2, 50, False).name for v in ("10,30", "10,30", "10,20"))
+
+    def name(values: str) -> str:
+        return sweep.sweep(sweep.arms([f"unfreeze.ratio={values}"], 2, 50), False).name
+
+    first, same, other = map(name, ("10,30", "10,30", "10,20"))
     assert first == same != other
     _git(trained_toy, "commit", "-qm", "another", "--allow-empty")
-    assert sweep.sweep(["unfreeze.ratio=10,30"], 2, 50, False).name != first
+    assert name("10,30") != first
 
 
 def test_what_workers_would_not_get_is_one_sentence(trained_toy: Path, tmp_path: Path) -> None:

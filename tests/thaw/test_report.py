@@ -508,7 +508,7 @@ def test_each_mistake_is_shown_with_its_own_picture() -> None:
     worst = report.worst_mistakes(values["predictions"], values["classes"], 3)
     assert asked == [list(worst["path"])]
     shown = re.findall(r'<figure><img src="(.*?)" alt="(.*?)">', text)
-    assert shown == [(report._data_uri(path.encode()), path) for path in worst["path"]]
+    assert shown == [(report.data_uri(path.encode()), path) for path in worst["path"]]
 
 
 @pytest.mark.usefixtures("text_only")

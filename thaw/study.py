@@ -1,0 +1,302 @@
+"""Studies: many trainings of one question, and what they say together. Values in, values out.
+
+A run is one training with one setting and seed; runs of one study answered the same test pictures, or with folds
+each picture once for each seed.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from importlib import resources
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from thaw.drawing import COLOURS, GREY, INK, LINE, NETWORKS, canvas, data_uri, png_of, tidy
+from thaw.metrics import headline, resamples_of
+from thaw.report import DASH
+
+SPREAD = "_spread"
+ARM_COLOURS = ("#d9642a", "#b3372f", "#7a5195", "#3f7fb5", "#7b8794")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training: what it tried, what its phases found, and what it said of its test pictures."""
+
+    setting: str
+    seed: int
+    metrics: dict[str, Any]
+    history: pd.DataFrame
+    predictions: pd.DataFrame
+
+
+def verdicts(runs: Sequence[Run], network: str) -> pd.DataFrame:
+    """Whether each test picture (a row, by path) was named rightly with each seed (a column)."""
+    parts = []
+    for run in runs:
+        right = run.predictions[f"{network}_prediction"] == run.predictions["label"]
+        parts.append(pd.DataFrame({"path": run.predictions["path"], "seed": run.seed, "right": right.astype(float)}))
+    return pd.concat(parts).pivot(index="path", columns="seed", values="right")
+
+
+def averaged(runs: Sequence[Run]) -> list[Run]:
+    """The runs of one setting as what their networks say together: the mean of their probabilities over the seeds.
+
+    There is one for each run still, all alike, so that each is compared with what the same seed has.
+    """
+    together = pd.concat([run.predictions for run in runs]).groupby("path")
+    found = []
+    for run in runs:
+        predictions, metrics = run.predictions.copy(), {}
+        for network in NETWORKS:
+            prefix = f"{network}_p_"
+            columns = [str(column) for column in predictions if str(column).startswith(prefix)]
+            classes = np.array([column.removeprefix(prefix) for column in columns])
+            p = together[columns].mean().loc[predictions["path"]].to_numpy()
+            predictions[f"{network}_prediction"] = classes[p.argmax(1)]
+            labels = pd.Categorical(predictions["label"], classes).codes.astype(np.int64)
+            metrics[network] = headline(p, labels)
+        setting = f"{run.setting}, seeds averaged"
+        found.append(replace(run, setting=setting, metrics=metrics, history=run.history[:0], predictions=predictions))
+    return found
+
+
+def groups_of(runs: Sequence[Run]) -> pd.Series:
+    """The group of each test picture, by path; one without is a group of its own."""
+    rows = pd.concat([run.predictions[["path", "group"]] for run in runs]).drop_duplicates("path").set_index("path")
+    return rows["group"].where(rows["group"] != "", rows.index.to_series())
+
+
+def difference(
+    one: pd.DataFrame, other: pd.DataFrame, groups: pd.Series, seed: int = 0, resamples: int = 2000
+) -> dict[str, float]:
+    """How much more of the pictures `other` named rightly than `one`, with the 95 % interval of a paired bootstrap.
+
+    Both chances are in it: whole groups of pictures are drawn anew, and so are the seeds. With a single seed the
+    second is missing.
+    """
+    change = (other - one).dropna(axis="columns")
+    assert not change.empty, "the two have no seed in common"
+    members = groups.loc[change.index].tolist()
+    values, random = change.to_numpy(), np.random.default_rng(seed)
+    count = values.shape[1]
+    drawn = []
+    for weights in resamples_of(members, len(values), seed, resamples):
+        by_seed = weights @ values / weights.sum(1, keepdims=True)
+        drawn.append((by_seed * random.multinomial(count, np.full(count, 1 / count), size=len(by_seed))).sum(1) / count)
+    low, high = np.quantile(np.concatenate(drawn), [0.025, 0.975])
+    return {"mean": float(values.mean()), "low": float(low), "high": float(high)}
+
+
+def over_seeds(values: Sequence[float]) -> dict[str, float | None]:
+    """Mean and spread (the standard deviation) over seeds; no spread of a single one."""
+    known = np.array(values, dtype=np.float64)
+    return {"mean": float(known.mean()), "spread": float(known.std(ddof=1)) if len(known) > 1 else None}
+
+
+def seeds(runs: Sequence[Run], slices: Sequence[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """What a recipe is worth over its seeds: a row for each figure of both networks, and one for each slice value.
+
+    Returns:
+        figure, head and head_spread, finetuned and finetuned_spread, averaged (the fine-tuned networks of all seeds
+        together); of accuracy the gain with its interval too. The same for the accuracy in each slice.
+    """
+    together = averaged(runs)
+    groups, both = groups_of(runs), {name: verdicts(runs, name) for name in NETWORKS}
+    rows = []
+    for figure in ("accuracy", "balanced_accuracy", "auc", "ece", "ece_calibrated"):
+        row: dict[str, Any] = {"figure": figure}
+        for name in NETWORKS:
+            if known := _known(runs, name, figure):
+                found = over_seeds(known)
+                row |= {name: found["mean"], f"{name}{SPREAD}": found["spread"]}
+        known = _known(together, "finetuned", figure)
+        if known and runs[0].seed != runs[-1].seed:
+            row["averaged"] = over_seeds(known)["mean"]
+        rows.append(row)
+    rows[0] |= _prefixed("gain", difference(both["head"], both["finetuned"], groups))
+    values = pd.concat([run.predictions[["path", *slices]] for run in runs]).drop_duplicates("path").set_index("path")
+    parts = []
+    for column in slices:
+        for value, members in sorted(values.groupby(column).groups.items()):
+            inside = {name: table.loc[members] for name, table in both.items()}
+            part: dict[str, Any] = {"slice": column, "value": value, "pictures": len(members)}
+            for name, table in inside.items():
+                found = over_seeds(table.mean().tolist())
+                part |= {name: found["mean"], f"{name}{SPREAD}": found["spread"]}
+            parts.append(part | _prefixed("gain", difference(inside["head"], inside["finetuned"], groups)))
+    return pd.DataFrame(rows), pd.DataFrame(parts)
+
+
+def _known(runs: Sequence[Run], network: str, figure: str) -> list[float]:
+    return [value for run in runs if (value := run.metrics[network].get(figure)) is not None]
+
+
+def _prefixed(prefix: str, values: dict[str, float]) -> dict[str, float]:
+    return {prefix if name == "mean" else f"{prefix}_{name}": value for name, value in values.items()}
+
+
+def curve(runs: Sequence[Run]) -> pd.DataFrame:
+    """By setting, here a share of the labels: accuracy and AUC of both networks, mean and spread over the seeds."""
+    rows = []
+    for setting in dict.fromkeys(run.setting for run in runs):
+        own = [run for run in runs if run.setting == setting]
+        row: dict[str, Any] = {"share": setting, "seeds": len(own)}
+        for name in NETWORKS:
+            for figure in ("accuracy", "auc"):
+                found = over_seeds([run.metrics[name][figure] for run in own])
+                row |= {f"{name}_{figure}": found["mean"], f"{name}_{figure}{SPREAD}": found["spread"]}
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def ablation(runs: Sequence[Run], recipe: str) -> pd.DataFrame:
+    """A row for head only and one for each setting: accuracy, AUC, what it is better than head only and worse than the
+    recipe, with intervals, and how far its network moved."""
+    groups = groups_of(runs)
+    own = {
+        setting: [run for run in runs if run.setting == setting] for setting in dict.fromkeys(r.setting for r in runs)
+    }
+    if len(own[recipe]) > 1:
+        own[averaged(own[recipe])[0].setting] = averaged(own[recipe])
+    head, best = verdicts(own[recipe], "head"), verdicts(own[recipe], "finetuned")
+    rows = []
+    for setting, of, network in [
+        ("head only", own[recipe], "head"),
+        *((setting, of, "finetuned") for setting, of in own.items()),
+    ]:
+        row: dict[str, Any] = {"arm": setting, "seeds": len(of)}
+        for figure in ("accuracy", "auc"):
+            found = over_seeds([run.metrics[network][figure] for run in of])
+            row |= {figure: found["mean"], f"{figure}{SPREAD}": found["spread"]}
+        right = verdicts(of, network)
+        if network == "finetuned":
+            row |= _prefixed("over_head", difference(head, right, groups))
+            for figure in ("distance", "cka", "kept", "kl"):
+                known = [moved[figure] for run in of if figure in (moved := run.metrics.get("forgetting", {}))]
+                row[figure] = over_seeds(known)["mean"] if known else None
+        if setting != recipe:
+            row |= _prefixed("over_recipe", difference(best, right, groups))
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+# ------------------------------------------------------------------------------------------------ to look at
+
+
+def readable(table: pd.DataFrame, percent: Sequence[str] = ()) -> list[dict[str, str]]:
+    """A table in words: mean and spread in one cell, an interval behind its mean; `percent` names shares."""
+    rows = []
+    for _, values in table.iterrows():
+        row = {}
+        for column in table.columns:
+            if column.endswith((SPREAD, "_low", "_high")):
+                continue
+            text = _written(values[column], column in percent, column.startswith(("gain", "over")))
+            spread, low, high = (values.get(f"{column}{end}") for end in (SPREAD, "_low", "_high"))
+            if spread is not None and not pd.isna(spread):
+                text += f" ± {_written(spread, column in percent)}"
+            if low is not None and not pd.isna(low):
+                signed = (_written(each, column in percent, True) for each in (low, high))
+                text += " [{}, {}]".format(*signed)
+            row[column.replace("_", " ")] = text
+        rows.append(row)
+    return rows
+
+
+def _written(value: Any, percent: bool, signed: bool = False) -> str:
+    if value is None or (isinstance(value, float) and np.isnan(value)):
+        return DASH
+    if not isinstance(value, (float, np.floating)):
+        return str(value)
+    sign = "+" if signed else ""
+    return f"{100 * value:{sign}.1f}" if percent else f"{value:{sign}.3f}"
+
+
+def draw_curve(table: pd.DataFrame) -> bytes:
+    """Accuracy and AUC against the share of labels, both networks, with the spread over seeds, as PNG."""
+    from matplotlib.ticker import PercentFormatter
+
+    figure = canvas(10, 4.2)
+    for axes, measure in zip(figure.subplots(1, 2), ("accuracy", "auc"), strict=True):
+        tidy(axes)
+        for network in NETWORKS:
+            shares = [float(share) for share in table["share"]]
+            means = table[f"{network}_{measure}"]
+            spreads = table[f"{network}_{measure}{SPREAD}"].fillna(0)
+            style: dict[str, Any] = {"color": COLOURS[network], "label": NETWORKS[network]}
+            axes.errorbar(shares, means, yerr=spreads, marker="o", markersize=5, capsize=3, linewidth=1.8, **style)
+        axes.set_xscale("log")
+        axes.set_xticks(shares, [f"{100 * share:g} %" for share in shares], minor=False)
+        axes.minorticks_off()
+        axes.set_xlabel("share of the training labels", color=INK)
+        axes.set_title("AUC" if measure == "auc" else measure, loc="left", fontsize=10.5, color=INK)
+        if measure == "accuracy":
+            axes.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
+            axes.legend(frameon=False)
+    figure.tight_layout()
+    return png_of(figure)
+
+
+def draw_ablation(runs: Sequence[Run], table: pd.DataFrame) -> bytes:
+    """Validation accuracy per epoch of phase 2 with the spread over seeds, and how far each arm moved, as PNG."""
+    from matplotlib.ticker import PercentFormatter
+
+    figure = canvas(11, 4.6)
+    left, right = figure.subplots(1, 2, width_ratios=(3, 2))
+    tidy(left)
+    tidy(right)
+    arms = list(dict.fromkeys(run.setting for run in runs))
+    colours = dict(zip(arms, ARM_COLOURS, strict=False))
+    for arm in arms:
+        histories = pd.concat([run.history for run in runs if run.setting == arm])
+        by_epoch = histories.groupby("epoch")["val_accuracy"].agg(["mean", "std"]).fillna(0)
+        left.plot(by_epoch.index, by_epoch["mean"], color=colours[arm], marker="o", markersize=3.5, label=arm)
+        low, high = by_epoch["mean"] - by_epoch["std"], by_epoch["mean"] + by_epoch["std"]
+        left.fill_between(by_epoch.index, low, high, color=colours[arm], alpha=0.15, linewidth=0)
+    left.set_xlabel("epoch of phase 2", color=INK)
+    left.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
+    left.set_title("accuracy on validation", loc="left", fontsize=10.5, color=INK)
+    left.legend(frameon=False, fontsize=9)
+    moved = table.set_index("arm").loc[arms]
+    right.scatter(moved["distance"], moved["accuracy"], color=[colours[arm] for arm in arms], s=60, zorder=3)
+    right.set_xscale("log")
+    right.set_xlabel("distance moved (share of weights)", color=INK)
+    right.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
+    right.set_title("accuracy on test against forgetting", loc="left", fontsize=10.5, color=INK)
+    figure.tight_layout()
+    return png_of(figure)
+
+
+def draw_differences(table: pd.DataFrame) -> bytes:
+    """How many points of test accuracy each arm is over the recipe, with its interval, as PNG."""
+    from matplotlib.ticker import PercentFormatter
+
+    compared = table.dropna(subset=["over_recipe"])
+    figure = canvas(9, 1.2 + 0.4 * len(compared))
+    axes = figure.subplots()
+    tidy(axes)
+    axes.grid(axis="y", visible=False)
+    axes.grid(axis="x", color=LINE, linewidth=0.6)
+    axes.axvline(0, color=GREY, linewidth=1.2)
+    places = range(len(compared))
+    middle = compared["over_recipe"]
+    sides = [middle - compared["over_recipe_low"], compared["over_recipe_high"] - middle]
+    axes.errorbar(middle, places, xerr=sides, fmt="o", markersize=6, capsize=3, color=COLOURS["finetuned"])
+    axes.set_yticks(places, compared["arm"].tolist())
+    axes.invert_yaxis()
+    axes.xaxis.set_major_formatter(PercentFormatter(1.0, symbol=""))
+    axes.set_xlabel("points of test accuracy over the recipe, with 95 % interval", color=INK)
+    figure.tight_layout()
+    return png_of(figure)
+
+
+def page(title: str, about: Sequence[str], tables: dict[str, list[dict[str, str]]], figures: dict[str, bytes]) -> str:
+    """One HTML text that needs no other file and no network."""
+    import jinja2
+
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    template = resources.files(__package__).joinpath("study.html.jinja").read_text(encoding="utf-8")
+    images = {name: data_uri(png) for name, png in figures.items()}
+    return environment.from_string(template).render(title=title, about=about, tables=tables, figures=images)
