@@ -49,7 +49,7 @@ def main() -> None:
     for seed in range(chosen.seeds):
         for split in chosen.split or ("random", "grouped"):
             rows += measured(split, seed, changes)
-            print(f"seed {seed}, {split}: {rows[-3]['accuracy']:.1%}", flush=True)
+            print(f"seed {seed}, {split}: {rows[-6]['accuracy']:.1%}", flush=True)
     summary = summed_up(pd.DataFrame(rows))
     values = {"settings": changes, "published": PUBLISHED, "summary": summary, "rows": rows}
     RESULTS.parent.mkdir(parents=True, exist_ok=True)

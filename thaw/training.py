@@ -103,7 +103,7 @@ def fit_head(
             optimizer.step()
             total += loss.item() * len(rows)
         logits = _logits(head, val[0])
-        history.append(_epoch(epoch, how.learning_rate, total / len(features), logits, val[1]))
+        history.append(_epoch(epoch, how.learning_rate, total / len(features), logits, val[1], weight))
         if _is_best(history):
             best = {name: value.clone() for name, value in head.state_dict().items()}
         progress.step(len(features), f"epoch {epoch}, validation loss {history[-1]['val_loss']:.4f}")
@@ -111,7 +111,8 @@ def fit_head(
             break
     progress.end(f"epoch {len(history)}, validation has stopped improving")
     if not history:
-        history, best = [_epoch(0, float("nan"), float("nan"), _logits(head, val[0]), val[1])], head.state_dict()
+        history = [_epoch(0, float("nan"), float("nan"), _logits(head, val[0]), val[1], weight)]
+        best = head.state_dict()
     return best, pd.DataFrame(history)
 
 
@@ -203,7 +204,8 @@ def fine_tune(
         else:
             loss = float("nan")  # the start is only looked at
         logits = predict(judged, pictures, val[0], normalise, 1, 2 * how.batch_size, progress, f"{what}, validation")
-        history.append(_epoch(epoch, optimizer.param_groups[-1]["lr"] if epoch else float("nan"), loss, logits, val[1]))
+        rate = optimizer.param_groups[-1]["lr"] if epoch else float("nan")
+        history.append(_epoch(epoch, rate, loss, logits, val[1], weight))
         if _is_best(history):
             best = {name: value.detach().cpu().clone() for name, value in judged.state_dict().items()}
         print(_sentence(history[-1], how.epochs), flush=True)
@@ -213,18 +215,17 @@ def fine_tune(
         if scratch and processes.first():
             _keep(scratch, model, optimizer, history, best, averaged)
     if how.interpolate:
-        best = _interpolated(
-            model, start, best, lambda: predict(model, pictures, val[0], normalise, 1, 2 * how.batch_size), val[1]
-        )
+
+        def lost() -> float:
+            logits = predict(model, pictures, val[0], normalise, 1, 2 * how.batch_size)
+            return loss_of(logits, val[1], weight=weight).item()
+
+        best = _interpolated(model, start, best, lost)
     return best, pd.DataFrame(history)
 
 
 def _interpolated(
-    model: nn.Module,
-    start: dict[str, Tensor],
-    end: dict[str, Tensor],
-    look: Callable[[], Tensor],
-    targets: Tensor,
+    model: nn.Module, start: dict[str, Tensor], end: dict[str, Tensor], lost: Callable[[], float]
 ) -> dict[str, Tensor]:
     """The weights between start and end that are best on validation (WiSE-FT, Wortsman et al. 2022)."""
     found = []
@@ -234,7 +235,7 @@ def _interpolated(
             for name, value in start.items()
         }
         model.load_state_dict(weights)
-        found.append((loss_of(look(), targets).item(), tenths, weights))
+        found.append((lost(), tenths, weights))
     loss, tenths, weights = min(found, key=lambda each: each[0])
     print(f"{10 * tenths} % of the way from the head-only weights, validation loss {loss:.4f}", flush=True)
     return {name: value.cpu() for name, value in weights.items()}
@@ -302,6 +303,7 @@ def _train_epoch(
         for name, parameter in model.backbone.named_parameters()
         if how.l2_sp and parameter.requires_grad
     ]
+    weight = None if weight is None else weight.to(normalise.device)
     total = torch.zeros((), device=normalise.device)
     for batch, share, mine, pixels in zip(batches, shares, taken, read, strict=True):
         seen = _augmented(pixels, mine, len(batch), normalise, how, generator)
@@ -349,13 +351,15 @@ def _training_batches(order: Rows, size: int) -> list[Rows]:
     return batches[:-1] if len(batches) > 1 and len(batches[-1]) == 1 else batches
 
 
-def _epoch(epoch: int, rate: float, loss: float, logits: Tensor, targets: Tensor) -> dict[str, float]:
+def _epoch(
+    epoch: int, rate: float, loss: float, logits: Tensor, targets: Tensor, weight: Tensor | None
+) -> dict[str, float]:
     right = logits.argmax(1) == targets.argmax(1)
     return {
         "epoch": epoch,
         "learning_rate": rate,
         "train_loss": loss,
-        "val_loss": loss_of(logits, targets).item(),
+        "val_loss": loss_of(logits, targets, weight=weight).item(),
         "val_accuracy": right.double().mean().item(),
     }
 

@@ -1,0 +1,45 @@
+"""What all plots share: colours, a figure without a display, and how it becomes bytes."""
+
+import base64
+import io
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+NETWORKS = {"head": "head only", "finetuned": "fine-tuned"}
+COLOURS = {"head": "#3f7fb5", "finetuned": "#d9642a"}  # cold before the thaw, warm after it
+TINTS = {"head": "#eef4fa", "finetuned": "#fdf3ec"}
+INK, GREY, LINE = "#22303c", "#7b8794", "#cbd2d9"
+
+
+def canvas(width: float, height: float) -> "Figure":
+    """A figure of its own, drawn by Agg: no pyplot, so no global state and no display."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), facecolor="white")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def tidy(axes: "Axes") -> None:
+    """Thin lines, and a grid behind what is drawn."""
+    axes.set_axisbelow(True)
+    axes.grid(axis="y", color=LINE, linewidth=0.6)
+    axes.tick_params(colors=GREY, labelcolor=INK, labelsize=9, length=3)
+    for spine in axes.spines.values():
+        spine.set_color(LINE)
+
+
+def png_of(figure: "Figure", dots_per_inch: int = 150) -> bytes:
+    """The figure as PNG; the same figure gives the same bytes."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=dots_per_inch, metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def data_uri(png: bytes) -> str:
+    """A picture as an address that holds the picture itself."""
+    return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
