@@ -75,10 +75,13 @@ def run(
     Brings the data first if it is missing. Starts a local Prefect server if none runs, and stops it again.
     """
     with _one_sentence_endings():
-        from flows.server import page, server
-        from tasks import results
+        from tasks import reasons, results
 
         results.settings_with(overrides or [])  # a typing mistake is told before anything starts
+        if not (overrides or record):  # which change what there is to ask
+            reasons.ask_early()  # while Prefect is imported, which takes as long
+        from flows.server import page, server
+
         os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
         console = _console()
         ours = "PREFECT_API_URL" not in os.environ

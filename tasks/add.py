@@ -114,9 +114,8 @@ def add_held(path: Path, new_classes: bool = False, on_line: OnLine = print, dry
 def recover() -> None:
     """Undo an add that was killed half-way. Whoever calls holds the workspace: no dvc of that add is still at work."""
     scratch = _scratch()
-    journal = scratch / "journal.json"
-    if journal.is_file():
-        begun = json.loads(journal.read_text(encoding="utf-8"))
+    if journal().is_file():
+        begun = json.loads(journal().read_text(encoding="utf-8"))
         for name in begun["files"]:
             (workspace.ROOT / name).unlink(missing_ok=True)
         for name in REPLACED:
@@ -127,8 +126,13 @@ def recover() -> None:
         for name in reversed(begun["folders"]):
             with suppress(OSError):  # it was not made yet
                 (workspace.ROOT / name).rmdir()
-        journal.unlink()
+        journal().unlink()
     shutil.rmtree(scratch, ignore_errors=True)
+
+
+def journal() -> Path:
+    """The file that is there while an add is under way, or after one was killed."""
+    return _scratch() / "journal.json"
 
 
 def _scratch() -> Path:
@@ -205,7 +209,7 @@ def _change(sources: list[Path], new: "pd.DataFrame", rows: "pd.DataFrame") -> N
         _check_read_back(rows)
         pin = ["commit", "--force", "data.dvc"] if (workspace.ROOT / "data.dvc").is_file() else ["add", "data"]
         finish("add", [sys.executable, "-m", "dvc", *pin], lambda line: None)
-        (_scratch() / "journal.json").unlink()  # from here on it is done
+        journal().unlink()  # from here on it is done
     except OSError as error:
         raise InputError(f"data/ cannot take the new pictures ({error}); nothing was changed") from error
     finally:
@@ -244,9 +248,9 @@ def _move(files: list[str]) -> None:
         shutil.copy2(root / name, scratch / "old" / name)
     parents = {parent for name in files for parent in PurePosixPath(name).parents}
     folders = sorted(str(parent) for parent in parents if not (root / parent).exists())
-    journal = {"files": [name for name in files if name not in REPLACED], "folders": folders, "kept": kept}
-    (scratch / "partial.json").write_text(json.dumps(journal), encoding="utf-8")
-    (scratch / "partial.json").replace(scratch / "journal.json")
+    begun = {"files": [name for name in files if name not in REPLACED], "folders": folders, "kept": kept}
+    (scratch / "partial.json").write_text(json.dumps(begun), encoding="utf-8")
+    (scratch / "partial.json").replace(journal())
     for name in folders:
         (root / name).mkdir()
     for name in files:

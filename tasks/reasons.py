@@ -3,17 +3,45 @@
 import json
 import sys
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from tasks import workspace
+from tasks import add, workspace
 from tasks.stage import run
 
+Reasons = dict[str, list[str]]
+_early: tuple[list[int], "Future[Reasons]"] | None = None
 WORDS = {"modified": "changed", "deleted": "is gone", "new": "is new", "not in cache": "is not in the cache"}
 
 
-def changed() -> dict[str, list[str]]:
+def ask_early() -> None:
+    """Have DVC asked while the caller does something else; the next `changed()` has the answer."""
+    global _early
+    pool = ThreadPoolExecutor(1)
+    _early = _written(), pool.submit(_asked)
+    pool.shutdown(wait=False)
+
+
+def changed() -> Reasons:
     """What has changed, by phase; one that is not in it would find nothing to do."""
+    global _early
+    early, _early = _early, None
+    if early:
+        before, answer = early
+        found = answer.result()
+        if before == _written():
+            return found
+    return _asked()
+
+
+def _written() -> list[int]:
+    """When what DVC's answer follows from was written by us: by a run, with new settings, or by an add undone."""
+    files = [add.journal(), *(workspace.ROOT / name for name in ("dvc.lock", "dvc.yaml", "data.dvc", "params.yaml"))]
+    return [file.stat().st_mtime_ns if file.is_file() else 0 for file in files]
+
+
+def _asked() -> Reasons:
     lines: list[str] = []
     run([sys.executable, "-m", "dvc", "status", "--json"], lines.append)
     found = next((line for line in reversed(lines) if line.startswith("{")), None)

@@ -46,6 +46,23 @@ def test_each_change_is_told_by_its_name(
     assert reasons.changed() == expected
 
 
+def test_what_was_asked_early_is_asked_again_once_something_was_written(trained_toy: Path) -> None:
+    reasons.ask_early()
+    assert reasons.changed() == {}
+    reasons.ask_early()
+    _set("  ratio: 10 ", "  ratio: 30 ")(trained_toy)
+    assert reasons.changed() == {"unfreeze": ["unfreeze.ratio went from 10 to 30"]}
+
+
+def test_an_early_answer_is_given_once(trained_toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reasons.ask_early()
+    with monkeypatch.context() as patch:
+        patch.setattr(reasons, "_asked", lambda: pytest.fail("DVC was asked again"))
+        assert reasons.changed() == {}
+    (trained_toy / "data" / "b.txt").write_text("b")  # tells by itself nothing of when
+    assert "data" in reasons.changed()
+
+
 def test_a_phase_that_never_ran_says_so(toy: Path) -> None:
     found = reasons.changed()
     assert found["data"] == ["data is not in the cache"]
