@@ -35,7 +35,8 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
 ROOT = Path(__file__).resolve().parents[1]
 TOY = Path(__file__).parent / "toy"
 sys.path.append(str(Path(__file__).parent / "support"))  # modules that tests share
-LONGEST = ("test_fleet", "test_operation", "test_record", "test_end_to_end", "test_families")  # files that take long
+# files that take long
+LONGEST = ("test_fleet", "test_studies", "test_operation", "test_record", "test_end_to_end", "test_families")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -23,11 +23,10 @@ import httpx
 import pytest
 import yaml
 from children import alive, call, git, until
+from workspaces import with_our_code
 
 pytestmark = pytest.mark.server
 
-ROOT = Path(__file__).parents[2]
-TOY = ROOT / "tests" / "toy"
 POSTGRES = max(Path("/usr/lib/postgresql").glob("*/bin"), default=None)
 LOGIN = ("thaw", "secret")
 ARMS = [(ratio, seed) for ratio in (10, 30, 100) for seed in (0, 1)]
@@ -120,20 +119,11 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
 @pytest.fixture
 def workspace(tmp_path: Path) -> Path:
     """A committed workspace with the project's code and the phases of the toy, its git remote and its DVC remote."""
-    folder = tmp_path / "workspace"
-    for name in ("thaw", "tasks", "flows"):
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for file in (ROOT / "params.yaml", ROOT / ".gitignore", TOY / "dvc.yaml", TOY / "phases.py"):
-        shutil.copy(file, folder)
+    folder = with_our_code(tmp_path / "workspace")
     fleet = (folder / "flows" / "fleet.py").read_text()
     assert fleet.count("3.0 * BEAT") == 2
     (folder / "flows" / "fleet.py").write_text(fleet.replace("3.0 * BEAT", "2.0 * BEAT"))  # sooner taken for dead
-    (folder / "data").mkdir()
-    (folder / "data" / "picture.txt").write_text("a picture")
-    call(folder, "git", "init", "-q")
-    call(folder, "dvc", "init", "-q")
     call(folder, "dvc", "remote", "add", "-q", "-d", "storage", str(tmp_path / "storage"))
-    call(folder, "dvc", "add", "-q", "data")
     call(folder, "git", "add", ".")
     git(folder, "commit", "-qm", "start")
     call(tmp_path, "git", "init", "-q", "--bare", "origin.git")

@@ -11,8 +11,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from PIL import Image
 from safetensors.numpy import load_file
+
+from thaw.backbones import create
 
 ROOT = Path(__file__).resolve().parents[2]
 PHASES = ("prepare", "embed", "head", "unfreeze", "evaluate", "report")
@@ -47,8 +50,13 @@ def make_workspace(folder: Path, seed: int = 0) -> Path:
 def run(folder: Path, *phases: str) -> subprocess.CompletedProcess[str]:
     """Run phases one after the other in one process, as commands of the workspace."""
     code = "import runpy, sys\nfor phase in sys.argv[1:]: runpy.run_module(f'tasks.{phase}', run_name='__main__')"
+    return execute(folder, code, *phases)
+
+
+def execute(folder: Path, code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run code in a process of the workspace."""
     environment = os.environ | {"THAW_ROOT": str(folder), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-W", "ignore", "-c", code, *phases]
+    command = [sys.executable, "-W", "ignore", "-c", code, *arguments]
     return subprocess.run(command, cwd=ROOT, env=environment, text=True, capture_output=True)
 
 
@@ -241,3 +249,99 @@ def test_a_file_that_is_no_picture_is_an_error_that_counts_the_others(copied: Pa
     assert done.returncode == 2
     assert "noise/1.png cannot be read" in done.stderr
     assert "(2 more pictures cannot be read)" in done.stderr
+
+
+# ------------------------------------------------------------------------------------- what settings change
+
+
+MADE = {  # by a phase, and depends on nothing but its inputs and what it reads of the settings
+    "prepare": ("manifest.csv", "pictures.npy"),
+    "embed": ("train.npy", "val.npy"),
+    "head": ("history.csv", "model/weights.safetensors"),
+    "unfreeze": ("history.csv", "model/weights.safetensors"),
+}
+CHANGED_BY = {
+    "seed=1": {"head", "unfreeze"},
+    "labels=0.5": {"head", "unfreeze"},
+    "class_weights=balanced": {"head", "unfreeze"},
+    "backbone.weights=random 1": {"embed", "head"},
+    "head.max_epochs=0": {"head"},
+    "unfreeze.label_smoothing=0.1": {"unfreeze"},
+    "unfreeze.l2_sp=0.5": {"unfreeze"},
+    "unfreeze.mixup=0.4": {"unfreeze"},
+    "unfreeze.cutmix=1": {"unfreeze"},
+    "unfreeze.ema=0.9": {"unfreeze"},
+    "evaluate.views=none": set(),
+}
+INTERPOLATE = "unfreeze.interpolate=true"  # may come to where training without it does
+EACH_CHANGE = """
+import contextlib, runpy, shutil, sys
+from tasks import settings
+from tasks.workspace import ARTIFACTS, ROOT
+shutil.move(ARTIFACTS, ROOT / "before")
+shutil.copy(ROOT / "params.yaml", ROOT / "plain.yaml")
+for number, change in enumerate(sys.argv[1:]):
+    shutil.copytree(ROOT / "before", ARTIFACTS)
+    shutil.copy(ROOT / "plain.yaml", ROOT / "params.yaml")
+    settings.override([change])
+    with open(ARTIFACTS / "printed", "w") as printed, contextlib.redirect_stdout(printed):
+        for phase in ("unfreeze", "head", "embed", "prepare"):
+            runpy.run_module(f"tasks.{phase}", run_name="__main__")
+    shutil.move(ARTIFACTS, ROOT / str(number))
+"""
+
+
+@pytest.fixture(scope="session")
+def lopsided(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A workspace with twice as many pictures of one class, up to its fine-tuned network."""
+    folder = make_workspace(tmp_path_factory.mktemp("lopsided"))
+    for number in range(12, 24):
+        (folder / f"data/noise/{number}.png").unlink()
+    done = run(folder, *PHASES[:4])
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.fixture(scope="session")
+def changed(lopsided: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """What each phase makes of a changed setting from what the phases before it made without the change.
+
+    The last phase goes first, so that it finds those.
+    """
+    folder = Path(shutil.copytree(lopsided, tmp_path_factory.mktemp("changed") / "copy"))
+    changes = [*CHANGED_BY, INTERPOLATE]
+    done = execute(folder, EACH_CHANGE, *changes)
+    assert done.returncode == 0, done.stderr
+    return {change: folder / str(number) for number, change in enumerate(changes)}
+
+
+@pytest.mark.parametrize(("change", "phases"), CHANGED_BY.items(), ids=CHANGED_BY)
+def test_a_setting_changes_what_the_phases_make_that_read_it_and_nothing_else(
+    lopsided: Path, changed: dict[str, Path], change: str, phases: set[str]
+) -> None:
+    found = {
+        phase
+        for phase, files in MADE.items()
+        for file in files
+        if (changed[change] / phase / file).read_bytes() != (lopsided / "artifacts" / phase / file).read_bytes()
+    }
+    assert found == phases
+
+
+def test_weights_are_interpolated_where_that_is_asked_for(changed: dict[str, Path]) -> None:
+    said = "of the way from the head-only weights"
+    assert [change for change, made in changed.items() if said in (made / "printed").read_text()] == [INTERPOLATE]
+
+
+def test_without_phase_1_the_drawn_head_goes_through_all_further_phases(copied: Path) -> None:
+    change("max_epochs: 4", "max_epochs: 0")(copied)
+    done = run(copied, *PHASES[2:])
+    assert done.returncode == 0, done.stderr
+    torch.manual_seed(0)
+    drawn = create("shufflenet_v2_x0_5", "random", 2, 32).head
+    kept = load_file(copied / "artifacts/head/model/weights.safetensors")
+    np.testing.assert_array_equal(kept["head.weight"], drawn.weight.detach().numpy())
+    np.testing.assert_array_equal(kept["head.bias"], drawn.bias.detach().numpy())
+    metrics = json.loads((copied / "artifacts/evaluate/metrics.json").read_text())
+    assert metrics["head"] != metrics["finetuned"]
+    assert (copied / "artifacts/report/report.html").stat().st_size > 0

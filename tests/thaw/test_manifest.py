@@ -72,6 +72,88 @@ def test_all_given_splits_stay() -> None:
     assert (manifest.assign_splits(rows, 0.15, 0.25, 3) == rows["split"]).all()
 
 
+@st.composite
+def folded(draw: st.DrawFn) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Pictures of which some are identical or of one group, and their split in each fold, a column."""
+    counts = draw(st.lists(st.integers(24, 60), min_size=2, max_size=4))
+    rows = rows_of({f"c{n}": count for n, count in enumerate(counts)}, draw(st.sampled_from([0, 12, 25])))
+    rows = rows.replace({"group": {"g0": ""}})
+    before = draw(st.sampled_from([0, 1]))  # some pictures are those before them
+    for key in {"group", "hash"} & set(rows):
+        rows[key] = rows[key].where(rows.index % 6 != 1, rows[key].shift(before))
+    folds, seed = draw(st.integers(2, 6)), draw(st.integers(0, 2**32 - 1))
+    return rows, pd.DataFrame({fold: manifest.assign_folds(rows, 0.15, fold, folds, seed) for fold in range(folds)})
+
+
+@given(folded())
+@settings(max_examples=30, deadline=None)
+def test_folds_put_every_picture_into_test_once(drawn: tuple[pd.DataFrame, pd.DataFrame]) -> None:
+    _, splits = drawn
+    assert splits.isin(manifest.SPLITS).all(axis=None)
+    assert ((splits == "test").sum(axis=1) == 1).all()
+
+
+@given(folded())
+@settings(max_examples=30, deadline=None)
+def test_no_fold_cuts_a_group_or_parts_twins(drawn: tuple[pd.DataFrame, pd.DataFrame]) -> None:
+    rows, splits = drawn
+    for key in {"group", "hash"} & set(rows):
+        assert (splits.groupby(rows[key].where(rows[key] != "")).nunique() == 1).all(axis=None)
+
+
+@given(folded())
+@settings(max_examples=30, deadline=None)
+def test_every_split_of_every_fold_has_its_share_of_every_class(drawn: tuple[pd.DataFrame, pd.DataFrame]) -> None:
+    rows, splits = drawn
+    for split in splits.to_dict("series").values():
+        manifest.check_splits(rows.assign(split=split), sorted(set(rows["label"])))
+        if "group" not in rows:
+            shares = pd.crosstab(rows["label"], split, normalize="index")
+            assert (shares["test"] - 1 / splits.shape[1]).abs().max() < 0.1
+            assert (shares["val"] - 0.15).abs().max() < 0.1
+
+
+@given(order=st.randoms(use_true_random=False))
+@settings(max_examples=5, deadline=None)
+def test_folds_depend_on_the_seed_and_not_on_the_order_of_pictures(order) -> None:  # type: ignore[no-untyped-def]
+    rows = rows_of({"a": 30, "b": 20})
+    shuffled = list(rows.index)
+    order.shuffle(shuffled)
+    drawn, again, other = (
+        manifest.assign_folds(*each).sort_index()
+        for each in ((rows, 0.15, 1, 3, 0), (rows.loc[shuffled], 0.15, 1, 3, 0), (rows, 0.15, 1, 3, 1))
+    )
+    assert drawn.equals(again)
+    assert not drawn.equals(other)
+
+
+def test_folds_of_pictures_with_splits_are_refused() -> None:
+    rows = rows_of({"a": 30, "b": 30}).assign(split="")
+    assert set(manifest.assign_folds(rows, 0.15, 0, 3, 0)) == set(manifest.SPLITS)  # empty ones are none
+    rows.loc[7, "split"] = "test"
+    with pytest.raises(InputError, match=r"\A[^\n]*prepare\.folds[^\n]* these come with splits[^\n]*\Z"):
+        manifest.assign_folds(rows, 0.15, 0, 3, 0)
+
+
+@pytest.mark.parametrize(
+    ("groups", "twins", "most", "what"),
+    [
+        (0, False, 12, "pictures of class 'b'"),
+        (0, True, 6, "pictures of class 'b'"),
+        (5, False, 5, "groups with pictures of class 'b'"),
+    ],
+)
+def test_more_folds_than_the_smallest_class_has_pictures_or_groups_are_refused(
+    groups: int, twins: bool, most: int, what: str
+) -> None:
+    rows = rows_of({"a": 40, "b": 12}, groups)
+    if twins:
+        rows["hash"] = [f"h{n // 2}" for n in range(len(rows))]
+    assert "test" in set(manifest.assign_folds(rows, 0.15, 0, most, 0))
+    with pytest.raises(InputError, match=rf"folds is {most + 1}, but there are {most} {what}: use 2 to {most}\Z"):
+        manifest.assign_folds(rows, 0.15, 0, most + 1, 0)
+
+
 def rule_without_given_splits(rows: pd.DataFrame, val: float, test: float, seed: int) -> pd.Series:
     """The rule that the published splits were drawn with, which no later change may move."""
     groups = rows["group"].where(rows["group"] != "", rows["hash"])

@@ -34,6 +34,7 @@ def main(phase: str) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     values = YAML(typ="safe").load(Path("params.yaml"))
     settings, seed, ratio = values.get(phase, {}), values["seed"], values["unfreeze"]["ratio"]
+    learned = {key: values[key] for key in ("seed", "labels", "class_weights", "backbone")}
     print("bar 1\rbar 2\rbar 3")
     if os.environ.get("TOY_FAIL") == phase:
         print("error: the toy has no pictures", file=sys.stderr)
@@ -54,7 +55,7 @@ def main(phase: str) -> None:
     if phase in ("head", "unfreeze"):
         (folder / "model").mkdir(exist_ok=True)
         before = (folder.parent / "head" / "model" / "weights.safetensors").read_text() if phase == "unfreeze" else ""
-        (folder / "model" / "weights.safetensors").write_text(f"{before}{phase} seed {seed} {settings}\n")
+        (folder / "model" / "weights.safetensors").write_text(f"{before}{phase} {learned} {settings}\n")
         (folder / "metrics.json").write_text(json.dumps({"val_loss": 0.3 + abs(ratio - 30) / 1000 + seed / 100}))
         first = "0,,,0.5,0.8\n" if phase == "unfreeze" else ""
         (folder / "history.csv").write_text(f"{HISTORY}{first}1,0.001,0.6,0.5,0.8\n2,0.0005,0.5,0.4,0.9\n")
@@ -67,12 +68,20 @@ def main(phase: str) -> None:
             "head": network,
             "finetuned": network | {"accuracy": 0.8 + better},
             "gain": gain | {"mcnemar_p": 1.0},
+            "forgetting": {"distance": 1 / (1 + ratio), "cka": 1 - 0.5 / (1 + ratio)},
         }
         (folder / "metrics.json").write_text(json.dumps(metrics))
         trained = zlib.crc32(Path("artifacts/unfreeze/model/weights.safetensors").read_bytes()) % 100
-        (folder / "predictions.csv").write_text(PREDICTIONS.replace("0.9,0.1\n", f"0.9,0.1{trained}\n"))
+        header, *rows = PREDICTIONS.replace("0.9,0.1\n", f"0.9,0.1{trained}\n").splitlines(keepends=True)
+        test = json.loads(Path("artifacts/prepare/meta.json").read_text())
+        rows = [row for number, row in enumerate(rows) if number % test["folds"] == test["fold"]]
+        (folder / "predictions.csv").write_text(header + "".join(rows))
     elif phase == "prepare":
         (folder / "manifest.csv").write_text("path,label\npicture.txt,good\n")
+        test = {"folds": settings["folds"] or 1, "fold": settings["fold"]}
+        (folder / "meta.json").write_text(json.dumps(test))
+    elif phase == "embed":
+        (folder / "features.txt").write_text(Path("artifacts/prepare/meta.json").read_text())
     else:
         (folder / "report.html").write_text(phase)
     if phase == "report":

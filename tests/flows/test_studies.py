@@ -1,0 +1,194 @@
+"""Laws of the studies on one machine: what they share is computed once, and what they found is where it is looked for.
+
+The phases are toys; git, DVC and Prefect are real. An ablation has two arms here: which there are otherwise, and what
+they share, is in tests/tasks/test_study.py.
+"""
+
+import csv
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from children import call, git
+from workspaces import with_our_code
+
+ROOT = Path(__file__).parents[2]
+ARMS = ("recipe", "high rate")
+PHASES = ["prepare", "embed", "head", "unfreeze", "evaluate", "report"]
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study that has ended: what its command printed, the phases that ran, and the folder of its answer."""
+
+    printed: str
+    ran: Counter[str]
+    folder: Path
+
+    @property
+    def table(self) -> list[dict[str, str]]:
+        """The rows of table.csv."""
+        with (self.folder / "table.csv").open() as table:
+            return list(csv.DictReader(table))
+
+
+def _thaw(workspace: Path, *arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, "-m", "flows.cli", *arguments],
+        cwd=workspace,
+        env=os.environ | {"COLUMNS": "240"} | environment,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = with_our_code(tmp_path_factory.mktemp("studies") / "workspace")
+    with (folder / "tasks" / "study.py").open("a") as code:
+        code.write(f"\nfor name in [*ABLATION]:\n    if name not in {ARMS}:\n        del ABLATION[name]\n")
+    git(folder, "add", ".")
+    git(folder, "commit", "-qm", "start")
+    return folder
+
+
+def _studied(workspace: Path, server: str, *command: str) -> Study:
+    """The answer of a study in this workspace."""
+    log = workspace.parent / "log"
+    log.write_text("")
+    ended = _thaw(workspace, *command, "--parallel", "2", PREFECT_API_URL=server, TOY_LOG=str(log))
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    (report,) = re.findall(r"^Report: (.+)$", ended.stdout, re.M)
+    ran = Counter(line.split()[0] for line in log.read_text().splitlines())
+    return Study(ended.stdout, ran, Path(report).parent)
+
+
+@pytest.fixture(scope="module")
+def ablation(workspace: Path, server: str) -> Study:
+    return _studied(workspace, server, "ablate", "--seeds", "2")
+
+
+@pytest.fixture(scope="module")
+def again(workspace: Path, server: str, ablation: Study) -> Study:
+    """The same command once more."""
+    return _studied(workspace, server, "ablate", "--seeds", "2")
+
+
+@pytest.fixture(scope="module")
+def folded(workspace: Path, server: str) -> Study:
+    return _studied(workspace, server, "seeds", "2", "--folds", "2")
+
+
+@pytest.fixture(scope="module")
+def curve(workspace: Path, server: str, ablation: Study) -> Study:
+    """After another study of the same pictures and backbone."""
+    return _studied(workspace, server, "curve", "--shares", "1,0.5", "--seeds", "1")
+
+
+STUDIES = {"ablation": ["figure.png"], "again": ["figure.png"], "folded": [], "curve": ["figure.png"]}
+
+
+def _artifacts(server: str, printed: str) -> list[dict[str, Any]]:
+    """What the flow run that a command named has left."""
+    (run_id,) = re.findall(r"^Run: .+/flow-run/([0-9a-f-]{36})$", printed, re.M)
+    of_run = {"artifacts": {"flow_run_id": {"any_": [run_id]}}}
+    found = httpx.post(f"{server}/artifacts/filter", json=of_run, trust_env=False)
+    assert found.is_success, found.text
+    return list(found.json())
+
+
+def _cells(row: dict[str, str]) -> str:
+    """What a row of a printed table looks like."""
+    return r" *│ *".join(map(re.escape, row.values()))
+
+
+@pytest.mark.server
+def test_arms_share_the_phases_that_they_have_in_common(ablation: Study) -> None:
+    """The recipe and a high rate differ in phase 2 alone, the seeds from phase 1 on."""
+    assert [ablation.ran[phase] for phase in PHASES[:5]] == [1, 1, 2, 4, 4]
+    assert {row["arm"] for row in ablation.table} == {"head only", "recipe, seeds averaged", *ARMS}
+    assert {row["seeds"] for row in ablation.table} == {"2"}
+
+
+@pytest.mark.server
+def test_the_same_study_again_computes_nothing_and_finds_the_same(ablation: Study, again: Study) -> None:
+    assert not again.ran
+    assert again.printed.count(": done before") == 2 * len(ARMS)
+    assert again.folder == ablation.folder
+    assert again.table == ablation.table
+
+
+@pytest.mark.server
+def test_every_fold_of_every_seed_is_trained_and_all_their_pictures_answer(workspace: Path, folded: Study) -> None:
+    assert [folded.ran[phase] for phase in PHASES[:5]] == [2, 2, 4, 4, 4]
+    experiments = call(workspace, "dvc", "exp", "list", "--name-only").split()
+    for arm in (f"recipe-fold{fold}-seed{seed}" for fold in (0, 1) for seed in (0, 1)):
+        assert f"{folded.folder.name}-{arm}" in experiments
+    assert folded.table[0]["figure"] == "accuracy"
+
+
+@pytest.mark.server
+def test_a_curve_has_a_row_for_each_share_and_takes_what_another_study_computed(curve: Study) -> None:
+    assert [(row["share"], row["seeds"]) for row in curve.table] == [("0.5", "1"), ("1", "1")]
+    assert not {"prepare", "embed"} & curve.ran.keys()
+
+
+@pytest.mark.server
+@pytest.mark.parametrize(("name", "figures"), STUDIES.items(), ids=STUDIES)
+def test_what_a_study_found_is_printed_kept_and_on_the_page_of_its_run(
+    request: pytest.FixtureRequest, server: str, workspace: Path, name: str, figures: list[str]
+) -> None:
+    found: Study = request.getfixturevalue(name)
+    assert found.folder.parent == workspace / "artifacts" / "studies"
+    assert {file.name for file in found.folder.iterdir()} == {"report.html", "table.csv", *figures}
+    page = (found.folder / "report.html").read_text()
+    artifacts = _artifacts(server, found.printed)
+    tables = [json.loads(each["data"]) for each in artifacts if each["type"] == "table"]
+    assert max(map(len, tables)) == len(found.table)
+    for row in (row for table in tables for row in table):
+        assert re.search(_cells(row), found.printed), row
+        assert all(f"<td>{value}</td>" in page for value in row.values())
+    pictures = [each["data"] for each in artifacts if each["type"] == "markdown"]
+    assert len(pictures) == len(figures)
+    for markdown in pictures:
+        (data,) = re.findall(r"\(data:image/png;base64,(.+)\)", markdown)
+        assert data in page
+    assert call(workspace, "git", "status", "--porcelain") == ""
+
+
+@pytest.mark.parametrize(
+    ("command", "sentence"),
+    [
+        ("curve --shares x", "--shares x is no list of numbers; write it like 0.05,0.25,1"),
+        ("curve --shares 0,1", "give shares above 0 and up to 1"),
+        ("ablate --set unfreeze.ratio=0", "'unfreeze.ratio' is 0, which is not allowed"),
+        ("ablate --set nonsense=1", "unknown key 'nonsense'"),
+        ("seeds 2 --pool p --parallel 2", "--parallel is for this machine"),
+    ],
+)
+def test_a_wrong_study_is_one_sentence_before_anything_starts(tmp_path: Path, command: str, sentence: str) -> None:
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    ended = _thaw(ROOT, *command.split(), THAW_ROOT=str(tmp_path))
+    assert ended.returncode == 2
+    assert re.fullmatch(r"error: [^\n]+\n", ended.stderr)
+    assert sentence in ended.stderr
+    assert ended.stdout == ""
+    assert [file.name for file in tmp_path.iterdir()] == ["params.yaml"]
+
+
+@pytest.mark.parametrize(("command", "least"), [("seeds 0", 1), ("seeds 2 --folds 1", 2)])
+def test_a_number_out_of_range_is_refused_with_the_range(command: str, least: int) -> None:
+    ended = _thaw(ROOT, *command.split())
+    assert ended.returncode == 2
+    assert re.search(rf"(>=|greater than or equal to ){least}\b", ended.stderr)
+    assert "Traceback" not in ended.stderr
