@@ -128,11 +128,13 @@ def meta_of(chosen: Settings, data: Dataset, folded: bool, parent: str | None) -
     }
 
 
-def write_network(target: Path, weights: dict[str, torch.Tensor], history: pd.DataFrame, meta: dict[str, Any]) -> None:
-    """Write a checkpoint, the history that led to it, and the figures of its best epoch."""
-    best = history.loc[history["val_loss"].idxmin()]
+def write_network(
+    target: Path, weights: dict[str, torch.Tensor], history: pd.DataFrame, meta: dict[str, Any], keep: str = "best"
+) -> None:
+    """Write a checkpoint, the history that led to it, and the figures of the epoch that was kept."""
+    kept = history.loc[history["val_loss"].idxmin()] if keep == "best" else history.iloc[-1]
     with outputs(target) as folder:
         history.to_csv(folder / "history.csv", index=False, lineterminator="\n")
-        figures = {"epochs": int(history["epoch"].max()), "best_epoch": int(best["epoch"])}
-        write_json(folder / "metrics.json", {**figures, **best[["val_loss", "val_accuracy"]].to_dict()})
+        figures = {"epochs": int(history["epoch"].max()), "kept_epoch": int(kept["epoch"])}
+        write_json(folder / "metrics.json", {**figures, **kept[["val_loss", "val_accuracy"]].to_dict()})
         checkpoint.save(folder / "model", weights, meta)

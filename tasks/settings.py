@@ -97,6 +97,7 @@ class Unfreeze(Section):
     mixup: NotNegative
     cutmix: NotNegative
     ema: Annotated[float, Field(ge=0, lt=1)]
+    keep: Literal["best", "last"]
     interpolate: bool
 
 

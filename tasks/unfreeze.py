@@ -77,7 +77,8 @@ def unfreeze(chosen: Settings) -> None:
         data.class_weights(chosen.class_weights, train),
     )
     if processes.first():
-        networks.write_network(UNFREEZE, best, history, networks.meta_of(chosen, data, folded, parent))
+        meta = networks.meta_of(chosen, data, folded, parent)
+        networks.write_network(UNFREEZE, best, history, meta, how.keep)
         shutil.rmtree(SCRATCH, ignore_errors=True)  # of this run, and of others that were never finished
 
 

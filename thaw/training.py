@@ -6,7 +6,7 @@ All randomness comes from a seed and the epoch's number, so that a run that was 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -59,6 +59,7 @@ class FineTuning:
     cutmix: float = 0.0
     ema: float = 0.0
     interpolate: bool = False
+    keep: Literal["best", "last"] = "best"
 
 
 def loss_of(logits: Tensor, targets: Tensor, smoothing: float = 0.0, weight: Tensor | None = None) -> Tensor:
@@ -165,7 +166,9 @@ def fine_tune(
     unfreeze: Callable[[int], object] = lambda epoch: None,
     weight: Tensor | None = None,
 ) -> tuple[dict[str, Tensor], pd.DataFrame]:
-    """Train what is unfrozen; returns the best weights on validation and the history, epoch 0 being the start.
+    """Train what is unfrozen; returns the weights to keep and the history, epoch 0 being the start.
+
+    These are the best on validation, the start among them, or without looking those after the last epoch.
 
     With `scratch`, a file, the state after each epoch is kept there, and a run that finds it goes on from it.
     `unfreeze` is called with the number of each epoch before it, and may unfreeze more.
@@ -206,10 +209,10 @@ def fine_tune(
         logits = predict(judged, pictures, val[0], normalise, 1, 2 * how.batch_size, progress, f"{what}, validation")
         rate = optimizer.param_groups[-1]["lr"] if epoch else float("nan")
         history.append(_epoch(epoch, rate, loss, logits, val[1], weight))
-        if _is_best(history):
+        if how.keep == "last" or _is_best(history):
             best = {name: value.detach().cpu().clone() for name, value in judged.state_dict().items()}
         print(_sentence(history[-1], how.epochs), flush=True)
-        if _since_best(history) >= how.patience:
+        if how.keep == "best" and _since_best(history) >= how.patience:
             progress.end(f"epoch {epoch}, validation has stopped improving")
             break
         if scratch and processes.first():

@@ -33,6 +33,7 @@ def test_ablation_has_every_mistake_with_every_seed_and_the_recipe_is_the_settin
     arms = study.ablation(2, ["unfreeze.ratio=20"])
     assert [arm.setting for arm in arms[::2]] == list(study.ABLATION)
     recipe, high, none, low, drawn = (arm.settings for arm in arms[1::2])
+    assert {arm.settings.unfreeze.keep for arm in arms} == {"last"}
     assert (recipe.unfreeze.ratio, recipe.head.max_epochs) == (20, 100)
     assert (high.unfreeze.ratio, high.head.max_epochs) == (1, 100)
     assert (none.unfreeze.ratio, none.head.max_epochs) == (1, 0)

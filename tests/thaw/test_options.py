@@ -97,6 +97,15 @@ def test_an_interrupted_moving_average_goes_on(train: Train, tmp_path: Path, mon
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
+def test_the_last_epoch_is_kept_where_asked_however_bad_it_is(train: Train) -> None:
+    harmful = {"learning_rate": 3.0, "ratio": 1, "patience": 1}
+    best, stopped = train(**harmful)
+    last, whole = train(**harmful, keep="last")
+    assert stopped["val_loss"].idxmin() == 0
+    assert len(stopped) < len(whole) == HOW.epochs + 1
+    assert not all(torch.equal(best[name], last[name]) for name in best)
+
+
 def test_interpolation_is_never_worse_on_validation_than_either_end(
     train: Train, capsys: pytest.CaptureFixture[str]
 ) -> None:
