@@ -116,6 +116,8 @@ def _cells(row: dict[str, str]) -> str:
 def test_arms_share_the_phases_that_they_have_in_common(ablation: Study) -> None:
     """The recipe and a high rate differ in phase 2 alone, the seeds from phase 1 on."""
     assert [ablation.ran[phase] for phase in PHASES[:5]] == [1, 1, 2, 4, 4]
+    waited_for = Counter(re.findall(r"^until-(\w+)-\w+: done$", ablation.printed, re.M))
+    assert waited_for == {"embed": 1, "head": 2}
     assert {row["arm"] for row in ablation.table} == {"head only", "recipe, seeds averaged", *ARMS}
     assert {row["seeds"] for row in ablation.table} == {"2"}
 
