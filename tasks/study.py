@@ -81,6 +81,7 @@ class Answer:
 def seeds(count: int, folds: int | None, changes: list[str]) -> list[Arm]:
     """The settings of params.yaml with so many seeds, each on every fold if there are folds."""
     each = [[f"prepare.folds={folds}", f"prepare.fold={fold}"] for fold in range(folds)] if folds else [[]]
+    _refuse(changes, *(change.partition("=")[0] for change in each[0]))
     return [arm("recipe", [*changes, *fold, f"seed={seed}"]) for seed in _seeds(count) for fold in each]
 
 
@@ -88,20 +89,29 @@ def curve(count: int, shares: list[float], changes: list[str]) -> list[Arm]:
     """A growing share of the training labels, each with so many seeds."""
     if not shares or not all(0 < share <= 1 for share in shares):
         raise InputError(f"--shares {shares}: give shares above 0 and up to 1, such as 0.05,0.25,1")
+    _refuse(changes, "labels")
     return [
-        arm(f"{share:g}", [*changes, f"labels={share:g}", f"seed={seed}"])
-        for share in sorted(set(shares))
+        arm(f"{share:g}", [*changes, f"labels={share}", f"seed={seed}"])
+        for share in sorted({float(f"{share:g}") for share in shares})
         for seed in _seeds(count)
     ]
 
 
 def ablation(count: int, changes: list[str], arms: dict[str, list[str]] = ABLATION) -> list[Arm]:
     """The recipe and its mistakes, or its OPTIONS, each with so many seeds."""
+    _refuse(changes)
     return [
         arm(name, [*changes, *(change.format(seed=seed) for change in own), f"seed={seed}"])
         for name, own in arms.items()
         for seed in _seeds(count)
     ]
+
+
+def _refuse(changes: list[str], *own: str) -> None:
+    """Raise where a change is one that the study makes itself."""
+    for key in (change.partition("=")[0].strip() for change in changes):
+        if key in ("seed", *own):
+            raise InputError(f"--set {key}: the study chooses {key} itself; leave it out")
 
 
 def _seeds(count: int) -> range:
@@ -142,7 +152,8 @@ def answer(question: str, of: Sweep) -> Answer | None:
         ]
         table, by_slice = study.seeds(runs, slices)
         tables["figures"] = study.readable(table, [*study.NETWORKS, "gain"])
-        tables["accuracy by slice"] = study.readable(by_slice, [*study.NETWORKS, "gain"])
+        if len(by_slice):
+            tables["accuracy by slice"] = study.readable(by_slice, [*study.NETWORKS, "gain"])
     folder = workspace.ROOT / "artifacts" / "studies" / of.name
     folder.mkdir(parents=True, exist_ok=True)
     table.to_csv(folder / "table.csv", index=False, lineterminator="\n")

@@ -174,9 +174,9 @@ def assign_folds(rows: pd.DataFrame, val: float, fold: int, folds: int, seed: in
         raise InputError(
             "prepare.folds divides all pictures anew, but these come with splits: leave them out, or folds"
         )
-    smallest = rows["label"].value_counts().idxmin()
     groups = rows["group"].where(rows["group"] != "", rows["hash"]) if "group" in rows else rows["hash"]
-    most = int(groups[rows["label"] == smallest].nunique())
+    by_class = groups.groupby(rows["label"]).nunique()
+    smallest, most = by_class.idxmin(), int(by_class.min())
     if folds > most:
         what = f"groups with pictures of class '{smallest}'" if "group" in rows else f"pictures of class '{smallest}'"
         raise InputError(f"prepare.folds is {folds}, but there are {most} {what}: use 2 to {most}")
@@ -192,7 +192,7 @@ def assign_splits(rows: pd.DataFrame, val: float, test: float, seed: int, frozen
     """The split of every row: what is given stays; a picture identical to one with a split, or of its group, follows
     it; the rest is drawn stratified by label, groups kept whole, so that all rows together come near the shares.
 
-    Identical pictures count as one group. Depends on the rows and the seed, not on their order. Where splits are
+    Identical pictures without a group count as one group. Depends on the rows and the seed, not on their order. Where splits are
     given but none is val, val is taken from train, unless they are `frozen`: said by an earlier draw.
     """
     rows = rows.sort_values("path")

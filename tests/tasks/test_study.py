@@ -1,5 +1,6 @@
 """Laws of studies: which arms they have, what these share, and what the answer is read from."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,25 @@ def test_shares_of_a_curve_share_prepare_and_embed(trained_toy: Path) -> None:
     assert [job.until for job in sweep.plan(arms)] == ["embed", *["report"] * 4]
     with pytest.raises(InputError, match="give shares above 0 and up to 1"):
         study.curve(2, [0.0, 1.0], [])
+
+
+@pytest.mark.parametrize(
+    ("arms", "key"),
+    [
+        (lambda change: study.seeds(2, 2, [change]), "prepare.fold"),
+        (lambda change: study.curve(1, [1.0], [change]), "labels"),
+        (lambda change: study.ablation(1, [change]), "seed"),
+    ],
+)
+def test_what_a_study_varies_cannot_be_set(trained_toy: Path, arms: Callable[[str], list[sweep.Arm]], key: str) -> None:
+    with pytest.raises(InputError, match=f"--set {key}: the study chooses {key} itself"):
+        arms(f"{key}=1")
+
+
+def test_shares_that_look_alike_are_one_and_all_labels_are_those_of_a_run(trained_toy: Path) -> None:
+    arms = study.curve(1, [0.1234567, 0.12345671, 1], [])
+    assert [arm.name for arm in arms] == ["0.123457-seed0", "1-seed0"]
+    assert "labels=1.0" in arms[1].overrides
 
 
 def test_ablation_has_every_mistake_with_every_seed_and_the_recipe_is_the_settings(trained_toy: Path) -> None:
