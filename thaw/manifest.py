@@ -192,8 +192,8 @@ def assign_splits(rows: pd.DataFrame, val: float, test: float, seed: int, frozen
     """The split of every row: what is given stays; a picture identical to one with a split, or of its group, follows
     it; the rest is drawn stratified by label, groups kept whole, so that all rows together come near the shares.
 
-    Identical pictures without a group count as one group. Depends on the rows and the seed, not on their order. Where splits are
-    given but none is val, val is taken from train, unless they are `frozen`: said by an earlier draw.
+    Identical pictures without a group count as one. Depends on the rows and the seed, not on their order. Where splits
+    are given but none is val, val is taken from train, unless they are `frozen`: said by an earlier draw.
     """
     rows = rows.sort_values("path")
     given = _follow(rows, rows["split"]) if "split" in rows else pd.Series("", index=rows.index)

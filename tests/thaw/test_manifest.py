@@ -140,7 +140,7 @@ def test_folds_of_pictures_with_splits_are_refused() -> None:
     [
         (0, False, 12, "pictures of class 'b'"),
         (0, True, 6, "pictures of class 'b'"),
-        (5, False, 5, "groups with pictures of class 'b'"),
+        (5, False, 5, "groups with pictures of class 'a'"),  # both have five: the first
     ],
 )
 def test_more_folds_than_the_smallest_class_has_pictures_or_groups_are_refused(
@@ -152,6 +152,13 @@ def test_more_folds_than_the_smallest_class_has_pictures_or_groups_are_refused(
     assert "test" in set(manifest.assign_folds(rows, 0.15, 0, most, 0))
     with pytest.raises(InputError, match=rf"folds is {most + 1}, but there are {most} {what}: use 2 to {most}\Z"):
         manifest.assign_folds(rows, 0.15, 0, most + 1, 0)
+
+
+def test_the_class_with_fewest_groups_limits_the_folds_however_many_pictures_it_has() -> None:
+    rows = rows_of({"a": 10, "b": 20}, 0)
+    rows["group"] = [f"a{n}" if n < 10 else f"b{n % 2}" for n in range(30)]
+    with pytest.raises(InputError, match=r"folds is 4, but there are 2 groups with pictures of class 'b': use 2 to 2"):
+        manifest.assign_folds(rows, 0.15, 0, 4, 0)
 
 
 def rule_without_given_splits(rows: pd.DataFrame, val: float, test: float, seed: int) -> pd.Series:
