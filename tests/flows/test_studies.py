@@ -86,7 +86,7 @@ def again(workspace: Path, server: str, ablation: Study) -> Study:
 
 @pytest.fixture(scope="module")
 def folded(workspace: Path, server: str) -> Study:
-    return _studied(workspace, server, "seeds", "2", "--folds", "2")
+    return _studied(workspace, server, "seeds", "1", "--folds", "2")
 
 
 @pytest.fixture(scope="module")
@@ -131,10 +131,10 @@ def test_the_same_study_again_computes_nothing_and_finds_the_same(ablation: Stud
 
 
 @pytest.mark.server
-def test_every_fold_of_every_seed_is_trained_and_all_their_pictures_answer(workspace: Path, folded: Study) -> None:
-    assert [folded.ran[phase] for phase in PHASES[:5]] == [2, 2, 4, 4, 4]
+def test_every_fold_is_trained_and_all_their_pictures_answer(workspace: Path, folded: Study) -> None:
+    assert [folded.ran[phase] for phase in PHASES[:5]] == [2, 2, 2, 2, 2]
     experiments = call(workspace, "dvc", "exp", "list", "--name-only").split()
-    for arm in (f"recipe-fold{fold}-seed{seed}" for fold in (0, 1) for seed in (0, 1)):
+    for arm in ("recipe-fold0-seed0", "recipe-fold1-seed0"):
         assert f"{folded.folder.name}-{arm}" in experiments
     assert folded.table[0]["figure"] == "accuracy"
 
