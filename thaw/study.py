@@ -241,7 +241,7 @@ def draw_curve(table: pd.DataFrame) -> bytes:
 
 def draw_ablation(runs: Sequence[Run], table: pd.DataFrame) -> bytes:
     """Validation accuracy per epoch of phase 2 with the spread over seeds, and how far each arm moved, as PNG."""
-    from matplotlib.ticker import PercentFormatter
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, PercentFormatter
 
     figure = canvas(11, 4.6)
     left, right = figure.subplots(1, 2, width_ratios=(3, 2))
@@ -262,6 +262,9 @@ def draw_ablation(runs: Sequence[Run], table: pd.DataFrame) -> bytes:
     moved = table.set_index("arm").loc[arms]
     right.scatter(moved["distance"], moved["accuracy"], color=[colours[arm] for arm in arms], s=60, zorder=3)
     right.set_xscale("log")
+    right.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    right.xaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:g} %"))
+    right.xaxis.set_minor_formatter(NullFormatter())
     right.set_xlabel("distance moved (share of weights)", color=INK)
     right.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
     right.set_title("accuracy on test against forgetting", loc="left", fontsize=10.5, color=INK)
