@@ -6,6 +6,9 @@ test pictures, which is read from DVC.
 
 import io
 import json
+import subprocess
+import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -164,19 +167,21 @@ def answer(question: str, of: Sweep) -> Answer | None:
 
 def _run(of: Sweep, each: Arm) -> "Run":
     """What an arm found, read from its experiment: from git what is small, from DVC its predictions."""
-    import dvc.api
     import pandas as pd
-    from dvc.exceptions import DvcException
 
     from thaw.study import Run
 
-    commit = git("rev-parse", reference(of, each.name))
+    commit = reference(of, each.name)
     metrics = json.loads(git("show", f"{commit}:artifacts/evaluate/metrics.json"))
     history = pd.read_csv(io.StringIO(git("show", f"{commit}:artifacts/unfreeze/history.csv")))
-    try:
-        read = dvc.api.read("artifacts/evaluate/predictions.csv", repo=str(workspace.ROOT), rev=commit)
-    except DvcException:
-        raise InputError(f"the predictions of {each.name} are neither in DVC's cache nor in its remote") from None
-    text = {"path": str, "label": str, "group": str, "head_prediction": str, "finetuned_prediction": str}
-    predictions = pd.read_csv(io.StringIO(read), dtype=text, keep_default_na=False)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "predictions.csv"
+        command = [sys.executable, "-m", "dvc", "get", ".", "artifacts/evaluate/predictions.csv", "--rev", commit]
+        got = subprocess.run(
+            [*command, "--out", str(file)], cwd=workspace.ROOT, text=True, capture_output=True, stdin=subprocess.DEVNULL
+        )
+        if got.returncode:
+            raise InputError(f"the predictions of {each.name} are neither in DVC's cache nor in its remote")
+        text = {"path": str, "label": str, "group": str, "head_prediction": str, "finetuned_prediction": str}
+        predictions = pd.read_csv(file, dtype=text, keep_default_na=False)
     return Run(each.setting, each.settings.seed, metrics, history, predictions)
