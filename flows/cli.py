@@ -171,6 +171,16 @@ def schedule(
             schedules.serve(name, cron, timezone, overrides or [], _say)
 
 
+Pool = Annotated[str | None, typer.Option(help="The Prefect work pool whose workers train; without it this machine.")]
+Parallel = Annotated[
+    int | None, typer.Option(min=1, help="Trainings at once on this machine. [default: as many as it carries]")
+]
+Changes = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change a setting of all trainings; may be repeated."),
+]
+
+
 @app.command()
 def sweep(
     grid: Annotated[
@@ -182,12 +192,8 @@ def sweep(
         ),
     ] = None,
     seeds: Annotated[int | None, typer.Option(help="Train every setting with so many seeds.")] = None,
-    pool: Annotated[
-        str | None, typer.Option(help="The Prefect work pool whose workers train; without it this machine.")
-    ] = None,
-    parallel: Annotated[
-        int | None, typer.Option(min=1, help="Trainings at once on this machine. [default: as many as it carries]")
-    ] = None,
+    pool: Pool = None,
+    parallel: Parallel = None,
     most: Annotated[int, typer.Option(help="Refuse to start more trainings than this.")] = 50,
 ) -> None:
     """Train many settings and seeds, each from the last commit; show them side by side, and which one is best.
@@ -199,16 +205,6 @@ def sweep(
         from tasks import sweep as sweeps
 
         _train_all(sweeps.arms(grid or [], seeds, most), "sweep", pool, parallel)
-
-
-Pool = Annotated[str | None, typer.Option(help="The Prefect work pool whose workers train; without it this machine.")]
-Parallel = Annotated[
-    int | None, typer.Option(min=1, help="Trainings at once on this machine. [default: as many as it carries]")
-]
-Changes = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Change a setting of all trainings; may be repeated."),
-]
 
 
 @app.command()

@@ -10,7 +10,6 @@ and gathers. What an arm leaves is a DVC experiment in git, and its files in the
 """
 
 import asyncio
-import base64
 import contextvars
 import threading
 import time
@@ -41,6 +40,7 @@ from prefect.settings import PREFECT_WORKER_QUERY_SECONDS, temporary_settings
 from prefect.states import Cancelled, Cancelling, Completed, Crashed, Failed, State
 from prefect.utilities.callables import parameter_schema
 
+from flows import story
 from flows.retrain import PHASES, PhaseFailed, Run, phase
 from tasks import experiment, results, study
 from tasks import sweep as sweeps
@@ -295,7 +295,7 @@ def _show(wanted: sweeps.Sweep) -> None:
         return
     create_table_artifact(readable(found.table), key=wanted.name, description=f"Best on validation: {found.best}")
     create_markdown_artifact(
-        f"![accuracy by setting](data:image/png;base64,{base64.b64encode(found.plot).decode()})",
+        story.picture("accuracy by setting", found.plot),
         key=f"{wanted.name}-plot",
         description=f"Accuracy on the test pictures by setting; best on validation: {found.best}",
     )
@@ -309,8 +309,7 @@ def _answer(wanted: sweeps.Sweep, question: str) -> None:
     for number, (title, rows) in enumerate(found.tables.items()):
         create_table_artifact(rows, key=f"{question}-{wanted.name}-{number}", description=title)
     for title, png in found.figures.items():
-        text = f"![{title}](data:image/png;base64,{base64.b64encode(png).decode()})"
-        create_markdown_artifact(text, key=f"{question}-{wanted.name}-figure", description=title)
+        create_markdown_artifact(story.picture(title, png), key=f"{question}-{wanted.name}-figure", description=title)
 
 
 def _tell(line: str) -> None:

@@ -4,7 +4,6 @@ Everything is an artifact of the flow run. A server that is slow or away costs t
 and gets all of it once it is back; what cannot be shown is a warning in the log.
 """
 
-import base64
 import contextvars
 import json
 import logging
@@ -36,6 +35,7 @@ from prefect.runtime import flow_run, task_run
 
 from tasks import results
 from tasks.stage import Verdict
+from thaw.drawing import data_uri
 from thaw.progress import LINE
 
 PAUSE = 2.0  # seconds between two updates of a bar
@@ -130,8 +130,8 @@ def learning_curves(*phases: str) -> None:
         _show_curves(phases[-1], results.learning_curves(*phases))
 
 
-def _show_curves(phase: str, picture: bytes) -> None:
-    text = _picture("learning curves", picture)
+def _show_curves(phase: str, drawn: bytes) -> None:
+    text = picture("learning curves", drawn)
     _show("markdown", f"learning-curves-{phase}", text, f"Learning curves after {phase}")
 
 
@@ -148,7 +148,7 @@ def outcome() -> None:
         page = [results.summary()]
         for title, name in (("Confusion matrix", "confusion"), ("Worst mistakes", "mistakes")):
             with _kept_apart(f"the {title.lower()}"):
-                page += [f"### {title}", _picture(title, results.picture(name))]
+                page += [f"### {title}", picture(title, results.picture(name))]
         _show("markdown", "summary", "\n\n".join(page), "Gain, confusion matrix, worst mistakes")
 
 
@@ -255,8 +255,9 @@ def _warn(sentence: str) -> None:
         logging.getLogger(__name__).warning("%s", sentence)
 
 
-def _picture(title: str, png: bytes) -> str:
-    return f"![{title}](data:image/png;base64,{base64.b64encode(png).decode()})"
+def picture(title: str, png: bytes) -> str:
+    """A picture in Markdown that needs no other file."""
+    return f"![{title}]({data_uri(png)})"
 
 
 def _owner() -> dict[str, UUID]:

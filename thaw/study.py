@@ -45,15 +45,15 @@ def averaged(runs: Sequence[Run]) -> list[Run]:
 
     There is one for each run still, all alike, so that each is compared with what the same seed has.
     """
-    together = pd.concat([run.predictions for run in runs]).groupby("path")
+    columns = {name: [str(c) for c in runs[0].predictions if str(c).startswith(f"{name}_p_")] for name in NETWORKS}
+    predicted = pd.concat([run.predictions for run in runs]).groupby("path")
+    means = {name: predicted[columns[name]].mean() for name in NETWORKS}
     found = []
     for run in runs:
         predictions, metrics = run.predictions.copy(), {}
         for network in NETWORKS:
-            prefix = f"{network}_p_"
-            columns = [str(column) for column in predictions if str(column).startswith(prefix)]
-            classes = np.array([column.removeprefix(prefix) for column in columns])
-            p = together[columns].mean().loc[predictions["path"]].to_numpy()
+            classes = np.array([column.removeprefix(f"{network}_p_") for column in columns[network]])
+            p = means[network].loc[predictions["path"]].to_numpy()
             predictions[f"{network}_prediction"] = classes[p.argmax(1)]
             labels = pd.Categorical(predictions["label"], classes).codes.astype(np.int64)
             metrics[network] = headline(p, labels)
@@ -159,7 +159,8 @@ def ablation(runs: Sequence[Run], recipe: str) -> pd.DataFrame:
         setting: [run for run in runs if run.setting == setting] for setting in dict.fromkeys(r.setting for r in runs)
     }
     if len(own[recipe]) > 1:
-        own[averaged(own[recipe])[0].setting] = averaged(own[recipe])
+        together = averaged(own[recipe])
+        own[together[0].setting] = together
     head, best = verdicts(own[recipe], "head"), verdicts(own[recipe], "finetuned")
     rows = []
     for setting, of, network in [

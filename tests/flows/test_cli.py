@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from children import alive, slow_phase
+from children import alive, slow_phase, thaw
 
 from thaw import __version__
 
@@ -16,14 +16,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def _thaw(*arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [sys.executable, "-m", "flows.cli", *arguments],
-        cwd=ROOT,
-        env=os.environ | {"COLUMNS": "120"} | environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    return thaw(ROOT, *arguments, **{"COLUMNS": "120"} | environment)
 
 
 def test_help_imports_nothing_heavy() -> None:

@@ -6,11 +6,9 @@ they share, is in tests/tasks/test_study.py.
 
 import csv
 import json
-import os
 import re
 import shutil
 import subprocess
-import sys
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +16,7 @@ from typing import Any
 
 import httpx
 import pytest
-from children import call, git
+from children import call, git, thaw
 from workspaces import with_our_code
 
 ROOT = Path(__file__).parents[2]
@@ -42,14 +40,7 @@ class Study:
 
 
 def _thaw(workspace: Path, *arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [sys.executable, "-m", "flows.cli", *arguments],
-        cwd=workspace,
-        env=os.environ | {"COLUMNS": "240"} | environment,
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
+    return thaw(workspace, *arguments, patience=600, **{"COLUMNS": "240"} | environment)
 
 
 @pytest.fixture(scope="module")

@@ -17,6 +17,20 @@ def call(folder: Path, *command: str) -> str:
     return done.stdout.strip()
 
 
+def thaw(
+    folder: Path, *arguments: str, patience: float = 300, **environment: str
+) -> "subprocess.CompletedProcess[str]":
+    """Run the command line of the code in a folder, however it ends."""
+    return subprocess.run(
+        [sys.executable, "-m", "flows.cli", *arguments],
+        cwd=folder,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=patience,
+    )
+
+
 def git(folder: Path, *arguments: str) -> str:
     """Run git as somebody."""
     return call(folder, "git", "-c", "user.name=test", "-c", "user.email=test@localhost", *arguments)
