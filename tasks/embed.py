@@ -1,4 +1,4 @@
-"""embed: runs the frozen backbone once over every training picture and view, and once over validation.
+"""embed: runs the frozen backbone once over every training picture in some of its views, and once over validation.
 
 python -m tasks.embed      artifacts/prepare -> artifacts/embed/{train,val}.npy   (pictures, views, features)
 """
@@ -10,7 +10,7 @@ from tasks.settings import Settings
 from tasks.workspace import EMBED
 from thaw import processes
 from thaw.folding import fold_batchnorm
-from thaw.pictures import VIEWS, Normaliser
+from thaw.pictures import VIEWS, Normaliser, drawn_views
 from thaw.prediction import features_of
 
 
@@ -23,13 +23,15 @@ def embed(chosen: Settings) -> None:
     fold_batchnorm(model, data.pictures.shape.blank())
     networks.place(model, device, chosen)
     with phase.outputs(EMBED) as folder:
-        for split, views in (("train", VIEWS[chosen.embed.views]), ("val", 1)):
+        for split, of in (("train", VIEWS[chosen.embed.views]), ("val", 1)):
             rows = data.split(split)
-            print(f"{split}: {len(rows)} pictures, each in {views} view{'s' * (views > 1)}", flush=True)
+            views = drawn_views(len(rows), of, chosen.embed.draws)
+            count = views.shape[1]
+            print(f"{split}: {len(rows)} pictures, each in {count} view{'s' * (count > 1)}", flush=True)
             processes.check(split, len(rows))
             file = folder / f"{split}.npy"
             if processes.first():
-                open_memmap(file, "w+", "float32", (len(rows), views, model.head.in_features))
+                open_memmap(file, "w+", "float32", (*views.shape, model.head.in_features))
             processes.wait()
             features = open_memmap(file, "r+")
             features_of(model, data.pictures, rows, normalise, views, chosen.embed.batch_size, features)

@@ -68,6 +68,7 @@ class Prepare(Section):
 
 class Embed(Section):
     views: Views
+    draws: Count | None
     batch_size: Count
 
 

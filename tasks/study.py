@@ -42,6 +42,7 @@ OPTIONS = {
     "cutmix": ["unfreeze.cutmix=1"],
     "moving average": ["unfreeze.ema=0.99"],
     "interpolation": ["unfreeze.interpolate=true"],
+    "last epoch": [LAST],
     "batchnorm adapt": ["unfreeze.batchnorm=adapt"],
     "batchnorm train": ["unfreeze.batchnorm=train"],
     "gradual": ["unfreeze.blocks=gradual"],

@@ -180,6 +180,13 @@ def view(pictures: Tensor, number: int) -> Tensor:
     return torch.rot90(mirrored, QUARTER_TURNS[number // 2], (2, 3)) if number > 1 else mirrored
 
 
+def drawn_views(pictures: int, views: int, draws: int | None) -> NDArray[np.int64]:
+    """For each picture the numbers of `draws` different views of all there are, the same each time; None: of all."""
+    count = min(draws or views, views)
+    first = np.random.default_rng(0).integers(views, size=(pictures, 1))
+    return (first + np.arange(count) * views // count) % views
+
+
 def in_views(pictures: Tensor, numbers: Tensor) -> Tensor:
     """Each picture in the view of its number: each bit of it stands for one step, the same for all that have it."""
     numbers = copied(numbers, pictures.device).view(-1, 1, 1, 1)

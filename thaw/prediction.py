@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from thaw import processes
 from thaw.backbones import Classifier
-from thaw.pictures import Normaliser, Pictures, copied, in_batches, view
+from thaw.pictures import Normaliser, Pictures, copied, in_batches, in_views, view
 from thaw.progress import Progress
 
 Rows = NDArray[np.int64]
@@ -21,23 +21,23 @@ def features_of(
     pictures: Pictures,
     rows: Rows,
     normalise: Normaliser,
-    views: int,
+    views: NDArray[np.int64],
     batch_size: int,
     out: Any,
 ) -> None:
-    """Write the frozen backbone's features of every picture and view into `out` (n, views, features), in order.
+    """Write the frozen backbone's features of every picture in its views (n, views) into `out` (n, views, features).
 
     Of several processes each writes those of its share.
     """
     model.eval()
-    progress = Progress(len(rows) * views)
+    progress = Progress(views.size)
     batches = in_batches(processes.share(np.arange(len(rows))), batch_size)
     with torch.inference_mode():
         for batch, pixels in zip(batches, pictures.batches([rows[each] for each in batches]), strict=True):
             pixels = copied(pixels, normalise.device)
-            for number in range(views):
-                features = model.backbone(normalise(view(pixels, number)))
-                out[batch[0] : batch[-1] + 1, number] = features.float().cpu().numpy()
+            for place, numbers in enumerate(torch.from_numpy(views[batch]).unbind(1)):
+                features = model.backbone(normalise(in_views(pixels, numbers)))
+                out[batch[0] : batch[-1] + 1, place] = features.float().cpu().numpy()
                 progress.step(len(pixels) * processes.count(), "features")
             file: object = out.base
             if isinstance(file, mmap.mmap):

@@ -265,6 +265,7 @@ CHANGED_BY = {
     "labels=0.5": {"head", "unfreeze"},
     "class_weights=balanced": {"head", "unfreeze"},
     "backbone.weights=random 1": {"embed", "head"},
+    "embed.draws=1": {"embed"},
     "head.max_epochs=0": {"head"},
     "unfreeze.label_smoothing=0.1": {"unfreeze"},
     "unfreeze.l2_sp=0.5": {"unfreeze"},

@@ -12,7 +12,7 @@ from thaw.backbones import Block, Classifier, blocks, create
 from thaw.errors import InputError
 from thaw.folding import fold_batchnorm
 from thaw.freezing import parameter_groups, scale_dropout, select, unfreeze
-from thaw.pictures import Normaliser, Pictures
+from thaw.pictures import Normaliser, Pictures, drawn_views
 from thaw.prediction import features_of, predict
 from thaw.training import FineTuning, HeadTraining, fine_tune, fit_head
 
@@ -72,7 +72,7 @@ def test_backbone_is_bit_identical_after_head_training(
     model = network()
     before = {name: value.clone() for name, value in model.backbone.state_dict().items()}
     features = np.empty((24, 2, model.head.in_features), np.float32)
-    features_of(model, pictures, np.arange(24), normalise, 2, 8, features)
+    features_of(model, pictures, np.arange(24), normalise, drawn_views(24, 2, None), 8, features)
     how = HeadTraining(0.01, 0.0, batch_size=8, max_epochs=5, patience=5)
     best, _ = fit_head(model.head, (features[TRAIN], targets[TRAIN]), (features[VAL], targets[VAL]), how, 0)
     model.head.load_state_dict(best)
@@ -94,7 +94,7 @@ def test_cached_feature_logits_equal_live_logits(
     live = predict(model, pictures, rows, normalise, views=2, batch_size=3)
     fold_batchnorm(model, pictures.shape.blank())
     features = np.empty((len(rows), 2, model.head.in_features), np.float32)
-    features_of(model, pictures, rows, normalise, 2, 2, features)
+    features_of(model, pictures, rows, normalise, drawn_views(len(rows), 2, None), 2, features)
     with torch.no_grad():
         cached = model.head(torch.from_numpy(features)).mean(1)
     torch.testing.assert_close(cached, live, rtol=1e-3, atol=1e-4 * float(live.abs().max()))

@@ -17,7 +17,7 @@ from thaw.backbones import Classifier, Preprocessing, blocks
 from thaw.folding import fold_batchnorm
 from thaw.freezing import Selection, select, unfreeze
 from thaw.machine import bfloat16_pays, compiling_pays, use_bfloat16
-from thaw.pictures import Normaliser, Pictures, in_batches, in_views, view
+from thaw.pictures import Normaliser, Pictures, drawn_views, in_batches, in_views, view
 from thaw.prediction import predict
 from thaw.training import FineTuning, HeadTraining, adapt_batchnorm, fine_tune, fit_head, warmup_and_cosine
 
@@ -347,6 +347,18 @@ def test_decoding_on_the_fly_gives_the_same_batches_as_decoded_pictures(pictures
     batches = in_batches(np.arange(24)[::-1].copy(), 5)
     for kept, decoded in zip(pictures.batches(batches), on_the_fly.batches(batches), strict=True):
         assert torch.equal(kept, decoded)
+
+
+@pytest.mark.parametrize("views", [1, 2, 4, 8])
+@pytest.mark.parametrize("draws", [1, 2, 3, None])
+def test_drawn_views_are_different_ones_evenly_from_all(views: int, draws: int | None) -> None:
+    found = drawn_views(4000, views, draws)
+    assert found.shape == (4000, min(draws or 8, views))
+    assert all(len(set(each)) == found.shape[1] for each in found.tolist())
+    assert np.bincount(found[:, 0], minlength=views).min() > 0.8 * 4000 / views
+    assert np.array_equal(found[:100], drawn_views(100, views, draws))
+    assert found.min() >= 0
+    assert found.max() < views
 
 
 def test_the_eight_views_are_the_eight_symmetries_of_the_square() -> None:
