@@ -14,6 +14,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.numpy import load_file
+from warm import python
 
 from thaw.backbones import create
 
@@ -55,9 +56,7 @@ def run(folder: Path, *phases: str) -> subprocess.CompletedProcess[str]:
 
 def execute(folder: Path, code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run code in a process of the workspace."""
-    environment = os.environ | {"THAW_ROOT": str(folder), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-W", "ignore", "-c", code, *arguments]
-    return subprocess.run(command, cwd=ROOT, env=environment, text=True, capture_output=True)
+    return python(ROOT, code, *arguments, THAW_ROOT=str(folder), PYTHONPATH=str(ROOT))
 
 
 def files_under(folder: Path) -> dict[str, bytes]:
