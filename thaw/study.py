@@ -4,7 +4,7 @@ A run is one training with one setting and seed; runs of one study answered the 
 each picture once for each seed.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from importlib import resources
 from typing import Any
@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from thaw.drawing import COLOURS, GREY, INK, LINE, NETWORKS, canvas, data_uri, png_of, tidy
-from thaw.metrics import headline, resamples_of
+from thaw.metrics import Weights, headline, resamples_of, weighted_auc
 from thaw.report import DASH
 
 SPREAD = "_spread"
@@ -38,6 +38,17 @@ def verdicts(runs: Sequence[Run], network: str) -> pd.DataFrame:
         right = run.predictions[f"{network}_prediction"] == run.predictions["label"]
         parts.append(pd.DataFrame({"path": run.predictions["path"], "seed": run.seed, "right": right.astype(float)}))
     return pd.concat(parts).pivot(index="path", columns="seed", values="right")
+
+
+def scores(runs: Sequence[Run], network: str) -> dict[int, pd.DataFrame]:
+    """With each seed the probability of each class (a column) for each test picture (a row, by path)."""
+    start = f"{network}_p_"
+    parts: dict[int, list[pd.DataFrame]] = {}
+    for run in runs:
+        found = run.predictions.set_index("path")
+        found = found[[column for column in found if str(column).startswith(start)]]
+        parts.setdefault(run.seed, []).append(found.rename(columns=lambda column: column.removeprefix(start)))
+    return {seed: pd.concat(each) for seed, each in parts.items()}
 
 
 def averaged(runs: Sequence[Run]) -> list[Run]:
@@ -78,15 +89,40 @@ def difference(
     """
     change = (other - one).dropna(axis="columns")
     assert not change.empty, "the two have no seed in common"
-    members = groups.loc[change.index].tolist()
-    values, random = change.to_numpy(), np.random.default_rng(seed)
-    count = values.shape[1]
-    drawn = []
-    for weights in resamples_of(members, len(values), seed, resamples):
-        by_seed = weights @ values / weights.sum(1, keepdims=True)
-        drawn.append((by_seed * random.multinomial(count, np.full(count, 1 / count), size=len(by_seed))).sum(1) / count)
-    low, high = np.quantile(np.concatenate(drawn), [0.025, 0.975])
-    return {"mean": float(values.mean()), "low": float(low), "high": float(high)}
+
+    def by_seed(weights: Weights) -> Weights:
+        return np.asarray(weights @ change.to_numpy() / weights.sum(1, keepdims=True))
+
+    return _interval(by_seed, groups.loc[change.index], seed, resamples)
+
+
+def auc_difference(
+    one: dict[int, pd.DataFrame], other: dict[int, pd.DataFrame], labels: pd.Series, groups: pd.Series
+) -> dict[str, float]:
+    """How much larger the AUC of `other` is than that of `one`, as `difference` has it; nothing where there is none."""
+    seeds = [seed for seed in one if seed in other]
+    paths = one[seeds[0]].index
+    wanted = pd.Categorical(labels.loc[paths], one[seeds[0]].columns).codes.astype(np.int64)
+
+    def by_seed(weights: Weights) -> Weights:
+        def areas(scores: pd.DataFrame) -> Weights:
+            return weighted_auc(scores.loc[paths].to_numpy(), wanted, weights)
+
+        return np.stack([areas(other[seed]) - areas(one[seed]) for seed in seeds], axis=1)
+
+    known = not np.isnan(by_seed(np.ones((1, len(paths))))).any()
+    return _interval(by_seed, groups.loc[paths], 0, 2000) if known else {}
+
+
+def _interval(by_seed: Callable[[Weights], Weights], groups: pd.Series, seed: int, resamples: int) -> dict[str, float]:
+    """The mean over the seeds of what `by_seed` finds with each under weights of the pictures, and its interval."""
+    means = by_seed(np.ones((1, len(groups))))
+    count, random, drawn = means.shape[1], np.random.default_rng(seed), []
+    for weights in resamples_of(groups.tolist(), len(groups), seed, resamples):
+        found = by_seed(weights)
+        drawn.append((found * random.multinomial(count, np.full(count, 1 / count), size=len(found))).sum(1) / count)
+    low, high = np.nanquantile(np.concatenate(drawn), [0.025, 0.975])
+    return {"mean": float(means.mean()), "low": float(low), "high": float(high)}
 
 
 def over_seeds(values: Sequence[float]) -> dict[str, float | None]:
@@ -153,7 +189,7 @@ def curve(runs: Sequence[Run]) -> pd.DataFrame:
 
 def ablation(runs: Sequence[Run], recipe: str) -> pd.DataFrame:
     """A row for head only and one for each setting: accuracy, AUC, what it is better than head only and worse than the
-    recipe, with intervals, and how far its network moved."""
+    recipe, in AUC too, with intervals, and how far its network moved."""
     groups = groups_of(runs)
     own = {
         setting: [run for run in runs if run.setting == setting] for setting in dict.fromkeys(r.setting for r in runs)
@@ -161,7 +197,10 @@ def ablation(runs: Sequence[Run], recipe: str) -> pd.DataFrame:
     if len(own[recipe]) > 1:
         together = averaged(own[recipe])
         own[together[0].setting] = together
+    rows_of_all = pd.concat([run.predictions[["path", "label"]] for run in runs]).drop_duplicates("path")
+    labels = rows_of_all.set_index("path")["label"]
     head, best = verdicts(own[recipe], "head"), verdicts(own[recipe], "finetuned")
+    best_scores = scores(own[recipe], "finetuned")
     rows = []
     for setting, of, network in [
         ("head only", own[recipe], "head"),
@@ -179,6 +218,7 @@ def ablation(runs: Sequence[Run], recipe: str) -> pd.DataFrame:
                 row[figure] = over_seeds(known)["mean"] if known else None
         if setting != recipe:
             row |= _prefixed("over_recipe", difference(best, right, groups))
+            row |= _prefixed("auc_over_recipe", auc_difference(best_scores, scores(of, network), labels, groups))
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -194,7 +234,7 @@ def readable(table: pd.DataFrame, percent: Sequence[str] = ()) -> list[dict[str,
         for column in table.columns:
             if column.endswith((SPREAD, "_low", "_high")):
                 continue
-            text = _written(values[column], column in percent, column.startswith(("gain", "over")))
+            text = _written(values[column], column in percent, column.startswith("gain") or "over_" in column)
             spread, low, high = (values.get(f"{column}{end}") for end in (SPREAD, "_low", "_high"))
             if spread is not None and not pd.isna(spread):
                 text += f" ± {_written(spread, column in percent)}"

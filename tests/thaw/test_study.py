@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from thaw import study
+from thaw import metrics, study
 from thaw.study import Run
 
 
@@ -92,6 +92,29 @@ def test_ablation_compares_each_arm_with_head_only_and_with_the_recipe() -> None
     assert np.isnan(table.loc["recipe", "over_recipe"])
     assert table.loc["head only", "over_recipe"] == pytest.approx(-table.loc["recipe", "over_head"])
     assert table.loc["high", "distance"] == pytest.approx(0.2)
+
+
+def test_auc_of_arms_differs_by_as_much_as_their_own_auc_does() -> None:
+    def scored(setting: str, seed: int, noise: float) -> Run:
+        run = _drawn(setting, seed, 0.7, 0.8)
+        labels = np.arange(len(run.predictions)) % 2
+        p = labels + noise * np.random.default_rng(seed).normal(size=len(labels))
+        own = {"label": np.where(labels, "b", "a"), "finetuned_p_a": -p, "finetuned_p_b": p}
+        auc = metrics.auc(np.stack([-p, p], 1), labels)
+        predictions = run.predictions.assign(**own).sample(frac=1, random_state=seed)
+        return replace(run, predictions=predictions, metrics=run.metrics | {"finetuned": {"accuracy": 0.8, "auc": auc}})
+
+    runs = [
+        scored(*arm, noise)
+        for noise, arm in [(0.5, ("recipe", 0)), (0.5, ("recipe", 1)), (1.5, ("high", 0)), (1.5, ("high", 1))]
+    ]
+    row = study.ablation(runs, "recipe").set_index("arm").loc["high"]
+    own = {
+        name: np.mean([run.metrics["finetuned"]["auc"] for run in runs if run.setting == name])
+        for name in ("recipe", "high")
+    }
+    assert row["auc_over_recipe"] == pytest.approx(own["high"] - own["recipe"])
+    assert row["auc_over_recipe_low"] < row["auc_over_recipe"] < row["auc_over_recipe_high"] < 0
 
 
 def test_averaged_seeds_say_what_the_mean_of_their_probabilities_says() -> None:
