@@ -432,17 +432,10 @@ def _show_outcome() -> None:
 
 
 def _show_sweep(found: "Outcome", name: str) -> None:
-    from rich.table import Table
-
     from thaw.sweep import readable
 
     rows = readable(found.table)
-    table = Table(title=name, title_justify="left")
-    for column in rows[0]:
-        table.add_column(column)
-    for row in rows:
-        table.add_row(*row.values(), style="bold" if row["setting"] == found.best else None)
-    _console().print(table)
+    _print_table(name, rows, bold=found.best)
     best = next(row for row in rows if row["setting"] == found.best)
     _say(f"Best on validation: {found.best}, on test {best['fine-tuned']} (gain {best['gain']})")
     _say(f"Table:  {found.folder / 'table.csv'}, and plot.png beside it")
@@ -451,16 +444,29 @@ def _show_sweep(found: "Outcome", name: str) -> None:
 
 
 def _show_answer(found: "Answer") -> None:
+    for title, rows in found.tables.items():
+        _print_table(title, rows)
+    _say(f"Report: {found.folder / 'report.html'}")
+
+
+def _print_table(title: str, rows: list[dict[str, str]], bold: str | None = None) -> None:
+    """On a terminal the first columns, as many as it has room for; anywhere else all of them."""
+    from itertools import accumulate
+
     from rich.table import Table
 
-    for title, rows in found.tables.items():
-        table = Table(title=title, title_justify="left")
-        for column in rows[0] if rows else ():
-            table.add_column(column)
-        for row in rows:
-            table.add_row(*row.values())
-        _console().print(table)
-    _say(f"Report: {found.folder / 'report.html'}")
+    console = _console()
+    widths = [max(len(column), *(len(row[column]) for row in rows)) + 3 for column in rows[0]]
+    if not console.is_terminal:
+        console.width = max(console.width, sum(widths) + 1)
+    fitting = sum(end < console.width for end in accumulate(widths))
+    columns = list(rows[0])
+    table = Table(*columns[:fitting], title=title, title_justify="left")
+    for row in rows:
+        table.add_row(*(row[column] for column in columns[:fitting]), style="bold" if row[columns[0]] == bold else None)
+    console.print(table)
+    if columns[fitting:]:
+        _say(f"No room here for: {', '.join(columns[fitting:])}")
 
 
 @contextmanager

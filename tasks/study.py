@@ -140,7 +140,7 @@ def answer(question: str, of: Sweep) -> Answer | None:
         if not any(run.setting == RECIPE for run in runs):
             return None
         table = study.ablation(runs, RECIPE)
-        tables["arms"] = study.readable(table, ["accuracy", "over_head", "over_recipe", "kept"])
+        tables["arms"] = study.readable(table, ["accuracy", "over_head", "over_recipe", "distance", "kept"])
         if question == "ablate":
             figures["the lesson"] = study.draw_ablation(runs, table)
         elif len(table) > 2:

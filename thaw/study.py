@@ -66,6 +66,7 @@ def averaged(runs: Sequence[Run]) -> list[Run]:
             classes = np.array([column.removeprefix(f"{network}_p_") for column in columns[network]])
             p = means[network].loc[predictions["path"]].to_numpy()
             predictions[f"{network}_prediction"] = classes[p.argmax(1)]
+            predictions[columns[network]] = p
             labels = pd.Categorical(predictions["label"], classes).codes.astype(np.int64)
             metrics[network] = headline(p, labels)
         setting = f"{run.setting}, seeds averaged"
@@ -206,20 +207,20 @@ def ablation(runs: Sequence[Run], recipe: str) -> pd.DataFrame:
         ("head only", own[recipe], "head"),
         *((setting, of, "finetuned") for setting, of in own.items()),
     ]:
-        row: dict[str, Any] = {"arm": setting, "seeds": len(of)}
+        row: dict[str, Any] = {"arm": setting}
         for figure in ("accuracy", "auc"):
             found = over_seeds([run.metrics[network][figure] for run in of])
             row |= {figure: found["mean"], f"{figure}{SPREAD}": found["spread"]}
         right = verdicts(of, network)
+        if setting != recipe:
+            row |= _prefixed("over_recipe", difference(best, right, groups))
+            row |= _prefixed("auc_over_recipe", auc_difference(best_scores, scores(of, network), labels, groups))
         if network == "finetuned":
             row |= _prefixed("over_head", difference(head, right, groups))
             for figure in ("distance", "cka", "kept", "kl"):
                 known = [moved[figure] for run in of if figure in (moved := run.metrics.get("forgetting", {}))]
                 row[figure] = over_seeds(known)["mean"] if known else None
-        if setting != recipe:
-            row |= _prefixed("over_recipe", difference(best, right, groups))
-            row |= _prefixed("auc_over_recipe", auc_difference(best_scores, scores(of, network), labels, groups))
-        rows.append(row)
+        rows.append(row | {"seeds": len(of)})
     return pd.DataFrame(rows)
 
 

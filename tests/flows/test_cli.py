@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 from children import alive, slow_phase, thaw
+from rich.console import Console
 
+from flows import cli
 from thaw import __version__
 
 ROOT = Path(__file__).parents[2]
@@ -38,6 +40,22 @@ def test_unknown_setting_is_one_sentence_before_anything_starts(toy: Path) -> No
     assert re.fullmatch(r"error: .*'unfreeze\.ratoi'.*'unfreeze\.ratio'\n", ended.stderr)
     assert ended.stdout == ""
     assert not (toy / ".prefect").exists()
+
+
+@pytest.mark.parametrize(("terminal", "width"), [(True, 40), (True, 20), (True, 200), (False, 40)])
+def test_a_table_shows_whole_columns_and_names_those_without_room(
+    terminal: bool, width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cells = {name: f"{name} of a row" for name in ("arm", "accuracy", "gain")}
+    monkeypatch.setattr(cli, "_console", lambda: Console(width=width, force_terminal=terminal, color_system=None))
+    cli._print_table("arms", [cells])
+    table, _, named = capsys.readouterr().out.partition("No room here for: ")
+    if not terminal:
+        assert not named
+    else:
+        assert max(map(len, table.splitlines())) <= width
+    left_out = named.strip().split(", ") if named else []
+    assert [name for name, cell in cells.items() if cell not in table] == left_out
 
 
 @pytest.mark.server
