@@ -53,7 +53,8 @@ OPTIONS = {
 COMPARED = (
     "over head, over recipe: points of test accuracy, auc over recipe: of AUC, which shows too what an arm lost in the "
     "order of its verdicts; with the 95 % interval of a bootstrap over groups and seeds. "
-    "distance, cka, kept, kl: how far the network moved from what it was trained to know, as in every report."
+    "distance, cka, kept, kl: how far the network moved from what it was trained to know, as in every report. "
+    "Accuracy, distance and kept are in percent."
 )
 ABOUT = {
     "seeds": [

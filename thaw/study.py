@@ -221,7 +221,8 @@ def ablation(runs: Sequence[Run], recipe: str) -> pd.DataFrame:
                 known = [moved[figure] for run in of if figure in (moved := run.metrics.get("forgetting", {}))]
                 row[figure] = over_seeds(known)["mean"] if known else None
         rows.append(row | {"seeds": len(of)})
-    return pd.DataFrame(rows)
+    table = pd.DataFrame(rows)
+    return table[[*table.columns.drop("seeds"), "seeds"]]
 
 
 # ------------------------------------------------------------------------------------------------ to look at
