@@ -56,17 +56,15 @@ def averaged(runs: Sequence[Run]) -> list[Run]:
 
     There is one for each run still, all alike, so that each is compared with what the same seed has.
     """
-    columns = {name: [str(c) for c in runs[0].predictions if str(c).startswith(f"{name}_p_")] for name in NETWORKS}
-    predicted = pd.concat([run.predictions for run in runs]).groupby("path")
-    means = {name: predicted[columns[name]].mean() for name in NETWORKS}
+    means = {name: pd.concat(list(scores(runs, name).values())).groupby(level="path").mean() for name in NETWORKS}
     found = []
     for run in runs:
         predictions, metrics = run.predictions.copy(), {}
-        for network in NETWORKS:
-            classes = np.array([column.removeprefix(f"{network}_p_") for column in columns[network]])
-            p = means[network].loc[predictions["path"]].to_numpy()
+        for network, mean in means.items():
+            classes = mean.columns.to_numpy()
+            p = mean.loc[predictions["path"]].to_numpy()
             predictions[f"{network}_prediction"] = classes[p.argmax(1)]
-            predictions[columns[network]] = p
+            predictions[[f"{network}_p_{name}" for name in classes]] = p
             labels = pd.Categorical(predictions["label"], classes).codes.astype(np.int64)
             metrics[network] = headline(p, labels)
         setting = f"{run.setting}, seeds averaged"
