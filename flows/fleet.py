@@ -151,6 +151,7 @@ def sweep(name: str, arms: list[tuple[str, list[str]]], question: str, pool: str
 def _carry_out(wanted: sweeps.Sweep, arms: list[sweeps.Arm], pool: str, cache: str | None) -> dict[str, str]:
     """See every arm to its end; those that came to none, and why."""
     jobs = sweeps.plan(arms)
+    began = time.monotonic()
     ended: dict[str, str] = {}  # job: why it failed, or nothing
     tries: dict[str, int] = {}
     with get_client(sync_client=True) as client:
@@ -179,7 +180,7 @@ def _carry_out(wanted: sweeps.Sweep, arms: list[sweeps.Arm], pool: str, cache: s
                     del running[run.name]
                     if run.state.is_completed():
                         ended[run.name] = ""
-                        _tell(f"{run.name}: done")
+                        _tell(f"{run.name}: done{_outlook(run.name, arms, ended, time.monotonic() - began)}")
                     elif run.state.is_crashed() and tries.get(run.name, 1) < TRIES:
                         _tell(f"{run.name}: crashed ({(run.state.message or '').split('. ')[0]})")
                     else:
@@ -189,6 +190,16 @@ def _carry_out(wanted: sweeps.Sweep, arms: list[sweeps.Arm], pool: str, cache: s
             _cancel(client, list(running.values()))
             raise
     return {job: why for job, why in ended.items() if why}
+
+
+def _outlook(job: str, arms: list[sweeps.Arm], ended: dict[str, str], seconds: float) -> str:
+    """After a training: how many there are by now, and how long the others take at this pace."""
+    names = {arm.name for arm in arms}
+    done = len(names & ended.keys())
+    if job not in names or done == len(names):
+        return ""
+    minutes = max(1, round(seconds / 60 * (len(names) - done) / done))
+    return f" ({done} of {len(names)}; about {minutes} min left)"
 
 
 def _deploy(client: SyncPrefectClient, wanted: sweeps.Sweep, pool: str) -> UUID:
