@@ -169,10 +169,10 @@ def test_dvc_shows_metrics_plots_and_experiments(workspace: Path, first_run: str
     shown = json.loads(dvc(workspace, "metrics", "show", "--json"))
     assert "gain" in json.dumps(shown)
     dvc(workspace, "plots", "show", "-o", "plots", "--json")
-    ran = call(workspace, sys.executable, "-m", "dvc", "exp", "run", "-S", "head.max_epochs=3")
+    ran = call(workspace, sys.executable, "-m", "dvc", "exp", "run", "-S", "evaluate.at_least=0.8")
     assert ran.returncode == 0, ran.stdout + ran.stderr
-    assert "head.max_epochs" in dvc(workspace, "exp", "show", "--csv")
-    back = thaw(workspace, "run", "--set", "head.max_epochs=5")
+    assert "evaluate.at_least" in dvc(workspace, "exp", "show", "--csv")
+    back = thaw(workspace, "run", "--set", "evaluate.at_least=0.9")
     assert back.returncode == 0, back.stderr
 
 
