@@ -220,7 +220,8 @@ def ablation(runs: Sequence[Run], recipe: str) -> pd.DataFrame:
                 row[figure] = over_seeds(known)["mean"] if known else None
         rows.append(row | {"seeds": len(of)})
     table = pd.DataFrame(rows)
-    return table[[*table.columns.drop("seeds"), "seeds"]]
+    table["seeds"] = table.pop("seeds")  # to the end
+    return table
 
 
 # ------------------------------------------------------------------------------------------------ to look at

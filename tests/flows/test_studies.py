@@ -112,6 +112,7 @@ def test_arms_share_the_phases_that_they_have_in_common(ablation: Study) -> None
     assert re.fullmatch(r" \(1 of 2; about \d+ min left\)", first)
     assert last == ""
     assert {row["arm"] for row in ablation.table} == {"head only", *ARMS}
+    assert {row["seeds"] for row in ablation.table} == {"1"}
 
 
 @pytest.mark.server
