@@ -7,7 +7,8 @@
 Random: 75/25, stratified, as in the paper. Grouped: the same shares, in blocks of 60 neighbouring rows, because cells
 of one module are neighbours. Each seed draws its own split. A cell is positive if its defect probability is above 0.5;
 the same networks are judged by > 0, and by the cells that the experts were sure of (0 or 1), too. What was tuned,
-on validation, is in TUNED. Writes benchmarks/results/elpv.json; a bench that was stopped goes on where it was.
+on validation, is in TUNED. Writes benchmarks/results/elpv.json, where rows of the same settings stay; a bench that was
+stopped goes on where it was.
 """
 
 import argparse
@@ -59,18 +60,34 @@ def main() -> None:
     parser.add_argument("--backbone", action="append", help="of torchvision, its weights reachable (the default one)")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting")
     chosen = parser.parse_args()
+    if chosen.seeds < 1:
+        parser.error("--seeds is at least 1")
     changes = [f"{key}={value}" for key, value in TUNED.items()] + chosen.set
-    rows = []
+    rows = earlier(changes)
     backbones = chosen.backbone or [settings.read(ROOT / "params.yaml").backbone.name]
     for seed, backbone, split in product(range(chosen.seeds), backbones, chosen.split or ("random", "grouped")):
         found = measured(backbone, split, seed, changes)
-        rows += found
+        rows = [row for row in rows if (row["backbone"], row["split"], row["seed"]) != (backbone, split, seed)] + found
         print(f"{backbone}, {split}, seed {seed}: {found[0]['accuracy']:.1%}", flush=True)
+        summary = write(changes, rows)
+    print(pd.DataFrame(summary).to_string(index=False))
+
+
+def earlier(changes: list[str]) -> list[dict[str, Any]]:
+    """The rows that were measured before with these settings."""
+    if not RESULTS.is_file():
+        return []
+    values = json.loads(RESULTS.read_text(encoding="utf-8"))
+    return list(values["rows"]) if values["settings"] == changes else []
+
+
+def write(changes: list[str], rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Write all that is known; the summary."""
     summary = summed_up(pd.DataFrame(rows))
     values = {"settings": changes, "published": PUBLISHED, "summary": summary, "rows": rows}
     RESULTS.parent.mkdir(parents=True, exist_ok=True)
     RESULTS.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-    print(pd.DataFrame(summary).to_string(index=False))
+    return summary
 
 
 def measured(backbone: str, split: str, seed: int, changes: list[str]) -> list[dict[str, Any]]:

@@ -1,5 +1,6 @@
 """Laws of the bench on ELPV: which cells each protocol counts, and what the seeds say together."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -53,3 +54,24 @@ def test_seeds_are_summed_up_by_protocol_split_backbone_and_network(folder: Path
     expected = ttest_1samp(values, 0).confidence_interval(0.95)
     assert (one["seeds"], one["accuracy"]) == (4, pytest.approx(values.mean()))
     assert (one["accuracy_low"], one["accuracy_high"]) == pytest.approx((expected.low, expected.high))
+
+
+def test_rows_of_the_same_settings_stay_and_those_of_other_settings_go(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(elpv, "RESULTS", folder / "results/elpv.json")
+    monkeypatch.setattr(elpv, "TUNED", {})
+    monkeypatch.setattr(elpv, "measured", lambda backbone, split, seed, _: elpv.judged(folder, backbone, split, seed))
+
+    def known(arguments: str) -> set[tuple[str, int]]:
+        monkeypatch.setattr("sys.argv", ["elpv", "--backbone", "resnet50", *arguments.split()])
+        elpv.main()
+        rows = json.loads((folder / "results/elpv.json").read_text())["rows"]
+        assert len(rows) == len({(row["split"], row["seed"], row["protocol"], row["network"]) for row in rows})
+        return {(row["split"], row["seed"]) for row in rows}
+
+    random = {("random", 0), ("random", 1)}
+    assert known("--split random --seeds 2") == random
+    assert known("--split grouped --seeds 1") == random | {("grouped", 0)}
+    assert known("--split random --seeds 1") == random | {("grouped", 0)}
+    assert known("--split random --seeds 1 --set unfreeze.epochs=1") == {("random", 0)}
