@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -177,6 +178,14 @@ def _run(of: Sweep, each: Arm) -> "Run":
     commit = reference(of, each.name)
     metrics = json.loads(git("show", f"{commit}:artifacts/evaluate/metrics.json"))
     history = pd.read_csv(io.StringIO(git("show", f"{commit}:artifacts/unfreeze/history.csv")))
+    text = {"path": str, "label": str, "group": str, "head_prediction": str, "finetuned_prediction": str}
+    predictions = pd.read_csv(io.StringIO(_predictions(commit, each.name)), dtype=text, keep_default_na=False)
+    return Run(each.setting, each.settings.seed, metrics, history, predictions)
+
+
+@cache
+def _predictions(commit: str, name: str) -> str:
+    """The predictions of an arm; asked once, because each question to DVC takes a second or two."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "predictions.csv"
         command = [sys.executable, "-m", "dvc", "get", ".", "artifacts/evaluate/predictions.csv", "--rev", commit]
@@ -184,7 +193,5 @@ def _run(of: Sweep, each: Arm) -> "Run":
             [*command, "--out", str(file)], cwd=workspace.ROOT, text=True, capture_output=True, stdin=subprocess.DEVNULL
         )
         if got.returncode:
-            raise InputError(f"the predictions of {each.name} are neither in DVC's cache nor in its remote")
-        text = {"path": str, "label": str, "group": str, "head_prediction": str, "finetuned_prediction": str}
-        predictions = pd.read_csv(file, dtype=text, keep_default_na=False)
-    return Run(each.setting, each.settings.seed, metrics, history, predictions)
+            raise InputError(f"the predictions of {name} are neither in DVC's cache nor in its remote")
+        return file.read_text(encoding="utf-8")

@@ -78,9 +78,7 @@ def groups_of(runs: Sequence[Run]) -> pd.Series:
     return rows["group"].where(rows["group"] != "", rows.index.to_series())
 
 
-def difference(
-    one: pd.DataFrame, other: pd.DataFrame, groups: pd.Series, seed: int = 0, resamples: int = 2000
-) -> dict[str, float]:
+def difference(one: pd.DataFrame, other: pd.DataFrame, groups: pd.Series) -> dict[str, float]:
     """How much more of the pictures `other` named rightly than `one`, with the 95 % interval of a paired bootstrap.
 
     Both chances are in it: whole groups of pictures are drawn anew, and so are the seeds. With a single seed the
@@ -92,7 +90,7 @@ def difference(
     def by_seed(weights: Weights) -> Weights:
         return np.asarray(weights @ change.to_numpy() / weights.sum(1, keepdims=True))
 
-    return _interval(by_seed, groups.loc[change.index], seed, resamples)
+    return _interval(by_seed, groups.loc[change.index])
 
 
 def auc_difference(
@@ -110,10 +108,12 @@ def auc_difference(
         return np.stack([areas(other[seed]) - areas(one[seed]) for seed in seeds], axis=1)
 
     known = not np.isnan(by_seed(np.ones((1, len(paths))))).any()
-    return _interval(by_seed, groups.loc[paths], 0, 2000) if known else {}
+    return _interval(by_seed, groups.loc[paths]) if known else {}
 
 
-def _interval(by_seed: Callable[[Weights], Weights], groups: pd.Series, seed: int, resamples: int) -> dict[str, float]:
+def _interval(
+    by_seed: Callable[[Weights], Weights], groups: pd.Series, seed: int = 0, resamples: int = 2000
+) -> dict[str, float]:
     """The mean over the seeds of what `by_seed` finds with each under weights of the pictures, and its interval."""
     means = by_seed(np.ones((1, len(groups))))
     count, random, drawn = means.shape[1], np.random.default_rng(seed), []
