@@ -111,13 +111,11 @@ def auc_difference(
     return _interval(by_seed, groups.loc[paths]) if known else {}
 
 
-def _interval(
-    by_seed: Callable[[Weights], Weights], groups: pd.Series, seed: int = 0, resamples: int = 2000
-) -> dict[str, float]:
+def _interval(by_seed: Callable[[Weights], Weights], groups: pd.Series) -> dict[str, float]:
     """The mean over the seeds of what `by_seed` finds with each under weights of the pictures, and its interval."""
     means = by_seed(np.ones((1, len(groups))))
-    count, random, drawn = means.shape[1], np.random.default_rng(seed), []
-    for weights in resamples_of(groups.tolist(), len(groups), seed, resamples):
+    count, random, drawn = means.shape[1], np.random.default_rng(0), []
+    for weights in resamples_of(groups.tolist(), len(groups), seed=0, resamples=2000):
         found = by_seed(weights)
         drawn.append((found * random.multinomial(count, np.full(count, 1 / count), size=len(found))).sum(1) / count)
     low, high = np.nanquantile(np.concatenate(drawn), [0.025, 0.975])
