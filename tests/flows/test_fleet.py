@@ -22,7 +22,7 @@ from typing import Any
 import httpx
 import pytest
 import yaml
-from children import alive, call, git, until
+from children import alive, call, git, thaw, until
 from workspaces import with_our_code
 
 pytestmark = pytest.mark.server
@@ -138,14 +138,7 @@ def _environment(api: httpx.Client, log: Path) -> dict[str, str]:
 
 
 def _sweep(workspace: Path, *options: str, **environment: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [sys.executable, "-m", "flows.cli", "sweep", *options],
-        cwd=workspace,
-        env=os.environ | environment,
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
+    return thaw(workspace, "sweep", *options, patience=600, **environment)
 
 
 # -------------------------------------------------------------------------------- what is known from elsewhere
