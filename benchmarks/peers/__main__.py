@@ -47,7 +47,7 @@ NOTES = (
     "total is everything from the start of the first process to the predictions on test: of thaw prepare, embed, head, "
     "unfreeze and evaluate, of both its networks",
     "phase 1 of thaw is embed and head to convergence with the start of both processes, of the others the epochs alone",
-    "an epoch is training and validation; phase 2 against the bare loop is training alone",
+    "an epoch is training and validation; embed and training alone run in turn with bare loops, all in one process",
     "plain is as tutorials show it; fastai, Lightning and Trainer run channels last, fastai without training BatchNorm",
     "rows that are not whole trained one epoch of each phase; the seconds of all epochs are computed from these",
     "memory is that of the whole process tree, shared pages counted once",
@@ -142,6 +142,7 @@ def watch(name: str, contest: Contest) -> dict[str, Any]:
     """Run a contestant to its end: the seconds, the most memory that its processes had together, what it told."""
     command = [sys.executable, "-m", f"benchmarks.peers.{name}", json.dumps(asdict(contest))]
     environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1", "DO_NOT_TRACK": "1"}
+    environment["THAW_ROOT"] = contest.workspace
     log = Path(contest.out, "log.txt")
     began = time.perf_counter()
     with log.open("w") as file:

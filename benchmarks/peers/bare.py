@@ -1,49 +1,86 @@
-"""The ceiling: the work of embed and of phase 2 as bare loops over one batch of floats that lies in memory."""
+"""The ceiling: embed and the training of phase 2 against bare loops of the same work on one batch of floats in memory.
 
+All run in this process, in turn, so that what disturbs the machine disturbs both.
+"""
+
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import torch
 
-from benchmarks.peers import pictures
 from benchmarks.peers.contest import BATCH_SIZE, Contest, given, tell
-from tasks import settings
+from tasks import networks, settings
 from thaw.folding import fold_batchnorm
 from thaw.freezing import parameter_groups, scale_dropout, unfreeze
-from thaw.machine import keep_freed_memory
-from thaw.training import loss_of
+from thaw.pictures import VIEWS, Normaliser, drawn_views
+from thaw.prediction import features_of
+from thaw.training import FineTuning, fine_tune, loss_of
 
-SECONDS = 20
+ROUNDS = 5
+BATCHES = 10
 
 
 def main(contest: Contest) -> None:
-    """Both loops, with thaw's settings."""
-    keep_freed_memory()
-    torch.manual_seed(contest.seed)
+    """Each of thaw's loops in turn with its bare one, on the first training pictures."""
     chosen = settings.read(Path(contest.workspace, "params.yaml"))
-    model = pictures.network(contest).to(memory_format=torch.channels_last)
+    device = networks.use_resources(chosen)
+    data = networks.dataset(chosen)
+    normalise = Normaliser(networks.preprocessing(data), device)
+    model = networks.new_network(chosen, data)
     unfreeze(model, "all", "frozen")
-    fold_batchnorm(model, torch.zeros(1, 3, contest.size, contest.size))
+    fold_batchnorm(model, data.pictures.shape.blank())
     scale_dropout(model, chosen.unfreeze.drop)
 
-    batch = random_pictures(chosen.embed.batch_size, contest.size)
-    with torch.inference_mode():
-        tell("embed rate", len(batch) / seconds_of(lambda: model.backbone(batch)))
+    size = chosen.embed.batch_size
+    rows = data.split("train")[: BATCHES * size]
+    views = drawn_views(len(rows), VIEWS[chosen.embed.views], chosen.embed.draws)
+    features = np.empty((*views.shape, model.head.in_features), np.float32)
+    floats = random_pictures(size, contest.size)
+    model.eval()
 
-    batch = random_pictures(BATCH_SIZE, contest.size)
-    targets = torch.eye(model.head.out_features)[torch.arange(BATCH_SIZE) % model.head.out_features]
-    how = chosen.unfreeze
-    groups = parameter_groups(model, chosen.head.learning_rate, how.ratio, how.weight_decay, how.layer_decay)
+    def forward() -> None:
+        with torch.inference_mode():
+            model.backbone(floats)
+
+    in_turn("embed", size, forward, views.size, lambda: features_of(
+        model, data.pictures, rows, normalise, views, size, features
+    ))  # fmt: skip
+
+    rows = data.split("train")[: BATCHES * BATCH_SIZE]
+    one = data.split("val")[:1]  # its two validations are counted as training, and take no time to speak of
+    how = FineTuning(
+        learning_rate=chosen.head.learning_rate,
+        views=VIEWS[chosen.unfreeze.views],
+        **chosen.unfreeze.model_dump(exclude={"blocks", "batchnorm", "views", "drop"})
+        | {"batch_size": BATCH_SIZE, "epochs": 1},
+    )
+    groups = parameter_groups(model, how.learning_rate, how.ratio, how.weight_decay, how.layer_decay)
     optimizer = torch.optim.AdamW(groups)
-    model.train()
+    floats = random_pictures(BATCH_SIZE, contest.size)
+    targets = data.targets[rows[np.arange(BATCH_SIZE) % len(rows)]]
 
     def step() -> None:
+        model.train()
         optimizer.zero_grad()
-        loss_of(model(batch), targets).backward()
+        loss_of(model(floats), targets).backward()
         optimizer.step()
 
-    tell("training rate", len(batch) / seconds_of(step))
+    in_turn("training", BATCH_SIZE, step, len(rows), lambda: fine_tune(
+        model, data.pictures, (rows, data.targets[rows]), (one, data.targets[one]), normalise, how, contest.seed
+    ))  # fmt: skip
+
+
+def in_turn(what: str, batch: int, bare: Callable[[], object], pictures: int, ours: Callable[[], object]) -> None:
+    """The pictures/s of both, round for round; the first round, in which memory and threads are had, does not count."""
+    for number in range(ROUNDS + 1):
+        count = math.ceil(pictures / batch)
+        seconds = seconds_of(lambda count=count: [bare() for _ in range(count)]), seconds_of(ours)
+        if number:
+            tell(f"bare {what} rate", batch * count / seconds[0])
+            tell(f"{what} rate", pictures / seconds[1])
 
 
 def random_pictures(count: int, size: int) -> torch.Tensor:
@@ -52,14 +89,10 @@ def random_pictures(count: int, size: int) -> torch.Tensor:
 
 
 def seconds_of(work: Callable[[], object]) -> float:
-    """Mean seconds of one piece of work, done again and again for a while."""
-    for _ in range(3):
-        work()
-    began, done = time.perf_counter(), 0
-    while time.perf_counter() - began < SECONDS:
-        work()
-        done += 1
-    return (time.perf_counter() - began) / done
+    """How long it takes once."""
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""Runs a phase of thaw as `python -m tasks.PHASE` does, and writes pictures and seconds of each part of its progress.
+"""Runs a phase of thaw as `python -m tasks.PHASE` does, and writes the seconds of each part of its progress.
 
-python -m benchmarks.peers.parts embed parts.json      {"features": [12954, 58.2]}
+python -m benchmarks.peers.parts embed parts.json      {"features": 58.2}
 """
 
 import json
@@ -16,7 +16,7 @@ from thaw.progress import Progress
 class Timed(Progress):
     """Notes when each step of the loop was done; the first one counts from where the progress began."""
 
-    parts: dict[str, tuple[int, float]]  # of the whole process, by the part's name
+    parts: dict[str, float]  # of the whole process, by the part's name
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
@@ -25,8 +25,7 @@ class Timed(Progress):
     def step(self, pictures: int, what: str) -> None:
         super().step(pictures, what)
         now = time.perf_counter()
-        before = Timed.parts.get(what, (0, 0.0))
-        Timed.parts[what] = (before[0] + pictures, before[1] + now - self.since)
+        Timed.parts[what] = Timed.parts.get(what, 0.0) + now - self.since
         self.since = now
 
 

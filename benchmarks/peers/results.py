@@ -25,15 +25,15 @@ NAMES = {
     "plain-last": "plain PyTorch, last blocks",
     "thaw-last": "thaw, last blocks",
 }
-# All say how many times as fast thaw is: the other's seconds over thaw's, or thaw's rate over the other's.
+# All say how many times as fast thaw is: the other's seconds over thaw's, or thaw's rate over the bare loop's.
 RATIOS: dict[str, Callable[[dict[str, Any]], float]] = {
     "phase1_vs_plain": lambda at: at["plain"]["phase1"] / at["thaw"]["phase1"],
     "phase2_vs_plain": lambda at: at["plain"]["epoch"] / at["thaw"]["epoch"],
     "phase2_last_blocks_vs_plain": lambda at: at["plain-last"]["epoch"] / at["thaw-last"]["epoch"],
     "total_vs_plain": lambda at: at["plain"]["total"] / at["thaw"]["total"],
     "total_vs_fastest_peer": lambda at: min(at[name]["total"] for name in FRAMEWORKS) / at["thaw"]["total"],
-    "embed_vs_bare_loop": lambda at: at["thaw"]["embed_rate"] / at["bare"]["embed_rate"],
-    "phase2_vs_bare_loop": lambda at: at["thaw"]["training_rate"] / at["bare"]["training_rate"],
+    "embed_vs_bare_loop": lambda at: at["bare"]["embed_rate"] / at["bare"]["bare_embed_rate"],
+    "phase2_vs_bare_loop": lambda at: at["bare"]["training_rate"] / at["bare"]["bare_training_rate"],
 }
 
 
@@ -53,8 +53,7 @@ def figures(row: dict[str, Any], head_epochs: int, epochs: int) -> dict[str, flo
         found["epoch"] = median(told["unfreeze epoch"])
         if "phase1" in found:
             found["total"] = total + (epochs - len(told["unfreeze epoch"])) * found["epoch"]
-    rates = [what for what in ("embed", "training") if f"{what} rate" in told]
-    return found | {f"{what}_rate": median(told[f"{what} rate"]) for what in rates}
+    return found | {what.replace(" ", "_"): median(rates) for what, rates in told.items() if what.endswith(" rate")}
 
 
 def ratios(rows: Sequence[dict[str, Any]], head_epochs: int, epochs: int) -> dict[str, dict[str, float]]:

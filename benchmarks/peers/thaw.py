@@ -22,14 +22,11 @@ def main(contest: Contest) -> None:
     root = workspace_of(contest)
     if not contest.before:
         run("prepare", root)
-        seconds, parts = run("embed", root)
-        tell("embed rate", parts["features"][0] / parts["features"][1])
-        tell("phase 1", seconds + run("head", root)[0])
+        tell("phase 1", run("embed", root)[0] + run("head", root)[0])
     _, parts = run("unfreeze", root)
     for epoch in range(1, contest.epochs + 1):
-        training, validation = (parts[f"epoch {epoch}/{contest.epochs}{what}"] for what in ("", ", validation"))
-        tell("unfreeze epoch", training[1] + validation[1])
-        tell("training rate", training[0] / training[1])
+        what = f"epoch {epoch}/{contest.epochs}"
+        tell("unfreeze epoch", parts[what] + parts[f"{what}, validation"])
     run("evaluate", root)
     with (root / "artifacts/evaluate/predictions.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -60,8 +57,8 @@ def workspace_of(contest: Contest) -> Path:
     return root
 
 
-def run(phase: str, root: Path) -> tuple[float, dict[str, tuple[int, float]]]:
-    """Run a phase; returns the seconds of its process, and pictures and seconds of each part of its progress."""
+def run(phase: str, root: Path) -> tuple[float, dict[str, float]]:
+    """Run a phase; returns the seconds of its process, and those of each part of its progress."""
     began = time.perf_counter()
     parts = root / f"{phase}.json"
     command = [sys.executable, "-m", "benchmarks.peers.parts", phase, str(parts)]

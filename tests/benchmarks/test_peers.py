@@ -27,10 +27,11 @@ def repeat_of(repeat: int, slower: float) -> list[dict[str, Any]]:
     """All contestants in one repeat; plain is `slower` times as slow as thaw, the bare loop a quarter faster."""
     epochs, heads = [5.0] * EPOCHS, [3.0] * HEAD_EPOCHS
     slow = [slower * seconds for seconds in epochs]
+    rates = {"embed_rate": [200.0], "bare_embed_rate": [250.0], "training_rate": [60.0], "bare_training_rate": [75.0]}
     return [
-        row("thaw", repeat, 100, phase_1=[30.0], unfreeze_epoch=epochs, embed_rate=[200.0], training_rate=[60.0]),
+        row("thaw", repeat, 100, phase_1=[30.0], unfreeze_epoch=epochs),
         row("plain", repeat, 100 * slower, head_epoch=[slower * each for each in heads], unfreeze_epoch=slow),
-        row("bare", repeat, 40, embed_rate=[250.0], training_rate=[75.0]),
+        row("bare", repeat, 40, **rates),
         row("plain-last", repeat, 50, unfreeze_epoch=[10.0 * slower]),
         row("thaw-last", repeat, 20, unfreeze_epoch=[5.0]),
         row("fastai", repeat, 250, head_epoch=heads, unfreeze_epoch=epochs),
