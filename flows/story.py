@@ -13,7 +13,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from typing import Any
 from uuid import UUID
@@ -47,6 +47,9 @@ WIDTH = 70  # letters in a line of code that the UI shows beside the details
 NOT_ENDED_WELL = ("Running", "Failed", "TimedOut", "Crashed", "Retrying", "AwaitingRetry")
 
 _turn = threading.Lock()
+_opening = threading.Lock()
+_clients: list[SyncPrefectClient] = []  # the one of this run, once it is needed
+_open = ExitStack()
 
 
 class PhaseTable:
@@ -309,18 +312,26 @@ def _send(what: str, body: Callable[[SyncPrefectClient], Any]) -> None:
 
 
 def _call(body: Callable[[SyncPrefectClient], Any]) -> None:
-    """Call the API, and again while the server is away: with a client of its own, that of the run is its thread's."""
+    """Call the API, and again while the server is away."""
     deadline = time.monotonic() + OUTAGE
     while True:
         try:
-            with get_client(sync_client=True, httpx_settings={"timeout": 10}) as client:
-                body(client)
-                return
+            body(_client())
+            return
         except (httpx.TransportError, PrefectHTTPStatusError) as error:
             refused = isinstance(error, PrefectHTTPStatusError) and error.response.status_code < 500
             if refused or time.monotonic() > deadline:
                 raise
         time.sleep(PAUSE)
+
+
+def _client() -> SyncPrefectClient:
+    """One client for all that is shown, because each reads certificates and asks for a token; that of the run itself
+    is its thread's."""
+    with _opening:
+        if not _clients:
+            _clients.append(_open.enter_context(get_client(sync_client=True, httpx_settings={"timeout": 10})))
+        return _clients[0]
 
 
 def _start(body: Callable[[], None]) -> threading.Thread:
@@ -330,11 +341,14 @@ def _start(body: Callable[[], None]) -> threading.Thread:
 
 
 def finish() -> None:
-    """Wait for what is still on its way to a server that was away; not for ever."""
+    """Wait for what is still on its way to a server that was away, not for ever, and close the line."""
     deadline = time.monotonic() + OUTAGE
     for thread in threading.enumerate():
         if thread.name == SENDER:
             thread.join(max(0, deadline - time.monotonic()))
+    with _opening:
+        _clients.clear()
+        _open.close()
 
 
 def wait_until_told(flow_run_id: str, patience: float = 10.0) -> None:
