@@ -21,7 +21,7 @@ os.environ |= {
     "PREFECT_WORKER_QUERY_SECONDS": "2",
     "DO_NOT_TRACK": "1",
     "DVC_NO_ANALYTICS": "1",
-    "OMP_NUM_THREADS": "1",  # two processes test side by side; threads of both would wait for one another
+    "OMP_NUM_THREADS": "1",  # several processes test side by side; their threads would wait for one another
     "DVC_SITE_CACHE_DIR": str(_STATE / "dvc"),
     "GIT_CONFIG_GLOBAL": os.devnull,
 }

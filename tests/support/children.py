@@ -37,11 +37,15 @@ def git(folder: Path, *arguments: str) -> str:
 
 
 def until(ready: Callable[[], Any], patience: float = 300.0) -> Any:
-    """What `ready` gives once it is true. A busy machine may need long, a test that fails needs it once."""
-    deadline = time.monotonic() + patience
+    """What `ready` gives once it is true. A busy machine may need long, a test that fails needs it once.
+
+    It is asked less often the longer it takes: the answer is often a server's, which has other things to do.
+    """
+    start = time.monotonic()
     while not (found := ready()):
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.1)
+        waited = time.monotonic() - start
+        assert waited < patience, "waited in vain"
+        time.sleep(min(0.1 + waited / 20, 1.0))
     return found
 
 
