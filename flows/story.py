@@ -13,7 +13,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
 from uuid import UUID
@@ -49,7 +49,6 @@ NOT_ENDED_WELL = ("Running", "Failed", "TimedOut", "Crashed", "Retrying", "Await
 _turn = threading.Lock()
 _opening = threading.Lock()
 _clients: list[SyncPrefectClient] = []  # the one of this run, once it is needed
-_open = ExitStack()
 
 
 class PhaseTable:
@@ -330,7 +329,7 @@ def _client() -> SyncPrefectClient:
     is its thread's."""
     with _opening:
         if not _clients:
-            _clients.append(_open.enter_context(get_client(sync_client=True, httpx_settings={"timeout": 10})))
+            _clients.append(get_client(sync_client=True, httpx_settings={"timeout": 10}).__enter__())
         return _clients[0]
 
 
@@ -347,8 +346,8 @@ def finish() -> None:
         if thread.name == SENDER:
             thread.join(max(0, deadline - time.monotonic()))
     with _opening:
-        _clients.clear()
-        _open.close()
+        while _clients:
+            _clients.pop().__exit__()
 
 
 def wait_until_told(flow_run_id: str, patience: float = 10.0) -> None:

@@ -75,9 +75,9 @@ def main(contest: Contest) -> None:
 
 def in_turn(what: str, batch: int, bare: Callable[[], object], pictures: int, ours: Callable[[], object]) -> None:
     """The pictures/s of both, round for round; the first round, in which memory and threads are had, does not count."""
+    count = math.ceil(pictures / batch)
     for number in range(ROUNDS + 1):
-        count = math.ceil(pictures / batch)
-        seconds = seconds_of(lambda count=count: [bare() for _ in range(count)]), seconds_of(ours)
+        seconds = seconds_of(lambda: [bare() for _ in range(count)]), seconds_of(ours)
         if number:
             tell(f"bare {what} rate", batch * count / seconds[0])
             tell(f"{what} rate", pictures / seconds[1])

@@ -29,7 +29,7 @@ pytestmark = pytest.mark.server
 
 POSTGRES = max(Path("/usr/lib/postgresql").glob("*/bin"), default=None)
 LOGIN = ("thaw", "secret")
-RATIOS = (10, 20, 30)
+ARMS = [(ratio, seed) for ratio in (10, 30) for seed in (0, 1)]
 PHASES = ["data", "prepare", "embed", "head", "unfreeze", "evaluate", "report"]
 
 
@@ -158,12 +158,13 @@ def _states(api: httpx.Client, run_id: str) -> dict[str, str]:
     return {run["name"]: run["state_name"] for run in _runs(api, "task_runs", flow_runs={"id": {"any_": [run_id]}})}
 
 
-def _alone(workspace: Path, folder: Path, ratio: int) -> dict[str, bytes]:
+def _alone(workspace: Path, folder: Path, ratio: int, seed: int) -> dict[str, bytes]:
     """The files of an arm that was run alone: phase after phase, without DVC, Prefect and caches."""
     shutil.copytree(workspace / "data", folder / "data")
     shutil.copy(workspace / "phases.py", folder)
     text = (workspace / "params.yaml").read_text()
-    (folder / "params.yaml").write_text(re.sub(r"^  ratio: \d+", f"  ratio: {ratio}", text, flags=re.M))
+    text = re.sub(r"^  ratio: \d+", f"  ratio: {ratio}", text, flags=re.M)
+    (folder / "params.yaml").write_text(re.sub(r"^seed: \d+", f"seed: {seed}", text, flags=re.M))
     for phase in PHASES[1:]:
         call(folder, sys.executable, "phases.py", phase)
     files = [path for path in (folder / "artifacts").rglob("*") if path.is_file()]
@@ -222,7 +223,7 @@ def test_a_fleet_computes_each_phase_once_and_loses_nothing_when_a_worker_dies(
     log = tmp_path / "log"
     environment = _environment(api, log)
     assert api.post("/work_pools/", json={"name": "fleet", "type": "process"}).is_success
-    options = ["--set", "unfreeze.ratio=10,20,30"]
+    options = ["--set", "unfreeze.ratio=10,30", "--seeds", "2"]
     unknown = _sweep(workspace, *options, "--pool", "flaet", **environment)
     assert (unknown.returncode, unknown.stderr.count("\n")) == (2, 1)
     assert "there is no work pool flaet (there are: fleet" in unknown.stderr
@@ -231,7 +232,7 @@ def test_a_fleet_computes_each_phase_once_and_loses_nothing_when_a_worker_dies(
     quick = environment | {"PREFECT_WORKER_QUERY_SECONDS": "1"}
     with (
         _process(tmp_path / "one", *start, "1", TOY_SLOW="unfreeze", **quick) as one,  # hangs in this phase
-        _process(tmp_path / "two", *start, "1", **quick),
+        _process(tmp_path / "two", *start, "2", **quick),
         _process(workspace, "flows.cli", "sweep", *options, "--pool", "fleet", **environment) as command,
     ):
         phase, deaf = until(lambda: _hanging(tmp_path / "one", []))
@@ -251,26 +252,26 @@ def test_a_fleet_computes_each_phase_once_and_loses_nothing_when_a_worker_dies(
     ran = log.read_text().splitlines()
     assert len(ran) == len(set(ran))
     counts = Counter(line.split()[0] for line in ran)
-    assert counts == {"prepare": 1, "embed": 1, "head": 1, "unfreeze": 3, "evaluate": 3, "report": 3}
+    assert counts == {"prepare": 1, "embed": 1, "head": 2, "unfreeze": 4, "evaluate": 4, "report": 4}
 
     runs = _arm_runs(api, name)
-    assert Counter(run["state_name"] for run in runs) == {"Completed": 1 + 3, "Crashed": 2}
-    for ratio in RATIOS:
-        arm = f"ratio{ratio}-seed0"
+    assert Counter(run["state_name"] for run in runs) == {"Completed": 4 + 3, "Crashed": 2}
+    for ratio, seed in ARMS:
+        arm = f"ratio{ratio}-seed{seed}"
         (done,) = [run for run in runs if run["name"] == arm and run["state_name"] == "Completed"]
         states = _states(api, done["id"])
         assert {states[phase] for phase in ("prepare", "embed", "head")} == {"Restored"}
         assert {states[phase] for phase in ("unfreeze", "evaluate", "report")} == {"Completed"}
         made = _in_fleet(workspace, f"{name}-{arm}")
-        alone = _alone(workspace, tmp_path / f"alone-{arm}", ratio)
+        alone = _alone(workspace, tmp_path / f"alone-{arm}", ratio, seed)
         assert made == {path: alone[path] for path in made}
         assert {"artifacts/unfreeze/model/weights.safetensors", "artifacts/evaluate/metrics.json"} <= made.keys()
 
     with (workspace / "artifacts" / "sweeps" / name / "table.csv").open() as table:
         rows = list(csv.DictReader(table))
-    assert [row["arm"] for row in rows] == [f"ratio{ratio}-seed0" for ratio in RATIOS]
-    assert "Best on validation: ratio30, on test 82.0 %" in printed
-    apply = [sys.executable, "-m", "dvc", "exp", "apply", f"{name}-ratio30-seed0"]
+    assert [row["arm"] for row in rows] == [f"ratio{ratio}-seed{seed}" for ratio, seed in ARMS]
+    assert "Best on validation: ratio30, on test 82.5 ± 0.7 %" in printed
+    apply = [sys.executable, "-m", "dvc", "exp", "apply", f"{name}-ratio30-seed1"]
     subprocess.run(apply, cwd=workspace, capture_output=True)  # it complains that the files are not here yet
     assert "  ratio: 30 " in (workspace / "params.yaml").read_text()
     call(workspace, "dvc", "pull")
