@@ -5,7 +5,6 @@ python -m tasks.evaluate      artifacts/{head,unfreeze} -> artifacts/evaluate/{m
 What is chosen for them afterwards, a temperature and a threshold, is chosen on validation.
 """
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -104,16 +103,19 @@ def _forgotten(
     val = data.split("val")
     some = val[np.linspace(0, len(val) - 1, min(len(val), LOOKED_AT)).astype(np.int64)]
 
-    def pictures() -> Iterator[torch.Tensor]:
-        return map(normalise, data.pictures.batches(in_batches(some, chosen.evaluate.batch_size)))
-
-    backbones = [model.backbone for model in models.values()]
-    blocks = forgetting.by_block(*backbones, pictures)
+    head = old_head(chosen.backbone.name, chosen.backbone.weights)
+    if head:
+        head[1].to(normalise.device)
+    before, after = (
+        forgetting.look(
+            model.backbone, map(normalise, data.pictures.batches(in_batches(some, chosen.evaluate.batch_size))), head
+        )
+        for model in models.values()
+    )
+    blocks = forgetting.by_block(before, after)
     figures = blocks[["distance", "cka"]].mean().to_dict()
-    if head := old_head(chosen.backbone.name, chosen.backbone.weights):
-        for backbone in backbones:
-            backbone.set_submodule(head[0], head[1].to(normalise.device))
-        figures |= forgetting.drift(*backbones, pictures)
+    if head:
+        figures |= forgetting.drift(before.scores, after.scores)
     return figures, blocks
 
 

@@ -55,12 +55,20 @@ class EfficientNet_Lite0_Weights(WeightsEnum):  # type: ignore[misc]
 class SameConv2d(nn.Conv2d):
     """A strided convolution with TensorFlow's SAME padding: the odd pixel goes to the right and the bottom."""
 
+    pad = staticmethod(F.pad)
+
     def forward(self, input: Tensor) -> Tensor:
-        pads: list[int] = []
-        for size, kernel, stride in zip(input.shape[:1:-1], self.kernel_size[::-1], self.stride[::-1], strict=True):
+        before, after = [], []
+        for size, kernel, stride in zip(input.shape[2:], self.kernel_size, self.stride, strict=True):
             total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
-            pads += [total // 2, total - total // 2]
-        return F.conv2d(F.pad(input, pads), self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
+            before.append(total // 2)
+            after.append(total - total // 2)
+        if torch.is_grad_enabled():
+            padded = self.pad(input, [before[1], after[1], before[0], after[0]])
+            return F.conv2d(padded, self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
+        # The same without a copy of the pictures: even padding, and a kernel that begins with zeros.
+        weight = F.pad(self.weight, [after[1] - before[1], 0, after[0] - before[0], 0])
+        return F.conv2d(input, weight, self.bias, self.stride, after, self.dilation, self.groups)
 
 
 def _block(config: MBConvConfig, stochastic_depth: float, norm_layer: Any) -> MBConv:

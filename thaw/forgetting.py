@@ -4,45 +4,68 @@ Three views of it: how far the weights of each block moved, how alike what each 
 is (linear CKA), and whether the old head, put back, still names the same of its 1000 classes.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import ExitStack
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 import torch
 from torch import Tensor, nn
 from torchvision.models.swin_transformer import SwinTransformer
 
-from thaw.backbones import blocks
-
-Batches = Callable[[], Iterable[Tensor]]
+from thaw.backbones import Block, blocks
 
 
-def by_block(before: nn.Module, after: nn.Module, pictures: Batches) -> pd.DataFrame:
+class Look(NamedTuple):
+    """What a backbone says of some pictures: each block (n, channels), averaged over places, and the end of it."""
+
+    blocks: list[Block]
+    outputs: list[Tensor]
+    scores: Tensor
+
+
+def look(backbone: nn.Module, pictures: Iterable[Tensor], head: tuple[str, nn.Module] | None = None) -> Look:
+    """Show it normalised batches. With its old head put back (a place and a module) its end are class scores."""
+    found = blocks(backbone)
+    if head:
+        backbone.set_submodule(*head)
+    latest: list[Tensor] = [torch.empty(0)] * len(found)
+    said: list[list[Tensor]] = [[] for _ in found]
+    scores = []
+
+    def note(number: int, module: nn.Module, inputs: Any, output: Tensor) -> None:
+        latest[number] = output
+
+    with ExitStack() as hooks, torch.inference_mode():
+        for number, block in enumerate(found):
+            for module in block.modules:
+                hooks.callback(module.register_forward_hook(partial(note, number)).remove)
+        for batch in pictures:
+            scores.append(backbone.eval()(batch))
+            for output, outputs in zip(latest, said, strict=True):
+                outputs.append(_without_places(output, isinstance(backbone, SwinTransformer)).float().cpu())
+    return Look(found, [torch.cat(outputs) for outputs in said], torch.cat(scores))
+
+
+def by_block(before: Look, after: Look) -> pd.DataFrame:
     """For each block of a backbone how far its weights moved, relative to their size, and the CKA of its outputs.
 
-    Both are of one structure, folded or not; `pictures` gives the same normalised batches each time.
+    Both are of one structure, folded or not, and looked at the same pictures.
     """
-    said = [_outputs(backbone, pictures()) for backbone in (before, after)]
     rows = [
         {"block": old.name, "distance": _distance(old.parameters, new.parameters), "cka": cka(one, other)}
-        for old, new, one, other in zip(blocks(before), blocks(after), *said, strict=True)
+        for old, new, one, other in zip(before.blocks, after.blocks, before.outputs, after.outputs, strict=True)
     ]
     return pd.DataFrame(rows)
 
 
-def drift(before: nn.Module, after: nn.Module, pictures: Batches) -> dict[str, float]:
-    """How far the class scores drifted from those of the first network: `kept` is the share of pictures that the
-    second one gives the same class, `kl` the mean divergence in nats."""
-    same, divergence, count = 0.0, 0.0, 0
-    with torch.inference_mode():
-        for batch in pictures():
-            old, new = (model.eval()(batch).double().log_softmax(1) for model in (before, after))
-            same += float((old.argmax(1) == new.argmax(1)).sum())
-            divergence += float((old.exp() * (old - new)).sum())
-            count += len(batch)
-    return {"kept": same / count, "kl": divergence / count}
+def drift(before: Tensor, after: Tensor) -> dict[str, float]:
+    """How far class scores (n, classes) drifted: `kept` is the share of pictures that both give the same class, `kl`
+    the mean divergence in nats."""
+    old, new = (scores.double().log_softmax(1) for scores in (before, after))
+    same, divergence = (old.argmax(1) == new.argmax(1)).double(), (old.exp() * (old - new)).sum(1)
+    return {"kept": float(same.mean()), "kl": float(divergence.mean())}
 
 
 def cka(one: Tensor, other: Tensor) -> float:
@@ -62,26 +85,6 @@ def _distance(old: Iterable[Tensor], new: Iterable[Tensor]) -> float:
         moved = sum(float(((b - a).double() ** 2).sum()) for a, b in pairs)
         size = sum(float((a.double() ** 2).sum()) for a, _ in pairs)
     return float((moved / size) ** 0.5) if size else 0.0
-
-
-def _outputs(backbone: nn.Module, pictures: Iterable[Tensor]) -> list[Tensor]:
-    """What each block says of the pictures (n, channels), averaged over places."""
-    found = blocks(backbone)
-    latest: list[Tensor] = [torch.empty(0)] * len(found)
-    said: list[list[Tensor]] = [[] for _ in found]
-
-    def note(number: int, module: nn.Module, inputs: Any, output: Tensor) -> None:
-        latest[number] = output
-
-    with ExitStack() as hooks, torch.inference_mode():
-        for number, block in enumerate(found):
-            for module in block.modules:
-                hooks.callback(module.register_forward_hook(partial(note, number)).remove)
-        for batch in pictures:
-            backbone.eval()(batch)
-            for output, outputs in zip(latest, said, strict=True):
-                outputs.append(_without_places(output, isinstance(backbone, SwinTransformer)).float().cpu())
-    return [torch.cat(outputs) for outputs in said]
 
 
 def _without_places(output: Tensor, channels_last: bool) -> Tensor:

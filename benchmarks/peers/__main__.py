@@ -6,7 +6,8 @@
 
 Every run is a process of its own, alone on the machine; each repeat runs every contestant once, one after the other.
 In the first repeat (--whole) what trains both phases trains all epochs. All else are samples: one epoch of each phase,
-from which the seconds of all are computed. The table and the ratios are printed and written to `benchmarks/results/peers.json` and `peers.png`.
+from which the seconds of all are computed. The table and the ratios are printed and written to
+`benchmarks/results/peers.json` and `peers.png`.
 Rows lie in `benchmarks/runs/` as they come, and a bench that was stopped goes on from there; one with other settings,
 code or pictures begins anew.
 """

@@ -15,6 +15,7 @@ from benchmarks.peers.contest import BATCH_SIZE, Contest, given, tell
 from tasks import networks, settings
 from thaw.folding import fold_batchnorm
 from thaw.freezing import parameter_groups, scale_dropout, unfreeze
+from thaw.gradients import quicken
 from thaw.pictures import VIEWS, Normaliser, drawn_views
 from thaw.prediction import features_of
 from thaw.training import FineTuning, fine_tune, loss_of
@@ -58,7 +59,8 @@ def main(contest: Contest) -> None:
         | {"batch_size": BATCH_SIZE, "epochs": 1},
     )
     groups = parameter_groups(model, how.learning_rate, how.ratio, how.weight_decay, how.layer_decay)
-    optimizer = torch.optim.AdamW(groups)
+    optimizer = torch.optim.AdamW(groups, fused=True)
+    quicken(model)
     floats = random_pictures(BATCH_SIZE, contest.size)
     targets = data.targets[rows[np.arange(BATCH_SIZE) % len(rows)]]
 

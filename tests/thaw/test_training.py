@@ -16,6 +16,7 @@ from thaw import training
 from thaw.backbones import Classifier, Preprocessing, blocks
 from thaw.folding import fold_batchnorm
 from thaw.freezing import Selection, select, unfreeze
+from thaw.gradients import quicken
 from thaw.machine import bfloat16_pays, compiling_pays, use_bfloat16
 from thaw.pictures import Normaliser, Pictures, drawn_views, in_batches, in_views, view
 from thaw.prediction import predict
@@ -248,6 +249,7 @@ def test_the_fast_path_gives_the_logits_and_gradients_of_the_plain_one(
     fast = network("efficientnet_lite0")
     fold_batchnorm(fast, torch.zeros(1, 3, 32, 32))
     unfreeze(fast, which, "frozen")
+    quicken(fast)
     logits = fast(normalise(in_views(next(mapped.batches([np.arange(8)])), numbers)))
     training.loss_of(logits, targets[:8]).backward()
 

@@ -1,0 +1,131 @@
+"""Laws of gradients: the quick way to them gives those of the plain one, and is taken where it exists."""
+
+from copy import deepcopy
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import BackwardCFunction
+
+from thaw.backbones import create
+from thaw.efficientnet_lite0 import SameConv2d
+from thaw.gradients import quicken
+
+CHANNELS = 12
+
+
+def product(outputs: int, bias: bool = True) -> nn.Conv2d:
+    return nn.Conv2d(CHANNELS, outputs, 1, bias=bias)
+
+
+def depthwise(kernel: int = 5, stride: int = 1, bias: bool = False, dilation: int = 1) -> nn.Conv2d:
+    padding = dilation * (kernel // 2)
+    return nn.Conv2d(CHANNELS, CHANNELS, kernel, stride, padding, dilation, groups=CHANNELS, bias=bias)
+
+
+def uneven(kernel: int) -> nn.Conv2d:
+    return SameConv2d(CHANNELS, CHANNELS, kernel, 2, groups=CHANNELS)
+
+
+QUICK = {
+    "more outputs": product(40),
+    "fewer outputs": product(5, bias=False),
+    "wide": depthwise(),
+    "wide, with bias": depthwise(bias=True),
+    "uneven, 3": uneven(3),
+    "uneven, 5": uneven(5),
+    "in place": nn.ReLU6(inplace=True),
+}
+PLAIN = {
+    "narrow": depthwise(3),
+    "wide, strided": depthwise(stride=2),
+    "wide, dilated": depthwise(dilation=2),
+    "not depthwise": nn.Conv2d(CHANNELS, CHANNELS, 5, padding=2, groups=3),
+    "strided product": nn.Conv2d(CHANNELS, 8, 1, 2),
+    "product in groups": nn.Conv2d(CHANNELS, CHANNELS, 1, groups=3),
+    "reflected": nn.Conv2d(CHANNELS, CHANNELS, 5, padding=2, groups=CHANNELS, padding_mode="reflect"),
+}
+
+
+def learned(layer: nn.Module, pictures: Tensor) -> list[Tensor | None]:
+    """What a layer says of pictures, and the gradients of both."""
+    pictures = pictures.clone().requires_grad_()
+    said = layer(1.5 * pictures)
+    weights = torch.linspace(-1, 1, said.numel()).view_as(said)
+    (said * weights).sum().backward()
+    return [said, pictures.grad, *(parameter.grad for parameter in layer.parameters())]
+
+
+def ways(layer: nn.Module, pictures: Tensor) -> set[str]:
+    """The names of our own functions that lead from the pictures to what the layer says of them."""
+    waiting, found = [layer(1.5 * pictures.clone().requires_grad_()).grad_fn], set()
+    while waiting:
+        if node := waiting.pop():
+            found |= {node.name()} if isinstance(node, BackwardCFunction) else set()
+            waiting += [following for following, _ in node.next_functions]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [
+        (name, size)
+        for name in [*QUICK, *PLAIN]
+        for size in [(7, 9), (8, 8), (5, 3), (4, 2), (1, 1)]
+        if name != "reflected" or min(size) > 2  # a smaller picture has nothing to reflect
+    ],
+)
+def test_gradients_and_outputs_are_those_of_the_plain_layer(name: str, size: tuple[int, int]) -> None:
+    plain = deepcopy((QUICK | PLAIN)[name]).to(memory_format=torch.channels_last)
+    quick = deepcopy(plain)
+    quicken(quick)
+    pictures = torch.randn(3, CHANNELS, *size).contiguous(memory_format=torch.channels_last)
+    for one, other in zip(learned(quick, pictures), learned(plain, pictures), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", [*QUICK, *PLAIN])
+def test_the_quick_way_is_taken_where_there_is_one(name: str) -> None:
+    layer = deepcopy((QUICK | PLAIN)[name])
+    pictures = torch.randn(2, CHANNELS, 8, 8)
+    assert not ways(layer, pictures)
+    quicken(layer)
+    if isinstance(layer, nn.ReLU6):
+        assert not layer.inplace  # autograd would first make a copy
+    else:
+        assert bool(ways(layer, pictures)) == (name in QUICK)
+
+
+@pytest.mark.parametrize("name", ["more outputs", "wide, with bias"])
+def test_what_is_frozen_gets_no_gradient(name: str) -> None:
+    layer = deepcopy(QUICK[name])
+    quicken(layer)
+    layer.weight.requires_grad_(False)
+    _, of_pictures, of_weight, of_bias = learned(layer, torch.randn(2, CHANNELS, 8, 8))
+    assert of_pictures is not None
+    assert of_weight is None
+    assert of_bias is not None
+
+
+@pytest.mark.parametrize("name", ["more outputs", "wide, with bias"])
+def test_in_half_precision_gradients_are_those_of_the_plain_layer_in_half_precision(name: str) -> None:
+    plain = deepcopy(QUICK[name])
+    quick = deepcopy(plain)
+    quicken(quick)
+    pictures = torch.randn(2, CHANNELS, 8, 8)
+    with torch.autocast("cpu", torch.bfloat16):
+        found, expected = learned(quick, pictures), learned(plain, pictures)
+    for one, other in zip(found, expected, strict=True):
+        assert one is not None
+        assert other is not None
+        assert one.dtype == other.dtype
+        torch.testing.assert_close(one, other, rtol=3e-2, atol=3e-2 * float(other.detach().abs().max()))
+
+
+def test_uneven_padding_is_the_same_with_and_without_gradients() -> None:
+    model = create("efficientnet_lite0", "random", 2).eval()
+    for size in (64, 75):
+        pictures = torch.randn(2, 3, size, size + 9)
+        with torch.inference_mode():
+            quick = model.backbone(pictures)
+        torch.testing.assert_close(quick, model.backbone(pictures), rtol=1e-4, atol=1e-5)
