@@ -1,8 +1,8 @@
 """Gradients of convolutions on a CPU, where oneDNN has no quick way to them; the numbers are the same.
 
-A profile of phase 2 names three: the weights of 1 x 1 convolutions, which are one matrix product where pixels are
+A profile of phase 2 names four: the weights of 1 x 1 convolutions, which are one matrix product where pixels are
 channels last; the weights of depthwise convolutions wider than three, for which oneDNN has its quick kernel only up to
-that width; and uneven padding, whose gradient is a view and needs no copy.
+that width; uneven padding, whose gradient is a view and needs no copy; and ReLU6 in place, whose input is copied first.
 """
 
 from functools import partial
@@ -35,7 +35,7 @@ def _is_product(module: nn.Conv2d) -> bool:
 def _is_wide(module: nn.Conv2d) -> bool:
     """Whether it is depthwise, 5 pixels wide, and leaves the size of the picture as it is."""
     return (
-        module.groups == module.in_channels == module.out_channels
+        1 < module.groups == module.in_channels == module.out_channels
         and (module.kernel_size, module.padding) == ((5, 5), (2, 2))
         and module.stride == module.dilation == (1, 1)
         and module.padding_mode == "zeros"

@@ -38,6 +38,7 @@ QUICK = {
 }
 PLAIN = {
     "narrow": depthwise(3),
+    "one channel": nn.Conv2d(1, 1, 5, padding=2),
     "wide, strided": depthwise(stride=2),
     "wide, dilated": depthwise(dilation=2),
     "not depthwise": nn.Conv2d(CHANNELS, CHANNELS, 5, padding=2, groups=3),
@@ -45,6 +46,11 @@ PLAIN = {
     "product in groups": nn.Conv2d(CHANNELS, CHANNELS, 1, groups=3),
     "reflected": nn.Conv2d(CHANNELS, CHANNELS, 5, padding=2, groups=CHANNELS, padding_mode="reflect"),
 }
+
+
+def drawn(layer: nn.Module, number: int, *size: int) -> Tensor:
+    """So many pictures of that size, with as many channels as the layer takes."""
+    return torch.randn(number, getattr(layer, "in_channels", CHANNELS), *size)
 
 
 def learned(layer: nn.Module, pictures: Tensor) -> list[Tensor | None]:
@@ -79,7 +85,7 @@ def test_gradients_and_outputs_are_those_of_the_plain_layer(name: str, size: tup
     plain = deepcopy((QUICK | PLAIN)[name]).to(memory_format=torch.channels_last)
     quick = deepcopy(plain)
     quicken(quick)
-    pictures = torch.randn(3, CHANNELS, *size).contiguous(memory_format=torch.channels_last)
+    pictures = drawn(plain, 3, *size).contiguous(memory_format=torch.channels_last)
     for one, other in zip(learned(quick, pictures), learned(plain, pictures), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
 
@@ -87,7 +93,7 @@ def test_gradients_and_outputs_are_those_of_the_plain_layer(name: str, size: tup
 @pytest.mark.parametrize("name", [*QUICK, *PLAIN])
 def test_the_quick_way_is_taken_where_there_is_one(name: str) -> None:
     layer = deepcopy((QUICK | PLAIN)[name])
-    pictures = torch.randn(2, CHANNELS, 8, 8)
+    pictures = drawn(layer, 2, 8, 8)
     assert not ways(layer, pictures)
     quicken(layer)
     if isinstance(layer, nn.ReLU6):
