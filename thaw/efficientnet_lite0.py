@@ -65,10 +65,13 @@ class SameConv2d(nn.Conv2d):
             after.append(total - total // 2)
         if torch.is_grad_enabled():
             padded = self.pad(input, [before[1], after[1], before[0], after[0]])
-            return F.conv2d(padded, self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
+            return self._conv_forward(padded, self.weight, self.bias)
         # The same without a copy of the pictures: even padding, and a kernel that begins with zeros.
         weight = F.pad(self.weight, [after[1] - before[1], 0, after[0] - before[0], 0])
-        return F.conv2d(input, weight, self.bias, self.stride, after, self.dilation, self.groups)
+        return self._conv_forward(input, weight, self.bias, after)
+
+    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None, padding: Any = 0) -> Tensor:
+        return F.conv2d(input, weight, bias, self.stride, padding, self.dilation, self.groups)
 
 
 def _block(config: MBConvConfig, stochastic_depth: float, norm_layer: Any) -> MBConv:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from thaw import processes
 from thaw.backbones import Classifier
+from thaw.gradients import quicken
 from thaw.pictures import Normaliser, Pictures, copied, in_batches, in_views, view
 from thaw.progress import Progress
 
@@ -30,6 +31,8 @@ def features_of(
     Of several processes each writes those of its share.
     """
     model.eval()
+    if normalise.device.type == "cpu":
+        quicken(model)
     progress = Progress(views.size)
     batches = in_batches(processes.share(np.arange(len(rows))), batch_size)
     with torch.inference_mode():
@@ -59,6 +62,8 @@ def predict(
     Of several processes each computes its share, and all know the whole.
     """
     model.eval()
+    if normalise.device.type == "cpu":
+        quicken(model)
     found = []
     with torch.inference_mode():
         for pixels in pictures.batches(in_batches(processes.share(rows), batch_size)):

@@ -27,6 +27,13 @@ def uneven(kernel: int) -> nn.Conv2d:
     return SameConv2d(CHANNELS, CHANNELS, kernel, 2, groups=CHANNELS)
 
 
+def activated(layer: nn.Conv2d) -> nn.Module:
+    """With ReLU6, and so large weights that both of its ends are reached."""
+    with torch.no_grad():
+        layer.weight *= 30
+    return nn.Sequential(layer, nn.Identity(), nn.ReLU6(inplace=True))
+
+
 QUICK = {
     "more outputs": product(40),
     "fewer outputs": product(5, bias=False),
@@ -35,6 +42,10 @@ QUICK = {
     "uneven, 3": uneven(3),
     "uneven, 5": uneven(5),
     "in place": nn.ReLU6(inplace=True),
+    "activated": activated(depthwise(3, bias=True)),
+    "activated product": activated(product(40)),
+    "activated, uneven": activated(uneven(5)),
+    "activated, wide": activated(depthwise()),
 }
 PLAIN = {
     "narrow": depthwise(3),
@@ -113,7 +124,7 @@ def test_what_is_frozen_gets_no_gradient(name: str) -> None:
     assert of_bias is not None
 
 
-@pytest.mark.parametrize("name", ["more outputs", "wide, with bias"])
+@pytest.mark.parametrize("name", ["more outputs", "wide, with bias", "activated"])
 def test_in_half_precision_gradients_are_those_of_the_plain_layer_in_half_precision(name: str) -> None:
     plain = deepcopy(QUICK[name])
     quick = deepcopy(plain)
