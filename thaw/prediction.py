@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from thaw import processes
 from thaw.backbones import Classifier
-from thaw.gradients import quicken
+from thaw.convolutions import quicken
 from thaw.pictures import Normaliser, Pictures, copied, in_batches, in_views, view
 from thaw.progress import Progress
 
@@ -31,8 +31,7 @@ def features_of(
     Of several processes each writes those of its share.
     """
     model.eval()
-    if normalise.device.type == "cpu":
-        quicken(model)
+    quicken(model)
     progress = Progress(views.size)
     batches = in_batches(processes.share(np.arange(len(rows))), batch_size)
     with torch.inference_mode():
@@ -62,8 +61,7 @@ def predict(
     Of several processes each computes its share, and all know the whole.
     """
     model.eval()
-    if normalise.device.type == "cpu":
-        quicken(model)
+    quicken(model)
     found = []
     with torch.inference_mode():
         for pixels in pictures.batches(in_batches(processes.share(rows), batch_size)):

@@ -20,8 +20,8 @@ from torchvision.transforms import v2
 
 from thaw import processes
 from thaw.backbones import Classifier
+from thaw.convolutions import quicken
 from thaw.freezing import obey_mode, parameter_groups, stay_in_eval
-from thaw.gradients import quicken
 from thaw.pictures import Normaliser, Pictures, copied, in_batches, in_views, jittered, rows_of
 from thaw.prediction import predict
 from thaw.progress import Progress
@@ -175,8 +175,7 @@ def fine_tune(
     `unfreeze` is called with the number of each epoch before it, and may unfreeze more.
     """
     rows, targets = train
-    if normalise.device.type == "cpu":
-        quicken(model)
+    quicken(model)
     steps = len(_training_batches(rows, how.batch_size))
     needed = how.l2_sp or how.interpolate
     start = {name: value.detach().clone() for name, value in model.state_dict().items()} if needed else {}

@@ -13,9 +13,9 @@ import torch
 
 from benchmarks.peers.contest import BATCH_SIZE, Contest, given, tell
 from tasks import networks, settings
+from thaw.convolutions import quicken
 from thaw.folding import fold_batchnorm
 from thaw.freezing import parameter_groups, scale_dropout, unfreeze
-from thaw.gradients import quicken
 from thaw.pictures import VIEWS, Normaliser, drawn_views
 from thaw.prediction import features_of
 from thaw.training import FineTuning, fine_tune, loss_of

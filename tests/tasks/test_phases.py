@@ -72,6 +72,17 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def test_neither_the_start_nor_the_end_of_a_phase_searches_what_was_imported_for_garbage() -> None:
+    code = (
+        "import atexit, gc, tasks.head\n"
+        "print(gc.get_stats()[2]['collections'])\n"  # of old objects
+        "atexit._run_exitfuncs()\n"
+        "print(len(gc.get_objects()))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["0", "0"]
+
+
 @pytest.fixture
 def copied(finished: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(finished, tmp_path / "copy"))

@@ -14,9 +14,9 @@ from torchvision.transforms.functional import normalize, to_tensor
 
 from thaw import training
 from thaw.backbones import Classifier, Preprocessing, blocks
+from thaw.convolutions import quicken
 from thaw.folding import fold_batchnorm
 from thaw.freezing import Selection, select, unfreeze
-from thaw.gradients import quicken
 from thaw.machine import bfloat16_pays, compiling_pays, use_bfloat16
 from thaw.pictures import Normaliser, Pictures, drawn_views, in_batches, in_views, view
 from thaw.prediction import predict

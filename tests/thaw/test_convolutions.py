@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from torch.autograd.function import BackwardCFunction
 
 from thaw.backbones import create
+from thaw.convolutions import quicken
 from thaw.efficientnet_lite0 import SameConv2d
-from thaw.gradients import quicken
 
 CHANNELS = 12
 

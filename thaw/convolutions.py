@@ -7,7 +7,6 @@ whose gradient is a view and needs no copy; and ReLU6 in place, whose input is c
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 from typing import Any
@@ -22,10 +21,14 @@ from thaw.efficientnet_lite0 import SameConv2d
 
 # oneDNN's convolution that ends with an activation, as torch.compile uses it; None where PyTorch is without oneDNN.
 _WITH_ACTIVATION = getattr(torch.ops.mkldnn, "_convolution_pointwise", None)
+How = tuple[Any, ...]  # stride, padding, dilation, groups
+OfWeight = Callable[[Tensor, Tensor, Tensor, How], Tensor]  # the gradient of the weights, from that of the output
 
 
 def quicken(model: nn.Module) -> None:
     """Let the convolutions of a network on a CPU, and their gradients, go by the quickest way."""
+    if any(parameter.device.type != "cpu" for parameter in model.parameters()):
+        return
     for module in [*model.modules()]:
         if type(module).forward is nn.Sequential.forward:
             _take_in_activations(module)
@@ -33,7 +36,7 @@ def quicken(model: nn.Module) -> None:
             module.pad = _Padded.apply
         elif isinstance(module, nn.ReLU6):
             module.inplace = False
-        elif isinstance(module, nn.Conv2d) and _way(module) and not _is_quick(module):
+        elif isinstance(module, nn.Conv2d) and _of_weight(module) is not _usual and not _is_quick(module):
             _replace(module, False)
 
 
@@ -41,12 +44,12 @@ def _take_in_activations(parent: nn.Module) -> None:
     """Of layers that run one after the other each ReLU6 that follows a convolution becomes part of it."""
     layers = [(name, module) for name, module in parent.named_children() if not isinstance(module, nn.Identity)]
     for (_, module), (name, following) in pairwise(layers):
-        if isinstance(module, nn.Conv2d) and isinstance(following, nn.ReLU6) and _is_usual(module):
+        if isinstance(module, nn.Conv2d) and isinstance(following, nn.ReLU6) and _takes_activation(module):
             _replace(module, True)
             setattr(parent, name, nn.Identity())
 
 
-def _is_usual(module: nn.Conv2d) -> bool:
+def _takes_activation(module: nn.Conv2d) -> bool:
     return module.padding_mode == "zeros" and not isinstance(module.padding, str) and not _is_quick(module)
 
 
@@ -55,13 +58,69 @@ def _is_quick(module: nn.Conv2d) -> bool:
 
 
 def _replace(module: nn.Conv2d, clamped: bool) -> None:
-    layer = _Layer(module.stride, module.dilation, module.groups, clamped, _way(module))
-    module._conv_forward = partial(_convolved, layer, module.padding)  # type: ignore[method-assign]
+    """`clamped`: with a ReLU6 at its end."""
+    how = module.stride, module.padding, module.dilation, module.groups
+    module._conv_forward = partial(_convolved, how, clamped, _of_weight(module))  # type: ignore[method-assign]
 
 
-def _way(module: nn.Conv2d) -> Callable[[Tensor, Tensor, Tensor], Tensor] | None:
-    """The quickest way to the gradient of its weights, None for PyTorch's own."""
-    return _of_product if _is_product(module) else _of_columns if _is_wide(module) else None
+def _convolved(
+    how: How, clamped: bool, of_weight: OfWeight, inputs: Tensor, weight: Tensor, bias: Tensor | None, pads: Any = None
+) -> Tensor:
+    stride, padding, *rest = how
+    output: Tensor = _Convolution.apply((stride, pads or padding, *rest), clamped, of_weight, inputs, weight, bias)
+    return output
+
+
+class _Convolution(Function):
+    """A convolution that may end with ReLU6, and whose weights get their gradient by the quickest way."""
+
+    @staticmethod
+    @custom_fwd(device_type="cpu", cast_inputs=torch.bfloat16)  # type: ignore[untyped-decorator]
+    def forward(
+        ctx: Any, how: How, clamped: bool, of_weight: OfWeight, inputs: Tensor, weight: Tensor, bias: Tensor | None
+    ) -> Tensor:
+        if not clamped:
+            output = F.conv2d(inputs, weight, bias, *how)
+        elif _WITH_ACTIVATION and inputs.dtype == torch.float32:
+            stride, padding, *rest = how
+            output = _WITH_ACTIVATION(inputs, weight, bias, padding, stride, *rest, "hardtanh", [0.0, 6.0], "")
+        else:
+            output = F.conv2d(inputs, weight, bias, *how).clamp_(0, 6)
+        ctx.save_for_backward(inputs, weight, output if clamped else None)
+        ctx.how, ctx.of_weight = how, of_weight
+        return output
+
+    @staticmethod
+    @custom_bwd(device_type="cpu")  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (gradient,) = gradients
+        inputs, weight, clamped = ctx.saved_tensors
+        if clamped is not None:
+            gradient = torch.ops.aten.hardtanh_backward(gradient, clamped, 0.0, 6.0)
+        _, _, _, inputs_wanted, weight_wanted, bias_wanted = ctx.needs_input_grad
+        return (
+            None,
+            None,
+            None,
+            _native(gradient, inputs, weight, ctx.how, 0) if inputs_wanted else None,
+            ctx.of_weight(gradient, inputs, weight, ctx.how) if weight_wanted else None,
+            gradient.sum((0, 2, 3)) if bias_wanted else None,
+        )
+
+
+def _native(gradient: Tensor, inputs: Tensor, weight: Tensor, how: How, which: int) -> Tensor:
+    """PyTorch's own gradient: of the inputs (0) or of the weights (1)."""
+    stride, padding, dilation, groups = how
+    wanted = [which == 0, which == 1, False]
+    found: tuple[Tensor, ...] = torch.ops.aten.convolution_backward(
+        gradient, inputs, weight, None, stride, padding, dilation, False, [0, 0], groups, wanted
+    )
+    return found[which]
+
+
+def _of_weight(module: nn.Conv2d) -> OfWeight:
+    """The quickest way to the gradient of its weights."""
+    return _product if _is_product(module) else _columns if _is_wide(module) else _usual
 
 
 def _is_product(module: nn.Conv2d) -> bool:
@@ -78,85 +137,25 @@ def _is_wide(module: nn.Conv2d) -> bool:
     )
 
 
-@dataclass(frozen=True)
-class _Layer:
-    stride: tuple[int, ...]
-    dilation: tuple[int, ...]
-    groups: int
-    clamped: bool  # a ReLU6 is part of it
-    of_weight: Callable[[Tensor, Tensor, Tensor], Tensor] | None
-
-    def native(self, gradient: Tensor, inputs: Tensor, weight: Tensor, padding: Any, which: int) -> Tensor:
-        """PyTorch's own gradient: of the inputs (0) or of the weights (1)."""
-        wanted = [which == 0, which == 1, False]
-        found: tuple[Tensor, ...] = torch.ops.aten.convolution_backward(
-            gradient, inputs, weight, None, self.stride, padding, self.dilation, False, [0, 0], self.groups, wanted
-        )
-        return found[which]
+def _usual(gradient: Tensor, inputs: Tensor, weight: Tensor, how: How) -> Tensor:
+    return _native(gradient, inputs, weight, how, 1)
 
 
-def _convolved(
-    layer: _Layer, usual: Any, inputs: Tensor, weight: Tensor, bias: Tensor | None, padding: Any = None
-) -> Tensor:
-    output: Tensor = _Convolution.apply(layer, padding or usual, inputs, weight, bias)
-    return output
-
-
-class _Convolution(Function):
-    """A convolution that may end with ReLU6, and whose weights get their gradient by the quickest way."""
-
-    @staticmethod
-    @custom_fwd(device_type="cpu", cast_inputs=torch.bfloat16)  # type: ignore[untyped-decorator]
-    def forward(ctx: Any, layer: _Layer, padding: Any, inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        how = layer.stride, padding, layer.dilation, layer.groups
-        if not layer.clamped:
-            output = F.conv2d(inputs, weight, bias, *how)
-        elif _WITH_ACTIVATION and inputs.dtype == torch.float32:
-            stride, padding, dilation, groups = how
-            activation = "hardtanh", [0.0, 6.0], ""
-            output = _WITH_ACTIVATION(inputs, weight, bias, padding, stride, dilation, groups, *activation)
-        else:
-            output = F.conv2d(inputs, weight, bias, *how).clamp_(0, 6)
-        ctx.save_for_backward(inputs, weight, output if layer.clamped else None)
-        ctx.layer, ctx.padding = layer, padding
-        return output
-
-    @staticmethod
-    @custom_bwd(device_type="cpu")  # type: ignore[untyped-decorator]
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        (gradient,) = gradients
-        layer: _Layer = ctx.layer
-        inputs, weight, output = ctx.saved_tensors
-        if layer.clamped:
-            gradient = torch.ops.aten.hardtanh_backward(gradient, output, 0.0, 6.0)
-        of_inputs = of_weight = of_bias = None
-        if ctx.needs_input_grad[2]:
-            of_inputs = layer.native(gradient, inputs, weight, ctx.padding, 0)
-        if ctx.needs_input_grad[3]:
-            if layer.of_weight:
-                of_weight = layer.of_weight(gradient, inputs, weight)
-            else:
-                of_weight = layer.native(gradient, inputs, weight, ctx.padding, 1)
-        if ctx.needs_input_grad[4]:
-            of_bias = gradient.sum((0, 2, 3))
-        return None, None, of_inputs, of_weight, of_bias
-
-
-def _of_product(gradient: Tensor, inputs: Tensor, weight: Tensor) -> Tensor:
-    """The gradient of the weights (outputs, inputs, 1, 1), each pixel being a row of both factors."""
+def _product(gradient: Tensor, inputs: Tensor, weight: Tensor, how: How) -> Tensor:
+    """Of weights (outputs, inputs, 1, 1), each pixel being a row of both factors."""
     rows, columns = (each.permute(0, 2, 3, 1).flatten(0, 2) for each in (gradient, inputs))
     return (rows.T @ columns)[:, :, None, None]
 
 
-def _of_columns(gradient: Tensor, inputs: Tensor, weight: Tensor) -> Tensor:
-    """The gradient of the weights (channels, 1, 5, 5): the three columns in the middle at once, the outer ones each."""
-    layer = _Layer((1, 1), (1, 1), len(weight), False, None)
+def _columns(gradient: Tensor, inputs: Tensor, weight: Tensor, how: How) -> Tensor:
+    """Of weights (channels, 1, 5, 5): the three columns in the middle at once, the outer ones each."""
     if inputs.shape[-1] < 3:  # so narrow that the outer ones see nothing
-        return layer.native(gradient, inputs, weight, (2, 2), 1)
+        return _usual(gradient, inputs, weight, how)
 
     def part(gradient: Tensor, inputs: Tensor, columns: int) -> Tensor:
         gradient, inputs = (each.contiguous(memory_format=torch.channels_last) for each in (gradient, inputs))
-        return layer.native(gradient, inputs, weight[..., :columns], (2, columns // 2), 1)
+        stride, (high, _), *rest = how
+        return _usual(gradient, inputs, weight[..., :columns], (stride, (high, columns // 2), *rest))
 
     first = part(gradient[..., 2:], inputs[..., :-2], 1)
     last = part(gradient[..., :-2], inputs[..., 2:], 1)
