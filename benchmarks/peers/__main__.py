@@ -1,15 +1,15 @@
 """thaw against its peers on the default data: one split, one backbone, one resolution, as many epochs.
 
-    make bench                                       # three repeats of ten and eight epochs
-    make bench ARGS="--whole 0"                      # samples only: faster, and no accuracy
+    make bench                                       # three repeats, then all epochs once for accuracy
+    make bench ARGS="--samples"                      # the repeats only: faster, and no accuracy
     make bench ARGS="--only plain --only thaw"
 
 Every run is a process of its own, alone on the machine; each repeat runs every contestant once, one after the other.
-In the first repeat (--whole) what trains both phases trains all epochs. All else are samples: one epoch of each phase,
-from which the seconds of all are computed. The table and the ratios are printed and written to
+These runs are samples: one epoch of each phase, from which the seconds of all are computed. At the end what trains both
+phases trains all epochs once, for accuracy and AUC. The table and the ratios are printed and written to
 `benchmarks/results/peers.json` and `peers.png`.
 Rows lie in `benchmarks/runs/` as they come, and a bench that was stopped goes on from there; one with other settings,
-code or pictures begins anew.
+code or pictures begins anew, but for whole runs of peers, which thaw's own code does not change.
 """
 
 import argparse
@@ -41,16 +41,28 @@ ROOT = Path(__file__).resolve().parents[2]
 RUNS = ROOT / "benchmarks" / "runs"
 # In the order of a repeat: what is compared stands together. "-last" goes on from phase 1 of the whole recipe.
 CONTESTANTS = ("plain", "thaw", "bare", "plain-last", "thaw-last", "fastai", "lightning", "transformers")
+PEERS = ("plain", *results.FRAMEWORKS)
+OF_ALL = ("params.yaml", "thaw", "tasks", "benchmarks/peers")
+# What decides what a peer learns, beside its own file and the split.
+OF_PEERS = (
+    "constraints.txt",
+    "benchmarks/requirements.txt",
+    "benchmarks/peers/contest.py",
+    "benchmarks/peers/pictures.py",
+    "thaw/backbones.py",
+    "thaw/efficientnet_lite0.py",
+)
 PACKAGES = ("torch", "torchvision", "fastai", "lightning", "transformers", "accelerate")
 NOTES = (
     "all contestants train on the hard labels, from the same weights, on the same split, on the CPU",
-    "accuracy and AUC are of one view of each test picture",
+    "all are tested on one view of each test picture",
     "total is everything from the start of the first process to the predictions on test: of thaw prepare, embed, head, "
     "unfreeze and evaluate, of both its networks",
     "phase 1 of thaw is embed and head to convergence with the start of both processes, of the others the epochs alone",
     "an epoch is training and validation; embed and training alone run in turn with bare loops, all in one process",
     "plain is as tutorials show it; fastai, Lightning and Trainer run channels last, fastai without training BatchNorm",
-    "rows that are not whole trained one epoch of each phase; the seconds of all epochs are computed from these",
+    "times and memory are of runs of one epoch of each phase; the seconds of all epochs are computed from these",
+    "accuracy and AUC are of runs of all epochs, the rows of repeat 0",
     "memory is that of the whole process tree, shared pages counted once",
 )
 
@@ -67,19 +79,20 @@ def main() -> None:
     )
     parser.add_argument("--epochs", type=int, default=8, help="epochs of phase 2 (8)")
     parser.add_argument("--repeats", type=int, default=3, help="how often everything runs (3)")
-    parser.add_argument("--whole", type=int, default=1, help="how many of them train all epochs (1)")
+    parser.add_argument("--samples", action="store_true", help="no runs of all epochs, and no accuracy")
     parser.add_argument("--pictures", type=int, help="about so many pictures, evenly out of all (all)")
     parser.add_argument("--only", action="append", choices=CONTESTANTS, metavar="NAME", help=", ".join(CONTESTANTS))
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results/peers.json", help="the file of results")
     chosen = parser.parse_args()
     contest = prepare(chosen.size, chosen.head_epochs, chosen.epochs, chosen.pictures)
-    folder = Path(contest.workspace).parent
-    jobs = [(repeat, name) for repeat in range(1, chosen.repeats + 1) for name in chosen.only or CONTESTANTS]
+    wanted = chosen.only or CONTESTANTS
+    jobs = [(repeat, name) for repeat in range(1, chosen.repeats + 1) for name in wanted]
+    jobs += [(results.WHOLE, name) for name in wanted if name in ("thaw", *PEERS) and not chosen.samples]
     rows = []
     for number, (repeat, name) in enumerate(jobs, 1):
-        whole = repeat <= chosen.whole and not name.endswith("-last")  # of the last blocks only the epoch is compared
-        rows.append(run(name, repeat, whole, contest, folder))
-        print(f"[{number}/{len(jobs)}] repeat {repeat}, {name}: {rows[-1]['seconds']:.0f} s", flush=True)
+        rows.append(run(name, repeat, contest))
+        what = f"repeat {repeat}" if repeat != results.WHOLE else "all epochs"
+        print(f"[{number}/{len(jobs)}] {what}, {name}: {rows[-1]['seconds']:.0f} s", flush=True)
     tell(add_scores(rows, contest), protocol_of(contest), chosen.out)
 
 
@@ -87,7 +100,8 @@ def prepare(size: int, head_epochs: int, epochs: int, pictures: int | None) -> C
     """The shared workspace: the pictures without soft targets, and the split that thaw's prepare makes of them."""
     rows = manifest.read_folder(ROOT / "data")
     rows = rows.iloc[:: max(1, len(rows) // pictures)] if pictures else rows
-    folder = folder_of(f"{size} {head_epochs} {epochs} {manifest.fingerprint(rows)}")
+    protocol = f"{size} {head_epochs} {epochs} {manifest.fingerprint(rows)}"
+    folder = RUNS / key_of(protocol, *OF_ALL)
     contest = Contest(str(folder / "workspace"), "", size, 0, head_epochs, epochs)
     workspace = Path(contest.workspace)
     splits = workspace / "data/splits.csv"  # with it every prepare keeps this split, whatever its seed
@@ -110,32 +124,42 @@ def prepare(size: int, head_epochs: int, epochs: int, pictures: int | None) -> C
     return contest
 
 
-def folder_of(protocol: str) -> Path:
-    """Where the runs of one protocol lie that one state of the code made."""
-    key = hashlib.sha256(protocol.encode())
-    sources = [path for part in ("thaw", "tasks", "benchmarks/peers") for path in (ROOT / part).rglob("*.py")]
-    for path in [ROOT / "params.yaml", *sorted(sources)]:
-        key.update(path.read_bytes())
-    return RUNS / key.hexdigest()[:12]
+def key_of(what: str, *sources: str) -> str:
+    """Stands for one state of sources, which are files and folders, and what they were used for."""
+    key = hashlib.sha256(what.encode())
+    for source in sources:
+        path = ROOT / source
+        for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
+            key.update(file.read_bytes())
+    return key.hexdigest()[:12]
 
 
-def run(contestant: str, repeat: int, whole: bool, contest: Contest, folder: Path) -> dict[str, Any]:
-    """The row of one run: that of an earlier one if it was as long, else made now."""
-    kept = folder / f"{repeat}-{contestant}" / "row.json"
+def folder_of(contestant: str, repeat: int, contest: Contest) -> Path:
+    """Where a run lies: beside the workspace, or for longer where thaw's own code has no part in it."""
+    if repeat == results.WHOLE and contestant in PEERS:
+        split = Path(contest.workspace, "artifacts/prepare/manifest.csv").read_text()
+        what = f"{contest.size} {contest.head_epochs} {contest.epochs} {split}"
+        return RUNS / f"{contestant}-{key_of(what, f'benchmarks/peers/{contestant}.py', *OF_PEERS)}"
+    return Path(contest.workspace).parent / f"{repeat}-{contestant}"
+
+
+def run(contestant: str, repeat: int, contest: Contest) -> dict[str, Any]:
+    """The row of one run: that of an earlier one if there is one, else made now."""
+    folder = folder_of(contestant, repeat, contest)
+    kept = folder / "row.json"
     if kept.is_file():
         row: dict[str, Any] = json.loads(kept.read_text())
-        if row["whole"] or not whole:
-            return row
+        return row
     name, _, last = contestant.partition("-")
-    before = folder / f"{repeat}-{name}"
+    before = folder_of(name, repeat, contest)
     if last and not (before / "row.json").is_file():
         sys.exit(f"error: {contestant} goes on from the phase 1 of {name}; run both, with --only {name} too")
-    shutil.rmtree(kept.parent, ignore_errors=True)
-    kept.parent.mkdir(parents=True)
-    contest = replace(contest, out=str(kept.parent), seed=repeat - 1, before=str(before) if last else None)
-    if not whole:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    contest = replace(contest, out=str(folder), seed=repeat, before=str(before) if last else None)
+    if repeat != results.WHOLE:
         contest = replace(contest, head_epochs=min(1, contest.head_epochs), epochs=1)
-    row = {"contestant": contestant, "repeat": repeat, "whole": whole} | watch(name, contest)
+    row = {"contestant": contestant, "repeat": repeat} | watch(name, contest)
     kept.write_text(json.dumps(row))  # last: it says that the run is complete
     return row
 
@@ -184,19 +208,19 @@ def _measure(child: psutil.Process, peak: list[int], done: threading.Event) -> N
 
 
 def add_scores(rows: list[dict[str, Any]], contest: Contest) -> list[dict[str, Any]]:
-    """The rows, those of whole runs with accuracy and AUC."""
-    folder = Path(contest.workspace)
-    found = pd.read_csv(folder / "artifacts/prepare/manifest.csv", keep_default_na=False)
+    """The rows, those of all epochs with accuracy and AUC."""
+    folder = Path(contest.workspace, "artifacts/prepare")
+    found = pd.read_csv(folder / "manifest.csv", keep_default_na=False)
     test = found[found["split"] == "test"]
-    classes = json.loads((folder / "artifacts/prepare/meta.json").read_text())["classes"]
+    classes = json.loads((folder / "meta.json").read_text())["classes"]
+
+    def predictions(contestant: str) -> Path:
+        return folder_of(contestant, results.WHOLE, contest) / "predictions.csv"
 
     def scored(row: dict[str, Any]) -> dict[str, Any]:
-        predictions, plain = (
-            folder.parent / f"{row['repeat']}-{name}" / "predictions.csv" for name in (row["contestant"], "plain")
-        )
-        if not row["whole"] or not predictions.is_file():
+        if row["repeat"] != results.WHOLE:
             return row
-        return row | {"scores": results.scores(test, classes, predictions, plain)}
+        return row | {"scores": results.scores(test, classes, predictions(row["contestant"]), predictions("plain"))}
 
     return [scored(row) for row in rows]
 

@@ -1,7 +1,8 @@
 """What the rows of all runs say: figures, ratios, scores, a table and a plot.
 
 A row is what one run took: contestant, repeat, seconds and peak_gb of its processes, and `told`, the lists of what it
-printed. A sample trains one epoch of each phase; its figures are completed at the pace of that epoch.
+printed. It is a sample of one epoch of each phase, completed at the pace of that epoch, or of repeat 0: all epochs,
+for accuracy.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,6 +16,7 @@ import pandas as pd
 from thaw import metrics
 from thaw.manifest import labels_of
 
+WHOLE = 0  # the repeat that trains all epochs; with it nothing is timed, because kept runs may be older
 FRAMEWORKS = ("fastai", "lightning", "transformers")
 NAMES = {
     "plain": "plain PyTorch",
@@ -62,7 +64,7 @@ def ratios(rows: Sequence[dict[str, Any]], head_epochs: int, epochs: int) -> dic
     Left out is a ratio whose contestants did not all run.
     """
     found: dict[str, list[float]] = {name: [] for name in RATIOS}
-    for repeat in sorted({row["repeat"] for row in rows}):
+    for repeat in sorted({row["repeat"] for row in rows} - {WHOLE}):
         at = {row["contestant"]: figures(row, head_epochs, epochs) for row in rows if row["repeat"] == repeat}
         for name, ratio in RATIOS.items():
             try:
@@ -90,7 +92,7 @@ def _probabilities(predictions: Path, test: pd.DataFrame) -> metrics.Probabiliti
 
 
 def table(rows: Sequence[dict[str, Any]], protocol: dict[str, Any]) -> str:
-    """Medians over the repeats, as Markdown; accuracy and AUC are those of runs that trained all epochs."""
+    """Medians over the repeats, as Markdown; accuracy and AUC are those of the run that trained all epochs."""
     head_epochs, epochs, pictures = (protocol[name] for name in ("head_epochs", "epochs", "training_pictures"))
     lines = [
         f"| {protocol['pictures']} pictures, {protocol['size']} px | phase 1, {head_epochs} epochs | phase 2, an epoch "
@@ -98,12 +100,12 @@ def table(rows: Sequence[dict[str, Any]], protocol: dict[str, Any]) -> str:
         "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for contestant, name in NAMES.items():
-        own = [row for row in rows if row["contestant"] == contestant]
+        own = _timed(rows, contestant)
         if not own:
             continue
         each = [figures(row, head_epochs, epochs) for row in own]
         phase1, epoch, total = (_median(each, key) for key in ("phase1", "epoch", "total"))
-        whole = [row["scores"] for row in own if "scores" in row]
+        scored = [row["scores"] for row in rows if row["contestant"] == contestant and "scores" in row]
         cells = [
             name,
             f"{phase1:.0f} s" if phase1 else "",
@@ -111,12 +113,16 @@ def table(rows: Sequence[dict[str, Any]], protocol: dict[str, Any]) -> str:
             f"{pictures / epoch:.0f}" if epoch else "",
             f"{total:.0f} s" if total else "",
             f"{median(row['peak_gb'] for row in own):.1f} GB",
-            f"{_median(whole, 'accuracy'):.1%}" if whole else "",
-            f"{_median(whole, 'auc'):.3f}" if whole else "",
-            _interval(whole[0].get("over_plain")) if whole and contestant != "plain" else "",
+            f"{scored[0]['accuracy']:.1%}" if scored else "",
+            f"{scored[0]['auc']:.3f}" if scored else "",
+            _interval(scored[0].get("over_plain")) if scored and contestant != "plain" else "",
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def _timed(rows: Sequence[dict[str, Any]], contestant: str) -> list[dict[str, Any]]:
+    return [row for row in rows if row["contestant"] == contestant and row["repeat"] != WHOLE]
 
 
 def _median(each: Sequence[dict[str, Any]], key: str) -> float | None:
@@ -135,7 +141,7 @@ def plot(rows: Sequence[dict[str, Any]], protocol: dict[str, Any], path: Path) -
     from matplotlib.figure import Figure
 
     head_epochs, epochs = protocol["head_epochs"], protocol["epochs"]
-    each = {name: [figures(row, head_epochs, epochs) for row in rows if row["contestant"] == name] for name in NAMES}
+    each = {name: [figures(row, head_epochs, epochs) for row in _timed(rows, name)] for name in NAMES}
     figure = Figure(figsize=(10, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2)
     for contestant, found in each.items():

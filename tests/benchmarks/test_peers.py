@@ -1,6 +1,7 @@
 """Laws of the comparison with peers: what the ratios say, one split for all, and no run is made twice."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,14 @@ def test_runs_are_compared_within_their_repeat() -> None:
     assert results.ratios(rows, HEAD_EPOCHS, EPOCHS)["total_vs_plain"] == {"median": 2.0, "min": 2.0, "max": 2.0}
 
 
+def test_runs_of_all_epochs_are_not_timed() -> None:
+    rows = repeat_of(1, 2.0)
+    kept = [each | {"seconds": 999, "peak_gb": 9} for each in repeat_of(results.WHOLE, 7.0)]
+    protocol = {"pictures": 90, "training_pictures": 60, "size": 64, "head_epochs": HEAD_EPOCHS, "epochs": EPOCHS}
+    assert results.ratios(rows + kept, HEAD_EPOCHS, EPOCHS) == results.ratios(rows, HEAD_EPOCHS, EPOCHS)
+    assert results.table(rows + kept, protocol) == results.table(rows, protocol)
+
+
 def test_a_sample_says_what_a_whole_run_at_its_pace_would() -> None:
     start_and_test = 12.0
     whole = row("plain", 1, start_and_test + 10 * 3 + 8 * 5, head_epoch=[3.0] * 10, unfreeze_epoch=[5.0] * 8)
@@ -87,24 +96,22 @@ def test_a_resumed_bench_runs_only_what_is_missing(tmp_path: Path, monkeypatch: 
 
     monkeypatch.setattr(bench, "watch", watch)
     contest = Contest(str(tmp_path / "workspace"), "", 64, 0, 10, 8)
-    sample = bench.run("plain", 1, False, contest, tmp_path)
+    sample = bench.run("plain", 1, contest)
     with pytest.raises(KeyboardInterrupt):
-        bench.run("fastai", 1, False, contest, tmp_path)
+        bench.run("fastai", 1, contest)
     assert ran == [("plain", 1, 1), ("fastai", 1, 1)]
-    assert bench.run("plain", 1, False, contest, tmp_path) == sample
+    assert bench.run("plain", 1, contest) == sample
     with pytest.raises(KeyboardInterrupt):
-        bench.run("fastai", 1, False, contest, tmp_path)
+        bench.run("fastai", 1, contest)
     assert ran[2:] == [("fastai", 1, 1)]
-    whole = bench.run("plain", 1, True, contest, tmp_path)  # a sample does not stand for a whole run
-    assert ran[3:] == [("plain", 10, 8)]
-    assert bench.run("plain", 1, False, contest, tmp_path) == whole
-    assert len(ran) == 4
+    bench.run("thaw", results.WHOLE, contest)  # a sample does not stand for a run of all epochs
+    assert ran[3:] == [("thaw", 10, 8)]
 
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A small project: 48 pictures in groups of three, with soft targets."""
-    for name in ("thaw", "tasks", "benchmarks", "params.yaml"):
+    for name in ("thaw", "tasks", "benchmarks", "params.yaml", "constraints.txt"):
         (tmp_path / name).symlink_to(ROOT / name)
     rows = []
     (tmp_path / "data/images").mkdir(parents=True)
@@ -138,17 +145,48 @@ def test_every_contestant_sees_the_same_split_with_hard_labels(project: Path) ->
 
 
 def test_a_bench_begins_anew_when_protocol_code_or_settings_change(project: Path) -> None:
-    before = bench.folder_of("160 px")
-    assert bench.folder_of("160 px") == before
-    assert bench.folder_of("96 px") != before
-    for name in ("params.yaml", "thaw", "tasks"):
-        (project / name).unlink()
-        if name.endswith(".yaml"):
-            (project / name).write_text("seed: 1")
-        else:
-            (project / name).mkdir()
-        assert bench.folder_of("160 px") != before
-        before = bench.folder_of("160 px")
+    before = bench.key_of("160 px", *bench.OF_ALL)
+    assert bench.key_of("160 px", *bench.OF_ALL) == before
+    assert bench.key_of("96 px", *bench.OF_ALL) != before
+    for name in ("params.yaml", "thaw/metrics.py", "tasks/evaluate.py", "benchmarks/peers/plain.py"):
+        change(project, name)
+        assert bench.key_of("160 px", *bench.OF_ALL) != before
+        before = bench.key_of("160 px", *bench.OF_ALL)
+
+
+def test_what_a_peer_learned_is_kept_while_its_code_and_the_split_stay(project: Path) -> None:
+    split = project / "workspace/artifacts/prepare/manifest.csv"
+    split.parent.mkdir(parents=True)
+    split.write_text("path,split\na.png,train\nb.png,test\n")
+    contest = Contest(str(project / "workspace"), "", 16, 0, 10, 8)
+
+    def folders(contest: Contest = contest) -> dict[str, Path]:
+        return {name: bench.folder_of(name, results.WHOLE, contest) for name in bench.PEERS}
+
+    before = folders()
+    change(project, "thaw/metrics.py")
+    assert folders() == before
+    change(project, "benchmarks/peers/lightning.py")
+    assert {name for name, folder in folders().items() if folder != before[name]} == {"lightning"}
+    assert not folders(replace(contest, epochs=9)).items() & folders().items()
+    before = folders()
+    change(project, "thaw/backbones.py")
+    assert not folders().items() & before.items()
+    before = folders()
+    split.write_text("path,split\na.png,test\nb.png,train\n")
+    assert not folders().items() & before.items()
+
+
+def change(project: Path, name: str) -> None:
+    """Change a file of the small project, which is linked to the house's own until then."""
+    path = project / name
+    if (top := project / Path(name).parts[0]).is_symlink() and top != path:
+        house = top.resolve()
+        top.unlink()
+        shutil.copytree(house, top, ignore=shutil.ignore_patterns("__pycache__", "runs", "results"))
+    text = path.read_text()
+    path.unlink()
+    path.write_text(f"{text}\n# changed")
 
 
 def test_predictions_of_other_pictures_are_refused(tmp_path: Path) -> None:
