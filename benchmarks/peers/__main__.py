@@ -61,9 +61,9 @@ NOTES = (
     "phase 1 of thaw is embed and head to convergence with the start of both processes, of the others the epochs alone",
     "an epoch is training and validation; embed and training alone run in turn with bare loops, all in one process",
     "plain is as tutorials show it; fastai, Lightning and Trainer run channels last, fastai without training BatchNorm",
-    "times and memory are of runs of one epoch of each phase; the seconds of all epochs are computed from these",
+    "times are of runs of one epoch of each phase; the seconds of all epochs are computed from these",
     "accuracy and AUC are of runs of all epochs, the rows of repeat 0",
-    "memory is that of the whole process tree, shared pages counted once",
+    "memory is the most of any run, that of the whole process tree, shared pages counted once",
 )
 
 

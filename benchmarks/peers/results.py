@@ -92,7 +92,7 @@ def _probabilities(predictions: Path, test: pd.DataFrame) -> metrics.Probabiliti
 
 
 def table(rows: Sequence[dict[str, Any]], protocol: dict[str, Any]) -> str:
-    """Medians over the repeats, as Markdown; accuracy and AUC are those of the run that trained all epochs."""
+    """Medians over the repeats, and the most memory, as Markdown; accuracy and AUC are of the run of all epochs."""
     head_epochs, epochs, pictures = (protocol[name] for name in ("head_epochs", "epochs", "training_pictures"))
     lines = [
         f"| {protocol['pictures']} pictures, {protocol['size']} px | phase 1, {head_epochs} epochs | phase 2, an epoch "
@@ -112,7 +112,7 @@ def table(rows: Sequence[dict[str, Any]], protocol: dict[str, Any]) -> str:
             f"{epoch:.1f} s" if epoch else "",
             f"{pictures / epoch:.0f}" if epoch else "",
             f"{total:.0f} s" if total else "",
-            f"{median(row['peak_gb'] for row in own):.1f} GB",
+            f"{max(row['peak_gb'] for row in rows if row['contestant'] == contestant):.1f} GB",
             f"{scored[0]['accuracy']:.1%}" if scored else "",
             f"{scored[0]['auc']:.3f}" if scored else "",
             _interval(scored[0].get("over_plain")) if scored and contestant != "plain" else "",
