@@ -1,7 +1,7 @@
 """One file per phase: files in, one call into thaw, files out. `python -m tasks.<phase>` is the DVC stage command.
 
 Importing torch makes hundreds of thousands of objects that live as long as the process. Python's search for garbage
-among them would take a third of the time that a phase needs to start and to end.
+among them would take a fifth of the time that a phase needs to start and to end.
 """
 
 import atexit

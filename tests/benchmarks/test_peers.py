@@ -104,8 +104,11 @@ def test_a_resumed_bench_runs_only_what_is_missing(tmp_path: Path, monkeypatch: 
     with pytest.raises(KeyboardInterrupt):
         bench.run("fastai", 1, contest)
     assert ran[2:] == [("fastai", 1, 1)]
-    bench.run("thaw", results.WHOLE, contest)  # a sample does not stand for a run of all epochs
-    assert ran[3:] == [("thaw", 10, 8)]
+    bench.run("thaw", 1, contest)
+    whole = bench.run("thaw", results.WHOLE, contest)  # a sample does not stand for a run of all epochs
+    assert ran[3:] == [("thaw", 1, 1), ("thaw", 10, 8)]
+    assert bench.run("thaw", results.WHOLE, contest) == whole
+    assert len(ran) == 5
 
 
 @pytest.fixture
