@@ -1,14 +1,14 @@
 """Convolutions on a CPU, and their gradients, by ways quicker than the usual one; the numbers are the same.
 
-A profile of phase 2 names five: ReLU6 after a convolution, which can be part of it, and whose input then need not be
-kept; the weights of 1 x 1 convolutions, which are one matrix product where pixels are channels last; the weights of
-depthwise convolutions wider than three, for which oneDNN has its quick kernel only up to that width; uneven padding,
-whose gradient is a view and needs no copy; and ReLU6 in place, whose input is copied first.
+A profile of phase 2 names five: uneven padding, a copy of the pictures that is even where pictures and kernels are
+turned; ReLU6 after a convolution, which can be part of it, and whose gradient needs no memory of its own; the weights
+of 1 x 1 convolutions, which are one matrix product where pixels are channels last; the weights of depthwise
+convolutions wider than three, for which oneDNN has its quick kernel only up to that width; and ReLU6 in place, whose
+input is copied first.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.amp import custom_bwd, custom_fwd
 from torch.autograd import Function
 from torch.nn import functional as F
+from torchvision.models.efficientnet import EfficientNet
 
 from thaw.efficientnet_lite0 import SameConv2d
 
@@ -30,45 +31,69 @@ def quicken(model: nn.Module) -> None:
     if any(parameter.device.type != "cpu" for parameter in model.parameters()):
         return
     for module in [*model.modules()]:
+        if isinstance(module, EfficientNet):
+            _turn(module.features)
         if type(module).forward is nn.Sequential.forward:
             _take_in_activations(module)
-        elif isinstance(module, SameConv2d):
-            module.pad = _Padded.apply
         elif isinstance(module, nn.ReLU6):
             module.inplace = False
         elif isinstance(module, nn.Conv2d) and _of_weight(module) is not _usual and not _is_quick(module):
-            _replace(module, False)
+            _replace(module, False, False)
 
 
-def _take_in_activations(parent: nn.Module) -> None:
+def _turn(features: nn.Module) -> None:
+    """Turn pictures and kernels by 180 degrees, where padding is uneven: it is even then.
+
+    TensorFlow pads right and bottom by one more, where at all. Turned, that is left and top, and what even padding adds
+    to the right and the bottom a strided kernel does not reach.
+    """
+    layers = [module for module in features.modules() if isinstance(module, nn.Conv2d)]
+    if any(isinstance(layer, SameConv2d) for layer in layers):
+        features.register_forward_pre_hook(lambda _, inputs: inputs[0].flip(2, 3))
+        for layer in layers:
+            if layer.kernel_size != (1, 1):
+                height, width = layer.kernel_size
+                layer.__class__, layer.padding = _Turned, (height // 2, width // 2)
+
+
+class _Turned(nn.Conv2d):
+    def forward(self, input: Tensor) -> Tensor:
+        output: Tensor = self._conv_forward(input, self.weight.flip(2, 3), self.bias)
+        return output
+
+
+def _take_in_activations(sequential: nn.Module) -> None:
     """Of layers that run one after the other each ReLU6 that follows a convolution becomes part of it."""
-    layers = [(name, module) for name, module in parent.named_children() if not isinstance(module, nn.Identity)]
-    for (_, module), (name, following) in pairwise(layers):
+    layers = list(_layers(sequential))
+    layers.append((sequential, "", nn.Identity()))  # what comes after the last one is not known
+    for (_, _, module), (parent, name, following), (_, _, then) in zip(layers, layers[1:], layers[2:], strict=False):
         if isinstance(module, nn.Conv2d) and isinstance(following, nn.ReLU6) and _takes_activation(module):
-            _replace(module, True)
+            _replace(module, True, isinstance(then, nn.Conv2d))
             setattr(parent, name, nn.Identity())
 
 
+def _layers(sequential: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Module]]:
+    """Parent, name and layer of all that run one after the other, in sequentials within it too."""
+    for name, module in sequential.named_children():
+        if type(module).forward is nn.Sequential.forward:
+            yield from _layers(module)
+        elif not isinstance(module, nn.Identity):
+            yield sequential, name, module
+
+
 def _takes_activation(module: nn.Conv2d) -> bool:
-    return module.padding_mode == "zeros" and not isinstance(module.padding, str) and not _is_quick(module)
+    plain = type(module).forward in (nn.Conv2d.forward, _Turned.forward) and module.padding_mode == "zeros"
+    return plain and not isinstance(module.padding, str) and not _is_quick(module)
 
 
 def _is_quick(module: nn.Conv2d) -> bool:
     return "_conv_forward" in vars(module)
 
 
-def _replace(module: nn.Conv2d, clamped: bool) -> None:
-    """`clamped`: with a ReLU6 at its end."""
+def _replace(module: nn.Conv2d, clamped: bool, alone: bool) -> None:
+    """`clamped`: with a ReLU6 at its end; `alone`: nobody but a convolution takes its output."""
     how = module.stride, module.padding, module.dilation, module.groups
-    module._conv_forward = partial(_convolved, how, clamped, _of_weight(module))  # type: ignore[method-assign]
-
-
-def _convolved(
-    how: How, clamped: bool, of_weight: OfWeight, inputs: Tensor, weight: Tensor, bias: Tensor | None, pads: Any = None
-) -> Tensor:
-    stride, padding, *rest = how
-    output: Tensor = _Convolution.apply((stride, pads or padding, *rest), clamped, of_weight, inputs, weight, bias)
-    return output
+    module._conv_forward = partial(_Convolution.apply, how, clamped, alone, _of_weight(module))  # type: ignore[method-assign]
 
 
 class _Convolution(Function):
@@ -77,7 +102,14 @@ class _Convolution(Function):
     @staticmethod
     @custom_fwd(device_type="cpu", cast_inputs=torch.bfloat16)  # type: ignore[untyped-decorator]
     def forward(
-        ctx: Any, how: How, clamped: bool, of_weight: OfWeight, inputs: Tensor, weight: Tensor, bias: Tensor | None
+        ctx: Any,
+        how: How,
+        clamped: bool,
+        alone: bool,
+        of_weight: OfWeight,
+        inputs: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
     ) -> Tensor:
         if not clamped:
             output = F.conv2d(inputs, weight, bias, *how)
@@ -87,7 +119,7 @@ class _Convolution(Function):
         else:
             output = F.conv2d(inputs, weight, bias, *how).clamp_(0, 6)
         ctx.save_for_backward(inputs, weight, output if clamped else None)
-        ctx.how, ctx.of_weight = how, of_weight
+        ctx.how, ctx.alone, ctx.of_weight = how, alone, of_weight
         return output
 
     @staticmethod
@@ -96,9 +128,12 @@ class _Convolution(Function):
         (gradient,) = gradients
         inputs, weight, clamped = ctx.saved_tensors
         if clamped is not None:
-            gradient = torch.ops.aten.hardtanh_backward(gradient, clamped, 0.0, 6.0)
-        _, _, _, inputs_wanted, weight_wanted, bias_wanted = ctx.needs_input_grad
+            # What one convolution alone has given nobody else has, so that it may be changed.
+            into = gradient if ctx.alone else torch.empty_like(gradient)
+            gradient = torch.ops.aten.hardtanh_backward.grad_input(gradient, clamped, 0.0, 6.0, grad_input=into)
+        _, _, _, _, inputs_wanted, weight_wanted, bias_wanted = ctx.needs_input_grad
         return (
+            None,
             None,
             None,
             None,
@@ -160,29 +195,3 @@ def _columns(gradient: Tensor, inputs: Tensor, weight: Tensor, how: How) -> Tens
     first = part(gradient[..., 2:], inputs[..., :-2], 1)
     last = part(gradient[..., :-2], inputs[..., 2:], 1)
     return torch.cat([first, part(gradient, inputs, 3), last], 3)
-
-
-class _Padded(Function):
-    """`F.pad` with zeros that writes each pixel once."""
-
-    @staticmethod
-    def forward(ctx: Any, inputs: Tensor, pads: list[int]) -> Tensor:
-        left, right, top, bottom = pads
-        *_, height, width = inputs.shape
-        ctx.inner = slice(top, top + height), slice(left, left + width)
-        shape = (*inputs.shape[:2], top + height + bottom, left + width + right)
-        padded = torch.empty(shape, dtype=inputs.dtype, memory_format=torch.channels_last)
-        padded[..., *ctx.inner] = inputs
-        for edge in (
-            padded[..., :top, :],
-            padded[..., top + height :, :],
-            padded[..., :left],
-            padded[..., left + width :],
-        ):
-            edge.zero_()
-        return padded
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        (gradient,) = gradients
-        return gradient[..., *ctx.inner], None

@@ -7,7 +7,7 @@ import torch
 
 from thaw.backbones import Classifier
 
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4  # of glibc's malloc.h
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -3, -4, -8  # of glibc's malloc.h
 
 
 def keep_freed_memory() -> None:
@@ -20,6 +20,7 @@ def keep_freed_memory() -> None:
         if not libc.mallopt(M_MMAP_THRESHOLD, 2**30):  # before 2.35 no more than 32 MB were allowed
             libc.mallopt(M_MMAP_MAX, 0)
         libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+        libc.mallopt(M_ARENA_MAX, 1)  # the threads' own ones hold little, and give it back
 
 
 def bfloat16_pays(precision: str, device: torch.device) -> bool:

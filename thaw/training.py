@@ -18,7 +18,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
 from torchvision.ops import StochasticDepth
 from torchvision.transforms import v2
 
-from thaw import processes
+from thaw import cores, processes
 from thaw.backbones import Classifier
 from thaw.convolutions import quicken
 from thaw.freezing import obey_mode, parameter_groups, stay_in_eval
@@ -309,14 +309,16 @@ def _train_epoch(
         if how.l2_sp and parameter.requires_grad
     ]
     weight = None if weight is None else weight.to(normalise.device)
+
+    def lost(seen: Tensor, wanted: Tensor) -> Tensor:
+        return loss_of(network(seen).float(), wanted, how.label_smoothing, weight)
+
     total = torch.zeros((), device=normalise.device)
     for batch, share, mine, pixels in zip(batches, shares, taken, read, strict=True):
         seen = _augmented(pixels, mine, len(batch), normalise, how, generator)
         seen, wanted = mix(seen, copied(targets[batch[mine]], normalise.device))
-        loss = loss_of(network(seen).float(), wanted, how.label_smoothing, weight)
-        loss = loss * (len(share) * processes.count() / len(batch))
         optimizer.zero_grad()
-        loss.backward()
+        loss = cores.backward(network, lost, seen, wanted, len(share) * processes.count() / len(batch))
         for parameter, before in pulled:
             assert parameter.grad is not None
             parameter.grad.add_(parameter.detach() - before, alpha=how.l2_sp)
@@ -324,7 +326,7 @@ def _train_epoch(
         schedule.step()
         if averaged:
             averaged.update_parameters(model)
-        total += loss.detach() * len(batch)
+        total += loss * len(batch)
         progress.step(len(batch), f"epoch {seed[-1]}/{how.epochs}")
     return float(processes.mean(total)) / sum(map(len, batches))
 

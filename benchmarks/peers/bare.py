@@ -13,6 +13,7 @@ import torch
 
 from benchmarks.peers.contest import BATCH_SIZE, Contest, given, tell
 from tasks import networks, settings
+from thaw import cores
 from thaw.convolutions import quicken
 from thaw.folding import fold_batchnorm
 from thaw.freezing import parameter_groups, scale_dropout, unfreeze
@@ -64,10 +65,13 @@ def main(contest: Contest) -> None:
     floats = random_pictures(BATCH_SIZE, contest.size)
     targets = data.targets[rows[np.arange(BATCH_SIZE) % len(rows)]]
 
+    def lost(seen: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+        return loss_of(model(seen), wanted)
+
     def step() -> None:
         model.train()
         optimizer.zero_grad()
-        loss_of(model(floats), targets).backward()
+        cores.backward(model, lost, floats, targets)
         optimizer.step()
 
     in_turn("training", BATCH_SIZE, step, len(rows), lambda: fine_tune(

@@ -39,12 +39,10 @@ QUICK = {
     "fewer outputs": product(5, bias=False),
     "wide": depthwise(),
     "wide, with bias": depthwise(bias=True),
-    "uneven, 3": uneven(3),
-    "uneven, 5": uneven(5),
     "in place": nn.ReLU6(inplace=True),
     "activated": activated(depthwise(3, bias=True)),
     "activated product": activated(product(40)),
-    "activated, uneven": activated(uneven(5)),
+    "activated, twice": nn.Sequential(activated(product(CHANNELS)), activated(depthwise(3))),
     "activated, wide": activated(depthwise()),
 }
 PLAIN = {
@@ -55,6 +53,8 @@ PLAIN = {
     "not depthwise": nn.Conv2d(CHANNELS, CHANNELS, 5, padding=2, groups=3),
     "strided product": nn.Conv2d(CHANNELS, 8, 1, 2),
     "product in groups": nn.Conv2d(CHANNELS, CHANNELS, 1, groups=3),
+    "uneven": uneven(5),
+    "activated, uneven": activated(uneven(3)),
     "reflected": nn.Conv2d(CHANNELS, CHANNELS, 5, padding=2, groups=CHANNELS, padding_mode="reflect"),
 }
 
@@ -139,10 +139,41 @@ def test_in_half_precision_gradients_are_those_of_the_plain_layer_in_half_precis
         torch.testing.assert_close(one, other, rtol=3e-2, atol=3e-2 * float(other.detach().abs().max()))
 
 
-def test_uneven_padding_is_the_same_with_and_without_gradients() -> None:
-    model = create("efficientnet_lite0", "random", 2).eval()
-    for size in (64, 75):
-        pictures = torch.randn(2, 3, size, size + 9)
-        with torch.inference_mode():
-            quick = model.backbone(pictures)
-        torch.testing.assert_close(quick, model.backbone(pictures), rtol=1e-4, atol=1e-5)
+def test_a_gradient_that_others_have_too_is_left_as_it_is() -> None:
+    plain = nn.ModuleList(activated(product(CHANNELS)) for _ in range(2))
+    quick = deepcopy(plain)
+    quicken(quick)
+    pictures = torch.randn(3, CHANNELS, 8, 8)
+    found = [learned(Sum(layers), pictures) for layers in (quick, plain)]
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
+class Sum(nn.Module):
+    """What two layers say, added up: both get the same gradient."""
+
+    def __init__(self, layers: nn.ModuleList) -> None:
+        super().__init__()
+        self.layers = layers
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        one, other = self.layers
+        said: Tensor = one(pictures) + other(pictures)
+        return said
+
+
+@pytest.mark.parametrize("size", [64, 75])
+def test_the_whole_network_says_and_learns_the_same_whichever_way_its_padding_is_done(size: int) -> None:
+    plain = create("efficientnet_lite0", "random", 2).double().eval()
+    quick = deepcopy(plain)
+    for _ in range(2):  # the second time it is quick already
+        quicken(quick)
+    pictures = torch.randn(2, 3, size, size + 9).double()
+    expected = learned(plain, pictures)
+    for one, other in zip(learned(quick, pictures), expected, strict=True):
+        torch.testing.assert_close(one, other)
+    for model in (quick, plain):
+        with torch.no_grad():
+            torch.testing.assert_close(model(1.5 * pictures), expected[0])
+    assert plain.state_dict().keys() == quick.state_dict().keys()
+    assert not any(isinstance(module, SameConv2d) for module in quick.modules())
