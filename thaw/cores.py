@@ -17,6 +17,7 @@ from torchvision.ops import StochasticDepth
 from thaw import processes
 
 FEWEST = 8  # pictures of a part: each reads all weights
+MOST = 8  # parts: each has gradients of its own
 
 
 def backward(
@@ -60,7 +61,9 @@ def _parts(network: nn.Module, pictures: int) -> int:
         draws = isinstance(module, (nn.Dropout, StochasticDepth)) and module.p > 0
         if module.training and (draws or isinstance(module, _BatchNorm)):
             return 1
-    return max(1, min(torch.get_num_threads(), pictures // FEWEST))
+    cores = torch.get_num_threads()
+    most = min(MOST, cores, pictures // FEWEST)
+    return max(range(1, max(1, most) + 1), key=lambda number: (cores - cores % number, number))  # so that none is idle
 
 
 @cache

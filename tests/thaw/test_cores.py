@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 
 from thaw import cores
-from thaw.cores import FEWEST
+from thaw.cores import FEWEST, MOST
 
 CLASSES, PICTURES = 3, 4 * FEWEST + 1
 
@@ -28,16 +28,18 @@ def network(*between: nn.Module) -> nn.Sequential:
     return nn.Sequential(nn.Flatten(), nn.Linear(48, 16), *between, nn.ReLU(), nn.Linear(16, CLASSES)).train()
 
 
-def batch(pictures: int = PICTURES) -> tuple[Tensor, Tensor]:
+def batch(pictures: int) -> tuple[Tensor, Tensor]:
     random = torch.Generator().manual_seed(1)
     return torch.randn(pictures, 3, 4, 4, generator=random), torch.rand(pictures, CLASSES, generator=random)
 
 
-def learnt(model: nn.Module, in_parts: bool, counts: float = 1.0) -> tuple[Tensor, list[Tensor | None], list[int]]:
+def learnt(
+    model: nn.Module, in_parts: bool, counts: float = 1.0, of: int = PICTURES
+) -> tuple[Tensor, list[Tensor | None], list[int]]:
     """Loss, gradients, and the number of pictures the network saw at a time."""
     seen: list[int] = []
     model.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
-    pictures, targets = batch()
+    pictures, targets = batch(of)
 
     def lost(pictures: Tensor, targets: Tensor) -> Tensor:
         return nn.functional.cross_entropy(model(pictures), targets)
@@ -77,15 +79,18 @@ def test_pictures_that_see_each_other_or_chance_are_learnt_together(between: nn.
 
 
 def test_a_small_batch_is_learnt_at_once() -> None:
-    model, (pictures, targets) = network(), batch(2 * FEWEST - 1)
-    seen: list[int] = []
+    assert learnt(network(), True, of=2 * FEWEST - 1)[2] == [2 * FEWEST - 1]
 
-    def lost(pictures: Tensor, targets: Tensor) -> Tensor:
-        seen.append(len(pictures))
-        return nn.functional.cross_entropy(model(pictures), targets)
 
-    cores.backward(model, lost, pictures, targets)
-    assert seen == [len(pictures)]
+@pytest.mark.parametrize(("threads", "parts"), [(1, 1), (2, 2), (4, 4), (5, 1), (6, 3), (16, 4)])
+def test_no_core_is_idle(threads: int, parts: int) -> None:
+    torch.set_num_threads(threads)
+    assert len(learnt(network(), True)[2]) == parts
+
+
+def test_there_are_not_more_gradients_than_memory_can_be_expected_to_hold() -> None:
+    torch.set_num_threads(2 * MOST)
+    assert len(learnt(network(), True, of=4 * MOST * FEWEST)[2]) == MOST
 
 
 def test_each_part_has_its_share_of_the_cores(several_cores: int) -> None:
@@ -102,4 +107,4 @@ def test_a_failure_in_a_part_is_told() -> None:
         raise ValueError("no memory")
 
     with pytest.raises(ValueError, match="no memory"):
-        cores.backward(network(), lost, *batch())
+        cores.backward(network(), lost, *batch(PICTURES))
