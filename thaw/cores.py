@@ -54,8 +54,12 @@ def backward(
 
 
 def _parts(network: nn.Module, pictures: int) -> int:
-    """In how many parts a batch is learnt from: one where its pictures see each other, or random numbers are drawn."""
-    if processes.count() > 1 or any(parameter.device.type != "cpu" for parameter in network.parameters()):
+    """In how many parts a batch is learnt from: one where its pictures see each other, or random numbers are drawn.
+
+    And one where the first layers are frozen: theirs are so short that threads wait for each other's Python.
+    """
+    first = next(network.parameters())
+    if processes.count() > 1 or first.device.type != "cpu" or not first.requires_grad:
         return 1
     for module in network.modules():
         draws = isinstance(module, (nn.Dropout, StochasticDepth)) and module.p > 0

@@ -66,10 +66,16 @@ def test_parts_teach_what_the_whole_teaches(several_cores: int) -> None:
 
 def test_what_is_frozen_or_takes_no_part_gets_no_gradient() -> None:
     model = network()
-    model[1].requires_grad_(False)
+    model[-1].requires_grad_(False)
     model.spare = nn.Parameter(torch.zeros(2))
     gradients = dict(zip([name for name, _ in model.named_parameters()], learnt(model, True)[1], strict=True))
-    assert {name for name, gradient in gradients.items() if gradient is None} == {"spare", "1.weight", "1.bias"}
+    assert {name for name, gradient in gradients.items() if gradient is None} == {"spare", "3.weight", "3.bias"}
+
+
+def test_where_the_first_layer_is_frozen_a_batch_is_learnt_at_once() -> None:
+    model = network()
+    model[1].requires_grad_(False)
+    assert learnt(model, True)[2] == [PICTURES]
 
 
 @pytest.mark.parametrize("between", [nn.BatchNorm1d(16), nn.Dropout(0.5), StochasticDepth(0.5, "row")])
