@@ -3,9 +3,9 @@
     .venv/bin/python -m benchmarks.scale                          # 2,600, 26,000 and 100,000 pictures
     .venv/bin/python -m benchmarks.scale --pictures 300 3000      # a first look
 
-Draws grey pictures of 64 x 64, runs the phases on them as DVC does, one child process each, and writes
-`benchmarks/results/scale.json` and `scale.png`. Pictures are read in both ways: kept decoded, and decoded on the fly.
-A run that was stopped goes on after the last finished child if it is started again.
+Draws grey pictures of 64 x 64, runs the phases on them as DVC does, one child process each, all sizes in turn, and
+writes `benchmarks/results/scale.json` and `scale.png`. Pictures are read in both ways: kept decoded, and decoded on
+the fly. A run that was stopped goes on after the last finished child if it is started again.
 
 Time per picture is what a phase takes for each picture beyond those of the smallest set, `--start`: what a process
 needs before its first picture is a constant, shown beside it. Where that time is less than ten times what starts differ
@@ -23,6 +23,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -125,20 +126,22 @@ def run(folder: Path, counts: list[int], start: int, repeats: int) -> pd.DataFra
     kept = folder / "rows.jsonl"
     rows = [json.loads(line) for line in kept.read_text().splitlines()] if kept.is_file() else []
     done = {(row["pictures"], row["repeat"], row["way"], row["phase"]) for row in rows}
-    for count in [start, *counts]:
+    counts = [start, *counts]
+    for count in counts:
         print(f"drawing {count:,} pictures", flush=True)
         draw(folder, count)
-        for repeat in range(max(1, min(repeats, 10_000 // count))):
-            for way, phases in PHASES.items():
-                workspace(folder / str(count), folder, count, way)
-                for phase in phases:
-                    if (count, repeat, way, phase) in done:
-                        continue
-                    found = measure(folder / str(count), phase)
-                    rows.append({"pictures": count, "repeat": repeat, "way": way, "phase": phase, **found})
-                    print(" ".join(f"{value}" for value in rows[-1].values()), flush=True)
-                    with kept.open("a") as file:
-                        file.write(json.dumps(rows[-1]) + "\n")
+    for way, phases in PHASES.items():
+        for count in counts:
+            workspace(folder / str(count), folder, count, way)
+        for phase, repeat, count in product(phases, range(max(1, repeats)), counts):  # all sizes at the same pace
+            often = max(1, min(repeats, 10_000 // count))
+            if repeat >= often or (count, repeat, way, phase) in done:
+                continue
+            found = measure(folder / str(count), phase)
+            rows.append({"pictures": count, "repeat": repeat, "way": way, "phase": phase, **found})
+            print(" ".join(f"{value}" for value in rows[-1].values()), flush=True)
+            with kept.open("a") as file:
+                file.write(json.dumps(rows[-1]) + "\n")
     return pd.DataFrame(rows)
 
 
