@@ -24,7 +24,6 @@ os.environ |= {
     "OMP_NUM_THREADS": "1",  # several processes test side by side; their threads would wait for one another
     "DVC_SITE_CACHE_DIR": str(_STATE / "dvc"),
     "GIT_CONFIG_GLOBAL": os.devnull,
-    "PYTHONPATH": str(Path(__file__).parent / "support" / "startup"),  # hundreds of processes start sooner
 }
 for name in ("PREFECT_API_URL", "PREFECT_PROFILE", "THAW_ROOT"):
     os.environ.pop(name, None)

@@ -79,7 +79,7 @@ def test_neither_the_start_nor_the_end_of_a_phase_searches_what_was_imported_for
         "atexit._run_exitfuncs()\n"
         "print(len(gc.get_objects()))"
     )
-    done = subprocess.run([sys.executable, "-E", "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["0", "0"]
 
 
