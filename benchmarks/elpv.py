@@ -37,7 +37,7 @@ PHASES = ("prepare", "embed", "head", "unfreeze", "evaluate")
 # there ratios of 5 and 30 and mixup were tried too, and left out. The last epoch is kept because few pictures are left
 # to choose one by.
 TUNED = {
-    "prepare.size": 224,
+    "prepare.resolution": 224,
     "prepare.val": 0.075,
     "prepare.test": 0.25,
     "unfreeze.epochs": 12,

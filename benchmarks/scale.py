@@ -71,7 +71,7 @@ def workspace(folder: Path, data: Path, count: int, way: str) -> None:
     rows |= {"group": [f"g{n // 10}" for n in number], "line": [f"line {n % 3}" for n in number]}
     pd.DataFrame(rows).to_csv(folder / "data/labels.csv", index=False)
     chosen = settings.read(ROOT / "params.yaml").model_dump()
-    chosen["prepare"] |= {"size": SIZE, "cache_gb": 1000.0 if way == "kept decoded" else 0.0}
+    chosen["prepare"] |= {"resolution": SIZE, "cache_gb": 1000.0 if way == "kept decoded" else 0.0}
     chosen["head"] |= {"max_epochs": 5, "patience": 5}
     chosen["unfreeze"] |= {"epochs": 1, "blocks": 1}
     for phase in ("embed", "unfreeze", "evaluate"):

@@ -35,12 +35,12 @@ def prepare(chosen: Settings) -> None:
     rows = manifest.read_folder(DATA)
     classes = manifest.classes_of(rows, chosen.prepare.positive, chosen.prepare.smallest_class)
     preprocessing = preprocessing_of(chosen.backbone.name, chosen.backbone.weights)
-    check_size(chosen.backbone.name, chosen.backbone.weights, chosen.prepare.size or preprocessing.size)
+    check_size(chosen.backbone.name, chosen.backbone.weights, chosen.prepare.resolution or preprocessing.size)
     files = [DATA / path for path in rows["path"]]
 
     with phase.outputs(PREPARE) as folder, ThreadPoolExecutor(chosen.resources.workers) as threads:
         channels = max(each(threads, channels_of, files))
-        shape = Shape.of(preprocessing, chosen.prepare.size, chosen.prepare.fit, channels)
+        shape = Shape.of(preprocessing, chosen.prepare.resolution, chosen.prepare.fit, channels)
         pixels = (len(files), shape.size, shape.size, channels)
         kept = np.prod(pixels, dtype=np.int64) <= chosen.prepare.cache_gb * 1e9
 

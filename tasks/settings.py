@@ -15,6 +15,12 @@ from thaw.errors import InputError
 
 FILE = ROOT / "params.yaml"
 
+# Keys of earlier versions, and what became of each.
+FORMER = {
+    # DVC's run cache leaves every key named `size` or `nfiles` out of its key, so no setting may bear such a name.
+    "prepare.size": "is called 'prepare.resolution' now; rename it",
+}
+
 Share = Annotated[float, Field(gt=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(gt=0)]
@@ -54,7 +60,7 @@ class Backbone(Section):
 
 
 class Prepare(Section):
-    size: Annotated[int, Field(ge=16)] | None
+    resolution: Annotated[int, Field(ge=16)] | None
     fit: Literal["whole", "crop"]
     val: Share
     test: Share
@@ -250,5 +256,7 @@ def _sentence(errors: list[Any], source: str) -> str:
 
 
 def _unknown(key: str, source: str) -> str:
+    if key in FORMER:
+        return f"{source}: '{key}' {FORMER[key]}"
     near = difflib.get_close_matches(key, all_keys(), 1, 0.0)[0]
     return f"{source}: unknown key '{key}'; the nearest that exists is '{near}'"

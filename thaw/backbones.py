@@ -161,7 +161,7 @@ def check_size(name: str, weights: str, size: int) -> None:
     except (AssertionError, RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0].rstrip(".")
         raise InputError(
-            f"{name} cannot take pictures of {size} x {size} ({reason}); set prepare.size to {wanted}, "
+            f"{name} cannot take pictures of {size} x {size} ({reason}); set prepare.resolution to {wanted}, "
             "the size its weights were trained for"
         ) from None
 

@@ -115,7 +115,7 @@ def prepare(size: int, head_epochs: int, epochs: int, pictures: int | None) -> C
         shutil.copy(ROOT / "params.yaml", workspace)
         classes = manifest.classes_of(rows, None, 1)
         positive = classes[-1] if len(classes) == 2 else "null"
-        settings.override([f"prepare.size={size}", f"prepare.positive={positive}"], workspace / "params.yaml")
+        settings.override([f"prepare.resolution={size}", f"prepare.positive={positive}"], workspace / "params.yaml")
         environment = os.environ | {"THAW_ROOT": str(workspace)}
         if subprocess.run([sys.executable, "-m", "tasks.prepare"], cwd=ROOT, env=environment).returncode:
             sys.exit(2)  # it has said why

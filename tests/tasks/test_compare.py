@@ -76,7 +76,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
             pixels = random.integers(0, 150, (40, 48, 3), dtype=np.uint8)
             pixels[:: CLASSES.index(label) + 3] += 100
             Image.fromarray(pixels).save(folder / "data" / label / f"{number}.png")
-    text = (ROOT / "params.yaml").read_text().replace("size: 160", "size: 32")
+    text = (ROOT / "params.yaml").read_text().replace("resolution: 160", "resolution: 32")
     for old, new in SMALL.items():
         assert old in text, old
         text = text.replace(old, new)

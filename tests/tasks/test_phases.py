@@ -23,7 +23,7 @@ PHASES = ("prepare", "embed", "head", "unfreeze", "evaluate", "report")
 SMALL = {
     "name: efficientnet_lite0": "name: shufflenet_v2_x0_5",
     "weights: IMAGENET1K_V1": "weights: random",
-    "size: 160": "size: 32",
+    "resolution: 160": "resolution: 32",
     "max_epochs: 100": "max_epochs: 4",
     "epochs: 8": "epochs: 2",
     "views: square": "views: flip",

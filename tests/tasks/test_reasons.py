@@ -26,7 +26,7 @@ def test_nothing_changed_gives_no_reason(trained_toy: Path) -> None:
     ("change", "expected"),
     [
         (_set("  ratio: 10 ", "  ratio: 30 "), {"unfreeze": ["unfreeze.ratio went from 10 to 30"]}),
-        (_set("  size: 160 ", "  size: null "), {"prepare": ["prepare.size went from 160 to null"]}),
+        (_set("  resolution: 160 ", "  resolution: null "), {"prepare": ["prepare.resolution went from 160 to null"]}),
         (_set("  margin: 0.01 ", "  margin: 0.02 "), {}),  # decides nothing of what a phase makes
         (
             lambda root: (root / "data" / "b.txt").write_text("b"),

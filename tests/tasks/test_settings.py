@@ -40,9 +40,11 @@ def test_settings_cannot_be_changed_after_reading(file: Path) -> None:
 
 def test_override_writes_the_value_and_keeps_every_comment(file: Path) -> None:
     before = file.read_text()
-    settings.override(["unfreeze.ratio=30", "unfreeze.blocks=[features.8, features.7.0]", "prepare.size=null"], file)
+    settings.override(
+        ["unfreeze.ratio=30", "unfreeze.blocks=[features.8, features.7.0]", "prepare.resolution=null"], file
+    )
     read = settings.read(file)
-    assert (read.unfreeze.ratio, read.prepare.size) == (30, None)
+    assert (read.unfreeze.ratio, read.prepare.resolution) == (30, None)
     assert read.unfreeze.blocks == ["features.8", "features.7.0"]
     comments = re.compile(r"#.*")
     assert comments.findall(file.read_text()) == comments.findall(before)
@@ -58,6 +60,7 @@ def test_blocks_are_all_or_gradual_or_the_last_or_the_first_or_named(file: Path,
     ("change", "sentence"),
     [
         ("unfreeze.ratoi=30", "unknown key 'unfreeze.ratoi'; the nearest that exists is 'unfreeze.ratio'"),
+        ("prepare.size=96", "--set: 'prepare.size' is called 'prepare.resolution' now; rename it"),
         ("ratio=30", "unknown key 'ratio'; the nearest that exists is 'unfreeze.ratio'"),
         ("unfreeze.ratio=high", "'unfreeze.ratio' is 'high', which is not allowed: input should be a valid number"),
         ("unfreeze.ratio=0", "'unfreeze.ratio' is 0, which is not allowed: input should be greater than 0"),
@@ -93,6 +96,7 @@ def test_a_wrong_override_is_one_sentence_and_writes_nothing(file: Path, change:
     ("old", "new", "sentence"),
     [
         ("  ratio: 10 ", "  ration: 10 ", "params.yaml: unknown key 'unfreeze.ration'"),
+        ("  resolution: ", "  size: ", "params.yaml: 'prepare.size' is called 'prepare.resolution' now; rename it"),
         ("seed: 0 ", "# ", "params.yaml: 'seed' is missing"),
         ("  epochs:", "  epochs: [", "params.yaml is not valid YAML"),
     ],

@@ -293,7 +293,9 @@ def test_sizes_that_a_backbone_cannot_take_are_refused_with_one_that_it_can(
     check_size(name, weights, taken)
     wanted = preprocessing_of(name, weights).size
     check_size(name, weights, wanted)
-    sentence = f"^{name} cannot take pictures of {refused} x {refused} .*set prepare.size to {wanted}, the size its"
+    sentence = (
+        f"^{name} cannot take pictures of {refused} x {refused} .*set prepare.resolution to {wanted}, the size its"
+    )
     with pytest.raises(InputError, match=sentence):
         check_size(name, weights, refused)
 
