@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import tomllib
 from collections.abc import Iterator
 from importlib import metadata
@@ -138,6 +139,14 @@ def test_git_holds_no_picture_of_the_demo_and_nothing_under_data() -> None:
 def test_git_ignores_what_is_made_here(name: str) -> None:
     tracked_files()  # skips where there is no git
     assert subprocess.run(["git", "check-ignore", "-q", f"{name}/"], cwd=ROOT, check=False).returncode == 0
+
+
+def test_dvc_pins_a_class_of_any_name() -> None:
+    lines = [line for line in (ROOT / ".dvcignore").read_text().splitlines() if line and not line.startswith("#")]
+    files = [f"data/{line.strip('/')}/1.png" for line in lines if line != "__pycache__/"]
+    assert len(files) >= 3
+    command = [sys.executable, "-m", "dvc", "check-ignore", *files]
+    assert subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout == ""
 
 
 def test_the_notice_names_the_licences_of_pictures_and_weights() -> None:
