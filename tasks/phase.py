@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tasks import settings
+from tasks import provenance, settings
 from tasks.settings import Settings
 from tasks.workspace import ARTIFACTS
 from thaw import processes
@@ -38,7 +38,10 @@ def start(phase: Callable[[Settings], None], shared: bool = False) -> None:
             raise InputError(f"{phase.__name__} runs in one process: start it without torchrun")
         if not processes.first():
             sys.stdout = open(os.devnull, "w")  # noqa: SIM115  (to the end of the process)
+        record = provenance.begin(phase.__name__) if processes.first() else None
         phase(chosen)
+        if record:
+            provenance.write(phase.__name__, record)
         processes.leave()
     except InputError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)

@@ -1,4 +1,4 @@
-"""Why phases would run: what `dvc status` finds changed since `dvc.lock` was written, as sentences."""
+"""Why phases would run: what changed since `dvc.lock` was written, or what does not fit what is asked for."""
 
 import json
 import sys
@@ -7,7 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from tasks import add, workspace
+from tasks import add, provenance, workspace
 from tasks.stage import run
 
 Reasons = dict[str, list[str]]
@@ -55,7 +55,24 @@ def _asked() -> Reasons:
         reasons[stage.removesuffix(".dvc")] = (
             list(_sentences(entries, locked.get(stage, {}))) if known else ["dvc.lock has no run of it"]
         )
+    if mixed_up := _mixed_up(locked.get("prepare", {}).get("prepare", {})):
+        reasons["prepare"] = [mixed_up, *reasons.get("prepare", [])]
+    for phase in provenance.phases():  # DVC has no reason, and may be wrong
+        if phase not in reasons and (misfits := provenance.misfits(phase)):
+            reasons[phase] = misfits
     return reasons
+
+
+def _mixed_up(locked: dict[str, Any]) -> str:
+    """What is wrong with pictures that an earlier version let DVC's run cache restore at another size."""
+    file = workspace.ROOT / "artifacts/prepare/meta.json"
+    if "size" not in locked or not file.is_file():
+        return ""
+    meta = json.loads(file.read_text(encoding="utf-8"))
+    asked, made = locked["size"] or meta["preprocessing"]["size"], meta["shape"]["size"]
+    if asked == made:
+        return ""
+    return f"dvc.lock says {asked} pixels, but DVC restored pictures of {made}, and the later phases used them"
 
 
 def _sentences(entries: list[Any], locked: dict[str, Any]) -> Iterator[str]:

@@ -19,7 +19,7 @@ from contextlib import contextmanager, suppress
 from enum import StrEnum
 from pathlib import Path
 
-from tasks import workspace
+from tasks import provenance, workspace
 from thaw.errors import InputError
 
 GRACE = 5.0  # seconds between SIGTERM and SIGKILL
@@ -66,12 +66,17 @@ class StageError(RuntimeError):
 def repro(stage: str, *flags: str, on_line: OnLine = print) -> Verdict:
     """`dvc repro --single-item STAGE`, every line of it handed to `on_line`.
 
+    Where DVC gives back what was made with other settings or inputs (tasks/provenance.py), the stage runs.
     Raises `InputError` with the phase's own sentence where the user can mend it, else `StageError`.
     `data.dvc` is brought first where it is missing (`python -m tasks.data`).
     """
     dvc = [sys.executable, "-m", "dvc", "repro", "--single-item", *flags, stage]
     if not stage.endswith(".dvc"):
-        return _verdict(stage, finish(stage, dvc, on_line), otherwise=Verdict.COMPLETED)
+        verdict = _verdict(stage, finish(stage, dvc, on_line), otherwise=Verdict.COMPLETED)
+        if verdict is Verdict.COMPLETED or not (misfits := provenance.misfits(stage)):
+            return verdict
+        on_line(f"warning: DVC has {stage} as {verdict}, but {'; '.join(misfits)}: it runs again")
+        return _verdict(stage, finish(stage, [*dvc, "--force"], on_line), otherwise=Verdict.COMPLETED)
     folder = workspace.ROOT / stage.removesuffix(".dvc")
     missing = not (folder.is_dir() and any(folder.iterdir()))
     brought = finish(stage, [sys.executable, "-m", "tasks.data"], on_line)

@@ -11,7 +11,14 @@ from tasks.settings import Settings
 ROOT = Path(__file__).resolve().parents[1]
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 # Decides how a phase is run and told, not what comes out of it.
-PLUMBING = {"tasks/phase.py", "tasks/settings.py", "tasks/workspace.py", "thaw/errors.py", "thaw/progress.py"}
+PLUMBING = {
+    "tasks/phase.py",
+    "tasks/provenance.py",
+    "tasks/settings.py",
+    "tasks/workspace.py",
+    "thaw/errors.py",
+    "thaw/progress.py",
+}
 
 
 def modules_read_by(file: Path) -> set[Path]:
@@ -39,6 +46,9 @@ def test_stages_tasks_and_files_use_the_same_words() -> None:
         assert (ROOT / "tasks" / f"{word}.py").is_file()
         outputs = [*stage["outs"], *stage.get("metrics", []), *stage.get("plots", [])]
         paths = [path if isinstance(path, str) else next(iter(path)) for path in outputs]
+        record = f"artifacts/provenance/{word}.json"
+        assert record in paths
+        paths.remove(record)
         assert all(path == f"artifacts/{word}" or path.startswith(f"artifacts/{word}/") for path in paths)
 
 

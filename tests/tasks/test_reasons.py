@@ -63,6 +63,20 @@ def test_an_early_answer_is_given_once(trained_toy: Path, monkeypatch: pytest.Mo
     assert "data" in reasons.changed()
 
 
+@pytest.mark.parametrize(("size", "is_told"), [("64", True), ("160", False), ("null", True)])
+def test_a_lock_of_an_earlier_version_that_names_another_size_than_its_pictures_have_is_told(
+    trained_toy: Path, size: str, is_told: bool
+) -> None:
+    lock = (trained_toy / "dvc.lock").read_text()
+    assert "resolution: 160" in lock
+    (trained_toy / "dvc.lock").write_text(lock.replace("resolution: 160", f"size: {size}"))
+    meta = '{"shape": {"size": 160}, "preprocessing": {"size": 224}}'
+    (trained_toy / "artifacts/prepare/meta.json").write_text(meta)
+    asked = {"64": 64, "null": 224}.get(size)
+    sentence = f"dvc.lock says {asked} pixels, but DVC restored pictures of 160, and the later phases used them"
+    assert (sentence in reasons.changed()["prepare"]) is is_told
+
+
 def test_a_phase_that_never_ran_says_so(toy: Path) -> None:
     found = reasons.changed()
     assert found["data"] == ["data is not in the cache"]
