@@ -140,6 +140,19 @@ def _settings() -> dict[str, str]:
     }
 
 
+def _only_its_own_pages(port: int) -> dict[str, str]:
+    """No other page that the user's browser shows may read from the server, or change anything on it.
+
+    `localhost` is one of the two names because people type it: the UI opened there asks 127.0.0.1 for its data,
+    which is another origin. Only a process of this machine can serve a page there, and it could ask without a browser.
+    """
+    return {
+        # Prefect also knows these without API in their names, but the long names win where both are set.
+        "PREFECT_SERVER_API_CSRF_PROTECTION_ENABLED": "true",
+        "PREFECT_SERVER_API_CORS_ALLOWED_ORIGINS": f"http://127.0.0.1:{port},http://localhost:{port}",
+    }
+
+
 def _home() -> Path:
     return workspace.ROOT / ".prefect"
 
@@ -231,7 +244,8 @@ def _try_to_start(home: Path, port: int, say: Say) -> "tuple[str, subprocess.Pop
     say(f"Starting the Prefect server at {ui(api)}, which takes up to half a minute")
     environment = {key: value for key, value in os.environ.items() if not key.startswith("PREFECT_PROFILE")}
     # The UI asks the port in the settings for its data, not the one on the command line; messages link to the UI.
-    environment |= _settings() | {"PREFECT_SERVER_API_PORT": str(port), "PREFECT_UI_URL": ui(api)}
+    environment |= _settings() | _only_its_own_pages(port)
+    environment |= {"PREFECT_SERVER_API_PORT": str(port), "PREFECT_UI_URL": ui(api)}
     command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
     log = home / "server.log"
     with open(home / "server.life", "a") as life, open(log, "w") as output:

@@ -4,17 +4,31 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
+from children import until
 
 pytestmark = pytest.mark.server
 
 ROOT = Path(__file__).resolve().parents[1]
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 PATIENCE = 60_000  # milliseconds until a page shows what it should
+SCHEDULE = "At 03:00 AM, only on Monday"
+# Sends requests as a page can; the texts that it gets back. A body without a type is sent without Content-Type.
+SEND = """requests => Promise.all(requests.map(async ([mode, method, url, type, body]) => {
+    try {
+        const answer = await fetch(url, {mode, method, body: body === null ? null : new Blob([body], {type})})
+        return await answer.text()
+    } catch {
+        return ""
+    }
+}))"""
 
 
 @pytest.fixture(scope="module")
@@ -30,6 +44,36 @@ def page() -> Iterator[Any]:
         page.set_default_timeout(PATIENCE)
         yield page
         browser.close()
+
+
+@pytest.fixture(scope="module")
+def weekly(server: str) -> UUID:
+    """The deployment of prefect.yaml."""
+    from prefect import get_client
+
+    environment = os.environ | {"PREFECT_API_URL": server}
+    prefect = [sys.executable, "-m", "prefect", "--no-prompt"]
+    for command in (["work-pool", "create", "here", "--type", "process", "--overwrite"], ["deploy", "--all"]):
+        subprocess.run([*prefect, *command], cwd=ROOT, env=environment, check=True, capture_output=True)
+    with get_client(sync_client=True) as client:
+        return client.read_deployment_by_name("retrain/weekly").id
+
+
+@pytest.fixture
+def foreign() -> Iterator[str]:
+    """The address of a page of another origin."""
+
+    class Page(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", "text/html")
+            self.end_headers()
+            self.wfile.write(b"<title>another site</title>")
+
+    with HTTPServer(("127.0.0.1", 0), Page) as site:
+        threading.Thread(target=site.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{site.server_port}/"
+        site.shutdown()
 
 
 def _open_run(page: Any, ui: str, name: str) -> str:
@@ -90,13 +134,61 @@ def test_a_person_finds_states_reasons_and_results_of_a_run(
     expect(page.get_by_text("KeyError: 'a mistake of ours'").first).to_be_visible()
 
 
-def test_a_person_finds_the_deployment_with_its_schedule(page: Any, server: str) -> None:
+def test_a_person_finds_the_deployment_with_its_schedule(page: Any, server: str, weekly: UUID) -> None:
     from playwright.sync_api import expect
 
-    environment = os.environ | {"PREFECT_API_URL": server}
-    prefect = [sys.executable, "-m", "prefect", "--no-prompt"]
-    for command in (["work-pool", "create", "here", "--type", "process", "--overwrite"], ["deploy", "--all"]):
-        subprocess.run([*prefect, *command], cwd=ROOT, env=environment, check=True, capture_output=True)
     page.goto(f"{server.removesuffix('/api')}/v2/deployments")
     page.get_by_role("link", name="weekly", exact=True).first.click()
-    expect(page.get_by_text("At 03:00 AM, only on Monday").first).to_be_visible()
+    expect(page.get_by_text(SCHEDULE).first).to_be_visible()
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+def test_a_person_can_pause_a_schedule_under_either_name_of_the_server(
+    page: Any, server: str, weekly: UUID, host: str
+) -> None:
+    from prefect import get_client
+
+    ui = server.removesuffix("/api").replace("127.0.0.1", host)
+    page.goto(f"{ui}/v2/deployments/deployment/{weekly}")
+    switch = page.get_by_role("switch", name=f"toggle {SCHEDULE}")
+    was = switch.get_attribute("aria-checked")
+    switch.click()
+    with get_client(sync_client=True) as client:
+        until(lambda: client.read_deployment(weekly).schedules[0].active is (was == "false"))
+
+
+def test_a_page_of_another_site_reads_nothing_from_the_server_and_changes_nothing(
+    page: Any, server: str, weekly: UUID, foreign: str
+) -> None:
+    from prefect import get_client
+    from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterName
+
+    deployment = f"{server}/deployments/{weekly}"
+    writes = [
+        ("POST", f"{deployment}/create_flow_run", '{"name": "foreign"}'),
+        ("POST", f"{server}/variables/", '{"name": "foreign", "value": 1}'),
+        ("POST", f"{deployment}/pause_deployment", None),
+        ("DELETE", f"{server}/work_pools/here", None),
+    ]
+    reads = [("GET", deployment), ("GET", f"{server}/csrf-token?client=foreign"), ("GET", f"{server}/admin/version")]
+    requests = [
+        (mode, *request)
+        for mode in ("cors", "no-cors")
+        for request in (
+            *((method, url, "", None) for method, url in reads),
+            *(
+                (method, url, kind, body)
+                for kind in ("application/json", "text/plain", "")
+                for method, url, body in writes
+            ),
+        )
+        if mode == "cors" or request[0] != "DELETE"  # which a browser does not even send
+    ]
+    page.goto(foreign)
+    answers = page.evaluate(SEND, requests)
+    assert set(answers) == {""}
+    with get_client(sync_client=True) as client:
+        assert not client.read_deployment(weekly).paused
+        assert not client.read_flow_runs(flow_run_filter=FlowRunFilter(name=FlowRunFilterName(any_=["foreign"])))
+        assert client.read_variable_by_name("foreign") is None
+        assert client.read_work_pool("here").name == "here"

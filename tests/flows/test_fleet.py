@@ -96,10 +96,15 @@ def _process(folder: Path, *arguments: str, **environment: str) -> Iterator["sub
 
 @pytest.fixture(scope="module")
 def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
-    """A Prefect server of its own, on PostgreSQL, that asks for a password."""
+    """A Prefect server of its own, on PostgreSQL, with the settings that docs/fleet.md names."""
     port = _free_port()
     with ExitStack() as stack:
-        settings = {"PREFECT_SERVER_API_PORT": str(port), "PREFECT_SERVER_API_AUTH_STRING": ":".join(LOGIN)}
+        settings = {
+            "PREFECT_SERVER_API_PORT": str(port),
+            "PREFECT_SERVER_API_AUTH_STRING": ":".join(LOGIN),
+            "PREFECT_SERVER_API_CSRF_PROTECTION_ENABLED": "true",
+            "PREFECT_SERVER_API_CORS_ALLOWED_ORIGINS": f"http://127.0.0.1:{port}",
+        }
         if POSTGRES:
             settings["PREFECT_SERVER_DATABASE_CONNECTION_URL"] = stack.enter_context(_postgres())
         command = ["prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
@@ -113,6 +118,8 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
                 return False
 
         until(answers)
+        token = client.get("/csrf-token", params={"client": "tests"}).json()["token"]
+        client.headers.update({"Prefect-Csrf-Client": "tests", "Prefect-Csrf-Token": token})
         yield client
 
 

@@ -5,6 +5,7 @@ import signal
 import socket
 import subprocess
 import sys
+import urllib.error
 import urllib.request
 from pathlib import Path
 
@@ -79,6 +80,18 @@ def test_server_avoids_a_taken_port_outlives_a_killed_owner_and_ends_with_the_la
         until(lambda: not _answers(address))
         assert not (home_alone / ".prefect" / "server.json").exists()
         assert not module._lives(home_alone / ".prefect")
+
+
+@pytest.mark.server
+def test_server_takes_writes_only_with_a_token_and_lets_only_its_own_pages_read(server: str) -> None:
+    with pytest.raises(urllib.error.HTTPError, match="403"):
+        urllib.request.urlopen(urllib.request.Request(f"{server}/flows/filter", method="POST"), timeout=30)
+    ui = module.ui(server)
+    for origin in (ui, ui.replace("127.0.0.1", "localhost"), "http://127.0.0.1:1", "https://example.org", "null"):
+        asked = urllib.request.Request(f"{server}/admin/version", headers={"Origin": origin})
+        with urllib.request.urlopen(asked, timeout=30) as answer:
+            may_read = origin if ui.rsplit(":")[-1] in origin else None
+            assert answer.headers["Access-Control-Allow-Origin"] == may_read
 
 
 def test_configured_server_that_does_not_answer_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,8 +13,8 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
-import httpx
 import pytest
 from children import call, git, thaw
 from workspaces import with_our_code
@@ -89,13 +89,15 @@ def curve(workspace: Path, server: str, ablation: Study) -> Study:
 STUDIES = {"ablation": ["figure.png"], "again": ["figure.png"], "folded": [], "curve": ["figure.png"]}
 
 
-def _artifacts(server: str, printed: str) -> list[dict[str, Any]]:
+def _artifacts(printed: str) -> list[Any]:
     """What the flow run that a command named has left."""
+    from prefect import get_client
+    from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
+
     (run_id,) = re.findall(r"^Run: .+/flow-run/([0-9a-f-]{36})$", printed, re.M)
-    of_run = {"artifacts": {"flow_run_id": {"any_": [run_id]}}}
-    found = httpx.post(f"{server}/artifacts/filter", json=of_run, trust_env=False)
-    assert found.is_success, found.text
-    return list(found.json())
+    of_run = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[UUID(run_id)]))
+    with get_client(sync_client=True) as client:
+        return list(client.read_artifacts(artifact_filter=of_run))
 
 
 def _cells(row: dict[str, str]) -> str:
@@ -147,13 +149,13 @@ def test_what_a_study_found_is_printed_kept_and_on_the_page_of_its_run(
     assert found.folder.parent == workspace / "artifacts" / "studies"
     assert {file.name for file in found.folder.iterdir()} == {"report.html", "table.csv", *figures}
     page = (found.folder / "report.html").read_text()
-    artifacts = _artifacts(server, found.printed)
-    tables = [json.loads(each["data"]) for each in artifacts if each["type"] == "table"]
+    artifacts = _artifacts(found.printed)
+    tables = [json.loads(each.data) for each in artifacts if each.type == "table"]
     assert max(map(len, tables)) == len(found.table)
     for row in (row for table in tables for row in table):
         assert re.search(_cells(row), found.printed), row
         assert all(f"<td>{value}</td>" in page for value in row.values())
-    pictures = [each["data"] for each in artifacts if each["type"] == "markdown"]
+    pictures = [each.data for each in artifacts if each.type == "markdown"]
     assert len(pictures) == len(figures)
     for markdown in pictures:
         (data,) = re.findall(r"\(data:image/png;base64,(.+)\)", markdown)
