@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 import torch
@@ -23,7 +23,20 @@ from thaw.backbones import Preprocessing
 from thaw.errors import InputError
 
 SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
+# What pictures may be. Pillow goes by what is in a file, not by its name, and hands some formats to other programs: it
+# asks only the decoders named here. JPEG's is that of MPO too.
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 GREY = ("1", "L", "I")
+# What decoders raise over broken files.
+UNREADABLE = (
+    OSError,
+    ValueError,
+    SyntaxError,
+    NotImplementedError,
+    TypeError,
+    MemoryError,
+    Image.DecompressionBombError,
+)
 VIEWS = {"none": 1, "flip": 2, "flips": 4, "square": 8}
 QUARTER_TURNS = (0, 2, 1, 3)  # of each pair of views
 LARGE = 2**28  # bytes of a memory map; pages of a smaller one may all be in memory
@@ -56,9 +69,14 @@ class Shape:
         return torch.zeros(1, 3, self.size, self.size)
 
 
+def open_image(source: Path | BinaryIO) -> Image.Image:
+    """A file of one of the allowed formats, of which only the header is read yet."""
+    return Image.open(source, formats=FORMATS)
+
+
 def channels_of(path: Path) -> int:
     """1 for a grey picture, 3 for any other, read from the file's header."""
-    with _readable(path), Image.open(path) as file:
+    with _readable(path), open_image(path) as file:
         return 1 if file.mode.startswith(GREY) else 3
 
 
@@ -68,14 +86,16 @@ def _readable(path: Path) -> Iterator[None]:
         yield
     except FileNotFoundError:
         raise InputError(f"picture {path} does not exist; correct its row in labels.csv or bring the file") from None
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        reason = "it is no picture" if isinstance(error, UnidentifiedImageError) else error
+    except UNREADABLE as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        if isinstance(error, UnidentifiedImageError):
+            reason = f"it is no picture of an allowed format; allowed are {', '.join(FORMATS)}"
         raise InputError(f"picture {path} cannot be read ({reason}); repair it or take it out") from None
 
 
 def open_picture(path: Path) -> Image.Image:
     """Open and fully decode a file: upright, grey or RGB; 16-bit grey is scaled to 8 bit."""
-    with _readable(path), Image.open(path) as file:
+    with _readable(path), open_image(path) as file:
         picture = ImageOps.exif_transpose(file)
         picture.load()
         if picture.mode.startswith("I"):

@@ -560,7 +560,7 @@ def forgetting(blocks: pd.DataFrame) -> bytes:
 
 def mistakes(worst: pd.DataFrame, images: Sequence[bytes]) -> bytes:
     """The worst mistakes as one PNG: each picture with its true class, what the network said, and its path."""
-    from PIL import Image
+    from thaw.pictures import open_image
 
     if not images:
         figure = canvas(8, 1)
@@ -573,7 +573,7 @@ def mistakes(worst: pd.DataFrame, images: Sequence[bytes]) -> bytes:
     for axes in grid:
         axes.set_axis_off()
     for axes, record, image in zip(grid, worst.to_dict("records"), images, strict=False):
-        axes.imshow(Image.open(io.BytesIO(image)).convert("RGB"))
+        axes.imshow(open_image(io.BytesIO(image)).convert("RGB"))
         for line, (text, colour, size) in enumerate(
             (
                 (f"true: {_short(record['label'], 20)}", INK, 9.5),

@@ -6,13 +6,13 @@ from typing import Any
 
 import pandas as pd
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
 from benchmarks.peers.contest import BATCH_SIZE, WORKERS, Contest
 from thaw.backbones import Classifier, create
+from thaw.pictures import open_image
 
 BACKBONE = ("efficientnet_lite0", "IMAGENET1K_V1")
 
@@ -65,7 +65,7 @@ class Files(Dataset[tuple[Tensor, int]]):
         return len(self.files)
 
     def __getitem__(self, number: int) -> tuple[Tensor, int]:
-        return self.transform(Image.open(self.files[number]).convert("RGB")), self.labels[number]
+        return self.transform(open_image(self.files[number]).convert("RGB")), self.labels[number]
 
 
 def loader(contest: Contest, split: str) -> DataLoader[tuple[Tensor, int]]:
