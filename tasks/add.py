@@ -218,8 +218,6 @@ def _change(sources: list[Path], new: "pd.DataFrame", rows: "pd.DataFrame") -> N
 
 def _stage(sources: list[Path], new: "pd.DataFrame", rows: "pd.DataFrame") -> list[str]:
     """Everything that data/ is going to have, complete and checked, in a folder beside it; the names of the files."""
-    import pandas as pd
-
     from thaw import manifest
 
     staged, table = _scratch() / "new" / "data", workspace.ROOT / "data" / "labels.csv"
@@ -228,12 +226,11 @@ def _stage(sources: list[Path], new: "pd.DataFrame", rows: "pd.DataFrame") -> li
         shutil.copyfile(source, staged / name)
         if manifest.content_hash(staged / name) != digest:
             raise InputError(f"{source} changed while it was read; add it when it is complete")
-    splits = rows.sort_values("path")[["path", "split"]].to_csv(index=False, lineterminator="\n")
-    (staged / "splits.csv").write_text(splits, encoding="utf-8")
+    manifest.write_table(rows.sort_values("path")[["path", "split"]], staged / "splits.csv")
     if table.is_file():
         before = table.read_bytes()
-        columns = list(pd.read_csv(table, nrows=0).columns)
-        lines = new.reindex(columns=columns, fill_value="").to_csv(index=False, header=False, lineterminator="\n")
+        columns = manifest.columns_of(table)
+        lines = manifest.csv_of(new.reindex(columns=columns, fill_value=""), header=False)
         end = b"" if before.endswith(b"\n") else b"\n"
         (staged / "labels.csv").write_bytes(before + end + lines.encode())
     return sorted(path.relative_to(_scratch() / "new").as_posix() for path in staged.rglob("*") if path.is_file())

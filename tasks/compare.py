@@ -71,13 +71,11 @@ def decision() -> Outcome | None:
 
 def compare(chosen: Settings, folder: Path, version: str) -> None:
     """The child process: both models on the test pictures."""
-    import pandas as pd
-
     from tasks import networks
     from thaw import checkpoint
     from thaw.backbones import Preprocessing
     from thaw.folding import fold_batchnorm
-    from thaw.manifest import labels_of
+    from thaw.manifest import labels_of, read_predictions
     from thaw.pictures import VIEWS, Normaliser, Pictures, Shape
     from thaw.prediction import predict
     from thaw.progress import Progress
@@ -87,8 +85,7 @@ def compare(chosen: Settings, folder: Path, version: str) -> None:
     data = networks.dataset(chosen)
     test = data.split("test")
     rows = data.rows.iloc[test].reset_index(drop=True)
-    exactly = {"keep_default_na": False, "float_precision": "round_trip"}
-    predictions = pd.read_csv(EVALUATE / "predictions.csv", dtype={"path": str}, **exactly)
+    predictions = read_predictions(EVALUATE / "predictions.csv")
     assert predictions["path"].tolist() == rows["path"].tolist(), "evaluate saw other test pictures"
     model, meta = checkpoint.load(folder)
     shape = Shape(**meta["shape"])

@@ -18,7 +18,7 @@ from tasks.workspace import EVALUATE, HEAD, UNFREEZE
 from thaw import calibration, checkpoint, forgetting, metrics, processes
 from thaw.backbones import Classifier, old_head
 from thaw.folding import fold_batchnorm
-from thaw.manifest import labels_of
+from thaw.manifest import labels_of, write_table
 from thaw.pictures import VIEWS, Normaliser, in_batches
 from thaw.prediction import predict
 from thaw.progress import Progress
@@ -81,13 +81,13 @@ def evaluate(chosen: Settings) -> None:
         found["operating"] = operating
     found["forgetting"], blocks = _forgotten(models, chosen, data, normalise)
     with phase.outputs(EVALUATE) as folder:
-        pd.concat([predictions, *columns], axis=1).to_csv(folder / "predictions.csv", index=False, lineterminator="\n")
-        blocks.to_csv(folder / "forgetting.csv", index=False, lineterminator="\n")
+        write_table(pd.concat([predictions, *columns], axis=1), folder / "predictions.csv")
+        write_table(blocks, folder / "forgetting.csv")
         for file, tables in (("classes.csv", by_class), ("slices.csv", by_slice)):
             table = pd.concat(tables, ignore_index=True)
             first = table.pop("model")
             table.insert(0, "model", first)
-            table.to_csv(folder / file, index=False, lineterminator="\n")
+            write_table(table, folder / file)
         phase.write_json(folder / "metrics.json", found)
     gain = found["gain"]
     print(

@@ -8,7 +8,7 @@ import torch
 
 from tasks import networks, phase
 from tasks.settings import Settings
-from tasks.workspace import EMBED, HEAD
+from tasks.workspace import HEAD
 from thaw.training import HeadTraining, fit_head
 
 
@@ -19,13 +19,13 @@ def head(chosen: Settings) -> None:
     data = networks.dataset(chosen)
     model = networks.new_network(chosen, data)
     labelled = data.labelled(chosen.labels, chosen.seed)
-    features = np.load(EMBED / "train.npy", mmap_mode="r")
+    features, val_features = (networks.features(data, split) for split in ("train", "val"))
     if chosen.labels < 1:
         features = features[np.isin(data.split("train"), labelled)]
     best, history = fit_head(
         model.head,
         (features, data.targets[labelled]),
-        (np.load(EMBED / "val.npy", mmap_mode="r"), data.targets[data.split("val")]),
+        (val_features, data.targets[data.split("val")]),
         HeadTraining(**chosen.head.model_dump()),
         chosen.seed,
         data.class_weights(chosen.class_weights, labelled),

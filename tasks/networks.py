@@ -11,13 +11,15 @@ from numpy.typing import NDArray
 
 from tasks.phase import outputs, read_json, write_json
 from tasks.settings import Settings
-from tasks.workspace import DATA, PREPARE
+from tasks.workspace import DATA, EMBED, PREPARE
 from thaw import checkpoint, processes
 from thaw.backbones import Classifier, Preprocessing, create
 from thaw.errors import InputError
 from thaw.machine import bfloat16_pays, keep_freed_memory, use_bfloat16
-from thaw.manifest import read_manifest, targets_of
+from thaw.manifest import fingerprint, read_manifest, targets_of
 from thaw.pictures import Pictures, Shape
+
+AGAIN = "make it anew with `dvc repro --single-item --force {}`"
 
 
 class Dataset(NamedTuple):
@@ -92,12 +94,26 @@ def place(model: Classifier, device: torch.device, chosen: Settings) -> None:
 def dataset(chosen: Settings) -> Dataset:
     """Read what prepare wrote."""
     meta = read_json(PREPARE / "meta.json")
-    rows = read_manifest(PREPARE / "manifest.csv", meta["slices"])
+    rows = read_manifest(PREPARE / "manifest.csv")
     kept = PREPARE / "pictures.npy"
     decoded = np.load(kept, mmap_mode="r") if kept.is_file() else None
+    if fingerprint(rows) != meta["data"]:
+        raise InputError(f"{PREPARE}/manifest.csv is not the one that prepare wrote; {AGAIN.format('prepare')}")
+    if decoded is not None and len(decoded) != len(rows):
+        counts = f"{len(rows)} rows for {len(decoded)} decoded pictures"
+        raise InputError(f"{PREPARE}/manifest.csv has {counts}; {AGAIN.format('prepare')}")
     files = [DATA / path for path in rows["path"]]
     pictures = Pictures(files, Shape(**meta["shape"]), decoded, chosen.resources.workers)
     return Dataset(rows, meta["classes"], torch.from_numpy(targets_of(rows, meta["classes"])), pictures, meta)
+
+
+def features(data: Dataset, split: str) -> NDArray[np.float32]:
+    """What embed made of the pictures of a split, a memory map (pictures, views, features)."""
+    found: NDArray[np.float32] = np.load(EMBED / f"{split}.npy", mmap_mode="r")
+    if len(found) != len(data.split(split)):
+        counts = f"features of {len(found)} pictures for the {len(data.split(split))} in {split}"
+        raise InputError(f"{EMBED}/{split}.npy has {counts}; {AGAIN.format('embed')}")
+    return found
 
 
 def preprocessing(data: Dataset) -> Preprocessing:

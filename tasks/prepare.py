@@ -65,7 +65,7 @@ def prepare(chosen: Settings) -> None:
             rows["split"] = manifest.assign_splits(rows, how.val, how.test, how.seed, frozen)
         manifest.check_splits(rows, classes)
         rows = manifest.complete(rows, classes)
-        rows.to_csv(folder / "manifest.csv", index=False, lineterminator="\n")
+        manifest.write_table(rows, folder / "manifest.csv")
         counts = pd.crosstab(rows["split"], rows["label"]).reindex(index=manifest.SPLITS, columns=classes)
         print(counts.to_string(), flush=True)
         for warning in manifest.warnings(rows):

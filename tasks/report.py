@@ -14,7 +14,7 @@ from tasks import phase
 from tasks.settings import Settings
 from tasks.workspace import DATA, EVALUATE, HEAD, PREPARE, REPORT, ROOT, UNFREEZE
 from thaw import report as page
-from thaw.manifest import read_manifest
+from thaw.manifest import read_manifest, read_predictions, read_table
 from thaw.pictures import open_picture
 
 PACKAGES = ("torch", "torchvision", "prefect", "dvc", "pandas", "numpy", "scikit-learn")
@@ -25,9 +25,11 @@ def report(chosen: Settings) -> None:
     """From what the phases wrote to something to read."""
     meta = phase.read_json(PREPARE / "meta.json")
     classes, slices = meta["classes"], meta["slices"]
-    manifest = read_manifest(PREPARE / "manifest.csv", slices)
-    text = dict.fromkeys(["path", "label", "group", *slices, "head_prediction", "finetuned_prediction"], str)
-    predictions = pd.read_csv(EVALUATE / "predictions.csv", dtype=text, keep_default_na=False)
+    manifest = read_manifest(PREPARE / "manifest.csv")
+    predictions = read_predictions(EVALUATE / "predictions.csv")
+    by_class = read_table(EVALUATE / "classes.csv", ["precision", "recall", "f1", "pictures"])
+    figures = ["accuracy", "balanced_accuracy", "precision", "recall", "pictures"]
+    by_slice = read_table(EVALUATE / "slices.csv", figures)
     blocks = pd.read_csv(EVALUATE / "forgetting.csv")
     metrics = phase.read_json(EVALUATE / "metrics.json")
     head, unfreeze = (pd.read_csv(folder / "history.csv") for folder in (HEAD, UNFREEZE))
@@ -45,8 +47,8 @@ def report(chosen: Settings) -> None:
             head_history=head,
             unfreeze_history=unfreeze,
             predictions=predictions,
-            classes_table=pd.read_csv(EVALUATE / "classes.csv", dtype={"class": str}, keep_default_na=False),
-            slices_table=pd.read_csv(EVALUATE / "slices.csv", dtype={"value": str}, keep_default_na=False),
+            classes_table=by_class,
+            slices_table=by_slice,
             blocks_table=blocks,
             classes=classes,
             slices=slices,

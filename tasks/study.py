@@ -173,18 +173,18 @@ def _run(of: Sweep, each: Arm) -> "Run":
     """What an arm found, read from its experiment: from git what is small, from DVC its predictions."""
     import pandas as pd
 
+    from thaw.manifest import read_predictions
     from thaw.study import Run
 
     commit = reference(of, each.name)
     metrics = json.loads(git("show", f"{commit}:artifacts/evaluate/metrics.json"))
     history = pd.read_csv(io.StringIO(git("show", f"{commit}:artifacts/unfreeze/history.csv")))
-    text = {"path": str, "label": str, "group": str, "head_prediction": str, "finetuned_prediction": str}
-    predictions = pd.read_csv(io.StringIO(_predictions(commit, each.name)), dtype=text, keep_default_na=False)
+    predictions = read_predictions(io.BytesIO(_predictions(commit, each.name)))
     return Run(each.setting, each.settings.seed, metrics, history, predictions)
 
 
 @cache
-def _predictions(commit: str, name: str) -> str:
+def _predictions(commit: str, name: str) -> bytes:
     """The predictions of an arm; asked once, because each question to DVC takes a second or two."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "predictions.csv"
@@ -194,4 +194,4 @@ def _predictions(commit: str, name: str) -> str:
         )
         if got.returncode:
             raise InputError(f"the predictions of {name} are neither in DVC's cache nor in its remote")
-        return file.read_text(encoding="utf-8")
+        return file.read_bytes()

@@ -6,8 +6,10 @@ Data come as class folders (`data/defective/1.png`, optionally under train/val/t
 """
 
 import hashlib
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pandas as pd
@@ -61,17 +63,63 @@ def slices_of(rows: pd.DataFrame) -> list[str]:
     return [column for column in rows.columns if column not in KNOWN]
 
 
+def csv_of(rows: pd.DataFrame, header: bool = True) -> str:
+    """A table as CSV, from which `read_table` gives every cell back as it was, whatever is in it."""
+    text = str(rows.to_csv(index=False, header=header, lineterminator="\n"))
+    if "\r" in text:
+        # Before Python 3.13 only what is a part of a line's end is quoted, and a reader ends a row at a lone \r too.
+        text = str(rows.to_csv(index=False, header=header, lineterminator="\r\n"))
+        text = re.sub(r'("[^"]*")|\r\n', lambda match: match[1] or "\n", text)
+    return text
+
+
+def write_table(rows: pd.DataFrame, file: Path) -> None:
+    """Write a table that `read_table` reads back equal."""
+    file.write_bytes(csv_of(rows).encode())
+
+
+def read_table(source: Path | BinaryIO, numbers: Iterable[str] = ()) -> pd.DataFrame:
+    """A table in which every cell is the text that was written, but for the columns of numbers; an empty one is NaN."""
+    # Without a header: pandas would rename columns, and take the first one for an index where rows are longer.
+    rows = pd.read_csv(source, header=None, dtype=str, keep_default_na=False, encoding="utf-8")
+    return _with_numbers(rows.iloc[1:].set_axis(list(rows.iloc[0]), axis=1).reset_index(drop=True), numbers)
+
+
+def read_predictions(source: Path | BinaryIO) -> pd.DataFrame:
+    """What evaluate said of each test picture: text but for the probabilities."""
+    rows = read_table(source)
+    return _with_numbers(rows, [name for name in map(str, rows) if name.startswith(("head_p_", "finetuned_p_"))])
+
+
+def _with_numbers(rows: pd.DataFrame, columns: Iterable[str]) -> pd.DataFrame:
+    def numbers_of(column: pd.Series) -> pd.Series:
+        try:
+            return column.astype("int64")
+        except ValueError:
+            return column.replace("", "nan").astype("float64")
+
+    return rows.assign(**{name: numbers_of(rows[name]) for name in columns})
+
+
 def _read_csv(table: Path, needed: tuple[str, str]) -> pd.DataFrame:
     try:
-        rows = pd.read_csv(table, dtype=str, keep_default_na=False)
+        rows = read_table(table)
     except (ValueError, pd.errors.ParserError) as error:
         raise InputError(f"{table} cannot be read as CSV: {' '.join(str(error).split())}") from None
+    rows.columns = pd.Index([str(name) or f"Unnamed: {number}" for number, name in enumerate(rows)])
+    if (twice := rows.columns.duplicated()).any():
+        raise InputError(f"{table} has two columns '{rows.columns[twice][0]}'; rename one or take it out")
     for column in needed:
         if column not in rows:
             raise InputError(
                 f"{table} has no column '{column}'; it needs {' and '.join(needed)}, it has {list(rows.columns)}"
             )
     return rows
+
+
+def columns_of(table: Path) -> list[str]:
+    """The columns of a labels.csv, in its order."""
+    return list(_read_csv(table, ("path", "label")).columns)
 
 
 def _read_table(table: Path) -> pd.DataFrame:
@@ -136,6 +184,11 @@ def _read_class_folders(root: Path) -> pd.DataFrame:
             f"no pictures found under {root}; allowed are a folder for each class with {', '.join(sorted(SUFFIXES))} "
             "files in it, or pictures with a labels.csv (columns path and label)"
         )
+    for row in rows:
+        try:
+            row["path"].encode()
+        except UnicodeEncodeError:
+            raise InputError(f"the file name {row['path']!a} is not in UTF-8; rename the file") from None
     frame = pd.DataFrame(rows)
     return frame if split else frame.drop(columns="split")
 
@@ -292,15 +345,14 @@ def complete(rows: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:
     return rows.assign(group=group, target=target)[order].reset_index(drop=True)
 
 
-def read_manifest(table: Path, slices: Sequence[str]) -> pd.DataFrame:
+def read_manifest(table: Path) -> pd.DataFrame:
     """The manifest that was written to `table`; all is text but the target, which may be missing."""
-    text = dict.fromkeys(["path", "label", "split", "group", "hash", *slices], str)
-    return pd.read_csv(table, dtype=text, keep_default_na=False, na_values={"target": [""]})
+    return read_table(table, ["target"])
 
 
 def fingerprint(rows: pd.DataFrame) -> str:
     """SHA-256 over the pictures and what is said of them: two manifests with the same one are the same data."""
-    return hashlib.sha256(rows.to_csv(index=False, lineterminator="\n").encode()).hexdigest()
+    return hashlib.sha256(csv_of(rows).encode()).hexdigest()
 
 
 def warnings(rows: pd.DataFrame) -> list[str]:

@@ -178,6 +178,24 @@ def test_a_given_split_is_kept_and_a_taken_name_gets_another(space: Callable[[st
     assert names == sorted(f"0-{digest}.png" for digest in digests)
 
 
+@pytest.mark.parametrize(("start", "end"), [("", "\n"), ("\ufeff", "\r\n")])
+def test_rows_join_a_labels_csv_whatever_is_in_them_and_however_its_lines_end(
+    space: Callable[[str], Path], tmp_path: Path, start: str, end: str
+) -> None:
+    root = space("table")
+    text = (root / "data/labels.csv").read_text()
+    (root / "data/labels.csv").write_bytes((start + text.replace("\n", end)).encode())
+    before = manifest.read_folder(root / "data")
+    told = [("images/a\rb.png", "cat", 'the "3rd", \r\n NA'), ("images/ NA\n.png", "dog", "\r")]
+    for content, (path, _, _) in enumerate(told, 100):
+        picture(tmp_path / "new" / path, content)
+    manifest.write_table(pd.DataFrame(told, columns=["path", "label", "group"]), tmp_path / "new/labels.csv")
+    assert add.add(tmp_path / "new", on_line=lambda line: None).new == 2
+    rows = manifest.read_folder(root / "data")
+    both = [*before[["path", "label", "group"]].to_numpy().tolist(), *map(list, told)]
+    assert rows[["path", "label", "group"]].to_numpy().tolist() == sorted(both)
+
+
 Batch = list[tuple[int, int, str]]
 
 

@@ -16,6 +16,7 @@ from PIL import Image
 from safetensors.numpy import load_file
 from warm import python
 
+from thaw import manifest
 from thaw.backbones import create
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -97,9 +98,9 @@ def test_same_seed_gives_byte_identical_artifacts(finished: Path, tmp_path: Path
 
 
 def test_test_pictures_change_nothing_before_evaluate(finished: Path, copied: Path) -> None:
-    manifest = pd.read_csv(copied / "artifacts/prepare/manifest.csv")
+    rows = pd.read_csv(copied / "artifacts/prepare/manifest.csv")
     pictures = np.load(copied / "artifacts/prepare/pictures.npy")
-    pictures[manifest["split"] == "test"] = 0
+    pictures[rows["split"] == "test"] = 0
     np.save(copied / "artifacts/prepare/pictures.npy", pictures)
     assert run(copied, "embed", "head", "unfreeze", "evaluate").returncode == 0
     before, after = files_under(finished / "artifacts"), files_under(copied / "artifacts")
@@ -172,6 +173,34 @@ def test_two_processes_come_to_the_same_results_and_write_them_once(finished: Pa
         np.testing.assert_allclose(theirs[name], value, rtol=1e-3, atol=1e-5)
 
 
+def test_a_carriage_return_in_a_file_name_leaves_every_label_with_its_pixels(copied: Path) -> None:
+    rename = copied / "data/noise/3.png"
+    rename.rename(rename.with_name("3\r.png"))
+    done = run(copied, "prepare", "embed", "head")
+    assert done.returncode == 0, done.stderr
+    rows = manifest.read_manifest(copied / "artifacts/prepare/manifest.csv")
+    assert sorted(rows["path"]) == sorted(name.removeprefix("data/") for name in files_under(copied) if "data/" in name)
+    assert (rows["path"].str.split("/").str[0] == rows["label"]).all()
+
+
+def lose_a_row(folder: Path) -> None:
+    table = folder / "artifacts/prepare/manifest.csv"
+    table.write_bytes(b"".join(table.read_bytes().splitlines(keepends=True)[:-1]))
+
+
+def shift_labels(folder: Path) -> None:
+    table = folder / "artifacts/prepare/manifest.csv"
+    table.write_text(table.read_text().replace("noise,0.0", "stripes,1.0", 1))
+
+
+def lose_a_picture(name: str) -> Callable[[Path], None]:
+    def edit(folder: Path) -> None:
+        file = folder / "artifacts" / name
+        np.save(file, np.load(file)[:-1])
+
+    return edit
+
+
 def break_a_picture(folder: Path) -> None:
     (folder / "data/noise/3.png").write_bytes(b"no picture")
 
@@ -214,6 +243,12 @@ def train_batchnorm_in_two_processes(folder: Path) -> None:
         ("embed", change("processes: 1 ", "processes: 9999 "), "resources.processes is 9999, but this machine has"),
         ("unfreeze", train_batchnorm_in_two_processes, "is train and resources.processes 2, which needs GPUs: use one"),
         ("unfreeze", change("  ratio: 10 ", "  ratio: 0 "), "'unfreeze.ratio' is 0, which is not allowed"),
+        ("embed", lose_a_row, "manifest.csv is not the one that prepare wrote; make it anew with `dvc repro"),
+        ("head", shift_labels, "manifest.csv is not the one that prepare wrote"),
+        ("unfreeze", lose_a_picture("prepare/pictures.npy"), "manifest.csv has 48 rows for 47 decoded pictures; make"),
+        ("evaluate", lose_a_row, "manifest.csv is not the one that prepare wrote"),
+        ("head", lose_a_picture("embed/train.npy"), "train.npy has features of 27 pictures for the 28 in train; make"),
+        ("head", lose_a_picture("embed/val.npy"), "val.npy has features of 7 pictures for the 8 in val; make"),
     ],
 )
 def test_bad_input_is_one_sentence_exit_code_two_and_nothing_half_written(

@@ -1,6 +1,7 @@
 """Laws of the manifest: splits are disjoint, stable and honest, and what is wrong is said."""
 
 import hashlib
+import os
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -315,6 +316,72 @@ def test_a_class_that_a_split_lacks_is_refused() -> None:
     rows["split"] = ["train", "val", "test"] * 10 + ["train", "train", "test"] * 10
     with pytest.raises(InputError, match=r"class 'b' has no picture in the val split \(30 in all\)"):
         manifest.check_splits(rows, ["a", "b"])
+
+
+CELLS = st.text(st.characters(exclude_categories=["Cs"]), max_size=6) | st.sampled_from(
+    ["", " ", "a\rb", "\r\n", "\n", '"', '""', ",", "NA", "nan", "None", "01", "1e5", "\ufeff", "\0", "#", "é", " x "]
+)
+
+
+@given(
+    header=st.lists(CELLS, unique=True, min_size=1, max_size=3),
+    cells=st.lists(st.lists(CELLS, min_size=4, max_size=4), max_size=4),
+    numbers=st.lists(st.floats(0, 1), min_size=4, max_size=4),
+)
+@settings(deadline=None)
+def test_a_table_reads_back_equal_whatever_is_in_a_cell(
+    tmp_path_factory: pytest.TempPathFactory, header: list[str], cells: list[list[str]], numbers: list[float]
+) -> None:
+    columns = ["path", *(name for name in header if name != "path")]
+    rows = pd.DataFrame([row[: len(columns)] for row in cells], columns=columns, dtype=str)
+    rows["head_p_a"] = numbers[: len(rows)]
+    file = tmp_path_factory.mktemp("table") / "table.csv"
+    manifest.write_table(rows, file)
+    again = manifest.read_predictions(file)
+    assert list(again) == list(rows)
+    assert again.to_numpy().tolist() == rows.to_numpy().tolist()
+    assert manifest.csv_of(again) == file.read_bytes().decode()
+
+
+@given(
+    cells=st.lists(st.tuples(CELLS, CELLS, CELLS), min_size=1, max_size=4),
+    end=st.sampled_from(["\n", "\r\n"]),
+    start=st.sampled_from(["", "\ufeff"]),
+)
+@settings(deadline=None)
+def test_a_labels_csv_is_read_as_it_was_written_and_so_is_its_manifest(
+    tmp_path_factory: pytest.TempPathFactory, cells: list[tuple[str, str, str]], end: str, start: str
+) -> None:
+    folder = tmp_path_factory.mktemp("data")
+    told = [(f"{n}{path.replace('/', '')}", f"a{label}a", f"b{day}b") for n, (path, label, day) in enumerate(cells)]
+    lines = [",".join('"' + cell.replace('"', '""') + '"' for cell in row) for row in told]
+    text = start + end.join(["path,label,day", *lines]) + end
+    (folder / "labels.csv").write_bytes(text.encode())
+    rows = manifest.read_folder(folder)
+    assert rows[["path", "label", "day"]].to_numpy().tolist() == sorted(list(row) for row in told)
+    rows = manifest.complete(rows.assign(split="train", hash="h"), ["a", "b", "c"])
+    manifest.write_table(rows, folder / "manifest.csv")
+    again = manifest.read_manifest(folder / "manifest.csv")
+    assert again.drop(columns="target").to_numpy().tolist() == rows.drop(columns="target").to_numpy().tolist()
+    assert manifest.fingerprint(again) == manifest.fingerprint(rows)
+
+
+def test_a_table_without_odd_characters_has_the_bytes_that_it_always_had() -> None:
+    rows = pd.DataFrame({"path": ["a.png", "b c.png"], "target": [1 / 3, np.nan], "day": ["1, 2", 'the "third"']})
+    assert manifest.csv_of(rows) == 'path,target,day\na.png,0.3333333333333333,"1, 2"\nb c.png,,"the ""third"""\n'
+
+
+def test_rows_that_are_longer_than_the_header_are_refused_not_shifted(tmp_path: Path) -> None:
+    (tmp_path / "labels.csv").write_text("path,label\na.png,cat,x\nb.png,dog,y\n")
+    with pytest.raises(InputError, match=r"labels.csv cannot be read as CSV: .*Expected 2 fields in line 2, saw 3"):
+        manifest.read_folder(tmp_path)
+
+
+def test_a_file_name_that_is_no_text_is_one_sentence(tmp_path: Path) -> None:
+    picture(tmp_path / "cat" / "1.png")
+    (tmp_path / "cat" / "1.png").rename(tmp_path / "cat" / os.fsdecode(b"caf\xe9.png"))
+    with pytest.raises(InputError, match=r"the file name 'cat/caf.udce9.png' is not in UTF-8; rename the file\Z"):
+        manifest.read_folder(tmp_path)
 
 
 def picture(path: Path, value: int = 100, mode: str = "L") -> None:
