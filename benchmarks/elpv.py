@@ -100,7 +100,7 @@ def measured(backbone: str, split: str, seed: int, changes: list[str]) -> list[d
         (folder / "data").mkdir(parents=True)
         for entry in (ROOT / "data").iterdir():
             if entry.is_dir():
-                (folder / "data" / entry.name).symlink_to(entry.resolve())
+                shutil.copytree(entry, folder / "data" / entry.name, copy_function=os.link)
         labels = pd.read_csv(ROOT / "data" / "labels.csv")
         labels = labels.drop(columns="group") if split == "random" else labels
         labels.to_csv(folder / "data" / "labels.csv", index=False)

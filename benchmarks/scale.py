@@ -63,9 +63,11 @@ def _path(number: int) -> str:
 
 def workspace(folder: Path, data: Path, count: int, way: str) -> None:
     """A workspace with the first `count` pictures and settings that make every phase short."""
-    (folder / "data").mkdir(parents=True, exist_ok=True)
-    if not (folder / "data/pictures").exists():
-        (folder / "data/pictures").symlink_to(data / "pictures")
+    for path in map(_path, range(count)):
+        file = folder / "data" / path
+        if not file.exists():
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.hardlink_to(data / path)
     number = np.arange(count)
     rows = {"path": map(_path, number), "label": np.where(number % 2, "striped", "plain")}
     rows |= {"group": [f"g{n // 10}" for n in number], "line": [f"line {n % 3}" for n in number]}

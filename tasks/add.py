@@ -41,8 +41,14 @@ class Added:
 
 
 def arrived(path: Path) -> bool:
-    """Whether there is anything to add: a picture, or a labels.csv with rows. No folder is nothing."""
-    files = [file for file in path.rglob("*") if file.is_file() and not file.name.startswith(".")]
+    """Whether there is anything to add: a picture, or a labels.csv with rows. No folder is nothing.
+
+    A link to a folder is something too: `add` says what to do with it.
+    """
+    found = [file for file in path.rglob("*") if not file.name.startswith(".")]
+    files = [file for file in found if file.is_file()]
+    if any(file.is_dir() and file.is_symlink() for file in found):
+        return True
     if not files:
         return False
     from thaw.pictures import SUFFIXES
@@ -60,7 +66,7 @@ def add(path: Path, new_classes: bool = False, on_line: OnLine = print, dry_run:
 
 def add_held(path: Path, new_classes: bool = False, on_line: OnLine = print, dry_run: bool = False) -> Added:
     """The same for a caller that holds the workspace already."""
-    from tasks.prepare import each, of_each
+    from tasks.prepare import check_links, each, of_each
     from thaw import manifest
     from thaw.pictures import open_picture
 
@@ -68,6 +74,8 @@ def add_held(path: Path, new_classes: bool = False, on_line: OnLine = print, dry
     chosen = settings.read(workspace.ROOT / "params.yaml")
     data = workspace.ROOT / "data"
     _check_place(path, data)
+    check_links(path, copied=True)
+    check_links(data)
     new = manifest.read_folder(path)
     if not (data.is_dir() and any(data.iterdir())):
         finish("data", [sys.executable, "-m", "tasks.data"], on_line)

@@ -3,6 +3,8 @@
 python -m tasks.prepare      data/ -> artifacts/prepare/{manifest.csv,pictures.npy,meta.json}
 """
 
+import os
+import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -25,6 +27,7 @@ from thaw.errors import InputError
 from thaw.pictures import Shape, channels_of, decode
 from thaw.progress import Progress
 
+CACHED = re.compile(r"/files/md5/[0-9a-f]{2}/[0-9a-f]{30}\Z")  # in DVC's cache
 AHEAD = 64  # pictures that are decoded before the first of them is taken
 Item = TypeVar("Item")
 Found = TypeVar("Found")
@@ -32,6 +35,7 @@ Found = TypeVar("Found")
 
 def prepare(chosen: Settings) -> None:
     """From the data folder to the manifest and the decoded pictures."""
+    check_links(DATA)
     rows = manifest.read_folder(DATA)
     classes = manifest.classes_of(rows, chosen.prepare.positive, chosen.prepare.smallest_class)
     preprocessing = preprocessing_of(chosen.backbone.name, chosen.backbone.weights)
@@ -79,6 +83,34 @@ def prepare(chosen: Settings) -> None:
         }
         phase.write_json(folder / "meta.json", meta)
         print(f"{len(rows)} pictures, {shape.size} x {shape.size}, " + ("decoded" if kept else "not kept decoded"))
+
+
+def check_links(root: Path, copied: bool = False) -> None:
+    """Raise where a link leads out of the data: DVC pins no linked folder, and no version keeps what is elsewhere.
+
+    Links that DVC made lead into its cache, where a file's name says what is in it. Where files are going to be
+    `copied`, links to them do no harm.
+    """
+    home = root.resolve()
+    links = [root] if root.is_symlink() and not copied else []
+    for folder, folders, files in os.walk(root):
+        links += [path for name in [*folders, *files] if (path := Path(folder, name)).is_symlink()]
+    for link in links:
+        target = Path(os.path.realpath(link))  # unlike resolve() it does not raise where links go round
+        if not target.exists():
+            raise InputError(
+                f"{link} is a link to {target}, which does not exist; bring the file, where DVC made the link with "
+                "`dvc fetch`, or take the link out"
+            )
+        if target.is_dir():
+            raise InputError(
+                f"{link} is a link to the folder {target}, and DVC pins no linked folder; copy the folder itself there"
+            )
+        if not copied and not target.is_relative_to(home) and not CACHED.search(target.as_posix()):
+            raise InputError(
+                f"{link} is a link to {target}, outside of {root}, where no version of the data keeps it; copy the "
+                "file itself there"
+            )
 
 
 def each(threads: ThreadPoolExecutor, function: Callable[[Item], Found], items: Iterable[Item]) -> Iterator[Found]:

@@ -110,7 +110,7 @@ def prepare(size: int, head_epochs: int, epochs: int, pictures: int | None) -> C
         (workspace / "data").mkdir(parents=True)
         for entry in (ROOT / "data").iterdir():
             if entry.is_dir():
-                (workspace / "data" / entry.name).symlink_to(entry.resolve())
+                shutil.copytree(entry, workspace / "data" / entry.name, copy_function=os.link)
         rows.drop(columns="target", errors="ignore").to_csv(workspace / "data/labels.csv", index=False)
         shutil.copy(ROOT / "params.yaml", workspace)
         classes = manifest.classes_of(rows, None, 1)

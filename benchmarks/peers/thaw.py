@@ -38,7 +38,7 @@ def workspace_of(contest: Contest) -> Path:
     """A fresh workspace with the shared pictures and split; with `before`, what that run prepared and its head too."""
     root = Path(contest.out, "workspace")
     root.mkdir()
-    (root / "data").symlink_to(Path(contest.workspace, "data").resolve())
+    shutil.copytree(Path(contest.workspace, "data"), root / "data", copy_function=os.link)
     shutil.copy(Path(contest.workspace, "params.yaml"), root)
     changes = {
         "seed": contest.seed,

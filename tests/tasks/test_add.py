@@ -371,6 +371,15 @@ def no_table(new: Path) -> None:
     (new / "folders").rmdir()
 
 
+def linked(new: Path) -> None:
+    (new / "images").rename(new.parent / "images")
+    (new / "images").symlink_to(new.parent / "images")
+
+
+def broken_link(new: Path) -> None:
+    (new / "more").symlink_to("nowhere")
+
+
 def empty(new: Path) -> None:
     shutil.rmtree(new)
     new.mkdir()
@@ -390,6 +399,8 @@ def empty(new: Path) -> None:
         (no_table, "does not tell group, as data/labels.csv does of every picture; give it a labels.csv with"),
         (known_otherwise, r"new picture images/40.png \(cat\) is identical to the known picture images/1.png \(dog\)"),
         (twins, r"new picture images/41.png \(dog\) is identical to the new picture images/40.png \(cat\)"),
+        (linked, "new/images is a link to the folder .*; copy the folder itself there"),
+        (broken_link, "new/more is a link to .*nowhere, which does not exist"),
         (empty, "no pictures found under"),
         (shutil.rmtree, "there is no folder .*; name the folder with the new pictures"),
     ],
@@ -441,6 +452,22 @@ def test_a_new_class_joins_where_it_is_allowed_and_what_it_still_lacks_is_a_warn
     assert len(list((root / "data/fox").iterdir())) == 3
 
 
+def test_linked_pictures_join_as_files_and_linked_ones_in_the_data_are_refused(
+    space: Callable[[str], Path], tmp_path: Path
+) -> None:
+    root = space("classes")
+    picture(tmp_path / "elsewhere.png", 100)
+    for folder in (tmp_path / "new", root / "data"):
+        (folder / "cat").mkdir(parents=True, exist_ok=True)
+        (folder / "cat/100.png").symlink_to(tmp_path / "elsewhere.png")
+    with pytest.raises(InputError, match=r"data/cat/100.png is a link to .*elsewhere.png, outside of .*/data"):
+        add.add(tmp_path / "new")
+    (root / "data/cat/100.png").unlink()
+    assert add.add(tmp_path / "new").new == 1
+    assert (root / "data/cat/100.png").is_file()
+    assert not (root / "data/cat/100.png").is_symlink()
+
+
 def test_a_dry_run_says_the_same_and_changes_nothing(space: Callable[[str], Path], tmp_path: Path) -> None:
     root = space("table")
     new = fill(tmp_path / "new", "table", range(30, 60))
@@ -478,6 +505,9 @@ def test_a_folder_without_pictures_is_nothing_that_arrived(tmp_path: Path) -> No
     (incoming / "labels.csv").write_text("path,label\nforgotten.png,cat\n")
     assert add.arrived(incoming)
     (incoming / "labels.csv").unlink()
+    (incoming / "dogs").symlink_to(tmp_path)
+    assert add.arrived(incoming), "and then add says that links to folders are not read"
+    (incoming / "dogs").unlink()
     picture(incoming / "cat/1.PNG", 1)
     assert add.arrived(incoming)
 

@@ -183,6 +183,16 @@ def test_a_carriage_return_in_a_file_name_leaves_every_label_with_its_pixels(cop
     assert (rows["path"].str.split("/").str[0] == rows["label"]).all()
 
 
+def link_a_class(folder: Path) -> None:
+    (folder / "data/noise").rename(folder / "noise")
+    (folder / "data/noise").symlink_to(folder / "noise")
+
+
+def link_a_picture(folder: Path) -> None:
+    (folder / "data/noise/3.png").rename(folder / "3.png")
+    (folder / "data/noise/3.png").symlink_to(folder / "3.png")
+
+
 def lose_a_row(folder: Path) -> None:
     table = folder / "artifacts/prepare/manifest.csv"
     table.write_bytes(b"".join(table.read_bytes().splitlines(keepends=True)[:-1]))
@@ -243,6 +253,8 @@ def train_batchnorm_in_two_processes(folder: Path) -> None:
         ("embed", change("processes: 1 ", "processes: 9999 "), "resources.processes is 9999, but this machine has"),
         ("unfreeze", train_batchnorm_in_two_processes, "is train and resources.processes 2, which needs GPUs: use one"),
         ("unfreeze", change("  ratio: 10 ", "  ratio: 0 "), "'unfreeze.ratio' is 0, which is not allowed"),
+        ("prepare", link_a_class, "data/noise is a link to the folder"),
+        ("prepare", link_a_picture, "data/noise/3.png is a link to"),
         ("embed", lose_a_row, "manifest.csv is not the one that prepare wrote; make it anew with `dvc repro"),
         ("head", shift_labels, "manifest.csv is not the one that prepare wrote"),
         ("unfreeze", lose_a_picture("prepare/pictures.npy"), "manifest.csv has 48 rows for 47 decoded pictures; make"),
