@@ -79,6 +79,12 @@ def add_held(path: Path, new_classes: bool = False, on_line: OnLine = print, dry
     new = manifest.read_folder(path)
     if not (data.is_dir() and any(data.iterdir())):
         finish("data", [sys.executable, "-m", "tasks.data"], on_line)
+    frozen = (data / "splits.csv").is_file()
+    if chosen.prepare.folds and not frozen:
+        raise InputError(
+            f"prepare.folds is {chosen.prepare.folds}, which draws the splits anew for each fold, but an add freezes "
+            "the splits of all pictures: set prepare.folds to null first"
+        )
     old = manifest.read_folder(data)
     _check_columns(new, old, path, data)
 
@@ -97,8 +103,7 @@ def add_held(path: Path, new_classes: bool = False, on_line: OnLine = print, dry
     new = manifest.only_new(old, all_new)
     _check_classes(new, old, path, data, new_classes)
 
-    frozen = (data / "splits.csv").is_file()
-    rows = manifest.join(old, new, chosen.prepare.val, chosen.prepare.test, chosen.seed, frozen)
+    rows = manifest.join(old, new, chosen.prepare.val, chosen.prepare.test, chosen.prepare.seed, frozen)
     splits = rows["split"].iloc[len(old) :]
     added = Added(len(new), len(all_new) - len(new), {split: int((splits == split).sum()) for split in manifest.SPLITS})
     if new.empty:

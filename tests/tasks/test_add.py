@@ -17,7 +17,7 @@ from PIL import Image
 
 from flows import cli
 from tasks import add, phase, prepare, workspace
-from tasks.settings import read
+from tasks.settings import override, read
 from tasks.stage import StageError, only_retraining
 from thaw import manifest
 from thaw.errors import InputError
@@ -122,10 +122,12 @@ def test_new_pictures_join_in_the_layout_of_the_data_old_ones_stay_and_twice_is_
     assert not (root / ".dvc/tmp/thaw-add").exists()
 
 
+@pytest.mark.parametrize("changes", [[], ["prepare.seed=5"], ["seed=5"]])
 def test_prepare_gives_the_splits_of_splits_csv_and_before_the_first_add_those_that_add_freezes(
-    space: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    space: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: list[str]
 ) -> None:
     root = space("classes")
+    override(changes, root / "params.yaml")
     monkeypatch.setattr(prepare, "DATA", root / "data")
     monkeypatch.setattr(prepare, "PREPARE", root / "artifacts/prepare")
     monkeypatch.setattr(phase, "ARTIFACTS", root / "artifacts")
@@ -148,6 +150,28 @@ def test_prepare_gives_the_splits_of_splits_csv_and_before_the_first_add_those_t
     (root / "data/splits.csv").write_text(splits.replace(",val", ",train"))
     with pytest.raises(InputError, match="has no picture in the val split"):  # none is taken out of frozen train
         prepared()
+
+
+def test_with_folds_an_add_may_not_freeze_splits_and_splits_that_are_frozen_win_over_folds(
+    space: Callable[[str], Path], tmp_path: Path
+) -> None:
+    root = space("table")
+    new = fill(tmp_path / "new", "table", range(40, 44), start=100)
+    override(["prepare.folds=3"], root / "params.yaml")
+    before = everything(root)
+    with pytest.raises(InputError, match=r"\Aprepare.folds is 3, [^\n]* freezes the splits [^\n]* to null first\Z"):
+        add.add(new)
+    assert everything(root) == before
+    override(["prepare.folds=null"], root / "params.yaml")
+    add.add(new)
+    splits = splits_in(root)
+    override(["prepare.folds=3"], root / "params.yaml")
+    add.add(fill(tmp_path / "more", "table", range(44, 48), start=100))
+    after = splits_in(root)
+    assert len(after) == len(splits) + 4
+    assert {content: after[content] for content in splits} == splits
+    with pytest.raises(InputError, match="folds divides all pictures anew, but these come with splits"):
+        manifest.assign_folds(manifest.read_folder(root / "data").assign(hash="h"), 0.15, 0, 3, 0)
 
 
 def test_val_that_thaw_takes_out_of_train_stays_val(space: Callable[[str], Path], tmp_path: Path) -> None:
