@@ -22,7 +22,7 @@ def head(chosen: Settings) -> None:
     features, val_features = (networks.features(data, split) for split in ("train", "val"))
     if chosen.labels < 1:
         features = features[np.isin(data.split("train"), labelled)]
-    best, history = fit_head(
+    trained = fit_head(
         model.head,
         (features, data.targets[labelled]),
         (val_features, data.targets[data.split("val")]),
@@ -30,8 +30,9 @@ def head(chosen: Settings) -> None:
         chosen.seed,
         data.class_weights(chosen.class_weights, labelled),
     )
-    model.head.load_state_dict(best)
-    networks.write_network(HEAD, model.state_dict(), history, networks.meta_of(chosen, data, folded=False, parent=None))
+    model.head.load_state_dict(trained.weights)
+    meta = networks.meta_of(chosen, data, folded=False, parent=None)
+    networks.write_network(HEAD, model.state_dict(), trained.kept, trained.history, meta)
 
 
 if __name__ == "__main__":

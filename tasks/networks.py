@@ -145,12 +145,16 @@ def meta_of(chosen: Settings, data: Dataset, folded: bool, parent: str | None) -
 
 
 def write_network(
-    target: Path, weights: dict[str, torch.Tensor], history: pd.DataFrame, meta: dict[str, Any], keep: str = "best"
+    target: Path,
+    weights: dict[str, torch.Tensor],
+    kept: dict[str, float],
+    history: pd.DataFrame,
+    meta: dict[str, Any],
 ) -> None:
-    """Write a checkpoint, the history that led to it, and the figures of the epoch that was kept."""
-    kept = history.loc[history["val_loss"].idxmin()] if keep == "best" else history.iloc[-1]
+    """Write a checkpoint, `kept`, the figures of its weights, and the history that led to it."""
+    figures = {"epochs": int(history["epoch"].max()), "kept_epoch": kept["epoch"]}
+    figures |= {name: value for name, value in kept.items() if name != "epoch"}
     with outputs(target) as folder:
         history.to_csv(folder / "history.csv", index=False, lineterminator="\n")
-        figures = {"epochs": int(history["epoch"].max()), "kept_epoch": int(kept["epoch"])}
-        write_json(folder / "metrics.json", {**figures, **kept[["val_loss", "val_accuracy"]].to_dict()})
+        write_json(folder / "metrics.json", figures)
         checkpoint.save(folder / "model", weights, meta)

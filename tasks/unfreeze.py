@@ -41,9 +41,9 @@ def unfreeze(chosen: Settings) -> None:
     which, batchnorm = chosen.unfreeze.blocks, chosen.unfreeze.batchnorm
     if batchnorm == "train" and processes.count() > 1:
         model = _synchronised(model, device)
-    trained = unfreeze_blocks(model, which, batchnorm)
+    unfrozen = unfreeze_blocks(model, which, batchnorm)
     order = ", evenly over the epochs, the last one first" if which == "gradual" else ""
-    print(f"{len(trained)} blocks unfrozen: {trained[0]} to {trained[-1]}{order}", flush=True)
+    print(f"{len(unfrozen)} blocks unfrozen: {unfrozen[0]} to {unfrozen[-1]}{order}", flush=True)
     ratio, decay = chosen.unfreeze.ratio, chosen.unfreeze.layer_decay
     before = f", {decay:g} times as much in each block before the last" if decay < 1 else ""
     print(f"learning rates: head {how.learning_rate:g}, backbone {how.learning_rate / ratio:g}{before}", flush=True)
@@ -64,7 +64,7 @@ def unfreeze(chosen: Settings) -> None:
         f"{parent} {chosen.seed} {chosen.labels} {chosen.class_weights} {how} {chosen.unfreeze} {data.meta}".encode()
     ).hexdigest()
     scratch = SCRATCH / f"unfreeze-{key[:16]}.pt"
-    best, history = fine_tune(
+    trained = fine_tune(
         model,
         data.pictures,
         (train, data.targets[train]),
@@ -78,7 +78,7 @@ def unfreeze(chosen: Settings) -> None:
     )
     if processes.first():
         meta = networks.meta_of(chosen, data, folded, parent)
-        networks.write_network(UNFREEZE, best, history, meta, how.keep)
+        networks.write_network(UNFREEZE, trained.weights, trained.kept, trained.history, meta)
         shutil.rmtree(SCRATCH, ignore_errors=True)  # of this run, and of others that were never finished
 
 

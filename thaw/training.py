@@ -3,6 +3,7 @@
 All randomness comes from a seed and the epoch's number, so that a run that was stopped goes on as if it had not been.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from torchvision.transforms import v2
 from thaw import cores, processes
 from thaw.backbones import Classifier
 from thaw.convolutions import quicken
+from thaw.errors import InputError
 from thaw.freezing import obey_mode, parameter_groups, stay_in_eval
 from thaw.pictures import Normaliser, Pictures, copied, in_batches, in_views, jittered, rows_of
 from thaw.prediction import predict
@@ -63,6 +65,26 @@ class FineTuning:
     keep: Literal["best", "last"] = "best"
 
 
+@dataclass(frozen=True)
+class Trained:
+    """What a phase trained: the weights it keeps, the figures of these very weights, and the history of its epochs.
+
+    `kept` has epoch, val_loss and val_accuracy; with class weights also weighted_val_loss, by which the epoch was
+    chosen; where weights were interpolated also share, how far from epoch 0 (0) to that epoch (1) they are.
+    """
+
+    weights: dict[str, Tensor]
+    kept: dict[str, float]
+    history: pd.DataFrame
+
+    def __post_init__(self) -> None:
+        if math.isnan(self.kept["val_loss"]):
+            raise InputError(
+                f"training diverged: after epoch {self.kept['epoch']}, which would be kept, the validation loss is no "
+                "number; lower head.learning_rate or raise unfreeze.ratio"
+            )
+
+
 def loss_of(logits: Tensor, targets: Tensor, smoothing: float = 0.0, weight: Tensor | None = None) -> Tensor:
     """Cross-entropy against class probabilities (n, classes); `weight` is how much each class counts."""
     return F.cross_entropy(logits, targets, weight, label_smoothing=smoothing)
@@ -75,8 +97,8 @@ def fit_head(
     how: HeadTraining,
     seed: int,
     weight: Tensor | None = None,
-) -> tuple[dict[str, Tensor], pd.DataFrame]:
-    """Train the head until validation stops improving; returns its best weights and the history of the epochs.
+) -> Trained:
+    """Train the head until validation stops improving; its best weights are kept, of equal ones the first.
 
     Features are (n, views, features): every epoch sees each picture once, in a view drawn anew. `weight` is how much
     each class counts. Without any epoch the head stays as it was drawn.
@@ -90,7 +112,8 @@ def fit_head(
         lr=how.learning_rate,
     )
     history: list[dict[str, float]] = []
-    best: dict[str, Tensor] = {}
+    kept: dict[str, float] = {}
+    weights: dict[str, Tensor] = {}
     progress = Progress(how.max_epochs * len(features))
     for epoch in range(1, how.max_epochs + 1):
         random = np.random.default_rng([seed, epoch])
@@ -104,18 +127,20 @@ def fit_head(
             loss.backward()
             optimizer.step()
             total += loss.item() * len(rows)
-        logits = _logits(head, val[0])
-        history.append(_epoch(epoch, how.learning_rate, total / len(features), logits, val[1], weight))
-        if _is_best(history):
-            best = {name: value.clone() for name, value in head.state_dict().items()}
-        progress.step(len(features), f"epoch {epoch}, validation loss {history[-1]['val_loss']:.4f}")
-        if _since_best(history) >= how.patience:
+        figures = _figures(_logits(head, val[0]), val[1], weight)
+        history.append(_row(epoch, how.learning_rate, total / len(features), figures))
+        if not kept or _deciding(figures) < _deciding(kept):
+            kept = {"epoch": epoch, **figures}
+            weights = {name: value.clone() for name, value in head.state_dict().items()}
+        progress.step(len(features), f"epoch {epoch}, validation loss {figures['val_loss']:.4f}")
+        if epoch - kept["epoch"] >= how.patience:
             break
     progress.end(f"epoch {len(history)}, validation has stopped improving")
     if not history:
-        history = [_epoch(0, float("nan"), float("nan"), _logits(head, val[0]), val[1], weight)]
-        best = head.state_dict()
-    return best, pd.DataFrame(history)
+        figures = _figures(_logits(head, val[0]), val[1], weight)
+        history = [_row(0, float("nan"), float("nan"), figures)]
+        kept, weights = {"epoch": 0, **figures}, head.state_dict()
+    return Trained(weights, kept, pd.DataFrame(history))
 
 
 def _logits(head: nn.Linear, features: NDArray[np.float32]) -> Tensor:
@@ -166,10 +191,11 @@ def fine_tune(
     scratch: Path | None = None,
     unfreeze: Callable[[int], object] = lambda epoch: None,
     weight: Tensor | None = None,
-) -> tuple[dict[str, Tensor], pd.DataFrame]:
-    """Train what is unfrozen; returns the weights to keep and the history, epoch 0 being the start.
+) -> Trained:
+    """Train what is unfrozen; epoch 0 of the history is the start.
 
-    These are the best on validation, the start among them, or without looking those after the last epoch.
+    The weights that are kept are the best on validation, the start among them and of equal ones the first, or without
+    looking those after the last epoch.
 
     With `scratch`, a file, the state after each epoch is kept there, and a run that finds it goes on from it.
     `unfreeze` is called with the number of each epoch before it, and may unfreeze more.
@@ -182,19 +208,20 @@ def fine_tune(
     averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(how.ema), use_buffers=True) if how.ema else None
     judged: nn.Module = averaged.module if averaged else model
     history: list[dict[str, float]] = []
-    best: dict[str, Tensor] = {}
-    kept = None
+    kept: dict[str, float] = {}
+    weights: dict[str, Tensor] = {}
+    state = None
     if scratch and scratch.is_file():
-        kept = torch.load(scratch, map_location=normalise.device, weights_only=True)
-        history, best = kept["history"], kept["best"]
+        state = torch.load(scratch, map_location=normalise.device, weights_only=True)
+        history, kept, weights = state["history"], state["kept"], state["weights"]
         print(f"going on after epoch {len(history) - 1}, where the last run was stopped", flush=True)
     unfreeze(max(1, len(history) - 1))
     optimizer, schedule = _optimizer(model, how, 0, steps)
-    if kept:
-        model.load_state_dict(kept["model"])
+    if state:
+        model.load_state_dict(state["model"])
         if averaged:
-            averaged.load_state_dict(kept["averaged"])
-        optimizer.load_state_dict(kept["optimizer"])
+            averaged.load_state_dict(state["averaged"])
+        optimizer.load_state_dict(state["optimizer"])
     left = how.epochs + 1 - len(history)
     progress = Progress(left * len(val[0]) + min(left, how.epochs) * len(rows))
     for epoch in range(len(history), how.epochs + 1):
@@ -210,29 +237,33 @@ def fine_tune(
             loss = float("nan")  # the start is only looked at
         logits = predict(judged, pictures, val[0], normalise, 1, 2 * how.batch_size, progress, f"{what}, validation")
         rate = optimizer.param_groups[-1]["lr"] if epoch else float("nan")
-        history.append(_epoch(epoch, rate, loss, logits, val[1], weight))
-        if how.keep == "last" or _is_best(history):
-            best = {name: value.detach().cpu().clone() for name, value in judged.state_dict().items()}
+        figures = _figures(logits, val[1], weight)
+        history.append(_row(epoch, rate, loss, figures))
+        if not kept or how.keep == "last" or _deciding(figures) < _deciding(kept):
+            kept = {"epoch": epoch, **figures}
+            weights = {name: value.detach().cpu().clone() for name, value in judged.state_dict().items()}
         print(_sentence(history[-1], how.epochs), flush=True)
-        if how.keep == "best" and _since_best(history) >= how.patience:
+        if how.keep == "best" and epoch - kept["epoch"] >= how.patience:
             progress.end(f"epoch {epoch}, validation has stopped improving")
             break
         if scratch and processes.first():
-            _keep(scratch, model, optimizer, history, best, averaged)
+            _keep(scratch, model, optimizer, history, kept, weights, averaged)
     if how.interpolate:
 
-        def lost() -> float:
-            logits = predict(model, pictures, val[0], normalise, 1, 2 * how.batch_size)
-            return loss_of(logits, val[1], weight=weight).item()
+        def measure() -> dict[str, float]:
+            return _figures(predict(model, pictures, val[0], normalise, 1, 2 * how.batch_size), val[1], weight)
 
-        best = _interpolated(model, start, best, lost)
-    return best, pd.DataFrame(history)
+        weights, share, figures = _interpolated(model, start, weights, measure)
+        kept = {"epoch": kept["epoch"], "share": share, **figures}
+        print(f"{share:.0%} of the way from the head-only weights, {_worded(kept)}", flush=True)
+    return Trained(weights, kept, pd.DataFrame(history))
 
 
 def _interpolated(
-    model: nn.Module, start: dict[str, Tensor], end: dict[str, Tensor], lost: Callable[[], float]
-) -> dict[str, Tensor]:
-    """The weights between start and end that are best on validation (WiSE-FT, Wortsman et al. 2022)."""
+    model: nn.Module, start: dict[str, Tensor], end: dict[str, Tensor], measure: Callable[[], dict[str, float]]
+) -> tuple[dict[str, Tensor], float, dict[str, float]]:
+    """The weights between start and end that are best on validation (WiSE-FT, Wortsman et al. 2022), of equal ones
+    the first; their share of the way; and what `measure` says of them."""
     found = []
     for tenths in range(11):
         weights = {
@@ -240,10 +271,9 @@ def _interpolated(
             for name, value in start.items()
         }
         model.load_state_dict(weights)
-        found.append((lost(), tenths, weights))
-    loss, tenths, weights = min(found, key=lambda each: each[0])
-    print(f"{10 * tenths} % of the way from the head-only weights, validation loss {loss:.4f}", flush=True)
-    return {name: value.cpu() for name, value in weights.items()}
+        found.append((weights, tenths / 10, measure()))
+    weights, share, figures = min(found, key=lambda each: _deciding(each[2]))
+    return {name: value.cpu() for name, value in weights.items()}, share, figures
 
 
 def _optimizer(
@@ -358,30 +388,35 @@ def _training_batches(order: Rows, size: int) -> list[Rows]:
     return batches[:-1] if len(batches) > 1 and len(batches[-1]) == 1 else batches
 
 
-def _epoch(
-    epoch: int, rate: float, loss: float, logits: Tensor, targets: Tensor, weight: Tensor | None
-) -> dict[str, float]:
-    right = logits.argmax(1) == targets.argmax(1)
-    return {
-        "epoch": epoch,
-        "learning_rate": rate,
-        "train_loss": loss,
-        "val_loss": loss_of(logits, targets, weight=weight).item(),
-        "val_accuracy": right.double().mean().item(),
+def _figures(logits: Tensor, targets: Tensor, weight: Tensor | None) -> dict[str, float]:
+    """What logits are worth on validation. `val_loss` is the same measure in every training, whatever it trains on."""
+    figures = {
+        "val_loss": loss_of(logits, targets).item(),
+        "val_accuracy": (logits.argmax(1) == targets.argmax(1)).double().mean().item(),
     }
+    if weight is not None:
+        figures["weighted_val_loss"] = loss_of(logits, targets, weight=weight).item()
+    return figures
 
 
-def _is_best(history: list[dict[str, float]]) -> bool:
-    return history[-1]["val_loss"] <= min(row["val_loss"] for row in history)
+def _deciding(figures: dict[str, float]) -> float:
+    """The loss that decides which weights are kept: where classes have weights, that with them."""
+    return figures.get("weighted_val_loss", figures["val_loss"])
 
 
-def _since_best(history: list[dict[str, float]]) -> int:
-    return len(history) - 1 - int(np.argmin([row["val_loss"] for row in history]))
+def _row(epoch: int, rate: float, loss: float, figures: dict[str, float]) -> dict[str, float]:
+    """An epoch in the history."""
+    return {"epoch": epoch, "learning_rate": rate, "train_loss": loss, **figures}
 
 
 def _sentence(row: dict[str, float], epochs: int) -> str:
     start = f"epoch {row['epoch']}/{epochs}: training loss {row['train_loss']:.4f}" if row["epoch"] else "head only"
-    return f"{start}, validation loss {row['val_loss']:.4f}, accuracy {row['val_accuracy']:.1%}"
+    return f"{start}, {_worded(row)}"
+
+
+def _worded(figures: dict[str, float]) -> str:
+    weighted = f" (weighted {figures['weighted_val_loss']:.4f})" if "weighted_val_loss" in figures else ""
+    return f"validation loss {figures['val_loss']:.4f}{weighted}, accuracy {figures['val_accuracy']:.1%}"
 
 
 def _keep(
@@ -389,7 +424,8 @@ def _keep(
     model: nn.Module,
     optimizer: Any,
     history: list[Any],
-    best: dict[str, Tensor],
+    kept: dict[str, float],
+    weights: dict[str, Tensor],
     averaged: nn.Module | None,
 ) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -397,5 +433,5 @@ def _keep(
     state = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
     if averaged:
         state["averaged"] = averaged.state_dict()
-    torch.save({**state, "history": history, "best": best}, partial)
+    torch.save({**state, "history": history, "kept": kept, "weights": weights}, partial)
     partial.replace(path)

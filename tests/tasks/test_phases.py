@@ -16,8 +16,11 @@ from PIL import Image
 from safetensors.numpy import load_file
 from warm import python
 
-from thaw import manifest
-from thaw.backbones import create
+from thaw import checkpoint, manifest
+from thaw.backbones import Preprocessing, create
+from thaw.manifest import labels_of, read_manifest
+from thaw.pictures import Normaliser, Pictures, Shape
+from thaw.prediction import predict
 
 ROOT = Path(__file__).resolve().parents[2]
 PHASES = ("prepare", "embed", "head", "unfreeze", "evaluate", "report")
@@ -331,7 +334,9 @@ CHANGED_BY = {
     "unfreeze.ema=0.9": {"unfreeze"},
     "evaluate.views=none": set(),
 }
-INTERPOLATE = "unfreeze.interpolate=true"  # may come to where training without it does
+HARMFUL = "unfreeze.ratio=0.01"  # so that it matters which weights are kept
+INTERPOLATE = f"{HARMFUL}, unfreeze.keep=last, unfreeze.interpolate=true"
+KEEP = (f"{HARMFUL}, unfreeze.keep=best", f"{HARMFUL}, unfreeze.keep=last", INTERPOLATE)
 EACH_CHANGE = """
 import contextlib, runpy, shutil, sys
 from tasks import settings
@@ -341,7 +346,7 @@ shutil.copy(ROOT / "params.yaml", ROOT / "plain.yaml")
 for number, change in enumerate(sys.argv[1:]):
     shutil.copytree(ROOT / "before", ARTIFACTS)
     shutil.copy(ROOT / "plain.yaml", ROOT / "params.yaml")
-    settings.override([change])
+    settings.override(change.split(", "))
     with open(ARTIFACTS / "printed", "w") as printed, contextlib.redirect_stdout(printed):
         for phase in ("unfreeze", "head", "embed", "prepare"):
             runpy.run_module(f"tasks.{phase}", run_name="__main__")
@@ -367,7 +372,7 @@ def changed(lopsided: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[st
     The last phase goes first, so that it finds those.
     """
     folder = Path(shutil.copytree(lopsided, tmp_path_factory.mktemp("changed") / "copy"))
-    changes = [*CHANGED_BY, INTERPOLATE]
+    changes = [*CHANGED_BY, *KEEP]
     done = execute(folder, EACH_CHANGE, *changes)
     assert done.returncode == 0, done.stderr
     return {change: folder / str(number) for number, change in enumerate(changes)}
@@ -389,6 +394,26 @@ def test_a_setting_changes_what_the_phases_make_that_read_it_and_nothing_else(
 def test_weights_are_interpolated_where_that_is_asked_for(changed: dict[str, Path]) -> None:
     said = "of the way from the head-only weights"
     assert [change for change, made in changed.items() if said in (made / "printed").read_text()] == [INTERPOLATE]
+
+
+@pytest.mark.parametrize("phase", ["head", "unfreeze"])
+@pytest.mark.parametrize("change", [*KEEP, "unfreeze.ema=0.9", "class_weights=balanced", "head.max_epochs=0"])
+def test_figures_of_a_phase_are_those_of_the_weights_that_it_saved(
+    changed: dict[str, Path], change: str, phase: str
+) -> None:
+    """Measured anew with the saved network; the loss is the plain one, so that it compares with any other's."""
+    made = changed[change]
+    meta = json.loads((made / "prepare/meta.json").read_text())
+    rows = read_manifest(made / "prepare/manifest.csv")
+    val = np.flatnonzero(rows["split"] == "val")
+    pictures = Pictures([], Shape(**meta["shape"]), np.load(made / "prepare/pictures.npy"), 1)
+    normalise = Normaliser(Preprocessing.from_json(meta["preprocessing"]), torch.device("cpu"))
+    model, _ = checkpoint.load(made / phase / "model")
+    logits = predict(model, pictures, val, normalise, 1, 64)
+    labels = torch.from_numpy(labels_of(rows.iloc[val], meta["classes"]))
+    metrics = json.loads((made / phase / "metrics.json").read_text())
+    assert metrics["val_loss"] == pytest.approx(torch.nn.functional.cross_entropy(logits, labels).item(), rel=1e-5)
+    assert metrics["val_accuracy"] == pytest.approx((logits.argmax(1) == labels).double().mean().item())
 
 
 def test_without_phase_1_the_drawn_head_goes_through_all_further_phases(copied: Path) -> None:

@@ -74,7 +74,7 @@ def test_backbone_is_bit_identical_after_head_training(
     features = np.empty((24, 2, model.head.in_features), np.float32)
     features_of(model, pictures, np.arange(24), normalise, drawn_views(24, 2, None), 8, features)
     how = HeadTraining(0.01, 0.0, batch_size=8, max_epochs=5, patience=5)
-    best, _ = fit_head(model.head, (features[TRAIN], targets[TRAIN]), (features[VAL], targets[VAL]), how, 0)
+    best = fit_head(model.head, (features[TRAIN], targets[TRAIN]), (features[VAL], targets[VAL]), how, 0).weights
     model.head.load_state_dict(best)
     assert all(torch.equal(before[name], value) for name, value in model.backbone.state_dict().items())
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,19 +14,20 @@ from thaw import training
 from thaw.backbones import Classifier
 from thaw.freezing import unfreeze
 from thaw.pictures import Normaliser, Pictures
-from thaw.training import FineTuning, HeadTraining, fine_tune, fit_head, loss_of
+from thaw.prediction import predict
+from thaw.training import FineTuning, HeadTraining, Trained, fine_tune, fit_head, loss_of
 
 HOW = FineTuning(0.003, 10, 1.0, 0.0, batch_size=8, epochs=3, warmup=0.1, patience=9, views=1, jitter=0.0)
 TRAIN, VAL = np.arange(16), np.arange(16, 24)
 Weights = dict[str, torch.Tensor]
-Train = Callable[..., tuple[Weights, pd.DataFrame]]
+Train = Callable[..., Trained]
 
 
 @pytest.fixture
 def train(
     network: Callable[..., Classifier], pictures: Pictures, targets: torch.Tensor, normalise: Normaliser
 ) -> Train:
-    def run(scratch: Path | None = None, weight: torch.Tensor | None = None, **options: object) -> tuple:
+    def run(scratch: Path | None = None, weight: torch.Tensor | None = None, **options: object) -> Trained:
         model = network()
         unfreeze(model, "all", "frozen")
         split = [(rows, targets[rows]) for rows in (TRAIN, VAL)]
@@ -42,7 +44,7 @@ def _distance(one: Weights, other: Weights) -> float:
 
 def test_l2_sp_keeps_the_backbone_near_where_it_began(train: Train, network: Callable[..., Classifier]) -> None:
     start = {name: value.clone() for name, value in network().state_dict().items()}
-    far, near = (_distance(train(l2_sp=strength, patience=99)[0], start) for strength in (0.0, 100.0))
+    far, near = (_distance(train(l2_sp=strength, patience=99).weights, start) for strength in (0.0, 100.0))
     assert 0 < near < 0.8 * far
 
 
@@ -71,16 +73,15 @@ def test_mixed_targets_follow_mixed_pictures(way: str) -> None:
 
 
 def test_moving_average_lags_behind_and_is_what_is_judged(train: Train) -> None:
-    plain, history = train(patience=99)
-    averaged, smooth = train(ema=0.9, patience=99)
-    assert history["train_loss"].equals(smooth["train_loss"])
-    assert not history["val_loss"].equals(smooth["val_loss"])
-    assert not all(torch.equal(plain[name], averaged[name]) for name in plain)
-    assert plain.keys() == averaged.keys()
+    plain, averaged = train(patience=99), train(ema=0.9, patience=99)
+    assert plain.history["train_loss"].equals(averaged.history["train_loss"])
+    assert not plain.history["val_loss"].equals(averaged.history["val_loss"])
+    assert not all(torch.equal(plain.weights[name], averaged.weights[name]) for name in plain.weights)
+    assert plain.weights.keys() == averaged.weights.keys()
 
 
 def test_an_interrupted_moving_average_goes_on(train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole, whole_history = train(ema=0.9)
+    whole = train(ema=0.9)
     keep = training._keep
 
     def keep_and_stop(path: Path, *state: object) -> None:
@@ -92,35 +93,89 @@ def test_an_interrupted_moving_average_goes_on(train: Train, tmp_path: Path, mon
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path / "scratch.pt", ema=0.9)
     monkeypatch.setattr(training, "_keep", keep)
-    resumed, resumed_history = train(tmp_path / "scratch.pt", ema=0.9)
-    pd.testing.assert_frame_equal(whole_history, resumed_history, check_exact=True)
-    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    resumed = train(tmp_path / "scratch.pt", ema=0.9)
+    pd.testing.assert_frame_equal(whole.history, resumed.history, check_exact=True)
+    assert whole.kept == resumed.kept
+    assert all(torch.equal(whole.weights[name], resumed.weights[name]) for name in whole.weights)
+
+
+HARMFUL = {"learning_rate": 0.1, "ratio": 1}  # so that it matters which weights are kept
 
 
 def test_the_last_epoch_is_kept_where_asked_however_bad_it_is(train: Train) -> None:
-    harmful = {"learning_rate": 3.0, "ratio": 1, "patience": 1}
-    best, stopped = train(**harmful)
-    last, whole = train(**harmful, keep="last")
-    assert stopped["val_loss"].idxmin() == 0
-    assert len(stopped) < len(whole) == HOW.epochs + 1
-    assert not all(torch.equal(best[name], last[name]) for name in best)
+    best, last = train(**HARMFUL, patience=1), train(**HARMFUL, keep="last", patience=1)
+    assert best.history["val_loss"].idxmin() == best.kept["epoch"] == 0
+    assert len(best.history) < len(last.history) == HOW.epochs + 1
+    assert last.kept["epoch"] == HOW.epochs
+    assert not all(torch.equal(best.weights[name], last.weights[name]) for name in best.weights)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"keep": "best"},
+        {"keep": "last"},
+        {"keep": "last", "ema": 0.5},
+        {"keep": "last", "interpolate": True},
+        {"keep": "last", "interpolate": True, "ema": 0.5},
+        {"keep": "last", "interpolate": True, "weight": torch.tensor([1.9, 0.1])},
+        {"keep": "best", "weight": torch.tensor([1.9, 0.1])},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("rates", [{}, HARMFUL], ids=["good", "harmful"])
+def test_figures_are_those_of_the_weights_that_are_kept(
+    train: Train,
+    network: Callable[..., Classifier],
+    pictures: Pictures,
+    targets: torch.Tensor,
+    normalise: Normaliser,
+    rates: dict[str, float],
+    options: dict[str, Any],
+) -> None:
+    trained = train(**rates, **options)
+    model = network()
+    model.load_state_dict(trained.weights)
+    logits = predict(model, pictures, VAL, normalise, 1, 16)
+    wanted = targets[VAL]
+    assert trained.kept["val_loss"] == pytest.approx(loss_of(logits, wanted).item(), rel=1e-4)
+    assert trained.kept["val_accuracy"] == (logits.argmax(1) == wanted.argmax(1)).double().mean().item()
+    weight = options.get("weight")
+    if weight is not None:
+        weighted = loss_of(logits, wanted, weight=weight).item()
+        assert trained.kept["weighted_val_loss"] == pytest.approx(weighted, rel=1e-4)
+
+
+def test_class_weights_choose_the_epoch_and_leave_the_loss_that_is_compared_as_it_is(train: Train) -> None:
+    one, other = (train(weight=torch.tensor(weight), patience=99) for weight in ([2.0, 0.0], [0.0, 2.0]))
+    for trained in (one, other):
+        history = trained.history
+        assert trained.kept["epoch"] == history["weighted_val_loss"].idxmin()
+    start = [trained.history.loc[0] for trained in (one, other)]
+    assert start[0]["val_loss"] == start[1]["val_loss"]
+    assert start[0]["weighted_val_loss"] != start[1]["weighted_val_loss"]
+    assert "weighted_val_loss" not in train().history
 
 
 def test_interpolation_is_never_worse_on_validation_than_either_end(
     train: Train, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    _, history = train(patience=99)
-    train(interpolate=True, patience=99)
-    said = capsys.readouterr().out.strip().splitlines()[-1]
-    loss = float(said.rpartition(" ")[2])
-    assert "of the way from the head-only weights" in said
-    assert loss <= history["val_loss"].min() + 1e-4
+    for rates in ({}, {"learning_rate": 0.01, "ratio": 1}, HARMFUL):
+        trained = train(**rates, interpolate=True, keep="last")
+        ends = trained.history["val_loss"].iloc[[0, -1]]
+        said = capsys.readouterr().out.strip().splitlines()[-1]
+        assert f"{trained.kept['share']:.0%} of the way from the head-only weights" in said
+        assert f"validation loss {trained.kept['val_loss']:.4f}" in said
+        assert trained.kept["val_loss"] <= ends.min() + 1e-4
+        assert trained.kept["epoch"] == HOW.epochs
 
 
 def test_without_phase_1_the_head_stays_as_it_was_drawn() -> None:
     head = torch.nn.Linear(4, 2)
     before = head.weight.detach().clone()
     features, targets = np.zeros((6, 1, 4), np.float32), torch.eye(2)[torch.arange(6) % 2]
-    best, history = fit_head(head, (features, targets), (features, targets), HeadTraining(0.1, 0.0, 4, 0, 3), 0)
-    assert torch.equal(best["weight"], before)
-    assert history["epoch"].tolist() == [0]
+    trained = fit_head(head, (features, targets), (features, targets), HeadTraining(0.1, 0.0, 4, 0, 3), 0)
+    assert torch.equal(trained.weights["weight"], before)
+    assert trained.history["epoch"].tolist() == [0]
+    assert trained.kept["epoch"] == 0
+    assert trained.kept["val_loss"] == trained.history["val_loss"][0]

@@ -38,8 +38,8 @@ targets = torch.eye(2)[torch.arange(24) % 2]
 how = FineTuning(0.003, 10, 1.0, 0.05, batch_size=5, epochs=2, warmup=0.1, patience=9, views=8, jitter=0.3)
 split = [(rows, targets[rows]) for rows in (np.arange(17), np.arange(17, 24))]
 before = partial(unfreeze, model, "gradual", "frozen", epochs=2)
-best, history = fine_tune(model, pictures, *split, Normaliser(preprocessing, device), how, 0, None, before)
-history.to_csv(f"{sys.argv[1]}/history{processes.number()}of{processes.count()}.csv", index=False)
+trained = fine_tune(model, pictures, *split, Normaliser(preprocessing, device), how, 0, None, before)
+trained.history.to_csv(f"{sys.argv[1]}/history{processes.number()}of{processes.count()}.csv", index=False)
 torch.save(model.state_dict(), f"{sys.argv[1]}/weights{processes.number()}of{processes.count()}.pt")
 processes.leave()
 """

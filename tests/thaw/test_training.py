@@ -15,12 +15,13 @@ from torchvision.transforms.functional import normalize, to_tensor
 from thaw import training
 from thaw.backbones import Classifier, Preprocessing, blocks
 from thaw.convolutions import quicken
+from thaw.errors import InputError
 from thaw.folding import fold_batchnorm
 from thaw.freezing import Selection, select, unfreeze
 from thaw.machine import bfloat16_pays, compiling_pays, use_bfloat16
 from thaw.pictures import Normaliser, Pictures, drawn_views, in_batches, in_views, view
 from thaw.prediction import predict
-from thaw.training import FineTuning, HeadTraining, adapt_batchnorm, fine_tune, fit_head, warmup_and_cosine
+from thaw.training import FineTuning, HeadTraining, Trained, adapt_batchnorm, fine_tune, fit_head, warmup_and_cosine
 
 HOW = FineTuning(0.003, 10, 1.0, 0.05, batch_size=8, epochs=3, warmup=0.1, patience=9, views=2, jitter=0.1)
 TRAIN, VAL = np.arange(16), np.arange(16, 24)
@@ -34,7 +35,7 @@ def train(
     normalise: Normaliser,
     scratch: Path | None = None,
     which: Selection = 6,
-) -> tuple[dict[str, torch.Tensor], pd.DataFrame]:
+) -> Trained:
     model = network("efficientnet_lite0")  # has dropout and stochastic depth, so global random numbers matter
     before = partial(unfreeze, model, which, "frozen", epochs=HOW.epochs)
     split = [(rows, targets[rows]) for rows in (TRAIN, VAL)]
@@ -44,10 +45,15 @@ def train(
 def test_same_seed_gives_the_same_bits(
     network: Make, pictures: Pictures, targets: torch.Tensor, normalise: Normaliser
 ) -> None:
-    first, first_history = train(network, pictures, targets, normalise)
-    second, second_history = train(network, pictures, targets, normalise)
-    pd.testing.assert_frame_equal(first_history, second_history, check_exact=True)
-    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert_equal(train(network, pictures, targets, normalise), train(network, pictures, targets, normalise))
+
+
+def assert_equal(one: Trained, other: Trained) -> None:
+    """To the bit."""
+    pd.testing.assert_frame_equal(one.history, other.history, check_exact=True)
+    assert one.kept == other.kept
+    assert one.weights.keys() == other.weights.keys()
+    assert all(torch.equal(one.weights[name], other.weights[name]) for name in one.weights)
 
 
 @pytest.mark.parametrize("which", [6, "gradual"])
@@ -62,7 +68,7 @@ def test_an_interrupted_run_equals_the_uninterrupted_one(
     which: Selection,
     stop: int,
 ) -> None:
-    whole, whole_history = train(network, pictures, targets, normalise, which=which)
+    whole = train(network, pictures, targets, normalise, which=which)
     scratch = tmp_path / "scratch.pt"
     keep = training._keep
 
@@ -76,9 +82,7 @@ def test_an_interrupted_run_equals_the_uninterrupted_one(
         train(network, pictures, targets, normalise, scratch, which)
     monkeypatch.setattr(training, "_keep", keep)
     torch.manual_seed(12345)
-    resumed, resumed_history = train(network, pictures, targets, normalise, scratch, which)
-    pd.testing.assert_frame_equal(whole_history, resumed_history, check_exact=True)
-    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    assert_equal(train(network, pictures, targets, normalise, scratch, which), whole)
 
 
 def test_gradual_neither_moves_nor_decays_nor_remembers_what_is_not_yet_unfrozen(
@@ -178,13 +182,46 @@ def test_adapting_a_network_without_batchnorm_does_nothing(
 def test_history_starts_with_the_head_only_network_and_the_best_epoch_is_kept(
     network: Make, pictures: Pictures, targets: torch.Tensor, normalise: Normaliser
 ) -> None:
-    best, history = train(network, pictures, targets, normalise)
+    trained = train(network, pictures, targets, normalise)
+    history = trained.history
     assert history["epoch"].tolist() == [0, 1, 2, 3]
     assert np.isnan(history["train_loss"][0])
-    model = network("efficientnet_lite0")
-    model.load_state_dict(best)
-    logits = training.predict(model, pictures, VAL, normalise, 1, 16)
-    assert training.loss_of(logits, targets[VAL]).item() == pytest.approx(history["val_loss"].min(), rel=1e-4)
+    assert trained.kept["val_loss"] == history["val_loss"].min()
+    assert trained.kept["epoch"] == history["epoch"][history["val_loss"].idxmin()] != 0
+
+
+def test_of_epochs_with_equal_validation_loss_phase_2_keeps_and_names_the_first(
+    network: Make, pictures: Pictures, targets: torch.Tensor, normalise: Normaliser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = network("efficientnet_lite0").state_dict()
+    monkeypatch.setattr(training, "predict", lambda *_: torch.zeros(len(VAL), 2))
+    trained = train(network, pictures, targets, normalise)
+    assert trained.history["val_loss"].nunique() == 1
+    assert trained.kept["epoch"] == 0
+    assert all(torch.equal(value, start[name]) for name, value in trained.weights.items())
+
+
+def test_of_epochs_with_equal_validation_loss_the_head_keeps_and_names_the_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    features, targets = np.random.default_rng(0).normal(size=(16, 1, 8)).astype(np.float32), torch.eye(2)[[0, 1] * 8]
+    monkeypatch.setattr(training, "_logits", lambda *_: torch.zeros(16, 2))
+
+    def fit(epochs: int) -> Trained:
+        torch.manual_seed(0)
+        how = HeadTraining(0.05, 0.0, batch_size=4, max_epochs=epochs, patience=3)
+        return fit_head(torch.nn.Linear(8, 2), (features, targets), (features, targets), how, 0)
+
+    first, all_epochs = fit(1), fit(9)
+    assert (len(all_epochs.history), all_epochs.kept["epoch"]) == (1 + 3, 1)
+    assert all(torch.equal(value, first.weights[name]) for name, value in all_epochs.weights.items())
+
+
+def test_training_that_diverged_is_one_sentence_and_keeps_nothing() -> None:
+    features, targets = np.full((8, 1, 4), 1e30, np.float32), torch.eye(2)[[0, 1] * 4]
+    how = HeadTraining(1e30, 0.0, batch_size=4, max_epochs=3, patience=3)
+    with pytest.raises(InputError, match=r"\Atraining diverged: after epoch 1, .* lower head\.learning_rate"):
+        fit_head(torch.nn.Linear(4, 2), (features, targets), (features, targets), how, 0)
 
 
 def test_head_learns_what_features_tell_and_stops_when_validation_does_not_improve() -> None:
@@ -195,13 +232,16 @@ def test_head_learns_what_features_tell_and_stops_when_validation_does_not_impro
     targets = torch.eye(2)[labels]
     head = torch.nn.Linear(8, 2)
     how = HeadTraining(0.05, 0.0, batch_size=16, max_epochs=200, patience=3)
-    best, history = fit_head(head, (features[:150], targets[:150]), (features[150:], targets[150:]), how, 0)
+    trained = fit_head(head, (features[:150], targets[:150]), (features[150:], targets[150:]), how, 0)
+    history = trained.history
     assert history["val_accuracy"].iloc[history["val_loss"].idxmin()] > 0.9
     assert len(history) < 200
     assert len(history) == history["val_loss"].idxmin() + 1 + 3
-    head.load_state_dict(best)
+    head.load_state_dict(trained.weights)
     loss = training.loss_of(head(torch.from_numpy(features[150:, 0])), targets[150:]).item()
     assert loss == pytest.approx(history["val_loss"].min(), rel=1e-5)
+    assert trained.kept["val_loss"] == history["val_loss"].min()
+    assert trained.kept["epoch"] == history["val_loss"].idxmin() + 1
 
 
 def test_head_judged_on_validation_in_parts_is_the_head_judged_on_the_whole() -> None:
@@ -314,7 +354,7 @@ def test_bfloat16_is_near_float32_and_leaves_the_weights_as_they_are(
         assert value.dtype == before[name].dtype
     before_training = partial(unfreeze, model, 2, "frozen")
     split = [(rows, targets[rows]) for rows in (TRAIN, VAL)]
-    _, history = fine_tune(model, pictures, split[0], split[1], normalise, HOW, 0, None, before_training)
+    history = fine_tune(model, pictures, split[0], split[1], normalise, HOW, 0, None, before_training).history
     assert history["val_loss"].iloc[-1] < history["val_loss"][0]
 
 
@@ -329,11 +369,11 @@ def test_a_compiled_network_trains_as_an_uncompiled_one_and_keeps_its_names(
             model.compile(backend="eager")
         split = [(rows, targets[rows]) for rows in (TRAIN, VAL)]
         found.append(fine_tune(model, pictures, split[0], split[1], normalise, replace(HOW, epochs=1), 0))
-    (plain, plain_history), (compiled_weights, compiled_history) = found
-    pd.testing.assert_frame_equal(plain_history, compiled_history)
-    assert plain.keys() == compiled_weights.keys()
-    for name, value in plain.items():
-        torch.testing.assert_close(compiled_weights[name], value)
+    plain, compiled_one = found
+    pd.testing.assert_frame_equal(plain.history, compiled_one.history)
+    assert plain.weights.keys() == compiled_one.weights.keys()
+    for name, value in plain.weights.items():
+        torch.testing.assert_close(compiled_one.weights[name], value)
 
 
 def test_half_precision_and_compiling_are_for_gpus_unless_asked_for() -> None:
