@@ -102,13 +102,21 @@ def _with_numbers(rows: pd.DataFrame, columns: Iterable[str]) -> pd.DataFrame:
 
 
 def _read_csv(table: Path, needed: tuple[str, str]) -> pd.DataFrame:
+    """A table that a user wrote: a known column is known however it is spelled, and spaces around cells are dropped."""
     try:
         rows = read_table(table)
     except (ValueError, pd.errors.ParserError) as error:
         raise InputError(f"{table} cannot be read as CSV: {' '.join(str(error).split())}") from None
-    rows.columns = pd.Index([str(name) or f"Unnamed: {number}" for number, name in enumerate(rows)])
-    if (twice := rows.columns.duplicated()).any():
-        raise InputError(f"{table} has two columns '{rows.columns[twice][0]}'; rename one or take it out")
+    header = [str(name) or f"Unnamed: {number}" for number, name in enumerate(rows)]
+    columns = [known if (known := name.strip().casefold()) in KNOWN else name for name in header]
+    for column in columns:
+        same = [repr(name) for name, other in zip(header, columns, strict=True) if other == column]
+        if len(same) > 1:
+            raise InputError(f"{table} has the columns {' and '.join(same)}, which are one; keep one")
+    rows.columns = pd.Index(columns)
+    for name in columns:
+        if name != "path":
+            rows[name] = rows[name].str.strip()
     for column in needed:
         if column not in rows:
             raise InputError(
@@ -139,7 +147,7 @@ def _read_table(table: Path) -> pd.DataFrame:
     if len(twice):
         raise InputError(f"{table} lists {twice.iloc[0]['path']} twice; keep one row for each picture")
     if "split" in rows:
-        rows["split"] = rows["split"].str.strip().str.lower()
+        rows["split"] = rows["split"].str.lower()
         wrong = rows[~rows["split"].isin([*FOLDERS, ""])]
         if len(wrong):
             given = wrong.iloc[0]["split"]
@@ -159,10 +167,14 @@ def _folders_in(root: Path) -> list[Path]:
     return sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
 
 
+def _named(folder: Path) -> str:
+    return folder.name.strip()
+
+
 def split_folders(root: Path) -> dict[str, Path]:
     """The folder of each split under `root`; empty where folders are classes."""
     tops = _folders_in(root)
-    names = [FOLDERS.get(top.name.lower(), "") for top in tops]
+    names = [FOLDERS.get(_named(top).lower(), "") for top in tops]
     return dict(zip(names, tops, strict=True)) if all(names) else {}
 
 
@@ -170,11 +182,11 @@ def _read_class_folders(root: Path) -> pd.DataFrame:
     tops = _folders_in(root)
     split = bool(split_folders(root))
     if split:
-        classes = [(FOLDERS[top.name.lower()], folder) for top in tops for folder in _folders_in(top)]
+        classes = [(FOLDERS[_named(top).lower()], folder) for top in tops for folder in _folders_in(top)]
     else:
         classes = [("", folder) for folder in tops]
     rows = [
-        {"path": path.relative_to(root).as_posix(), "label": folder.name, "split": split}
+        {"path": path.relative_to(root).as_posix(), "label": _named(folder), "split": split}
         for split, folder in classes
         for path in sorted(folder.rglob("*"))
         if path.is_file() and path.suffix.lower() in SUFFIXES
@@ -185,6 +197,8 @@ def _read_class_folders(root: Path) -> pd.DataFrame:
             "files in it, or pictures with a labels.csv (columns path and label)"
         )
     for row in rows:
+        if not row["label"]:
+            raise InputError(f"the class of '{row['path']}' has no name; rename its folder")
         try:
             row["path"].encode()
         except UnicodeEncodeError:
@@ -367,6 +381,10 @@ def warnings(rows: pd.DataFrame) -> list[str]:
     labels = copies.groupby("hash")["label"].nunique()
     if (labels > 1).any():
         found.append(f"{(labels > 1).sum()} sets of identical pictures have different labels: correct them")
+    classes = pd.Series(sorted(set(rows["label"])))
+    for _, same in classes.groupby(classes.str.casefold()):
+        if len(same) > 1:
+            found.append(f"the classes {', '.join(same)} differ only in case: if they are one, give them one name")
     grouped = rows[rows["group"] != ""]
     crossing = grouped.groupby("group")["split"].nunique()
     if (crossing > 1).any():

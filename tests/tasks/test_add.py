@@ -210,7 +210,7 @@ def test_rows_join_a_labels_csv_whatever_is_in_them_and_however_its_lines_end(
     text = (root / "data/labels.csv").read_text()
     (root / "data/labels.csv").write_bytes((start + text.replace("\n", end)).encode())
     before = manifest.read_folder(root / "data")
-    told = [("images/a\rb.png", "cat", 'the "3rd", \r\n NA'), ("images/ NA\n.png", "dog", "\r")]
+    told = [("images/a\rb.png", "cat", 'the "3rd", \r\n NA'), ("images/ NA\n.png", "dog", "x\rx")]
     for content, (path, _, _) in enumerate(told, 100):
         picture(tmp_path / "new" / path, content)
     manifest.write_table(pd.DataFrame(told, columns=["path", "label", "group"]), tmp_path / "new/labels.csv")
@@ -218,6 +218,18 @@ def test_rows_join_a_labels_csv_whatever_is_in_them_and_however_its_lines_end(
     rows = manifest.read_folder(root / "data")
     both = [*before[["path", "label", "group"]].to_numpy().tolist(), *map(list, told)]
     assert rows[["path", "label", "group"]].to_numpy().tolist() == sorted(both)
+
+
+def test_rows_join_under_the_header_that_the_user_wrote(space: Callable[[str], Path], tmp_path: Path) -> None:
+    root, new = space("table"), tmp_path / "new"
+    table = root / "data/labels.csv"
+    rows = manifest.read_table(table)
+    table.write_text(manifest.csv_of(rows[["group", "path", "label"]].set_axis(["GROUP ", " Path", "Label"], axis=1)))
+    before = table.read_text()
+    picture(new / "images/100.png", 100)
+    (new / "labels.csv").write_text("path,LABEL, group\nimages/100.png, cat ,new \n")
+    assert add.add(new, on_line=lambda line: None).new == 1
+    assert table.read_text() == before + "new,images/100.png,cat\n"
 
 
 Batch = list[tuple[int, int, str]]

@@ -442,6 +442,61 @@ def test_labels_csv_keeps_further_columns_as_slices(tmp_path: Path) -> None:
     assert manifest.classes_of(rows, "no", 1) == ["yes", "no"]
 
 
+def spelled(name: str) -> st.SearchStrategy[str]:
+    """The name with any of its letters in capitals, and spaces around it."""
+    letters = st.tuples(*(st.sampled_from([letter, letter.upper()]) for letter in name)).map("".join)
+    return st.builds("{}{}{}".format, st.sampled_from(["", " ", "\t"]), letters, st.sampled_from(["", " ", "  "]))
+
+
+@given(header=st.tuples(*map(spelled, ("path", "label", "target", "split", "group"))), space=st.sampled_from(["", " "]))
+@settings(deadline=None)
+def test_a_known_column_is_known_however_it_is_spelled_and_spaces_around_cells_are_nothing(
+    tmp_path_factory: pytest.TempPathFactory, header: tuple[str, ...], space: str
+) -> None:
+    folder = tmp_path_factory.mktemp("data")
+    cells = (("a .png", "yes", "0.9", "test", "g1", "mono"), ("b.png", "no", "0.1", "", "g1", "poly"))
+    lines = [",".join((path, *(f"{space}{cell}{space}" for cell in rest))) for path, *rest in cells]
+    (folder / "labels.csv").write_text("\n".join([",".join([*header, "Wafer"]), *lines]))
+    rows = manifest.read_folder(folder)
+    assert list(rows) == ["path", "label", "target", "split", "group", "Wafer"]
+    assert rows["target"].tolist() == [0.9, 0.1]
+    assert rows.drop(columns="target").to_numpy().tolist() == [
+        [c for n, c in enumerate(row) if n != 2] for row in cells
+    ]
+    (folder / "splits.csv").write_text(f"{header[0]},{header[3]}\nb.png,{space}val{space}\n")
+    assert manifest.read_folder(folder)["split"].tolist() == ["test", "val"]
+    assert manifest.columns_of(folder / "labels.csv") == list(rows)
+
+
+def test_spaces_around_the_name_of_a_class_or_split_folder_are_nothing(tmp_path: Path) -> None:
+    for name in (" cat /1.png", "cat/1.png", "dog /1.png"):
+        picture(tmp_path / "classes" / name)
+        picture(tmp_path / "splits" / "Train " / name)
+        picture(tmp_path / "splits" / "test" / name)
+    rows = manifest.read_folder(tmp_path / "classes")
+    assert rows[["path", "label"]].to_numpy().tolist() == [
+        [" cat /1.png", "cat"],
+        ["cat/1.png", "cat"],
+        ["dog /1.png", "dog"],
+    ]
+    rows = manifest.read_folder(tmp_path / "splits")
+    assert (sorted(set(rows["label"])), sorted(set(rows["split"]))) == (["cat", "dog"], ["test", "train"])
+    picture(tmp_path / "classes" / "  " / "1.png")
+    with pytest.raises(InputError, match=r"the class of '  /1.png' has no name; rename its folder"):
+        manifest.read_folder(tmp_path / "classes")
+
+
+def test_classes_that_differ_only_in_case_are_a_warning() -> None:
+    rows = rows_of({"Cat": 2, "cat": 2, "dog": 2, "Ärmel": 2, "ärmel": 2}).assign(
+        group="", split="train", target=np.nan
+    )
+    assert manifest.warnings(rows) == [
+        "the classes Cat, cat differ only in case: if they are one, give them one name",
+        "the classes Ärmel, ärmel differ only in case: if they are one, give them one name",
+    ]
+    assert manifest.warnings(rows[rows["label"].isin(["Cat", "dog"])]) == []
+
+
 def test_positive_class_is_the_one_with_the_higher_targets() -> None:
     rows = rows_of({"defective": 5, "functional": 5}).assign(target=[0.9] * 5 + [0.1] * 5)
     classes = manifest.classes_of(rows, None, 3)
@@ -462,6 +517,10 @@ def test_positive_class_is_the_one_with_the_higher_targets() -> None:
         ("path,label,split\na.png,x,dev\n", "split 'dev' is unknown"),
         ("path,label,target\na.png,x,1.5\n", "target '1.5' is not a probability"),
         ("path,label,hash\na.png,x,1\n", "has a column 'hash'"),
+        ("path,label, Hash\na.png,x,1\n", "has a column 'hash'"),
+        ('path,label,"Group ",group\na.png,x,1,2\n', "has the columns 'Group ' and 'group', which are one; keep one"),
+        ("path,label,label\na.png,x,y\n", "has the columns 'label' and 'label', which are one; keep one"),
+        ("path,label\na.png, \n", "line 2 has an empty path or label"),
     ],
 )
 def test_a_wrong_labels_csv_is_told_in_one_sentence(tmp_path: Path, text: str, sentence: str) -> None:
