@@ -119,7 +119,7 @@ def add_held(path: Path, new_classes: bool = False, on_line: OnLine = print, dry
         manifest.check_splits(rows, classes)
     except InputError as mistake:
         on_line(f"warning: {mistake}")
-    for warning in manifest.warnings(manifest.complete(rows, classes)):
+    for warning in manifest.warnings(manifest.complete(rows, classes), classes):
         on_line(f"warning: {warning}")
     return added
 

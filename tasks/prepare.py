@@ -72,7 +72,7 @@ def prepare(chosen: Settings) -> None:
         manifest.write_table(rows, folder / "manifest.csv")
         counts = pd.crosstab(rows["split"], rows["label"]).reindex(index=manifest.SPLITS, columns=classes)
         print(counts.to_string(), flush=True)
-        for warning in manifest.warnings(rows):
+        for warning in manifest.warnings(rows, classes):
             print(f"warning: {warning}", flush=True)
         meta = {
             "classes": classes,

@@ -224,8 +224,16 @@ def classes_of(rows: pd.DataFrame, positive: str | None, smallest: int) -> list[
         if "target" in rows:
             raise InputError(f"labels.csv has targets and {len(classes)} classes; targets are for two classes only")
         return classes
-    if positive is None and "target" in rows:
-        positive = str(rows.groupby("label")["target"].mean().idxmax())
+    if "target" in rows:
+        means = rows.groupby("label")["target"].mean()
+        positive = positive or str(means.idxmax())
+        other = next(label for label in classes if label != positive)
+        if means[positive] < means[other]:
+            raise InputError(
+                f"prepare.positive is '{positive}', with a mean target of {means[positive]:.3g}; that of '{other}' is "
+                f"{means[other]:.3g}, and a target is the probability of the positive class: set prepare.positive to "
+                "null, or turn the targets round (1 - target)"
+            )
     return sorted(classes, key=lambda label: label == positive)
 
 
@@ -369,9 +377,18 @@ def fingerprint(rows: pd.DataFrame) -> str:
     return hashlib.sha256(csv_of(rows).encode()).hexdigest()
 
 
-def warnings(rows: pd.DataFrame) -> list[str]:
-    """What is allowed but makes results less trustworthy."""
+def warnings(rows: pd.DataFrame, classes: Sequence[str]) -> list[str]:
+    """What is allowed in a manifest but makes results less trustworthy."""
     found = []
+    if len(classes) == 2:
+        positive, target = rows["label"] == classes[1], rows["target"]
+        against = rows[(positive & (target < 0.5)) | (~positive & (target > 0.5))]
+        first = [f"{row.path} ({row.label}, {row.target:g})" for row in against.head(3).itertuples()]
+        if first:
+            found.append(
+                f"label and target contradict each other in {len(against)} of {len(rows)} pictures, such as "
+                f"{', '.join(first)}: training follows the target, splits and scores follow the label"
+            )
     copies = rows[rows["hash"].duplicated(keep=False)]
     across = copies.groupby("hash")["split"].nunique()
     if len(copies):
@@ -381,8 +398,8 @@ def warnings(rows: pd.DataFrame) -> list[str]:
     labels = copies.groupby("hash")["label"].nunique()
     if (labels > 1).any():
         found.append(f"{(labels > 1).sum()} sets of identical pictures have different labels: correct them")
-    classes = pd.Series(sorted(set(rows["label"])))
-    for _, same in classes.groupby(classes.str.casefold()):
+    names = pd.Series(classes, dtype=str)
+    for _, same in names.groupby(names.str.casefold()):
         if len(same) > 1:
             found.append(f"the classes {', '.join(same)} differ only in case: if they are one, give them one name")
     grouped = rows[rows["group"] != ""]

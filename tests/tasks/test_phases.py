@@ -302,6 +302,26 @@ def test_unfreeze_says_what_it_does_and_warns_of_a_ratio_outside_10_to_100(copie
     assert meta["folded"] is True
 
 
+def test_prepare_warns_of_labels_that_contradict_their_targets_and_refuses_the_wrong_positive_class(
+    copied: Path,
+) -> None:
+    paths = sorted(path.relative_to(copied / "data").as_posix() for path in (copied / "data").rglob("*.png"))
+    targets = {"noise": 0.1, "stripes": 0.9}
+    rows = [f"{path},{path.split('/')[0]},{targets[path.split('/')[0]]}" for path in paths]
+    rows[0] = rows[0].replace("0.1", "0.75")
+    (copied / "data/labels.csv").write_text("\n".join(["path,label,target", *rows]))
+    done = run(copied, "prepare")
+    assert done.returncode == 0, done.stderr
+    assert (
+        "warning: label and target contradict each other in 1 of 48 pictures, such as noise/0.png (noise, 0.75)"
+        in done.stdout
+    )
+    change("  positive: ", "  positive: noise ")(copied)
+    done = run(copied, "prepare")
+    assert done.returncode == 2
+    assert "prepare.positive is 'noise', with a mean target of 0.127; that of 'stripes' is 0.9" in done.stderr
+
+
 def test_a_file_that_is_no_picture_is_an_error_that_counts_the_others(copied: Path) -> None:
     for number in (1, 2, 3):
         (copied / f"data/noise/{number}.png").write_bytes(b"no picture")

@@ -439,7 +439,7 @@ def test_labels_csv_keeps_further_columns_as_slices(tmp_path: Path) -> None:
     assert manifest.slices_of(rows) == ["wafer"]
     assert rows["target"].tolist() == [0.9, 0.1]
     assert manifest.classes_of(rows, None, 1) == ["no", "yes"]
-    assert manifest.classes_of(rows, "no", 1) == ["yes", "no"]
+    assert manifest.classes_of(rows.drop(columns="target"), "no", 1) == ["yes", "no"]
 
 
 def spelled(name: str) -> st.SearchStrategy[str]:
@@ -490,11 +490,12 @@ def test_classes_that_differ_only_in_case_are_a_warning() -> None:
     rows = rows_of({"Cat": 2, "cat": 2, "dog": 2, "Ärmel": 2, "ärmel": 2}).assign(
         group="", split="train", target=np.nan
     )
-    assert manifest.warnings(rows) == [
+    classes = ["Cat", "cat", "dog", "Ärmel", "ärmel"]
+    assert manifest.warnings(rows, classes) == [
         "the classes Cat, cat differ only in case: if they are one, give them one name",
         "the classes Ärmel, ärmel differ only in case: if they are one, give them one name",
     ]
-    assert manifest.warnings(rows[rows["label"].isin(["Cat", "dog"])]) == []
+    assert manifest.warnings(rows[rows["label"].isin(["Cat", "dog"])], ["Cat", "dog"]) == []
 
 
 def test_positive_class_is_the_one_with_the_higher_targets() -> None:
@@ -504,6 +505,32 @@ def test_positive_class_is_the_one_with_the_higher_targets() -> None:
     targets = manifest.targets_of(rows, classes)
     assert targets[0].tolist() == pytest.approx([0.1, 0.9])
     assert manifest.labels_of(rows, classes).tolist() == [1] * 5 + [0] * 5
+
+
+def test_a_positive_class_with_the_lower_targets_is_refused() -> None:
+    rows = rows_of({"defective": 4, "functional": 4}).assign(target=[0.8] * 4 + [0.25] * 4)
+    assert manifest.classes_of(rows, "defective", 3) == ["functional", "defective"]
+    sentence = (
+        r"\Aprepare\.positive is 'functional', with a mean target of 0\.25; that of 'defective' is 0\.8, and a "
+        r"target is the probability of the positive class: [^\n]*\Z"
+    )
+    with pytest.raises(InputError, match=sentence):
+        manifest.classes_of(rows, "functional", 3)
+    even = rows.assign(target=0.5)
+    assert manifest.classes_of(even, "functional", 3) == ["defective", "functional"]
+
+
+def test_labels_that_contradict_their_targets_are_a_warning_with_their_rows() -> None:
+    rows = rows_of({"bad": 6, "good": 6}).assign(group="", split="train")
+    rows["target"] = [1.0, 0.2, 0.5, 0.4, 0.3, 0.9, 0.0, 0.5, 0.7, 0.0, 0.1, 0.2]
+    assert manifest.warnings(rows, ["good", "bad"]) == [
+        "label and target contradict each other in 4 of 12 pictures, such as bad/0001.png (bad, 0.2), bad/0003.png "
+        "(bad, 0.4), bad/0004.png (bad, 0.3): training follows the target, splits and scores follow the label"
+    ]
+    hard = manifest.complete(rows.drop(columns="target"), ["good", "bad"])
+    assert manifest.warnings(hard, ["good", "bad"]) == []
+    three = manifest.complete(rows_of({"a": 2, "b": 2, "c": 2}).assign(split=""), ["a", "b", "c"])
+    assert manifest.warnings(three, ["a", "b", "c"]) == []
 
 
 @pytest.mark.parametrize(
