@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -372,8 +372,14 @@ def _show_versions(versions: "list[Version]") -> None:
         accuracy, auc = network.get("accuracy"), network.get("auc")
         return ("–" if accuracy is None else f"{accuracy:.1%}") + ("" if auc is None else f"\nAUC {auc:.3f}")
 
-    def points(gain: dict[str, float]) -> str:
-        return "{:+.1f}\n[{:+.1f}, {:+.1f}]".format(*(100 * gain[key] for key in ("accuracy", "low", "high")))
+    def points(metrics: dict[str, Any]) -> str:
+        if metrics.get("phase_2", {}).get("same"):
+            return "not kept"
+        if "gain" not in metrics:
+            return "–"
+        return "{:+.1f}\n[{:+.1f}, {:+.1f}]".format(
+            *(100 * metrics["gain"][key] for key in ("accuracy", "low", "high"))
+        )
 
     table = Table(box=None, padding=(1, 2, 0, 0))
     for column in ("version", "when", "head only", "fine-tuned", "gain, points", "data,\ncommit", "why"):
@@ -384,7 +390,7 @@ def _show_versions(versions: "list[Version]") -> None:
             f"{version.when.astimezone():%Y-%m-%d\n%H:%M}",
             scores(version.metrics.get("head", {})),
             scores(version.metrics.get("finetuned", {})),
-            points(version.metrics["gain"]) if "gain" in version.metrics else "–",
+            points(version.metrics),
             f"{version.data}\n{version.commit[:7]}",
             version.message.partition(":")[0],
             style="bold" if version.in_use else None,
@@ -429,6 +435,8 @@ def _show_outcome() -> None:
     for name, row in metric_rows(metrics).items():
         table.add_row(name, row["accuracy"], row["AUC"])
     _console().print(table)
+    if warning := results.warning():
+        _say(warning)
 
 
 def _show_sweep(found: "Outcome", name: str) -> None:
@@ -437,7 +445,7 @@ def _show_sweep(found: "Outcome", name: str) -> None:
     rows = readable(found.table)
     _print_table(name, rows, bold=found.best)
     best = next(row for row in rows if row["setting"] == found.best)
-    _say(f"Best on validation: {found.best}, on test {best['fine-tuned']} (gain {best['gain']})")
+    _say(f"Best on validation: {found.best}, on test {best['fine-tuned']} (gain: {best['gain']})")
     _say(f"Table:  {found.folder / 'table.csv'}, and plot.png beside it")
     changes = " ".join(f"--set '{change}'" for change in found.arm.overrides)
     _say(f"Go on:  dvc exp apply {name}-{found.arm.name}; dvc pull     or: thaw run {changes}")

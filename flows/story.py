@@ -218,6 +218,8 @@ def metric_rows(metrics: dict[str, Any]) -> dict[str, dict[str, str]]:
         "accuracy": f"{_points(gain['accuracy'])} [{_points(gain['low'])}, {_points(gain['high'])}] points",
         "AUC": f"{_signed(gain['auc'])} [{_signed(gain['auc_low'])}, {_signed(gain['auc_high'])}]",
     }
+    if metrics.get("phase_2", {}).get("same"):
+        change = {"accuracy": "phase 2 not kept", "AUC": "–"}
     return {
         "head only": {"accuracy": _percent(head["accuracy"]), "AUC": _score(head["auc"])},
         "fine-tuned": {"accuracy": _percent(finetuned["accuracy"]), "AUC": _score(finetuned["auc"])},

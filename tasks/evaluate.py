@@ -36,10 +36,10 @@ def evaluate(chosen: Settings) -> None:
         processes.check(what, len(pictures))
     views, normalise = VIEWS[chosen.evaluate.views], Normaliser(networks.preprocessing(data), device)
     progress = Progress(len(NETWORKS) * (len(val) + len(test)) * views)
-    models, logits = {}, {}
+    models, metas, logits = {}, {}, {}
     for name, folder in NETWORKS.items():
-        models[name], meta = checkpoint.load(folder)
-        if not meta["folded"]:
+        models[name], metas[name] = checkpoint.load(folder)
+        if not metas[name]["folded"]:
             fold_batchnorm(models[name], data.pictures.shape.blank())
         models[name].to(device)
         logits[name] = [
@@ -54,7 +54,7 @@ def evaluate(chosen: Settings) -> None:
     val_labels, labels = labels_of(data.rows.iloc[val], data.classes), labels_of(rows, data.classes)
     grouped = (rows["group"] != "").any()
     groups = rows["group"].where(rows["group"] != "", rows["hash"]).tolist() if grouped else None
-    found: dict[str, Any] = {"test_pictures": len(test)}
+    found: dict[str, Any] = {"test_pictures": len(test), "phase_2": _phase_2(metas["finetuned"])}
     operating: dict[str, Any] = {"promise": chosen.evaluate.promise, "at_least": chosen.evaluate.at_least}
     predictions = rows[["path", "label", "group", *slices]].copy()
     columns, by_class, by_slice = [], [], []
@@ -89,11 +89,23 @@ def evaluate(chosen: Settings) -> None:
             table.insert(0, "model", first)
             write_table(table, folder / file)
         phase.write_json(folder / "metrics.json", found)
-    gain = found["gain"]
-    print(
-        f"accuracy {found['head']['accuracy']:.1%} -> {found['finetuned']['accuracy']:.1%}, "
-        f"gain {gain['accuracy']:+.1%} (95 % interval {gain['low']:+.1%} to {gain['high']:+.1%})"
-    )
+    if found["phase_2"]["same"]:
+        print(f"accuracy {found['head']['accuracy']:.1%} of both networks: they are the same, phase 2 was not kept")
+    else:
+        gain = found["gain"]
+        print(
+            f"accuracy {found['head']['accuracy']:.1%} -> {found['finetuned']['accuracy']:.1%}, "
+            f"gain {gain['accuracy']:+.1%} (95 % interval {gain['low']:+.1%} to {gain['high']:+.1%})"
+        )
+
+
+def _phase_2(meta: dict[str, Any]) -> dict[str, Any]:
+    """What is kept of phase 2; `same` says that it is nothing, so that both networks are the same."""
+    kept, how = meta["kept"], meta["params"]["unfreeze"]
+    share = {"share": kept["share"]} if "share" in kept else {}
+    trained = kept["epoch"] > 0 and kept.get("share") != 0
+    adapted = how["batchnorm"] == "adapt"  # statistics that were estimated anew are kept with the start too
+    return {"keep": how["keep"], "kept_epoch": kept["epoch"], **share, "same": not (trained or adapted)}
 
 
 def _forgotten(

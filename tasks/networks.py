@@ -157,4 +157,4 @@ def write_network(
     with outputs(target) as folder:
         history.to_csv(folder / "history.csv", index=False, lineterminator="\n")
         write_json(folder / "metrics.json", figures)
-        checkpoint.save(folder / "model", weights, meta)
+        checkpoint.save(folder / "model", weights, meta | {"kept": kept})

@@ -40,6 +40,13 @@ def summary() -> str:
     return report.summary(metrics())
 
 
+def warning() -> str:
+    """What to know before the gain is read, in one sentence; empty where all is well."""
+    from thaw import report
+
+    return report.warning(metrics())
+
+
 def picture(name: str) -> bytes:
     """A plot that the phase `report` drew, such as `confusion`, as the bytes of a PNG."""
     return (workspace.ROOT / "artifacts/report" / f"{name}.png").read_bytes()

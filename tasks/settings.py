@@ -19,6 +19,7 @@ FILE = ROOT / "params.yaml"
 FORMER = {
     # DVC's run cache leaves every key named `size` or `nfiles` out of its key, so no setting may bear such a name.
     "prepare.size": "is called 'prepare.resolution' now; rename it",
+    "unfreeze.patience": "is gone: phase 2 always runs all its epochs; take the line out",
 }
 
 Share = Annotated[float, Field(gt=0, lt=1)]
@@ -94,7 +95,6 @@ class Unfreeze(Section):
     batch_size: Count
     weight_decay: NotNegative
     warmup: Annotated[float, Field(ge=0, lt=1)]
-    patience: Count
     batchnorm: Literal["frozen", "adapt", "train"]
     views: Views
     drop: Annotated[float, Field(ge=0, le=1)]

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 RECIPE = "recipe"
 NO_HEAD = "head.max_epochs=0"
-# Choosing the best epoch, the start among them, would hide what a mistake does to a network: it would not be kept.
+# Choosing the best epoch, the start among them, would hide what a mistake does to a network: it would not be kept. So
+# an ablation keeps the last one whatever params.yaml says.
 LAST = "unfreeze.keep=last"
 # Each against the recipe: the mistakes that it avoids. The rate of phase 1 is that of the head: ratio 1.
 ABLATION = {
@@ -43,7 +44,7 @@ OPTIONS = {
     "cutmix": ["unfreeze.cutmix=1"],
     "moving average": ["unfreeze.ema=0.99"],
     "interpolation": ["unfreeze.interpolate=true"],
-    "last epoch": [LAST],
+    "best epoch": ["unfreeze.keep=best"],
     "batchnorm adapt": ["unfreeze.batchnorm=adapt"],
     "batchnorm train": ["unfreeze.batchnorm=train"],
     "gradual": ["unfreeze.blocks=gradual"],

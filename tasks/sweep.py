@@ -304,10 +304,13 @@ def outcome(of: Sweep) -> Outcome | None:
 
 def _row(of: Sweep, arm: Arm) -> dict[str, Any]:
     """What came out of an arm, read from its experiment."""
+    from thaw.report import same_networks
+
     commit = reference(of, arm.name)
     metrics = {phase: json.loads(git("show", f"{commit}:artifacts/{phase}/metrics.json")) for phase in SOURCES}
     row: dict[str, Any] = {"arm": arm.name, "setting": arm.setting, "seed": arm.settings.seed}
     row |= {column: reduce(lambda place, part: place[part], path, metrics) for column, path in COLUMNS.items()}
+    row["same"] = same_networks(metrics["evaluate"])
     took = TOOK.search(git("log", "-1", "--format=%s", commit))
     return row | {"minutes": float(took[1]) if took else None}
 

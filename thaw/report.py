@@ -30,7 +30,7 @@ MOST_NAMED = 120  # and of even more, without names
 CALIBRATION_BINS = 10
 BESIDE = 4  # pictures in a row of the worst mistakes
 
-Verdict = Literal["gain", "none", "loss"]
+Verdict = Literal["gain", "none", "loss", "same"]
 Unit = Literal["percent", "score"]
 Numbers = np.ndarray[Any, np.dtype[np.float64]]
 Counts = np.ndarray[Any, np.dtype[np.int64]]
@@ -126,7 +126,47 @@ def _verdict(low: float | None, high: float | None) -> Verdict:
     return "none"
 
 
+def same_networks(metrics: Mapping[str, Any]) -> bool:
+    """Whether nothing of phase 2 was kept, so that there is no gain to measure; metrics of old records do not say."""
+    return bool(metrics.get("phase_2", {}).get("same", False))
+
+
+def warning(metrics: Mapping[str, Any]) -> str:
+    """What to know before the gain is read, and what to try, in one sentence; empty where all is well."""
+    phase_2, gain = metrics.get("phase_2", {}), metrics["gain"]
+    if phase_2.get("kept_epoch") == 0:
+        why = "no epoch was better on validation than head only"
+        way = "unfreeze.keep=last"
+    elif phase_2.get("share") == 0:
+        why = "nothing on the way from head only to the fine-tuned weights was better on validation than head only"
+        way = "unfreeze.interpolate=false"
+    elif (change := _number(gain["accuracy"])) is not None and change < 0:
+        low, high = _number(gain.get("low")), _number(gain.get("high"))
+        if low is None or high is None:
+            sure = "without an interval this may be chance"
+        else:
+            zero = "excludes zero" if high < 0 else "includes zero, so this may be chance"
+            sure = f"the 95 % interval, {_change(low, 'percent')} to {_change(high, 'percent')}, {zero}"
+        ways = "more epochs (unfreeze.epochs) or another unfreeze.ratio"
+        if phase_2.get("keep") == "last":
+            ways = "unfreeze.keep=best, " + ways
+        return (
+            f"Phase 2 made accuracy on the test pictures worse by {_change(-change, 'percent').lstrip('+')} points; "
+            f"{sure}; try {ways}."
+        )
+    else:
+        return ""
+    what = (
+        "Phase 2 was not kept: {}, so both networks are the same and there is no gain to measure"
+        if same_networks(metrics)
+        else "Of phase 2 only BatchNorm's adapted statistics were kept: {}"
+    )
+    return f"{what.format(why)}; try {way}, more epochs (unfreeze.epochs) or another unfreeze.ratio."
+
+
 def _headline(metrics: Mapping[str, Any]) -> tuple[Verdict, str]:
+    if same_networks(metrics):
+        return "same", warning(metrics)
     gain = metrics["gain"]
     before, after = _percent(metrics["head"]["accuracy"]), _percent(metrics["finetuned"]["accuracy"])
     change = f"{_change(gain['accuracy'], 'percent')} points"
@@ -165,6 +205,8 @@ def _metric_rows(metrics: Mapping[str, Any]) -> list[dict[str, str]]:
         if difference is None and values[0] is not None and values[1] is not None:
             difference = values[1] - values[0]
         low, high = (_number(gain.get({"accuracy": end, "auc": f"auc_{end}"}.get(key, ""))) for end in ("low", "high"))
+        if same_networks(metrics):
+            difference = low = high = None
         interval, verdict = "", "none"
         if low is not None and high is not None:
             interval = f"{_change(low, unit)} to {_change(high, unit)}"
@@ -207,9 +249,12 @@ def _operating(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def summary(metrics: Mapping[str, Any]) -> str:
     """The headline and a small table as Markdown, for a UI or a terminal."""
+    verdict, headline = _headline(metrics)
+    caution = warning(metrics) if verdict != "same" else ""
     lines = [
-        f"**{_headline(metrics)[1]}**",
+        f"**{headline}**",
         "",
+        *([caution, ""] if caution else []),
         "| | head only | fine-tuned | gain | 95 % interval |",
         "|---|---:|---:|---:|---:|",
     ]
@@ -719,6 +764,15 @@ def _sections(params: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str]
     return sections + [(str(name), _flat(value)) for name, value in params.items() if isinstance(value, Mapping)]
 
 
+def _kept(phase_2: Mapping[str, Any]) -> str:
+    """Which epoch of phase 2 the fine-tuned network comes from, as the end of a sentence; empty where none does."""
+    if not (epoch := phase_2.get("kept_epoch")) or phase_2.get("share") == 0:
+        return ""
+    which = "its last one" if phase_2.get("keep") == "last" else "its best one on validation"
+    way = f", {100 * phase_2['share']:.0f} % of the way there from head only" if "share" in phase_2 else ""
+    return f"; of phase 2 epoch {epoch} is kept, {which}{way}"
+
+
 def _interval_bar(gain: Mapping[str, Any]) -> dict[str, float] | None:
     """Where zero, the gain and its interval lie on a bar that is 100 wide."""
     middle, low, high = (_number(gain.get(name)) for name in ("accuracy", "low", "high"))
@@ -784,10 +838,11 @@ def html(
         title=title,
         verdict=verdict,
         headline=headline.replace(" %", "\u00a0%"),
+        warning=warning(metrics).replace(" %", "\u00a0%") if verdict != "same" else "",
         accuracy={network: _percent(metrics[network]["accuracy"]) for network in NETWORKS},
-        gain=_change(metrics["gain"]["accuracy"], "percent"),
+        gain=DASH if verdict == "same" else _change(metrics["gain"]["accuracy"], "percent"),
         interval=[_change(metrics["gain"].get(end), "percent") for end in ("low", "high")],
-        bar=_interval_bar(metrics["gain"]),
+        bar=None if verdict == "same" else _interval_bar(metrics["gain"]),
         corrected=_count(int((after & ~before).sum())),
         spoiled=_count(int((before & ~after).sum())),
         test_pictures=_count(metrics["test_pictures"]),
@@ -796,6 +851,7 @@ def html(
         positive=str(classes[1]) if len(classes) == 2 else "",
         metric_rows=_metric_rows(metrics),
         curves=data_uri(curves(head_history, unfreeze_history)),
+        kept_epoch=_kept(metrics.get("phase_2", {})),
         confusion=data_uri(confusion(predictions, classes, stacked=len(classes) > MOST_BESIDE)),
         confusion_width=800 if len(classes) <= 6 else 1060,
         numbered=len(classes) <= MOST_NUMBERED,

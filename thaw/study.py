@@ -14,7 +14,7 @@ import pandas as pd
 
 from thaw.drawing import COLOURS, GREY, INK, LINE, NETWORKS, canvas, data_uri, png_of, tidy
 from thaw.metrics import Weights, headline, resamples_of, weighted_auc
-from thaw.report import DASH
+from thaw.report import DASH, same_networks
 
 SPREAD = "_spread"
 ARM_COLOURS = ("#d9642a", "#b3372f", "#7a5195", "#3f7fb5", "#7b8794")
@@ -148,7 +148,9 @@ def seeds(runs: Sequence[Run], slices: Sequence[str]) -> tuple[pd.DataFrame, pd.
         if known and runs[0].seed != runs[-1].seed:
             row["averaged"] = over_seeds(known)["mean"]
         rows.append(row)
-    rows[0] |= _prefixed("gain", difference(both["head"], both["finetuned"], groups))
+    kept = not all(same_networks(run.metrics) for run in runs)
+    if kept:
+        rows[0] |= _prefixed("gain", difference(both["head"], both["finetuned"], groups))
     values = pd.concat([run.predictions[["path", *slices]] for run in runs]).drop_duplicates("path").set_index("path")
     parts = []
     for column in slices:
@@ -158,7 +160,9 @@ def seeds(runs: Sequence[Run], slices: Sequence[str]) -> tuple[pd.DataFrame, pd.
             for name, table in inside.items():
                 found = over_seeds(table.mean().tolist())
                 part |= {name: found["mean"], f"{name}{SPREAD}": found["spread"]}
-            parts.append(part | _prefixed("gain", difference(inside["head"], inside["finetuned"], groups)))
+            if kept:
+                part |= _prefixed("gain", difference(inside["head"], inside["finetuned"], groups))
+            parts.append(part)
     return pd.DataFrame(rows), pd.DataFrame(parts)
 
 
@@ -212,7 +216,8 @@ def ablation(runs: Sequence[Run], recipe: str) -> pd.DataFrame:
             row |= _prefixed("over_recipe", difference(best, right, groups))
             row |= _prefixed("auc_over_recipe", auc_difference(best_scores, scores(of, network), labels, groups))
         if network == "finetuned":
-            row |= _prefixed("over_head", difference(head, right, groups))
+            if not all(same_networks(run.metrics) for run in of):
+                row |= _prefixed("over_head", difference(head, right, groups))
             for figure in ("distance", "cka", "kept", "kl"):
                 known = [moved[figure] for run in of if figure in (moved := run.metrics.get("forgetting", {}))]
                 row[figure] = over_seeds(known)["mean"] if known else None

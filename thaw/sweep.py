@@ -23,12 +23,13 @@ SPREAD = " spread"
 def by_setting(arms: "pd.DataFrame") -> "pd.DataFrame":
     """A row for each setting in the order of the arms: how many seeds, and of every number mean and spread over them.
 
-    The spread is the standard deviation, and missing for a single seed.
+    The spread is the standard deviation, and missing for a single seed. `same`: no seed kept anything of phase 2.
     """
     groups = arms.groupby("setting", sort=False)
     means, spreads = (getattr(groups[list(SHOWN)], name)() for name in ("mean", "std"))
     table: pd.DataFrame = means.join(spreads.add_suffix(SPREAD))
     table.insert(0, "seeds", groups.size())
+    table["same"] = groups["same"].all()
     return table
 
 
@@ -47,6 +48,8 @@ def readable(table: "pd.DataFrame") -> list[dict[str, str]]:
             mean, spread = (scale * float(values[name]) for name in (column, column + SPREAD))
             beside = "" if spread != spread else f" ± {form.replace('+', '').format(spread)}"
             row[title] = DASH if mean != mean else f"{form.format(mean)}{beside}{unit}"
+        if values["same"]:
+            row["gain"] = "not kept"
         rows.append(row)
     return rows
 

@@ -53,7 +53,6 @@ class FineTuning:
     batch_size: int
     epochs: int
     warmup: float
-    patience: int
     views: int
     jitter: float
     label_smoothing: float = 0.0  # these are off in the recipe; see `unfreeze` in params.yaml
@@ -62,7 +61,7 @@ class FineTuning:
     cutmix: float = 0.0
     ema: float = 0.0
     interpolate: bool = False
-    keep: Literal["best", "last"] = "best"
+    keep: Literal["best", "last"] = "last"
 
 
 @dataclass(frozen=True)
@@ -194,8 +193,8 @@ def fine_tune(
 ) -> Trained:
     """Train what is unfrozen; epoch 0 of the history is the start.
 
-    The weights that are kept are the best on validation, the start among them and of equal ones the first, or without
-    looking those after the last epoch.
+    The weights that are kept are those after the last epoch, or the best on validation: the start among them, of equal
+    ones the first.
 
     With `scratch`, a file, the state after each epoch is kept there, and a run that finds it goes on from it.
     `unfreeze` is called with the number of each epoch before it, and may unfreeze more.
@@ -243,9 +242,6 @@ def fine_tune(
             kept = {"epoch": epoch, **figures}
             weights = {name: value.detach().cpu().clone() for name, value in judged.state_dict().items()}
         print(_sentence(history[-1], how.epochs), flush=True)
-        if how.keep == "best" and epoch - kept["epoch"] >= how.patience:
-            progress.end(f"epoch {epoch}, validation has stopped improving")
-            break
         if scratch and processes.first():
             _keep(scratch, model, optimizer, history, kept, weights, averaged)
     if how.interpolate:

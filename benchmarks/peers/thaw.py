@@ -1,7 +1,7 @@
 """thaw itself: its phases one after the other, each a process, with the default settings but for what all share.
 
-Phase 1 is embed and head, to convergence. Only the last two settings below leave the defaults for equal terms: no
-early end of phase 2, and one view of each test picture. With `before` only phase 2 of the last blocks, and evaluate.
+Phase 1 is embed and head, to convergence. Only the last setting below leaves the defaults for equal terms: one view of
+each test picture. With `before` only phase 2 of the last blocks, and evaluate.
 """
 
 import csv
@@ -46,7 +46,6 @@ def workspace_of(contest: Contest) -> Path:
         "unfreeze.batch_size": BATCH_SIZE,
         "unfreeze.blocks": LAST_BLOCKS if contest.before else "all",
         "unfreeze.epochs": contest.epochs,
-        "unfreeze.patience": contest.epochs + 1,
         "evaluate.views": "none",
     }
     settings.override([f"{key}={value}" for key, value in changes.items()], root / "params.yaml")

@@ -12,6 +12,7 @@ from children import alive, slow_phase, thaw
 from rich.console import Console
 
 from flows import cli
+from tasks import results
 from thaw import __version__
 
 ROOT = Path(__file__).parents[2]
@@ -71,6 +72,38 @@ def test_run_shows_states_table_report_and_address(server: str, trained_toy: Pat
     assert re.search(
         rf"^Run: +{re.escape(server.removesuffix('/api'))}/v2/runs/flow-run/[0-9a-f-]{{36}}$", ended.stdout, re.M
     )
+
+
+@pytest.mark.parametrize(
+    ("gain", "phase_2", "shown", "sentence"),
+    [
+        (0.0, {"keep": "best", "kept_epoch": 0, "same": True}, "phase 2 not kept", "Phase 2 was not kept: no epoch"),
+        (
+            -0.017,
+            {"keep": "last", "kept_epoch": 8, "same": False},
+            "-1.7 [",
+            "Phase 2 made accuracy on the test pictures",
+        ),
+        (0.05, {"keep": "last", "kept_epoch": 8, "same": False}, "+5.0 [", ""),
+        (0.05, None, "+5.0 [", ""),  # of an older version
+    ],
+)
+def test_the_end_of_a_run_says_whether_phase_2_was_kept_and_did_good(
+    gain: float,
+    phase_2: dict[str, object] | None,
+    shown: str,
+    sentence: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    network = {"accuracy": 0.8, "auc": 0.8}
+    span = {"low": gain - 0.01, "high": gain + 0.01, "auc": 0.1, "auc_low": 0.1, "auc_high": 0.1}
+    metrics = {"test_pictures": 4, "head": network, "finetuned": network, "gain": {"accuracy": gain, **span}}
+    monkeypatch.setattr(results, "metrics", lambda: metrics | ({"phase_2": phase_2} if phase_2 else {}))
+    cli._show_outcome()
+    table, last = capsys.readouterr().out.rstrip().rsplit("\n", 1)
+    assert shown in table
+    assert last.startswith(sentence or "└")
 
 
 @pytest.mark.server

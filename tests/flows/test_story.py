@@ -1,5 +1,6 @@
 """Laws of what the UI is told: what each phase did and why, what failed and how, and nothing twice or at any price."""
 
+import json
 import subprocess
 import threading
 from pathlib import Path
@@ -58,6 +59,18 @@ def test_table_says_what_each_phase_did_and_why_and_the_summary_has_pictures(ser
     assert summary.count("](data:image/png;base64,") == 2  # confusion matrix, worst mistakes
     keys = [artifact.key for artifact in _shown(run_id)]
     assert len(keys) == len(set(keys))
+
+
+def test_a_phase_2_that_was_not_kept_is_a_sentence_and_no_gain(server: str, trained_toy: Path) -> None:
+    run_id = _retrain("unfreeze.keep=best").state_details.flow_run_id
+    summary = _text(run_id, "summary")
+    assert summary.startswith(
+        "**Phase 2 was not kept: no epoch was better on validation than head only, so both networks"
+    )
+    assert "| accuracy | 80.0 % | 80.0 % | – | – |" in summary
+    table = next(artifact.data for artifact in _shown(run_id) if artifact.key == "metrics")
+    gain = json.loads(table)[-1]
+    assert (gain["accuracy"], gain["AUC"]) == ("phase 2 not kept", "–")
 
 
 @pytest.mark.parametrize(

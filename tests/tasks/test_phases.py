@@ -436,6 +436,28 @@ def test_figures_of_a_phase_are_those_of_the_weights_that_it_saved(
     assert metrics["val_accuracy"] == pytest.approx((logits.argmax(1) == labels).double().mean().item())
 
 
+def test_a_phase_2_that_was_not_kept_is_told_and_has_no_gain(copied: Path) -> None:
+    change("ratio: 10 ", "ratio: 1e-6 ")(copied)
+    change("keep: last ", "keep: best ")(copied)
+    done = run(copied, *PHASES[3:])
+    assert done.returncode == 0, done.stderr
+    assert "they are the same, phase 2 was not kept" in done.stdout
+    metrics = json.loads((copied / "artifacts/evaluate/metrics.json").read_text())
+    assert metrics["phase_2"] == {"keep": "best", "kept_epoch": 0, "same": True}
+    predictions = pd.read_csv(copied / "artifacts/evaluate/predictions.csv")
+    for label in ("noise", "stripes"):
+        assert (predictions[f"head_p_{label}"] == predictions[f"finetuned_p_{label}"]).all()
+    page = (copied / "artifacts/report/report.html").read_text()
+    assert page.count("Phase 2 was not kept: no epoch was better on validation than head only") == 1
+
+
+def test_phase_2_keeps_its_last_epoch_and_evaluate_says_so(finished: Path) -> None:
+    kept = json.loads((finished / "artifacts/unfreeze/metrics.json").read_text())
+    assert kept["kept_epoch"] == kept["epochs"] == 2
+    metrics = json.loads((finished / "artifacts/evaluate/metrics.json").read_text())
+    assert metrics["phase_2"] == {"keep": "last", "kept_epoch": 2, "same": False}
+
+
 def test_without_phase_1_the_drawn_head_goes_through_all_further_phases(copied: Path) -> None:
     change("max_epochs: 4", "max_epochs: 0")(copied)
     done = run(copied, *PHASES[2:])

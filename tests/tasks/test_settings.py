@@ -33,6 +33,10 @@ def test_default_ratio_keeps_the_pretrained_features() -> None:
     assert 10 <= settings.read(ROOT / "params.yaml").unfreeze.ratio <= 100
 
 
+def test_phase_2_keeps_its_last_epoch_unless_asked_for_another() -> None:
+    assert settings.read(ROOT / "params.yaml").unfreeze.keep == "last"
+
+
 def test_settings_cannot_be_changed_after_reading(file: Path) -> None:
     with pytest.raises(ValueError, match="frozen"):
         settings.read(file).unfreeze.ratio = 3  # type: ignore[misc]
@@ -61,6 +65,10 @@ def test_blocks_are_all_or_gradual_or_the_last_or_the_first_or_named(file: Path,
     [
         ("unfreeze.ratoi=30", "unknown key 'unfreeze.ratoi'; the nearest that exists is 'unfreeze.ratio'"),
         ("prepare.size=96", "--set: 'prepare.size' is called 'prepare.resolution' now; rename it"),
+        (
+            "unfreeze.patience=4",
+            "--set: 'unfreeze.patience' is gone: phase 2 always runs all its epochs; take the line",
+        ),
         ("ratio=30", "unknown key 'ratio'; the nearest that exists is 'unfreeze.ratio'"),
         ("unfreeze.ratio=high", "'unfreeze.ratio' is 'high', which is not allowed: input should be a valid number"),
         ("unfreeze.ratio=0", "'unfreeze.ratio' is 0, which is not allowed: input should be greater than 0"),
@@ -97,6 +105,11 @@ def test_a_wrong_override_is_one_sentence_and_writes_nothing(file: Path, change:
     [
         ("  ratio: 10 ", "  ration: 10 ", "params.yaml: unknown key 'unfreeze.ration'"),
         ("  resolution: ", "  size: ", "params.yaml: 'prepare.size' is called 'prepare.resolution' now; rename it"),
+        (
+            "  warmup: ",
+            "  patience: 4\n  warmup: ",
+            "params.yaml: 'unfreeze.patience' is gone: phase 2 always runs all",
+        ),
         ("seed: 0 ", "# ", "params.yaml: 'seed' is missing"),
         ("  epochs:", "  epochs: [", "params.yaml is not valid YAML"),
     ],

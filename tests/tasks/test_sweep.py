@@ -164,7 +164,7 @@ def test_what_workers_would_not_get_is_one_sentence(trained_toy: Path, tmp_path:
 
 
 def _arms(**columns: Any) -> pd.DataFrame:
-    rest = dict.fromkeys(("head_accuracy", "accuracy", "gain", "auc", "minutes"), 0.8)
+    rest = dict.fromkeys(("head_accuracy", "accuracy", "gain", "auc", "minutes"), 0.8) | {"same": False}
     return pd.DataFrame(rest | {"arm": [str(n) for n in range(4)], "seed": [0, 1, 0, 1]} | columns)
 
 
@@ -183,6 +183,13 @@ def test_the_table_says_mean_and_spread_and_nothing_where_there_is_none() -> Non
     first, second = findings.readable(findings.by_setting(arms))
     assert (first["seeds"], first["gain"]) == ("2", "+2.0 ± 1.4 points")
     assert (second["seeds"], second["gain"]) == ("1", "-2.0 points")
+
+
+def test_a_setting_that_kept_nothing_of_phase_2_has_no_gain() -> None:
+    arms = _arms(setting=["a", "a", "b", "b"], val_loss=0.3, gain=[0.0, 0.0, 0.0, 0.02], same=[True, True, True, False])
+    first, second = findings.readable(findings.by_setting(arms))
+    assert first["gain"] == "not kept"
+    assert second["gain"] == "+1.0 ± 1.4 points"
 
 
 def test_the_plot_is_a_picture_for_any_number_of_settings() -> None:

@@ -16,7 +16,7 @@ from thaw.pictures import Normaliser, Pictures, drawn_views
 from thaw.prediction import features_of, predict
 from thaw.training import FineTuning, HeadTraining, fine_tune, fit_head
 
-HOW = FineTuning(0.01, 10, 1.0, 0.05, batch_size=8, epochs=2, warmup=0.1, patience=9, views=8, jitter=0.1)
+HOW = FineTuning(0.01, 10, 1.0, 0.05, batch_size=8, epochs=2, warmup=0.1, views=8, jitter=0.1)
 TRAIN, VAL = np.arange(16), np.arange(16, 24)
 Make = Callable[..., Classifier]
 

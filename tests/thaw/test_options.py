@@ -17,7 +17,7 @@ from thaw.pictures import Normaliser, Pictures
 from thaw.prediction import predict
 from thaw.training import FineTuning, HeadTraining, Trained, fine_tune, fit_head, loss_of
 
-HOW = FineTuning(0.003, 10, 1.0, 0.0, batch_size=8, epochs=3, warmup=0.1, patience=9, views=1, jitter=0.0)
+HOW = FineTuning(0.003, 10, 1.0, 0.0, batch_size=8, epochs=3, warmup=0.1, views=1, jitter=0.0)
 TRAIN, VAL = np.arange(16), np.arange(16, 24)
 Weights = dict[str, torch.Tensor]
 Train = Callable[..., Trained]
@@ -44,7 +44,7 @@ def _distance(one: Weights, other: Weights) -> float:
 
 def test_l2_sp_keeps_the_backbone_near_where_it_began(train: Train, network: Callable[..., Classifier]) -> None:
     start = {name: value.clone() for name, value in network().state_dict().items()}
-    far, near = (_distance(train(l2_sp=strength, patience=99).weights, start) for strength in (0.0, 100.0))
+    far, near = (_distance(train(l2_sp=strength).weights, start) for strength in (0.0, 100.0))
     assert 0 < near < 0.8 * far
 
 
@@ -73,7 +73,7 @@ def test_mixed_targets_follow_mixed_pictures(way: str) -> None:
 
 
 def test_moving_average_lags_behind_and_is_what_is_judged(train: Train) -> None:
-    plain, averaged = train(patience=99), train(ema=0.9, patience=99)
+    plain, averaged = train(), train(ema=0.9)
     assert plain.history["train_loss"].equals(averaged.history["train_loss"])
     assert not plain.history["val_loss"].equals(averaged.history["val_loss"])
     assert not all(torch.equal(plain.weights[name], averaged.weights[name]) for name in plain.weights)
@@ -102,10 +102,10 @@ def test_an_interrupted_moving_average_goes_on(train: Train, tmp_path: Path, mon
 HARMFUL = {"learning_rate": 0.1, "ratio": 1}  # so that it matters which weights are kept
 
 
-def test_the_last_epoch_is_kept_where_asked_however_bad_it_is(train: Train) -> None:
-    best, last = train(**HARMFUL, patience=1), train(**HARMFUL, keep="last", patience=1)
+def test_the_last_epoch_is_kept_however_bad_it_is_unless_the_best_is_asked_for(train: Train) -> None:
+    best, last = train(**HARMFUL, keep="best"), train(**HARMFUL)
     assert best.history["val_loss"].idxmin() == best.kept["epoch"] == 0
-    assert len(best.history) < len(last.history) == HOW.epochs + 1
+    pd.testing.assert_frame_equal(best.history, last.history, check_exact=True)
     assert last.kept["epoch"] == HOW.epochs
     assert not all(torch.equal(best.weights[name], last.weights[name]) for name in best.weights)
 
@@ -147,7 +147,7 @@ def test_figures_are_those_of_the_weights_that_are_kept(
 
 
 def test_class_weights_choose_the_epoch_and_leave_the_loss_that_is_compared_as_it_is(train: Train) -> None:
-    one, other = (train(weight=torch.tensor(weight), patience=99) for weight in ([2.0, 0.0], [0.0, 2.0]))
+    one, other = (train(weight=torch.tensor(weight), keep="best") for weight in ([2.0, 0.0], [0.0, 2.0]))
     for trained in (one, other):
         history = trained.history
         assert trained.kept["epoch"] == history["weighted_val_loss"].idxmin()

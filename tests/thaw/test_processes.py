@@ -35,7 +35,7 @@ decoded = np.random.default_rng(0).integers(0, 120, (24, 32, 32, 1), dtype=np.ui
 decoded[1::2, :, :16] += 100
 pictures = Pictures([], Shape(32, 32, "bilinear", "whole", 1), decoded, 1)
 targets = torch.eye(2)[torch.arange(24) % 2]
-how = FineTuning(0.003, 10, 1.0, 0.05, batch_size=5, epochs=2, warmup=0.1, patience=9, views=8, jitter=0.3)
+how = FineTuning(0.003, 10, 1.0, 0.05, batch_size=5, epochs=2, warmup=0.1, views=8, jitter=0.3)
 split = [(rows, targets[rows]) for rows in (np.arange(17), np.arange(17, 24))]
 before = partial(unfreeze, model, "gradual", "frozen", epochs=2)
 trained = fine_tune(model, pictures, *split, Normaliser(preprocessing, device), how, 0, None, before)

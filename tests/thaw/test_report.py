@@ -46,6 +46,7 @@ def example_metrics(gain: float = 0.033, low: float | None = 0.012, high: float 
     }
     return {
         "test_pictures": 540,
+        "phase_2": {"keep": "last", "kept_epoch": 8, "same": False},
         "head": head,
         "finetuned": finetuned,
         "gain": {
@@ -326,6 +327,93 @@ def test_a_missing_interval_is_not_called_a_gain() -> None:
         metrics = example_metrics(0.1, missing, missing)
         assert report._headline(metrics)[0] == "none"
         assert "no evidence" in report.summary(metrics)
+
+
+NOT_KEPT = [
+    ({"keep": "best", "kept_epoch": 0, "same": True}, "no epoch was better on validation than head only"),
+    ({"keep": "last", "kept_epoch": 8, "share": 0.0, "same": True}, "nothing on the way from head only"),
+]
+
+
+@pytest.mark.usefixtures("text_only")
+@pytest.mark.parametrize(("phase_2", "why"), NOT_KEPT)
+def test_where_phase_2_was_not_kept_the_page_says_so_and_shows_no_gain(phase_2: dict[str, Any], why: str) -> None:
+    values = example(["a", "b"], test=60)
+    values["metrics"] = example_metrics(0.0, 0.0, 0.0) | {"phase_2": phase_2}
+    values["metrics"]["finetuned"] = values["metrics"]["head"]
+    sentence = report.warning(values["metrics"])
+    assert sentence.startswith(f"Phase 2 was not kept: {why}")
+    assert "both networks are the same and there is no gain to measure; try unfreeze." in sentence
+    text = report.html(**values)
+    words = Outline(text).words
+    assert words.count(sentence) == 1
+    assert words.index(sentence) < words.index("Metrics")
+    assert words[words.index("Difference") :][1:3] == ["–", "both networks are the same"]
+    section = re.search(r'<section id="metrics">.*?</section>', text, flags=re.DOTALL)
+    assert section
+    rows = Outline(section[0]).words
+    for name in ("accuracy", "AUC", "ECE"):
+        assert rows[rows.index(name) :][3] == "–"
+    assert 'class="interval"' not in section[0]
+    assert 'class="bar' not in text
+    assert "; of phase 2 epoch" not in text
+    summary = report.summary(values["metrics"])
+    assert summary.startswith(f"**{sentence}**")
+    assert "| accuracy | 79.9 % | 79.9 % | – | – |" in summary
+
+
+def test_adapted_statistics_that_are_kept_without_an_epoch_are_a_gain_that_is_measured() -> None:
+    metrics = example_metrics() | {"phase_2": {"keep": "best", "kept_epoch": 0, "same": False}}
+    assert report.warning(metrics).startswith("Of phase 2 only BatchNorm's adapted statistics were kept: no epoch")
+    assert report._headline(metrics)[0] == "gain"
+    assert report.warning(metrics) in report.summary(metrics)
+
+
+@settings(deadline=None)
+@given(gain=st.floats(-0.5, 0.5), down=st.floats(0, 0.3), up=st.floats(0, 0.3), keep=st.sampled_from(["best", "last"]))
+def test_a_phase_2_that_made_things_worse_is_one_sentence_that_says_how_sure_that_is(
+    gain: float, down: float, up: float, keep: str
+) -> None:
+    metrics = example_metrics(gain, gain - down, gain + up)
+    metrics["phase_2"]["keep"] = keep
+    sentence = report.warning(metrics)
+    assert bool(sentence) == (gain < 0)
+    if gain < 0:
+        assert sentence.count(". ") == 0
+        assert ("excludes zero" in sentence) == (gain + up < 0)
+        assert ("includes zero" in sentence) == (gain + up >= 0)
+        assert "worse by" in sentence
+        assert ("unfreeze.keep=best" in sentence) == (keep == "last")
+        assert sentence in report.summary(metrics)
+    del metrics["phase_2"]  # as older versions wrote them
+    assert bool(report.warning(metrics)) == (gain < 0)
+
+
+@pytest.mark.usefixtures("text_only")
+@pytest.mark.parametrize(
+    ("phase_2", "said"),
+    [
+        ({"keep": "last", "kept_epoch": 8, "same": False}, "; of phase 2 epoch 8 is kept, its last one."),
+        ({"keep": "best", "kept_epoch": 3, "same": False}, "; of phase 2 epoch 3 is kept, its best one on validation."),
+        (
+            {"keep": "last", "kept_epoch": 8, "share": 0.3, "same": False},
+            "its last one, 30 % of the way there from head",
+        ),
+    ],
+)
+def test_the_page_says_which_epoch_of_phase_2_is_kept(phase_2: dict[str, Any], said: str) -> None:
+    values = example(["a", "b"], test=60)
+    values["metrics"]["phase_2"] = phase_2
+    assert said in " ".join(report.html(**values).split())
+
+
+@pytest.mark.usefixtures("text_only")
+def test_the_page_warns_near_its_headline_where_phase_2_made_things_worse() -> None:
+    values = example(["a", "b"], test=60)
+    values["metrics"] = example_metrics(-0.02, -0.05, 0.01)
+    words = Outline(report.html(**values)).words
+    said = report.warning(values["metrics"]).replace(" %", "\u00a0%")
+    assert said in [word.replace("\u00a0", " ").replace(" %", "\u00a0%") for word in words[: words.index("Metrics")]]
 
 
 def test_headline_says_when_interval_and_test_disagree() -> None:

@@ -72,6 +72,18 @@ def test_seeds_are_summed_up_with_spread_and_by_slice() -> None:
     assert slices["gain"].mean() == pytest.approx(accuracy["gain"])
 
 
+def test_where_no_seed_kept_anything_of_phase_2_there_is_no_gain() -> None:
+    runs = [_run("recipe", seed, {"head": [True, False] * 20, "finetuned": [True, False] * 20}) for seed in range(2)]
+    moved = _drawn("other", 0, 0.5, 0.8, 40)
+    assert {"gain", "gain_low"} <= set(study.seeds(runs, ["half"])[0])
+    for run in runs:
+        run.metrics["phase_2"] = {"same": True}
+    assert not any("gain" in column for table in study.seeds(runs, ["half"]) for column in table)
+    table = study.ablation([*runs, moved], "recipe").set_index("arm")
+    assert np.isnan(table.loc["recipe", "over_head"])
+    assert not np.isnan(table.loc["other", ["over_head", "over_recipe"]].astype(float)).any()
+
+
 def test_folds_of_one_seed_are_one_answer() -> None:
     whole = _drawn("x", 0, 0.7, 0.8)
     parts = [

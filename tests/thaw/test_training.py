@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -23,7 +24,7 @@ from thaw.pictures import Normaliser, Pictures, drawn_views, in_batches, in_view
 from thaw.prediction import predict
 from thaw.training import FineTuning, HeadTraining, Trained, adapt_batchnorm, fine_tune, fit_head, warmup_and_cosine
 
-HOW = FineTuning(0.003, 10, 1.0, 0.05, batch_size=8, epochs=3, warmup=0.1, patience=9, views=2, jitter=0.1)
+HOW = FineTuning(0.003, 10, 1.0, 0.05, batch_size=8, epochs=3, warmup=0.1, views=2, jitter=0.1)
 TRAIN, VAL = np.arange(16), np.arange(16, 24)
 Make = Callable[..., Classifier]
 
@@ -35,11 +36,12 @@ def train(
     normalise: Normaliser,
     scratch: Path | None = None,
     which: Selection = 6,
+    how: FineTuning = HOW,
 ) -> Trained:
     model = network("efficientnet_lite0")  # has dropout and stochastic depth, so global random numbers matter
     before = partial(unfreeze, model, which, "frozen", epochs=HOW.epochs)
     split = [(rows, targets[rows]) for rows in (TRAIN, VAL)]
-    return fine_tune(model, pictures, split[0], split[1], normalise, HOW, 0, scratch, before)
+    return fine_tune(model, pictures, split[0], split[1], normalise, how, 0, scratch, before)
 
 
 def test_same_seed_gives_the_same_bits(
@@ -179,10 +181,10 @@ def test_adapting_a_network_without_batchnorm_does_nothing(
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
 
 
-def test_history_starts_with_the_head_only_network_and_the_best_epoch_is_kept(
+def test_history_starts_with_the_head_only_network_and_the_best_epoch_is_kept_where_asked(
     network: Make, pictures: Pictures, targets: torch.Tensor, normalise: Normaliser
 ) -> None:
-    trained = train(network, pictures, targets, normalise)
+    trained = train(network, pictures, targets, normalise, how=replace(HOW, keep="best"))
     history = trained.history
     assert history["epoch"].tolist() == [0, 1, 2, 3]
     assert np.isnan(history["train_loss"][0])
@@ -195,10 +197,28 @@ def test_of_epochs_with_equal_validation_loss_phase_2_keeps_and_names_the_first(
 ) -> None:
     start = network("efficientnet_lite0").state_dict()
     monkeypatch.setattr(training, "predict", lambda *_: torch.zeros(len(VAL), 2))
-    trained = train(network, pictures, targets, normalise)
+    trained = train(network, pictures, targets, normalise, how=replace(HOW, keep="best"))
     assert trained.history["val_loss"].nunique() == 1
     assert trained.kept["epoch"] == 0
     assert all(torch.equal(value, start[name]) for name, value in trained.weights.items())
+
+
+@pytest.mark.parametrize("keep", ["best", "last"])
+def test_phase_2_runs_all_its_epochs_whatever_validation_says(
+    network: Make,
+    pictures: Pictures,
+    targets: torch.Tensor,
+    normalise: Normaliser,
+    monkeypatch: pytest.MonkeyPatch,
+    keep: Literal["best", "last"],
+) -> None:
+    worse = iter(range(100))
+    monkeypatch.setattr(training, "predict", lambda *_: next(worse) * (1 - 2 * targets[VAL]))
+    trained = train(network, pictures, targets, normalise, how=replace(HOW, epochs=6, keep=keep))
+    assert trained.history["val_loss"].is_monotonic_increasing
+    assert trained.history["epoch"].tolist() == list(range(7))
+    assert trained.history["learning_rate"].iloc[-1] < 0.01 * HOW.learning_rate  # the cosine has ended
+    assert trained.kept["epoch"] == (0 if keep == "best" else 6)
 
 
 def test_of_epochs_with_equal_validation_loss_the_head_keeps_and_names_the_first(

@@ -60,11 +60,12 @@ def main(phase: str) -> None:
         first = "0,,,0.5,0.8\n" if phase == "unfreeze" else ""
         (folder / "history.csv").write_text(f"{HISTORY}{first}1,0.001,0.6,0.5,0.8\n2,0.0005,0.5,0.4,0.9\n")
     elif phase == "evaluate":
-        better = (ratio - 10) / 1000 + seed / 100
+        better, keep = (ratio - 10) / 1000 + seed / 100, values["unfreeze"]["keep"]
         network = {"accuracy": 0.8, "balanced_accuracy": 0.8, "auc": 0.85, "f1": 0.8, "ece": 0.1}
         gain = {"accuracy": better, "low": -0.01, "high": 0.01, "auc": 0.0, "auc_low": -0.01, "auc_high": 0.01}
         metrics = {
             "test_pictures": 4,
+            "phase_2": {"keep": keep, "kept_epoch": 2 if keep == "last" else 0, "same": keep == "best"},
             "head": network,
             "finetuned": network | {"accuracy": 0.8 + better},
             "gain": gain | {"mcnemar_p": 1.0},
