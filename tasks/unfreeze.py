@@ -4,10 +4,15 @@ python -m tasks.unfreeze      artifacts/head -> artifacts/unfreeze/{model/,histo
 """
 
 import hashlib
-import shutil
+import sys
+from contextlib import suppress
 from functools import partial
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
+import torchvision
 from torch import nn
 
 from tasks import networks, phase
@@ -60,10 +65,7 @@ def unfreeze(chosen: Settings) -> None:
         model.compile()
     scale_dropout(model, chosen.unfreeze.drop)
     parent = checkpoint.weights_hash(HEAD / "model")
-    key = hashlib.sha256(
-        f"{parent} {chosen.seed} {chosen.labels} {chosen.class_weights} {how} {chosen.unfreeze} {data.meta}".encode()
-    ).hexdigest()
-    scratch = SCRATCH / f"unfreeze-{key[:16]}.pt"
+    scratch = SCRATCH / f"unfreeze-{key(chosen, how, data.meta, parent, device)}.pt"
     trained = fine_tune(
         model,
         data.pictures,
@@ -79,7 +81,29 @@ def unfreeze(chosen: Settings) -> None:
     if processes.first():
         meta = networks.meta_of(chosen, data, folded, parent)
         networks.write_network(UNFREEZE, trained.weights, trained.kept, trained.history, meta)
-        shutil.rmtree(SCRATCH, ignore_errors=True)  # of this run, and of others that were never finished
+        with suppress(OSError):
+            scratch.unlink()
+
+
+def key(chosen: Settings, how: FineTuning, meta: dict[str, Any], parent: str, device: torch.device) -> str:
+    """A hash of all that decides the bits of this training: one that was stopped goes on only where all is the same."""
+    settings = (chosen.seed, chosen.labels, chosen.class_weights, chosen.unfreeze, how)
+    processor = torch.cuda.get_device_name(device) if device.type == "cuda" else torch.backends.cpu.get_cpu_capability()
+    machine = (device.type, processor, torch.get_num_threads(), processes.count())
+    resources = (chosen.resources.precision, chosen.resources.compile)
+    versions = (torch.__version__, torchvision.__version__, np.__version__)
+    return _digest(f"{parent} {meta} {settings} {machine} {resources} {versions} {_code()}".encode())
+
+
+def _code() -> str:
+    """A hash of the source of every module of thaw and tasks that is loaded, this one among them."""
+    loaded = [module for name, module in sys.modules.items() if name.split(".")[0] in ("thaw", "tasks")]
+    files = {__file__, *(module.__file__ for module in loaded if module.__file__)}
+    return _digest(" ".join(sorted(_digest(Path(file).read_bytes()) for file in files)).encode())
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def _synchronised(model: Classifier, device: torch.device) -> Classifier:

@@ -3,11 +3,14 @@
 All randomness comes from a seed and the epoch's number, so that a run that was stopped goes on as if it had not been.
 """
 
+import hashlib
 import math
+import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 import pandas as pd
@@ -29,6 +32,8 @@ from thaw.prediction import predict
 from thaw.progress import Progress
 
 Rows = NDArray[np.int64]
+
+CHECKSUM = 32  # bytes of SHA-256 at the start of a scratch file
 
 
 @dataclass(frozen=True)
@@ -196,7 +201,8 @@ def fine_tune(
     The weights that are kept are those after the last epoch, or the best on validation: the start among them, of equal
     ones the first.
 
-    With `scratch`, a file, the state after each epoch is kept there, and a run that finds it goes on from it.
+    With `scratch`, a file, the state after each epoch is kept there, and a run that finds it goes on from it. Its name
+    says all that decides the bits. What is no such state changes nothing, nor does a file that cannot be written.
     `unfreeze` is called with the number of each epoch before it, and may unfreeze more.
     """
     rows, targets = train
@@ -209,18 +215,21 @@ def fine_tune(
     history: list[dict[str, float]] = []
     kept: dict[str, float] = {}
     weights: dict[str, Tensor] = {}
-    state = None
-    if scratch and scratch.is_file():
-        state = torch.load(scratch, map_location=normalise.device, weights_only=True)
-        history, kept, weights = state["history"], state["kept"], state["weights"]
-        print(f"going on after epoch {len(history) - 1}, where the last run was stopped", flush=True)
-    unfreeze(max(1, len(history) - 1))
-    optimizer, schedule = _optimizer(model, how, 0, steps)
-    if state:
-        model.load_state_dict(state["model"])
-        if averaged:
-            averaged.load_state_dict(state["averaged"])
-        optimizer.load_state_dict(state["optimizer"])
+    optimizer = None
+    if scratch and (state := _read(scratch, normalise.device)) is not None:
+        try:
+            unfreeze(max(1, len(state["history"]) - 1))
+            optimizer, schedule = _optimizer(model, how, 0, steps)
+            _restore(state, model, judged, averaged, optimizer, how.epochs)
+            history, kept, weights = state["history"], state["kept"], state["weights"]
+            print(f"going on after epoch {len(history) - 1}, where the last run was stopped", flush=True)
+        except Exception as error:  # whatever is in the file, the phase ends, and ends as without it
+            optimizer = None
+            _warn(scratch, f"does not fit ({_first_line(error)})")
+        state = None  # it is as large as all that was loaded from it
+    if optimizer is None:
+        unfreeze(1)
+        optimizer, schedule = _optimizer(model, how, 0, steps)
     left = how.epochs + 1 - len(history)
     progress = Progress(left * len(val[0]) + min(left, how.epochs) * len(rows))
     for epoch in range(len(history), how.epochs + 1):
@@ -424,10 +433,99 @@ def _keep(
     weights: dict[str, Tensor],
     averaged: nn.Module | None,
 ) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
+    """Keep the state after an epoch; where that fails, training goes on without."""
     state = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
     if averaged:
         state["averaged"] = averaged.state_dict()
-    torch.save({**state, "history": history, "kept": kept, "weights": weights}, partial)
-    partial.replace(path)
+    try:
+        _write(path, {**state, "history": history, "kept": kept, "weights": weights})
+    except (OSError, RuntimeError) as error:  # torch makes a RuntimeError of a full disk
+        why = _first_line(error.__context__ or error)
+        print(
+            f"warning: {path} cannot be written ({why}); phase 2 goes on, but not from here if it is stopped",
+            flush=True,
+        )
+
+
+def _write(path: Path, state: dict[str, Any]) -> None:
+    """Write a state, whole or not at all, behind a checksum of it and of the file's name."""
+    partial_file = path.with_suffix(".partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with partial_file.open("w+b") as file:
+            file.write(bytes(CHECKSUM))
+            torch.save(state, file)
+            checksum = _checksum(path, file)
+            file.seek(0)
+            file.write(checksum)
+            file.flush()
+            os.fsync(file.fileno())
+        partial_file.replace(path)
+    except BaseException:
+        with suppress(OSError):
+            partial_file.unlink()
+        raise
+
+
+def _read(path: Path, device: torch.device) -> dict[str, Any] | None:
+    """The state in a file; None, with a warning, unless it is whole and of this name and all processes have it."""
+    state, checksum, problem = None, bytes(CHECKSUM), ""
+    try:
+        with path.open("rb") as file:
+            if file.read(CHECKSUM) != _checksum(path, file):
+                raise ValueError("its checksum is wrong")
+            file.seek(0)
+            checksum = file.read(CHECKSUM)
+            state = torch.load(file, map_location=device, weights_only=True)
+    except FileNotFoundError:
+        pass
+    except Exception as error:
+        problem = f"is damaged or of another run ({_first_line(error)})"
+    # Whoever has no state would wait for ever for those who go on from one.
+    checksums = processes.gathered(torch.tensor([list(checksum)]))
+    if not (checksums == checksums[0]).all():
+        state, problem = None, "is not the same for all processes"
+    if problem:
+        _warn(path, problem)
+    return state
+
+
+def _checksum(path: Path, file: BinaryIO) -> bytes:
+    file.seek(CHECKSUM)
+    return hashlib.file_digest(file, lambda: hashlib.sha256(path.name.encode())).digest()  # type: ignore[arg-type]
+
+
+def _restore(
+    state: dict[str, Any],
+    model: nn.Module,
+    judged: nn.Module,
+    averaged: nn.Module | None,
+    optimizer: torch.optim.Optimizer,
+    epochs: int,
+) -> None:
+    """Load a state into model and optimizer; one that does not fit is an error before anything has changed."""
+    modules = {"model": model} | ({"averaged": averaged} if averaged else {})
+    for name, module in (modules | {"weights": judged}).items():
+        if _shapes(state[name]) != _shapes(module.state_dict()):
+            raise ValueError(f"{name} is that of another network")
+    if not 0 <= state["kept"]["epoch"] < len(state["history"]) <= epochs + 1:
+        raise ValueError("its epochs are not those of this run")
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    for number, moments in state["optimizer"]["state"].items():
+        if any(value.ndim and value.shape != parameters[number].shape for value in moments.values()):
+            raise ValueError("the optimizer is that of another network")
+    optimizer.load_state_dict(state["optimizer"])
+    for name, module in modules.items():
+        module.load_state_dict(state[name])
+
+
+def _shapes(tensors: dict[str, Tensor]) -> dict[str, tuple[torch.Size, torch.dtype]]:
+    return {name: (value.shape, value.dtype) for name, value in tensors.items()}
+
+
+def _warn(path: Path, problem: str) -> None:
+    print(f"warning: {path}, the state of a run that was stopped, {problem}; phase 2 starts anew", flush=True)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

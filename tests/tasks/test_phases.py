@@ -6,21 +6,27 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+import torchvision
 from PIL import Image
 from safetensors.numpy import load_file
 from warm import python
 
-from thaw import checkpoint, manifest
+from tasks import settings, unfreeze
+from tasks.settings import Settings
+from thaw import checkpoint, manifest, processes
 from thaw.backbones import Preprocessing, create
 from thaw.manifest import labels_of, read_manifest
 from thaw.pictures import Normaliser, Pictures, Shape
 from thaw.prediction import predict
+from thaw.training import FineTuning
 
 ROOT = Path(__file__).resolve().parents[2]
 PHASES = ("prepare", "embed", "head", "unfreeze", "evaluate", "report")
@@ -320,6 +326,77 @@ def test_prepare_warns_of_labels_that_contradict_their_targets_and_refuses_the_w
     done = run(copied, "prepare")
     assert done.returncode == 2
     assert "prepare.positive is 'noise', with a mean target of 0.127; that of 'stripes' is 0.9" in done.stderr
+
+
+STOPPED = """
+import runpy, sys
+from thaw import training
+keep = training._keep
+def keep_and_stop(path, *state):
+    keep(path, *state)
+    if len(state[2]) == 2:
+        sys.exit(3)
+training._keep = keep_and_stop
+runpy.run_module("tasks.unfreeze", run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_a_stopped_phase_2_goes_on_unless_its_scratch_is_damaged_and_ends_with_the_same_bytes(
+    finished: Path, copied: Path, damaged: bool
+) -> None:
+    scratch = copied / ".dvc/tmp/thaw"
+    assert execute(copied, STOPPED).returncode == 3
+    (own,) = scratch.iterdir()
+    other = scratch / "unfreeze-other.pt"
+    other.write_bytes(b"of another run")
+    if damaged:
+        content = bytearray(own.read_bytes())
+        content[len(content) // 2] ^= 1
+        own.write_bytes(content)
+    shutil.rmtree(copied / "artifacts/unfreeze")
+    done = run(copied, "unfreeze")
+    assert done.returncode == 0, done.stderr
+    assert ("going on after epoch 1" in done.stdout) != damaged
+    assert (f"warning: {own}, the state of a run that was stopped, is damaged" in done.stdout) == damaged
+    assert files_under(copied / "artifacts/unfreeze") == files_under(finished / "artifacts/unfreeze")
+    assert list(scratch.iterdir()) == [other]
+
+
+def test_a_stopped_phase_2_goes_on_only_where_all_that_decides_its_bits_is_the_same(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    chosen = settings.read(ROOT / "params.yaml")
+    how = FineTuning(0.003, 10, 1.0, 0.05, batch_size=8, epochs=3, warmup=0.1, views=2, jitter=0.1)
+    cpu = torch.device("cpu")
+    module = ModuleType("thaw.some")
+    module.__file__ = str(tmp_path / "some.py")
+    (tmp_path / "some.py").write_text("1")
+
+    def key(chosen: Settings = chosen, how: FineTuning = how, data: str = "a", parent: str = "b") -> str:
+        return unfreeze.key(chosen, how, {"data": data}, parent, cpu)
+
+    def where(**changes: object) -> Settings:
+        return chosen.model_copy(update={"resources": chosen.resources.model_copy(update=changes)})
+
+    assert key() == key(where(workers=9))
+    keys = [key(), key(data="c"), key(parent="c"), key(how=replace(how, jitter=0.2))]
+    keys += [key(chosen.model_copy(update={"seed": 9})), key(where(precision="bfloat16")), key(where(compile="always"))]
+    for target, name, value in (
+        (torch, "__version__", "9"),
+        (torchvision, "__version__", "9"),
+        (np, "__version__", "9"),
+        (torch, "get_num_threads", lambda: 99),
+        (processes, "count", lambda: 99),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(target, name, value)
+            keys.append(key())
+    monkeypatch.setitem(sys.modules, "thaw.some", module)
+    keys.append(key())
+    (tmp_path / "some.py").write_text("2")
+    keys.append(key())
+    assert len(set(keys)) == len(keys)
 
 
 def test_a_file_that_is_no_picture_is_an_error_that_counts_the_others(copied: Path) -> None:

@@ -59,6 +59,36 @@ def test_three_processes_train_as_one_with_the_same_batches(tmp_path: Path, monk
             torch.testing.assert_close(value, weights[name], rtol=1e-3, atol=1e-4)
 
 
+AGREE = """
+import sys
+from pathlib import Path
+import torch
+from thaw import processes, training
+
+cpu = torch.device("cpu")
+processes.join(cpu)
+found = []
+for case, ours in (("same", [1, 1]), ("missing", [1, None]), ("other", [1, 2]), ("damaged", [1, "?"])):
+    path = Path(sys.argv[1], str(processes.number()), f"{case}.pt")
+    content = ours[processes.number()]
+    path.parent.mkdir(exist_ok=True)
+    if content == "?":
+        path.write_bytes(b"no state")
+    elif content:
+        training._write(path, {"history": [content]})
+    found.append(training._read(path, cpu) is not None)
+Path(sys.argv[1], f"found{processes.number()}").write_text(str(found))
+processes.leave()
+"""
+
+
+def test_all_processes_go_on_from_a_state_or_none_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each has a folder of its own, as on several machines."""
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    assert processes.start(2, [sys.executable, "-c", AGREE, str(tmp_path)]) == 0
+    assert [(tmp_path / f"found{number}").read_text() for number in (0, 1)] == [str([True, False, False, False])] * 2
+
+
 @pytest.mark.parametrize("rows", [0, 1, 2, 7, 12])
 def test_shares_are_the_whole_in_order_and_differ_by_one_at_most(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "3")

@@ -1,15 +1,20 @@
 """Laws of training: it learns, it repeats itself to the bit, and an interruption leaves no trace."""
 
+import errno
+import os
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from PIL import Image
 from torchvision.transforms.functional import normalize, to_tensor
 
@@ -59,7 +64,7 @@ def assert_equal(one: Trained, other: Trained) -> None:
 
 
 @pytest.mark.parametrize("which", [6, "gradual"])
-@pytest.mark.parametrize("stop", [1, 3])
+@pytest.mark.parametrize("stop", [1, 3, 4])
 def test_an_interrupted_run_equals_the_uninterrupted_one(
     network: Make,
     pictures: Pictures,
@@ -85,6 +90,151 @@ def test_an_interrupted_run_equals_the_uninterrupted_one(
     monkeypatch.setattr(training, "_keep", keep)
     torch.manual_seed(12345)
     assert_equal(train(network, pictures, targets, normalise, scratch, which), whole)
+
+
+# ------------------------------------------------------------------------------------------------ scratch files
+
+ONE_EPOCH = replace(HOW, epochs=1)
+Damage = Callable[[Path], object]
+
+
+@pytest.fixture
+def kept_state(
+    network: Make, pictures: Pictures, targets: torch.Tensor, normalise: Normaliser, tmp_path: Path
+) -> tuple[Path, Trained]:
+    """The scratch file of a training that has done all its epochs, and what it came to."""
+    path = tmp_path / "kept" / "unfreeze-1.pt"
+    return path, train(network, pictures, targets, normalise, path, how=ONE_EPOCH)
+
+
+def changed_state(change: Callable[[dict[str, Any]], object]) -> Damage:
+    """A file that is whole, with another state in it."""
+
+    def damage(path: Path) -> None:
+        state = training._read(path, torch.device("cpu"))
+        assert state is not None
+        change(state)
+        training._write(path, state)
+
+    return damage
+
+
+def in_its_place(make: Damage) -> Damage:
+    def damage(path: Path) -> None:
+        path.unlink()
+        make(path)
+
+    return damage
+
+
+def of_another_run(path: Path) -> None:
+    state = training._read(path, torch.device("cpu"))
+    assert state is not None
+    state["weights"]["head.bias"] += 1
+    training._write(path.with_name("unfreeze-2.pt"), state)
+    path.with_name("unfreeze-2.pt").replace(path)
+
+
+@pytest.mark.parametrize(
+    ("damage", "why"),
+    [
+        (lambda path: path.write_bytes(b""), "is damaged"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-1]), "is damaged"),
+        (lambda path: path.write_bytes(path.read_bytes() + b"x"), "is damaged"),
+        (lambda path: torch.save({"history": []}, path), "is damaged"),
+        (of_another_run, "is damaged or of another run"),
+        (in_its_place(lambda path: path.mkdir()), "is damaged"),
+        (changed_state(lambda state: state.pop("model")), "does not fit"),
+        (changed_state(lambda state: state["model"].pop("head.bias")), "does not fit"),
+        (changed_state(lambda state: state["model"].update({"head.bias": torch.zeros(3)})), "does not fit"),
+        (changed_state(lambda state: state["weights"].update({"head.bias": torch.zeros(3)})), "does not fit"),
+        (changed_state(lambda state: state["history"].clear()), "does not fit"),
+        (changed_state(lambda state: state["history"].extend([state["history"][0]] * 9)), "does not fit"),
+        (changed_state(lambda state: state.update(history=7)), "does not fit"),
+        (changed_state(lambda state: state["optimizer"]["param_groups"].pop()), "does not fit"),
+        (changed_state(lambda state: state["optimizer"]["state"][0].update(exp_avg=torch.zeros(3))), "does not fit"),
+    ],
+)
+def test_whatever_is_in_the_scratch_file_phase_2_ends_as_without_it(
+    network: Make,
+    pictures: Pictures,
+    targets: torch.Tensor,
+    normalise: Normaliser,
+    kept_state: tuple[Path, Trained],
+    capsys: pytest.CaptureFixture[str],
+    damage: Damage,
+    why: str,
+) -> None:
+    path, whole = kept_state
+    damage(path)
+    capsys.readouterr()
+    assert_equal(train(network, pictures, targets, normalise, path, how=ONE_EPOCH), whole)
+    said = capsys.readouterr().out
+    assert "going on" not in said
+    warning = next(line for line in said.splitlines() if line.startswith("warning: "))
+    assert re.fullmatch(rf"warning: {path}, the state of .*{why}.*; phase 2 starts anew", warning)
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_a_scratch_file_of_which_any_bit_differs_or_that_was_cut_anywhere_is_not_read(
+    data: st.DataObject, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "unfreeze-1.pt"
+    training._write(path, {"weights": {"a": torch.arange(12.0)}, "history": [{"epoch": 0}]})
+    content = bytearray(path.read_bytes())
+    assert training._read(path, torch.device("cpu")) is not None
+    position = data.draw(st.integers(0, len(content) - 1))
+    if data.draw(st.booleans()):
+        content[position] ^= 1 << data.draw(st.integers(0, 7))
+        path.write_bytes(content)
+    else:
+        path.write_bytes(content[:position])
+    assert training._read(path, torch.device("cpu")) is None
+    assert capsys.readouterr().out.count("warning: ") == 1
+
+
+def no_space(*_: object) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def half_written(state: object, file: BinaryIO) -> None:
+    file.write(b"half of it")
+    raise RuntimeError("unexpected pos 768 vs 662")  # as torch puts it
+
+
+@pytest.mark.parametrize("fault", [no_space, half_written, None], ids=["no space", "half written", "no folder"])
+def test_a_scratch_file_that_cannot_be_written_is_a_warning_and_leaves_nothing_behind(
+    network: Make,
+    pictures: Pictures,
+    targets: torch.Tensor,
+    normalise: Normaliser,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    fault: Callable[..., None] | None,
+) -> None:
+    whole = train(network, pictures, targets, normalise, how=ONE_EPOCH)
+    folder = tmp_path / "scratch"
+    if fault:
+        monkeypatch.setattr(torch, "save", fault)
+    else:
+        folder.write_text("a file")
+    assert_equal(train(network, pictures, targets, normalise, folder / "unfreeze-1.pt", how=ONE_EPOCH), whole)
+    assert capsys.readouterr().out.count("unfreeze-1.pt cannot be written (") >= 2  # after each epoch
+    assert folder.read_text() == "a file" if fault is None else not list(folder.iterdir())
+
+
+def test_a_write_that_fails_leaves_the_state_before_it_in_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "unfreeze-1.pt"
+    training._write(path, {"history": [1]})
+    monkeypatch.setattr(os, "fsync", no_space)
+    with pytest.raises(OSError, match="No space"):
+        training._write(path, {"history": [1, 2]})
+    assert training._read(path, torch.device("cpu")) == {"history": [1]}
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_gradual_neither_moves_nor_decays_nor_remembers_what_is_not_yet_unfrozen(
