@@ -20,8 +20,10 @@ import thaw
 from thaw.errors import InputError
 
 if TYPE_CHECKING:
+    from prefect.states import State
     from rich.console import Console
 
+    from tasks.pin import DataDiffers
     from tasks.registry import Version
     from tasks.study import Answer
     from tasks.sweep import Arm, Outcome
@@ -81,31 +83,20 @@ def run(
         if not (overrides or record):  # which change what there is to ask
             reasons.ask_early()  # while Prefect is imported, which takes as long
         from flows.server import page, server
+        from tasks.pin import DataDiffers
 
         os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
         console = _console()
         ours = "PREFECT_API_URL" not in os.environ
         with server(say=_say) as api:
-            from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
-
-            from flows import story
-            from flows.retrain import retrain
-            from flows.terminal import Terminal
-
-            terminal = Terminal(console, lambda run_id: page(api, run_id))
-            try:
-                # A run would end up to a second later, waiting for its heart to stop.
-                with terminal, temporary_settings(set_defaults={PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
-                    state = retrain(overrides, force, record, return_state=True)
-            finally:
-                if terminal.flow_run_id:
-                    story.wait_until_told(terminal.flow_run_id)
+            state, last_lines = _retrain(api, console, overrides, force, record)
+            error = state.result(raise_on_failure=False)
+            if isinstance(error, DataDiffers) and _wants_it_pinned(error):
+                _accept()
+                state, last_lines = _retrain(api, console, overrides, force, record)
+                error = state.result(raise_on_failure=False)
             if not state.is_completed():
-                _raise(
-                    state.result(raise_on_failure=False),
-                    state.message or "the run failed",
-                    list(terminal.last_lines),
-                )
+                _raise(error, state.message or "the run failed", last_lines)
             _say(f"Done:   {state.message}")
             _show_outcome()
             address = page(api, str(state.state_details.flow_run_id))
@@ -113,6 +104,45 @@ def run(
         console.print(f"Run:    {address}", highlight=False, soft_wrap=True)
         if ours:
             console.print("        (`thaw ui` brings this page back once the server has stopped)", highlight=False)
+
+
+def _retrain(
+    api: str, console: "Console", overrides: list[str] | None, force: bool, record: bool
+) -> "tuple[State[Any], list[str]]":
+    """Run the flow and show it; how it ended, and the last lines of the phase that was at work then."""
+    from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
+
+    from flows import story
+    from flows.retrain import retrain
+    from flows.server import page
+    from flows.terminal import Terminal
+
+    terminal = Terminal(console, lambda run_id: page(api, run_id))
+    try:
+        # A run would end up to a second later, waiting for its heart to stop.
+        with terminal, temporary_settings(set_defaults={PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
+            state = retrain(overrides, force, record, return_state=True)
+    finally:
+        if terminal.flow_run_id:
+            story.wait_until_told(terminal.flow_run_id)
+    return state, list(terminal.last_lines)
+
+
+def _wants_it_pinned(error: "DataDiffers") -> bool:
+    """Whether somebody at a terminal says so."""
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        return False
+    return typer.confirm(f"{error.difference}. Pin it as it is?")
+
+
+def _accept() -> None:
+    """Pin data/ as it is."""
+    from tasks import add, pin
+    from tasks.stage import only_retraining
+
+    with only_retraining("thaw data --accept"):
+        add.recover()  # half an add is not what anybody accepts
+        pin.accept(_say)
 
 
 @app.command()
@@ -312,12 +342,19 @@ def add(
 
 
 @app.command()
-def data() -> None:
+def data(
+    accept: Annotated[
+        bool, typer.Option("--accept", help="Pin data/ as it is instead: what is new, changed or missing counts.")
+    ] = False,
+) -> None:
     """Bring the data that data.dvc pins: from the DVC cache or remote, else from its package."""
     with _one_sentence_endings():
         from tasks.stage import repro
 
-        typer.echo(f"data: {repro('data.dvc', on_line=_say)}")
+        if accept:
+            _accept()
+        else:
+            typer.echo(f"data: {repro('data.dvc', on_line=_say)}")
 
 
 @app.command()

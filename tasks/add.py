@@ -16,7 +16,7 @@ from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from tasks import settings, workspace
+from tasks import pin, settings, workspace
 from tasks.stage import OnLine, finish, only_retraining
 from thaw.errors import InputError
 
@@ -71,6 +71,7 @@ def add_held(path: Path, new_classes: bool = False, on_line: OnLine = print, dry
     from thaw.pictures import open_picture
 
     recover()
+    pin.check()  # the pin of the new pictures would be one of all that differs
     chosen = settings.read(workspace.ROOT / "params.yaml")
     data = workspace.ROOT / "data"
     _check_place(path, data)
@@ -220,8 +221,8 @@ def _change(sources: list[Path], new: "pd.DataFrame", rows: "pd.DataFrame") -> N
     try:
         _move(_stage(sources, new, rows))
         _check_read_back(rows)
-        pin = ["commit", "--force", "data.dvc"] if (workspace.ROOT / "data.dvc").is_file() else ["add", "data"]
-        finish("add", [sys.executable, "-m", "dvc", *pin], lambda line: None)
+        command = ["commit", "--force", "data.dvc"] if (workspace.ROOT / "data.dvc").is_file() else ["add", "data"]
+        finish("add", [sys.executable, "-m", "dvc", *command], lambda line: None)
         journal().unlink()  # from here on it is done
     except OSError as error:
         raise InputError(f"data/ cannot take the new pictures ({error}); nothing was changed") from error

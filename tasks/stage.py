@@ -68,7 +68,8 @@ def repro(stage: str, *flags: str, on_line: OnLine = print) -> Verdict:
 
     Where DVC gives back what was made with other settings or inputs (tasks/provenance.py), the stage runs.
     Raises `InputError` with the phase's own sentence where the user can mend it, else `StageError`.
-    `data.dvc` is brought first where it is missing (`python -m tasks.data`).
+    For `data.dvc` the data are brought first where they are missing (`python -m tasks.data`). Raises `DataDiffers`
+    (tasks/pin.py) where they are there and differ from it: `dvc repro` would pin them anew.
     """
     dvc = [sys.executable, "-m", "dvc", "repro", "--single-item", *flags, stage]
     if not stage.endswith(".dvc"):
@@ -80,6 +81,9 @@ def repro(stage: str, *flags: str, on_line: OnLine = print) -> Verdict:
     folder = workspace.ROOT / stage.removesuffix(".dvc")
     missing = not (folder.is_dir() and any(folder.iterdir()))
     brought = finish(stage, [sys.executable, "-m", "tasks.data"], on_line)
+    from tasks import pin  # which runs DVC with what is here
+
+    pin.check()
     checked = _verdict(stage, finish(stage, dvc, on_line), otherwise=Verdict.COMPLETED)
     if not missing or checked is not Verdict.CACHED:
         return checked

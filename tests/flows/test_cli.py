@@ -1,10 +1,12 @@
 """Laws of the command line: light, one sentence where something is wrong, honest exit codes."""
 
 import os
+import pty
 import re
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -137,6 +139,54 @@ def test_ctrl_c_ends_the_phase_and_says_one_line(server: str, toy: Path) -> None
     assert complaint.count("\n") == 1
     assert complaint.startswith("Stopped")
     assert not any(alive(pid) for pid in pids)
+
+
+@pytest.mark.server
+def test_at_a_terminal_a_run_asks_whether_data_that_differ_count(server: str, trained_toy: Path) -> None:
+    def answered(answer: str) -> tuple[int, str]:
+        ours, theirs = pty.openpty()
+        command = [sys.executable, "-m", "flows.cli", "run"]
+        environment = os.environ | {"PREFECT_API_URL": server, "COLUMNS": "300"}
+        with subprocess.Popen(command, cwd=ROOT, env=environment, stdin=theirs, stdout=theirs, stderr=theirs) as child:
+            os.close(theirs)
+            shown = ""
+            with suppress(OSError):  # what a closed terminal gives
+                while more := os.read(ours, 4096).decode(errors="replace"):
+                    shown += more
+                    if answer and shown.endswith("[y/N]: "):
+                        os.write(ours, answer.encode())
+                        answer = ""
+        os.close(ours)
+        return child.returncode, shown
+
+    before = (trained_toy / "data.dvc").read_bytes()
+    (trained_toy / "data" / "new.txt").write_text("a new picture")
+    code, shown = answered("\n")
+    assert code == 2
+    assert "error: data/ differs from data.dvc: 1 new (data/new.txt), 0 changed, 0 missing; `thaw data --acc" in shown
+    assert (trained_toy / "data.dvc").read_bytes() == before
+    code, shown = answered("y\n")
+    assert code == 0, shown
+    assert "1 new (data/new.txt), 0 changed, 0 missing. Pin it as it is? [y/N]: " in shown
+    assert "Done:   did prepare" in shown
+    assert (trained_toy / "data.dvc").read_bytes() != before
+
+
+def test_data_that_differ_are_pinned_where_the_user_says_so(trained_toy: Path) -> None:
+    before = (trained_toy / "data.dvc").read_bytes()
+    (trained_toy / "data" / "new.txt").write_text("a new picture")
+    ended = _thaw("data")
+    assert ended.returncode == 2
+    assert ended.stderr == (
+        "error: data/ differs from data.dvc: 1 new (data/new.txt), 0 changed, 0 missing; `thaw data --accept` "
+        "pins data/ as it is, `dvc checkout --force data.dvc` throws the difference away\n"
+    )
+    assert (trained_toy / "data.dvc").read_bytes() == before
+    ended = _thaw("data", "--accept")
+    assert ended.returncode == 0, ended.stderr
+    assert "data/ differs from data.dvc: 1 new (data/new.txt), 0 changed, 0 missing\n" in ended.stdout
+    assert (trained_toy / "data.dvc").read_bytes() != before
+    assert _thaw("data").stdout.endswith("data: Cached\n")
 
 
 def test_data_alone_can_be_brought(toy: Path) -> None:

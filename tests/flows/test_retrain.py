@@ -11,6 +11,8 @@ from uuid import UUID
 import pytest
 from children import until
 
+from tasks import pin
+from tasks.pin import DataDiffers
 from tasks.stage import only_retraining
 from thaw.errors import InputError
 
@@ -148,6 +150,31 @@ def test_wrong_override_changes_nothing_and_runs_nothing(server: str, trained_to
     assert state.is_failed()
     assert "unfreeze.ratio" in state.message
     assert (trained_toy / "params.yaml").read_bytes() == before
+
+
+@pytest.mark.parametrize("record", [False, True])
+def test_data_that_differ_from_their_pin_end_the_run_until_they_are_accepted(
+    server: str, trained_toy: Path, record: bool
+) -> None:
+    from flows.retrain import retrain
+
+    if record:
+        (trained_toy / "incoming").mkdir()
+        (trained_toy / "incoming" / "new.png").write_bytes(b"never opened")
+    before = (trained_toy / "data.dvc").read_bytes()
+    (trained_toy / "data" / "picture.txt").write_text("half a pic")
+    state = retrain(record=record, return_state=True)
+    assert state.is_failed()
+    assert isinstance(state.result(raise_on_failure=False), DataDiffers)
+    task = "incoming" if record else "data"
+    assert state.message.startswith(
+        f"{task}: data/ differs from data.dvc: 0 new, 1 changed (data/picture.txt), 0 missing; `thaw data --accept`"
+    )
+    assert list(_task_runs(state.state_details.flow_run_id)) == [task]
+    assert (trained_toy / "data.dvc").read_bytes() == before
+    pin.accept()
+    if not record:
+        assert _retrain().result() == {"data": "Cached", "prepare": "Completed"} | dict.fromkeys(PHASES[2:], "Cached")
 
 
 def test_second_retraining_is_refused_with_one_sentence(server: str, trained_toy: Path) -> None:

@@ -76,6 +76,7 @@ def space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Pa
     def make(layout: str) -> Path:
         monkeypatch.setattr(workspace, "ROOT", tmp_path / "space")
         monkeypatch.setattr(add, "finish", pin)
+        monkeypatch.setattr(add.pin, "check", lambda: None)
         return make_space(tmp_path / "space", layout)
 
     return make
@@ -251,6 +252,7 @@ def test_no_picture_moves_through_any_sequence_of_adds(
     root = tmp_path_factory.mktemp("sequence")
     monkeypatch.setattr(workspace, "ROOT", root)
     monkeypatch.setattr(add, "finish", pin)
+    monkeypatch.setattr(add.pin, "check", lambda: None)
     make_space(root, "table")
     before = splits_in(root)
     for number, batch in enumerate(batches):
@@ -579,13 +581,22 @@ def test_with_dvc_the_pin_is_of_the_new_data_and_a_failure_leaves_the_old_one(
     assert everything(root) == before
 
     more = fill(tmp_path / "more", "table", range(44, 48))
-    config = (root / ".dvc/config").read_text()
-    (root / ".dvc/config").write_text("[no config\n")
+    (root / ".dvc/cache").rename(tmp_path / "cache")
+    (root / ".dvc/cache").write_text("no folder")
     done = CliRunner().invoke(cli.app, ["add", str(more)])
     assert done.exit_code == 1
     assert "add failed with exit code" in done.output
     assert everything(root) == before
-    (root / ".dvc/config").write_text(config)
+    (root / ".dvc/cache").unlink()
+    (tmp_path / "cache").rename(root / ".dvc/cache")
+
+    (root / "data/images/0.png").unlink()
+    after_loss = everything(root)
+    for options in ([], ["--dry-run"]):
+        done = CliRunner().invoke(cli.app, ["add", str(more), *options])
+        assert done.exit_code == 2
+        assert "data/ differs from data.dvc: 0 new, 0 changed, 1 missing (data/images/0.png); `thaw" in done.output
+    assert everything(root) == after_loss
 
     shutil.rmtree(root / "data")  # a fresh clone: the data come first
     assert "4 new pictures (" in thaw_add(more)

@@ -12,6 +12,7 @@ import pytest
 from children import alive, slow_phase, until
 
 from tasks import stage
+from tasks.pin import DataDiffers
 from tasks.stage import StageError, Verdict, end_group, only_retraining, repro, run
 from thaw.errors import InputError
 
@@ -43,12 +44,15 @@ def test_deleted_output_is_restored(trained_toy: Path) -> None:
     assert weights.read_bytes() == before
 
 
-def test_data_is_restored_from_the_cache_and_completed_when_changed(trained_toy: Path) -> None:
+def test_data_is_restored_from_the_cache_and_refused_when_changed(trained_toy: Path) -> None:
+    before = (trained_toy / "data.dvc").read_bytes()
     assert repro("data.dvc", on_line=_quiet) is Verdict.CACHED
     shutil.rmtree(trained_toy / "data")
     assert repro("data.dvc", on_line=_quiet) is Verdict.RESTORED
     (trained_toy / "data" / "another.txt").write_text("another picture")
-    assert repro("data.dvc", on_line=_quiet) is Verdict.COMPLETED
+    with pytest.raises(DataDiffers, match=r"1 new \(data/another\.txt\), 0 changed, 0 missing"):
+        repro("data.dvc", on_line=_quiet)
+    assert (trained_toy / "data.dvc").read_bytes() == before
 
 
 def test_fresh_workspace_brings_data_and_streams_lines(toy: Path) -> None:
