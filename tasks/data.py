@@ -22,10 +22,17 @@ ROWS_IN_A_GROUP = 60
 
 def data(_: Settings) -> None:
     """Bring the data unless they are there."""
+    if DATA.is_symlink():
+        raise InputError(
+            f"data/ is a link to {DATA.resolve()}, and DVC pins no linked folder; copy the folder itself here"
+        )
     if DATA.is_dir() and any(DATA.iterdir()):
         print("data/ is there")
         if not (ROOT / "data.dvc").is_file():
-            dvc("add", "data")
+            added = dvc("add", "data")
+            if added.returncode:
+                reason = (added.stderr.strip().splitlines() or ["no reason given"])[-1]
+                sys.exit(f"error: DVC cannot pin data/: {reason}")
             print("data.dvc pins it from now on")
     elif not (ROOT / "data.dvc").is_file():
         raise InputError("there is neither data/ nor data.dvc; put your pictures into data/ (see the README)")

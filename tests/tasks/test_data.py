@@ -93,3 +93,18 @@ def test_data_without_a_pin_are_pinned(clone: Path) -> None:
     (clone / "data" / "mine.txt").write_text("my picture")
     assert bring(clone).returncode == 0
     assert "up to date" in dvc(clone, "status", "data.dvc")
+
+
+@pytest.mark.parametrize("pinned", [True, False])
+def test_data_that_are_a_link_are_refused(clone: Path, tmp_path: Path, pinned: bool) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "mine.txt").write_text("my picture")
+    (clone / "data").symlink_to(tmp_path / "elsewhere")
+    if not pinned:
+        (clone / "data.dvc").unlink()
+    done = bring(clone)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "data/ is a link to" in done.stderr
+    assert "copy the folder itself here" in done.stderr
+    assert (clone / "data.dvc").exists() is pinned
