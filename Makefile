@@ -18,12 +18,12 @@ test: setup ## set up and run the whole suite
 	@.venv/bin/python -m pytest $(ARGS)
 
 bench: setup ## time thaw against its peers, which get an environment of their own
-	@.venv/bin/python -m tasks.data
+	@.venv/bin/python -m thaw.project.bring
 	@benchmarks/setup
 	@.venv-bench/bin/python -m benchmarks.peers $(ARGS)
 
 bench-elpv: setup ## accuracy on the demo's data, by the protocol of a published table
-	@.venv/bin/python -m tasks.data
+	@.venv/bin/python -m thaw.project.bring
 	@.venv/bin/python -m benchmarks.elpv $(ARGS)
 
 check: setup ## format, lint and types, as in CI

@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-THAW, DVC = ([sys.executable, "-m", module] for module in ("flows.cli", "dvc"))
+THAW, DVC = ([sys.executable, "-m", module] for module in ("thaw", "dvc"))
 COMMANDS = {  # and the seconds that each may take
     "thaw run": ([*THAW, "run"], 6.0),
     "thaw run --record": ([*THAW, "run", "--record"], None),

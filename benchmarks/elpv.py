@@ -25,8 +25,8 @@ import numpy as np
 import pandas as pd
 from scipy.stats import t
 
-from tasks import settings
-from thaw import metrics
+from thaw.project import settings
+from thaw.statistics import metrics
 
 ROOT = Path(__file__).resolve().parents[1]
 RUNS = ROOT / "benchmarks" / "runs" / "elpv"

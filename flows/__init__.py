@@ -1,1 +1,1 @@
-"""The Prefect flows and the `thaw` command line: what follows what, and nothing else."""
+"""The Prefect flows: what follows what."""

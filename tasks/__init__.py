@@ -1,11 +1,5 @@
-"""One file per phase: files in, one call into thaw, files out. `python -m tasks.<phase>` is the DVC stage command.
+"""One file per phase: files in, one call into thaw, files out. `python -m tasks.<phase>` is the DVC stage command."""
 
-Importing torch makes hundreds of thousands of objects that live as long as the process. Python's search for garbage
-among them would take a fifth of the time that a phase needs to start and to end.
-"""
+from thaw.startup import search_less_for_garbage
 
-import atexit
-import gc
-
-gc.set_threshold(100_000)
-atexit.register(gc.freeze)  # what is frozen is not searched once more at the end
+search_less_for_garbage()

@@ -5,13 +5,13 @@ python -m tasks.embed      artifacts/prepare -> artifacts/embed/{train,val}.npy 
 
 from numpy.lib.format import open_memmap
 
-from tasks import networks, phase
-from tasks.settings import Settings
-from tasks.workspace import EMBED
-from thaw import processes
-from thaw.folding import fold_batchnorm
-from thaw.pictures import VIEWS, Normaliser, drawn_views
-from thaw.prediction import features_of
+from thaw.data.pictures import VIEWS, Normaliser, drawn_views
+from thaw.learning import processes
+from thaw.learning.folding import fold_batchnorm
+from thaw.learning.prediction import features_of
+from thaw.project import networks, phase
+from thaw.project.settings import Settings
+from thaw.project.workspace import EMBED
 
 
 def embed(chosen: Settings) -> None:

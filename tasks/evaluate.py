@@ -11,17 +11,18 @@ import numpy as np
 import pandas as pd
 import torch
 
-from tasks import networks, phase
-from tasks.networks import Dataset
-from tasks.settings import Settings
-from tasks.workspace import EVALUATE, HEAD, UNFREEZE
-from thaw import calibration, checkpoint, forgetting, metrics, processes
-from thaw.backbones import Classifier, old_head
-from thaw.folding import fold_batchnorm
-from thaw.manifest import labels_of, write_table
-from thaw.pictures import VIEWS, Normaliser, in_batches
-from thaw.prediction import predict
+from thaw.data.manifest import labels_of, write_table
+from thaw.data.pictures import VIEWS, Normaliser, in_batches
+from thaw.learning import checkpoint, forgetting, processes
+from thaw.learning.backbones import Classifier, old_head
+from thaw.learning.folding import fold_batchnorm
+from thaw.learning.prediction import predict
 from thaw.progress import Progress
+from thaw.project import networks, phase
+from thaw.project.networks import Dataset
+from thaw.project.settings import Settings
+from thaw.project.workspace import EVALUATE, HEAD, UNFREEZE
+from thaw.statistics import calibration, metrics
 
 NETWORKS = {"head": HEAD / "model", "finetuned": UNFREEZE / "model"}
 LOOKED_AT = 256  # validation pictures that tell how far the network moved
@@ -125,7 +126,7 @@ def _forgotten(
         for model in models.values()
     )
     blocks = forgetting.by_block(before, after)
-    figures = blocks[["distance", "cka"]].mean().to_dict()
+    figures = {name: float(blocks[name].mean()) for name in ("distance", "cka")}
     if head:
         figures |= forgetting.drift(before.scores, after.scores)
     return figures, blocks

@@ -6,10 +6,10 @@ python -m tasks.head      artifacts/embed -> artifacts/head/{model/,history.csv,
 import numpy as np
 import torch
 
-from tasks import networks, phase
-from tasks.settings import Settings
-from tasks.workspace import HEAD
-from thaw.training import HeadTraining, fit_head
+from thaw.learning.training import HeadTraining, fit_head
+from thaw.project import networks, phase
+from thaw.project.settings import Settings
+from thaw.project.workspace import HEAD
 
 
 def head(chosen: Settings) -> None:

@@ -3,34 +3,24 @@
 python -m tasks.prepare      data/ -> artifacts/prepare/{manifest.csv,pictures.npy,meta.json}
 """
 
-import os
-import re
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
-from itertools import islice
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 import pandas as pd
 from numpy.lib.format import write_array_header_1_0
 from numpy.typing import NDArray
 
-from tasks import phase
-from tasks.settings import Settings
-from tasks.workspace import DATA, PREPARE
-from thaw import manifest
-from thaw.backbones import check_size, preprocessing_of
-from thaw.errors import InputError
-from thaw.pictures import Shape, channels_of, decode
+from thaw.data import manifest
+from thaw.data.parallel import each
+from thaw.data.pictures import Shape, channels_of, decode
+from thaw.learning.backbones import check_size, preprocessing_of
 from thaw.progress import Progress
-
-CACHED = re.compile(r"/files/md5/[0-9a-f]{2}/[0-9a-f]{30}\Z")  # in DVC's cache
-AHEAD = 64  # pictures that are decoded before the first of them is taken
-Item = TypeVar("Item")
-Found = TypeVar("Found")
+from thaw.project import phase
+from thaw.project.links import check_links
+from thaw.project.settings import Settings
+from thaw.project.workspace import DATA, PREPARE
 
 
 def prepare(chosen: Settings) -> None:
@@ -57,7 +47,7 @@ def prepare(chosen: Settings) -> None:
                 write_array_header_1_0(decoded, {"descr": "|u1", "fortran_order": False, "shape": pixels})
             for picture, found in each(threads, take, files):
                 if decoded:
-                    decoded.write(picture)
+                    decoded.write(picture.data)
                 hashes.append(found)
                 progress.step(1, "pictures checked")
         rows = rows.assign(hash=hashes)
@@ -83,59 +73,6 @@ def prepare(chosen: Settings) -> None:
         }
         phase.write_json(folder / "meta.json", meta)
         print(f"{len(rows)} pictures, {shape.size} x {shape.size}, " + ("decoded" if kept else "not kept decoded"))
-
-
-def check_links(root: Path, copied: bool = False) -> None:
-    """Raise where a link leads out of the data: DVC pins no linked folder, and no version keeps what is elsewhere.
-
-    Links that DVC made lead into its cache, where a file's name says what is in it. Where files are going to be
-    `copied`, links to them do no harm.
-    """
-    home = root.resolve()
-    links = [root] if root.is_symlink() and not copied else []
-    for folder, folders, files in os.walk(root):
-        links += [path for name in [*folders, *files] if (path := Path(folder, name)).is_symlink()]
-    for link in links:
-        target = Path(os.path.realpath(link))  # unlike resolve() it does not raise where links go round
-        if not target.exists():
-            raise InputError(
-                f"{link} is a link to {target}, which does not exist; bring the file, where DVC made the link with "
-                "`dvc fetch`, or take the link out"
-            )
-        if target.is_dir():
-            raise InputError(
-                f"{link} is a link to the folder {target}, and DVC pins no linked folder; copy the folder itself there"
-            )
-        if not copied and not target.is_relative_to(home) and not CACHED.search(target.as_posix()):
-            raise InputError(
-                f"{link} is a link to {target}, outside of {root}, where no version of the data keeps it; copy the "
-                "file itself there"
-            )
-
-
-def each(threads: ThreadPoolExecutor, function: Callable[[Item], Found], items: Iterable[Item]) -> Iterator[Found]:
-    """The function's results in order, few of them ahead of who takes them, so that nothing piles up.
-
-    All items are tried, so that one sentence at the end can tell of all that fail.
-    """
-    left, jobs = iter(items), deque[Future[Found]]()
-    mistakes, first = 0, ""
-    while True:
-        jobs.extend(threads.submit(function, item) for item in islice(left, AHEAD - len(jobs)))
-        if not jobs:
-            break
-        try:
-            yield jobs.popleft().result()
-        except InputError as error:
-            mistakes, first = mistakes + 1, first or str(error)
-    if mistakes:
-        more = f" ({mistakes - 1} more pictures cannot be read)" if mistakes > 1 else ""
-        raise InputError(first + more)
-
-
-def of_each(threads: ThreadPoolExecutor, function: Callable[[Item], Found], items: Iterable[Item]) -> list[Found]:
-    """All results of `each` at once."""
-    return list(each(threads, function, items))
 
 
 if __name__ == "__main__":

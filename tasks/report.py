@@ -10,12 +10,18 @@ from importlib.metadata import version
 
 import pandas as pd
 
-from tasks import phase
-from tasks.settings import Settings
-from tasks.workspace import DATA, EVALUATE, HEAD, PREPARE, REPORT, ROOT, UNFREEZE
-from thaw import report as page
-from thaw.manifest import read_manifest, read_predictions, read_table
-from thaw.pictures import open_picture
+from thaw.data.manifest import read_manifest, read_predictions, read_table
+from thaw.data.pictures import open_picture
+from thaw.project import phase
+from thaw.project.settings import Settings
+from thaw.project.workspace import DATA, EVALUATE, HEAD, PREPARE, REPORT, ROOT, UNFREEZE
+from thaw.report.calibration import calibration
+from thaw.report.confusion import confusion
+from thaw.report.curves import curves
+from thaw.report.forgetting import forgetting
+from thaw.report.mistakes import mistakes, worst_mistakes
+from thaw.report.page import html
+from thaw.report.summary import temperatures
 
 PACKAGES = ("torch", "torchvision", "prefect", "dvc", "pandas", "numpy", "scikit-learn")
 LARGEST = 320  # pixels of a shown picture's longer side
@@ -35,13 +41,13 @@ def report(chosen: Settings) -> None:
     head, unfreeze = (pd.read_csv(folder / "history.csv") for folder in (HEAD, UNFREEZE))
     model = phase.read_json(UNFREEZE / "model" / "meta.json")
     with phase.outputs(REPORT) as folder:
-        (folder / "curves.png").write_bytes(page.curves(head, unfreeze))
-        (folder / "confusion.png").write_bytes(page.confusion(predictions, classes))
-        (folder / "calibration.png").write_bytes(page.calibration(predictions, classes, page.temperatures(metrics)))
-        (folder / "forgetting.png").write_bytes(page.forgetting(blocks))
-        worst = page.worst_mistakes(predictions, classes)
-        (folder / "mistakes.png").write_bytes(page.mistakes(worst, [thumbnail(path) for path in worst["path"]]))
-        html = page.html(
+        (folder / "curves.png").write_bytes(curves(head, unfreeze))
+        (folder / "confusion.png").write_bytes(confusion(predictions, classes))
+        (folder / "calibration.png").write_bytes(calibration(predictions, classes, temperatures(metrics)))
+        (folder / "forgetting.png").write_bytes(forgetting(blocks))
+        worst = worst_mistakes(predictions, classes)
+        (folder / "mistakes.png").write_bytes(mistakes(worst, [thumbnail(path) for path in worst["path"]]))
+        page = html(
             title=f"{model['backbone']} on {len(manifest)} pictures of {len(classes)} classes",
             metrics=metrics,
             head_history=head,
@@ -59,7 +65,7 @@ def report(chosen: Settings) -> None:
             commit=commit(),
             data_hash=meta["data"],
         )
-        (folder / "report.html").write_text(html, encoding="utf-8")
+        (folder / "report.html").write_text(page, encoding="utf-8")
 
 
 def thumbnail(path: str) -> bytes:

@@ -15,18 +15,18 @@ import torch
 import torchvision
 from torch import nn
 
-from tasks import networks, phase
-from tasks.settings import Settings
-from tasks.workspace import HEAD, SCRATCH, UNFREEZE
-from thaw import checkpoint, processes
-from thaw.backbones import Classifier
+from thaw.data.pictures import VIEWS, Normaliser
 from thaw.errors import InputError
-from thaw.folding import fold_batchnorm
-from thaw.freezing import scale_dropout
-from thaw.freezing import unfreeze as unfreeze_blocks
-from thaw.machine import compiling_pays
-from thaw.pictures import VIEWS, Normaliser
-from thaw.training import FineTuning, adapt_batchnorm, fine_tune
+from thaw.learning import checkpoint, processes
+from thaw.learning.backbones import Classifier
+from thaw.learning.folding import fold_batchnorm
+from thaw.learning.freezing import scale_dropout
+from thaw.learning.freezing import unfreeze as unfreeze_blocks
+from thaw.learning.machine import compiling_pays
+from thaw.learning.training import FineTuning, adapt_batchnorm, fine_tune
+from thaw.project import networks, phase
+from thaw.project.settings import Settings
+from thaw.project.workspace import HEAD, SCRATCH, UNFREEZE
 
 
 def unfreeze(chosen: Settings) -> None:
@@ -113,7 +113,8 @@ def _synchronised(model: Classifier, device: torch.device) -> Classifier:
             f"unfreeze.batchnorm is train and resources.processes {processes.count()}, which needs GPUs: "
             "use one process, or batchnorm frozen or adapt"
         )
-    return nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    synchronised: Classifier = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    return synchronised
 
 
 if __name__ == "__main__":

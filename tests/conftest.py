@@ -61,8 +61,8 @@ def server() -> Iterator[str]:
 
     import prefect.context
 
-    from flows import server as module
-    from tasks import workspace
+    from thaw.orchestration import server as module
+    from thaw.project import workspace
 
     with socket.socket() as probe, pytest.MonkeyPatch.context() as patch:
         probe.bind(("127.0.0.1", 0))
@@ -102,7 +102,7 @@ def _trained_template() -> Path:
 @pytest.fixture
 def trained_toy(_trained_template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A toy workspace in which every phase has run once, which tasks and flows take for theirs."""
-    from tasks import workspace
+    from thaw.project import workspace
 
     root = tmp_path / "toy"
     shutil.copytree(_trained_template, root)

@@ -26,7 +26,7 @@ def call(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
 
 
 def thaw(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return call(folder, sys.executable, "-m", "flows.cli", *arguments)
+    return call(folder, sys.executable, "-m", "thaw", *arguments)
 
 
 def dvc(folder: Path, *arguments: str) -> str:
@@ -68,7 +68,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory, server: str) -> Path:
     (folder / "params.yaml").write_text(EPOCHS.sub("  epochs: 1 ", text))
     call(folder, "git", "init", "-q")
     dvc(folder, "init", "-q")
-    made = call(folder, sys.executable, "-c", "from tasks.data import *; make_elpv(DATA)")
+    made = call(folder, sys.executable, "-c", "from thaw.project.bring import *; make_elpv(DATA)")
     assert made.returncode == 0, made.stderr
     labels = pd.read_csv(folder / "data/labels.csv")
     kept = labels.iloc[::14]

@@ -1,23 +1,22 @@
 """Laws of the house: stages, files, settings and folders use the same words, and DVC knows what each stage reads."""
 
 import ast
+import re
 from pathlib import Path
 
 import yaml
 
-from flows.retrain import PHASES
-from tasks.settings import Settings
+from thaw.project import pipeline
+from thaw.project.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[1]
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 # Decides how a phase is run and told, not what comes out of it.
 PLUMBING = {
-    "tasks/phase.py",
-    "tasks/provenance.py",
-    "tasks/settings.py",
-    "tasks/workspace.py",
     "thaw/errors.py",
     "thaw/progress.py",
+    "thaw/startup.py",
+    *(f"thaw/project/{name}.py" for name in ("phase", "pipeline", "provenance", "settings", "workspace")),
 }
 
 
@@ -35,12 +34,12 @@ def modules_read_by(file: Path) -> set[Path]:
             if isinstance(node, ast.ImportFrom) and node.module:
                 names = [node.module, *(f"{node.module}.{name}" for name in names)]
             files = [ROOT / (name.replace(".", "/") + ".py") for name in names]
-            waiting += [path for path in files if path.is_file() and path.parent.name in ("thaw", "tasks")]
+            waiting += [path for path in files if path.is_file()]
     return found
 
 
 def test_stages_tasks_and_files_use_the_same_words() -> None:
-    assert list(PHASES) == ["data", *STAGES]
+    assert list(pipeline.phases()) == ["data", *STAGES]
     for word, stage in STAGES.items():
         assert stage["cmd"] == f"python -m tasks.{word}"
         assert (ROOT / "tasks" / f"{word}.py").is_file()
@@ -81,3 +80,17 @@ def test_every_input_of_a_stage_is_the_data_or_the_output_of_an_earlier_one() ->
 def test_only_evaluate_looks_at_the_test_split() -> None:
     for word in ("embed", "head", "unfreeze"):
         assert '"test"' not in (ROOT / "tasks" / f"{word}.py").read_text()
+
+
+def test_the_documents_name_every_module_and_none_that_is_not_there() -> None:
+    named = re.findall(r"^\| `([a-z_/]+\.py)` \|", (ROOT / "docs" / "house.md").read_text(), re.MULTILINE)
+    files = [path for room in ("tasks", "flows", "thaw") for path in (ROOT / room).rglob("*.py")]
+    there = {path.relative_to(ROOT).as_posix() for path in files if path.name != "__init__.py"}
+    assert sorted(named) == sorted(there)
+
+
+def test_the_readme_names_every_room() -> None:
+    tree = (ROOT / "README.md").read_text().split("## The house")[1].split("## ")[0]
+    rooms = {path.name for path in (ROOT / "thaw").iterdir() if (path / "__init__.py").is_file()}
+    assert rooms
+    assert {room for room in rooms if f"      {room}/ " not in tree} == set()

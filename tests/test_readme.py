@@ -3,8 +3,8 @@
 import re
 from pathlib import Path
 
-from flows.cli import app
-from tasks import settings
+from thaw.cli import app
+from thaw.project import settings
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()

@@ -1,3 +1,3 @@
-"""thaw: fine-tune a pretrained image classifier in two phases. The learning code, without workflow or workspace."""
+"""thaw: fine-tune a pretrained image classifier in two phases."""
 
 __version__ = "0.1.0"

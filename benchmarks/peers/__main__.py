@@ -34,8 +34,8 @@ import psutil
 
 from benchmarks.peers import results
 from benchmarks.peers.contest import BATCH_SIZE, LAST_BLOCKS, WORKERS, Contest
-from tasks import settings
-from thaw import manifest
+from thaw.data import manifest
+from thaw.project import settings
 
 ROOT = Path(__file__).resolve().parents[2]
 RUNS = ROOT / "benchmarks" / "runs"
@@ -49,8 +49,8 @@ OF_PEERS = (
     "benchmarks/requirements.txt",
     "benchmarks/peers/contest.py",
     "benchmarks/peers/pictures.py",
-    "thaw/backbones.py",
-    "thaw/efficientnet_lite0.py",
+    "thaw/learning/backbones.py",
+    "thaw/learning/efficientnet_lite0.py",
 )
 PACKAGES = ("torch", "torchvision", "fastai", "lightning", "transformers", "accelerate")
 NOTES = (

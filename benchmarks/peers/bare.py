@@ -12,14 +12,14 @@ import numpy as np
 import torch
 
 from benchmarks.peers.contest import BATCH_SIZE, Contest, given, tell
-from tasks import networks, settings
-from thaw import cores
-from thaw.convolutions import quicken
-from thaw.folding import fold_batchnorm
-from thaw.freezing import parameter_groups, scale_dropout, unfreeze
-from thaw.pictures import VIEWS, Normaliser, drawn_views
-from thaw.prediction import features_of
-from thaw.training import FineTuning, fine_tune, loss_of
+from thaw.data.pictures import VIEWS, Normaliser, drawn_views
+from thaw.learning import cores
+from thaw.learning.convolutions import quicken
+from thaw.learning.folding import fold_batchnorm
+from thaw.learning.freezing import parameter_groups, scale_dropout, unfreeze
+from thaw.learning.prediction import features_of
+from thaw.learning.training import FineTuning, fine_tune, loss_of
+from thaw.project import networks, settings
 
 ROUNDS = 5
 BATCHES = 10

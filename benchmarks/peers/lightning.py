@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from benchmarks.peers import pictures
 from benchmarks.peers.contest import Contest, given, laps, write_predictions
-from thaw.backbones import Classifier
+from thaw.learning.backbones import Classifier
 
 
 class TransferLearning(LightningModule):

@@ -11,8 +11,8 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
 from benchmarks.peers.contest import BATCH_SIZE, WORKERS, Contest
-from thaw.backbones import Classifier, create
-from thaw.pictures import open_image
+from thaw.data.pictures import open_image
+from thaw.learning.backbones import Classifier, create
 
 BACKBONE = ("efficientnet_lite0", "IMAGENET1K_V1")
 

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 
 from benchmarks.peers import pictures
 from benchmarks.peers.contest import LAST_BLOCKS, Contest, given, laps, write_predictions
-from thaw.backbones import blocks
+from thaw.learning.backbones import blocks
 
 
 def main(contest: Contest) -> None:

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from thaw import metrics
-from thaw.manifest import labels_of
+from thaw.data.manifest import labels_of
+from thaw.statistics import metrics
 
 WHOLE = 0  # the repeat that trains all epochs; with it nothing is timed, because kept runs may be older
 FRAMEWORKS = ("fastai", "lightning", "transformers")

@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 from benchmarks.peers.contest import BATCH_SIZE, LAST_BLOCKS, Contest, given, tell, write_predictions
-from tasks import settings
+from thaw.project import settings
 
 
 def main(contest: Contest) -> None:

@@ -151,7 +151,7 @@ def test_a_bench_begins_anew_when_protocol_code_or_settings_change(project: Path
     before = bench.key_of("160 px", *bench.OF_ALL)
     assert bench.key_of("160 px", *bench.OF_ALL) == before
     assert bench.key_of("96 px", *bench.OF_ALL) != before
-    for name in ("params.yaml", "thaw/metrics.py", "tasks/evaluate.py", "benchmarks/peers/plain.py"):
+    for name in ("params.yaml", "thaw/statistics/metrics.py", "tasks/evaluate.py", "benchmarks/peers/plain.py"):
         change(project, name)
         assert bench.key_of("160 px", *bench.OF_ALL) != before
         before = bench.key_of("160 px", *bench.OF_ALL)
@@ -167,13 +167,13 @@ def test_what_a_peer_learned_is_kept_while_its_code_and_the_split_stay(project: 
         return {name: bench.folder_of(name, results.WHOLE, contest) for name in bench.PEERS}
 
     before = folders()
-    change(project, "thaw/metrics.py")
+    change(project, "thaw/statistics/metrics.py")
     assert folders() == before
     change(project, "benchmarks/peers/lightning.py")
     assert {name for name, folder in folders().items() if folder != before[name]} == {"lightning"}
     assert not folders(replace(contest, epochs=9)).items() & folders().items()
     before = folders()
-    change(project, "thaw/backbones.py")
+    change(project, "thaw/learning/backbones.py")
     assert not folders().items() & before.items()
     before = folders()
     split.write_text("path,split\na.png,test\nb.png,train\n")

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from children import git
 
-from tasks import add, experiment, registry
-from tasks.stage import StageError
+from thaw.project import add, experiment, registry
+from thaw.project.stage import StageError
 
 pytestmark = pytest.mark.server
 

@@ -11,10 +11,10 @@ from uuid import UUID
 import pytest
 from children import until
 
-from tasks import pin
-from tasks.pin import DataDiffers
-from tasks.stage import only_retraining
 from thaw.errors import InputError
+from thaw.project import pin
+from thaw.project.pin import DataDiffers
+from thaw.project.stage import only_retraining
 
 pytestmark = pytest.mark.server
 
@@ -187,7 +187,7 @@ def test_second_retraining_is_refused_with_one_sentence(server: str, trained_toy
 def test_progress_never_waits_for_a_server_that_hangs(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from prefect.client.orchestration import SyncPrefectClient
 
-    from flows import story
+    from thaw.orchestration import story
 
     asked, answers, given_up = threading.Event(), threading.Event(), []
 

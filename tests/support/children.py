@@ -22,7 +22,7 @@ def thaw(
 ) -> "subprocess.CompletedProcess[str]":
     """Run the command line of the code in a folder, however it ends."""
     return subprocess.run(
-        [sys.executable, "-m", "flows.cli", *arguments],
+        [sys.executable, "-m", "thaw", *arguments],
         cwd=folder,
         env=os.environ | environment,
         capture_output=True,

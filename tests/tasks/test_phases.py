@@ -19,14 +19,16 @@ from PIL import Image
 from safetensors.numpy import load_file
 from warm import python
 
-from tasks import settings, unfreeze
-from tasks.settings import Settings
-from thaw import checkpoint, manifest, processes
-from thaw.backbones import Preprocessing, create
-from thaw.manifest import labels_of, read_manifest
-from thaw.pictures import Normaliser, Pictures, Shape
-from thaw.prediction import predict
-from thaw.training import FineTuning
+from tasks import unfreeze
+from thaw.data import manifest
+from thaw.data.manifest import labels_of, read_manifest
+from thaw.data.pictures import Normaliser, Pictures, Shape
+from thaw.learning import checkpoint, processes
+from thaw.learning.backbones import Preprocessing, create
+from thaw.learning.prediction import predict
+from thaw.learning.training import FineTuning
+from thaw.project import settings
+from thaw.project.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
 PHASES = ("prepare", "embed", "head", "unfreeze", "evaluate", "report")
@@ -436,8 +438,8 @@ INTERPOLATE = f"{HARMFUL}, unfreeze.keep=last, unfreeze.interpolate=true"
 KEEP = (f"{HARMFUL}, unfreeze.keep=best", f"{HARMFUL}, unfreeze.keep=last", INTERPOLATE)
 EACH_CHANGE = """
 import contextlib, runpy, shutil, sys
-from tasks import settings
-from tasks.workspace import ARTIFACTS, ROOT
+from thaw.project import settings
+from thaw.project.workspace import ARTIFACTS, ROOT
 shutil.move(ARTIFACTS, ROOT / "before")
 shutil.copy(ROOT / "params.yaml", ROOT / "plain.yaml")
 for number, change in enumerate(sys.argv[1:]):

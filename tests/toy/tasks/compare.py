@@ -1,4 +1,4 @@
-"""A toy of `python -m tasks.compare`: promotes unless `TOY_KEEP` is set."""
+"""A toy of `python -m thaw.project.compare`: promotes unless `TOY_KEEP` is set."""
 
 import json
 import os

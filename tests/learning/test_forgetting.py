@@ -1,0 +1,68 @@
+"""Laws of forgetting: what stays is not forgotten, what moves is, and the old head finds its place again."""
+
+from collections.abc import Callable
+from copy import deepcopy
+
+import pytest
+import torch
+from torchvision.models import get_model_builder
+
+from thaw.learning import backbones, forgetting
+from thaw.learning.backbones import Classifier, create
+
+
+@pytest.mark.parametrize(
+    "name", ["resnet18", "efficientnet_lite0", "squeezenet1_1", "densenet121", "swin_t", "vit_b_32"]
+)
+def test_blocks_that_stay_have_moved_by_nothing_and_a_changed_one_shows_from_there_on(name: str) -> None:
+    before = create(name, "random", 2, 64).eval().backbone
+    after = deepcopy(before)
+    pictures = torch.randn(12, 3, 64, 64).split(5)
+    number = len(backbones.blocks(after)) // 2
+    with torch.no_grad():
+        for parameter in backbones.blocks(after)[number].parameters:
+            parameter.add_(0.5 * torch.randn_like(parameter) * parameter.abs().mean())
+    found = forgetting.by_block(forgetting.look(before, pictures), forgetting.look(after, pictures))
+    assert found["block"].tolist() == [block.name for block in backbones.blocks(before)]
+    assert (found["distance"] > 0).tolist() == [each == number for each in range(len(found))]
+    assert found["cka"][:number].to_numpy() == pytest.approx(1)
+    assert found["cka"][number] < 1 - 1e-6
+
+
+def test_distance_is_relative_to_the_weights_before(network: Callable[..., Classifier]) -> None:
+    before, after = network().backbone, network().backbone
+    with torch.no_grad():
+        for parameter in after.parameters():
+            parameter.mul_(1.25)
+    pictures = [torch.randn(4, 3, 32, 32)]
+    found = forgetting.by_block(forgetting.look(before, pictures), forgetting.look(after, pictures))
+    assert found["distance"].to_numpy() == pytest.approx(0.25)
+
+
+def test_cka_is_blind_to_turning_and_scaling_and_sees_independence() -> None:
+    one = torch.randn(500, 8, dtype=torch.float64)
+    turned = one @ torch.linalg.qr(torch.randn(8, 8, dtype=torch.float64))[0] * 3 + 1
+    assert forgetting.cka(one, turned) == pytest.approx(1)
+    assert forgetting.cka(one, torch.randn(500, 8)) < 0.1
+    assert forgetting.cka(one, 2 * one[:, :4] @ torch.randn(4, 3, dtype=torch.float64)) < 0.9
+
+
+def test_output_of_an_unchanged_network_does_not_drift_and_that_of_a_shifted_one_does() -> None:
+    before = torch.randn(40, 10)
+    assert forgetting.drift(before, before.clone()) == pytest.approx({"kept": 1, "kl": 0})
+    after = before + 100 * torch.eye(10)[3]
+    found = forgetting.drift(before, after)
+    assert found["kept"] < 0.5
+    assert found["kl"] > 1
+
+
+def test_old_head_put_back_gives_the_old_classes(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    original = get_model_builder("squeezenet1_1")(weights=None).eval()
+    monkeypatch.setattr(backbones, "get_model_builder", lambda name: lambda weights=None: deepcopy(original))
+    found = backbones.old_head("squeezenet1_1", "IMAGENET1K_V1")
+    assert found is not None
+    cut = create("squeezenet1_1", "IMAGENET1K_V1", 2).eval().backbone
+    batch = torch.randn(2, 3, 64, 64)
+    assert torch.equal(forgetting.look(cut, [batch], found).scores, original(batch))
+    assert backbones.old_head("squeezenet1_1", "random") is None

@@ -1,0 +1,181 @@
+"""Laws of the options of phase 2 that are off by default: each does what its name says, and off it does nothing."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from thaw.data.pictures import Normaliser, Pictures
+from thaw.learning import training
+from thaw.learning.backbones import Classifier
+from thaw.learning.freezing import unfreeze
+from thaw.learning.prediction import predict
+from thaw.learning.training import FineTuning, HeadTraining, Trained, fine_tune, fit_head, loss_of
+
+HOW = FineTuning(0.003, 10, 1.0, 0.0, batch_size=8, epochs=3, warmup=0.1, views=1, jitter=0.0)
+TRAIN, VAL = np.arange(16), np.arange(16, 24)
+Weights = dict[str, torch.Tensor]
+Train = Callable[..., Trained]
+
+
+@pytest.fixture
+def train(
+    network: Callable[..., Classifier], pictures: Pictures, targets: torch.Tensor, normalise: Normaliser
+) -> Train:
+    def run(scratch: Path | None = None, weight: torch.Tensor | None = None, **options: object) -> Trained:
+        model = network()
+        unfreeze(model, "all", "frozen")
+        split = [(rows, targets[rows]) for rows in (TRAIN, VAL)]
+        how = replace(HOW, **options)
+        return fine_tune(model, pictures, *split, normalise, how, 0, scratch, weight=weight)
+
+    return run
+
+
+def _distance(one: Weights, other: Weights) -> float:
+    names = [name for name, value in one.items() if name.startswith("backbone") and value.is_floating_point()]
+    return float(sum(((one[name] - other[name]) ** 2).sum() for name in names) ** 0.5)
+
+
+def test_l2_sp_keeps_the_backbone_near_where_it_began(train: Train, network: Callable[..., Classifier]) -> None:
+    start = {name: value.clone() for name, value in network().state_dict().items()}
+    far, near = (_distance(train(l2_sp=strength).weights, start) for strength in (0.0, 100.0))
+    assert 0 < near < 0.8 * far
+
+
+def test_smoothed_targets_are_the_targets_mixed_with_all_classes() -> None:
+    logits, targets = torch.randn(5, 3), torch.eye(3)[torch.tensor([0, 1, 2, 0, 1])]
+    assert loss_of(logits, targets, 0.3) == pytest.approx(loss_of(logits, 0.7 * targets + 0.1).item())
+
+
+def test_class_weights_scale_the_loss_of_each_class() -> None:
+    logits, targets = torch.randn(4, 2), torch.eye(2)[torch.tensor([0, 0, 1, 1])]
+    weighted = loss_of(logits, targets, weight=torch.tensor([2.0, 0.0]))
+    assert weighted == pytest.approx(loss_of(logits[:2], targets[:2]).item())
+
+
+@pytest.mark.parametrize("way", ["mixup", "cutmix"])
+def test_mixed_targets_follow_mixed_pictures(way: str) -> None:
+    torch.manual_seed(0)
+    classes = torch.arange(8) % 2
+    pictures = classes.view(-1, 1, 1, 1).float().expand(8, 3, 16, 16).contiguous()
+    seen, targets = training._mixing(replace(HOW, **{way: 1.0}), 2)(pictures, torch.eye(2)[classes])
+    assert seen.mean((1, 2, 3)).numpy() == pytest.approx(targets[:, 1].numpy(), abs=1e-5)
+    assert ((targets > 0) & (targets < 1)).any()
+    same, untouched = training._mixing(HOW, 2)(pictures, targets)
+    assert same is pictures
+    assert untouched is targets
+
+
+def test_moving_average_lags_behind_and_is_what_is_judged(train: Train) -> None:
+    plain, averaged = train(), train(ema=0.9)
+    assert plain.history["train_loss"].equals(averaged.history["train_loss"])
+    assert not plain.history["val_loss"].equals(averaged.history["val_loss"])
+    assert not all(torch.equal(plain.weights[name], averaged.weights[name]) for name in plain.weights)
+    assert plain.weights.keys() == averaged.weights.keys()
+
+
+def test_an_interrupted_moving_average_goes_on(train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = train(ema=0.9)
+    keep = training._keep
+
+    def keep_and_stop(path: Path, *state: object) -> None:
+        keep(path, *state)  # type: ignore[arg-type]
+        if len(state[2]) == 2:  # type: ignore[arg-type]
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(training, "_keep", keep_and_stop)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "scratch.pt", ema=0.9)
+    monkeypatch.setattr(training, "_keep", keep)
+    resumed = train(tmp_path / "scratch.pt", ema=0.9)
+    pd.testing.assert_frame_equal(whole.history, resumed.history, check_exact=True)
+    assert whole.kept == resumed.kept
+    assert all(torch.equal(whole.weights[name], resumed.weights[name]) for name in whole.weights)
+
+
+HARMFUL = {"learning_rate": 0.1, "ratio": 1}  # so that it matters which weights are kept
+
+
+def test_the_last_epoch_is_kept_however_bad_it_is_unless_the_best_is_asked_for(train: Train) -> None:
+    best, last = train(**HARMFUL, keep="best"), train(**HARMFUL)
+    assert best.history["val_loss"].idxmin() == best.kept["epoch"] == 0
+    pd.testing.assert_frame_equal(best.history, last.history, check_exact=True)
+    assert last.kept["epoch"] == HOW.epochs
+    assert not all(torch.equal(best.weights[name], last.weights[name]) for name in best.weights)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"keep": "best"},
+        {"keep": "last"},
+        {"keep": "last", "ema": 0.5},
+        {"keep": "last", "interpolate": True},
+        {"keep": "last", "interpolate": True, "ema": 0.5},
+        {"keep": "last", "interpolate": True, "weight": torch.tensor([1.9, 0.1])},
+        {"keep": "best", "weight": torch.tensor([1.9, 0.1])},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("rates", [{}, HARMFUL], ids=["good", "harmful"])
+def test_figures_are_those_of_the_weights_that_are_kept(
+    train: Train,
+    network: Callable[..., Classifier],
+    pictures: Pictures,
+    targets: torch.Tensor,
+    normalise: Normaliser,
+    rates: dict[str, float],
+    options: dict[str, Any],
+) -> None:
+    trained = train(**rates, **options)
+    model = network()
+    model.load_state_dict(trained.weights)
+    logits = predict(model, pictures, VAL, normalise, 1, 16)
+    wanted = targets[VAL]
+    assert trained.kept["val_loss"] == pytest.approx(loss_of(logits, wanted).item(), rel=1e-4)
+    assert trained.kept["val_accuracy"] == (logits.argmax(1) == wanted.argmax(1)).double().mean().item()
+    weight = options.get("weight")
+    if weight is not None:
+        weighted = loss_of(logits, wanted, weight=weight).item()
+        assert trained.kept["weighted_val_loss"] == pytest.approx(weighted, rel=1e-4)
+
+
+def test_class_weights_choose_the_epoch_and_leave_the_loss_that_is_compared_as_it_is(train: Train) -> None:
+    one, other = (train(weight=torch.tensor(weight), keep="best") for weight in ([2.0, 0.0], [0.0, 2.0]))
+    for trained in (one, other):
+        history = trained.history
+        assert trained.kept["epoch"] == history["weighted_val_loss"].idxmin()
+    start = [trained.history.loc[0] for trained in (one, other)]
+    assert start[0]["val_loss"] == start[1]["val_loss"]
+    assert start[0]["weighted_val_loss"] != start[1]["weighted_val_loss"]
+    assert "weighted_val_loss" not in train().history
+
+
+def test_interpolation_is_never_worse_on_validation_than_either_end(
+    train: Train, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for rates in ({}, {"learning_rate": 0.01, "ratio": 1}, HARMFUL):
+        trained = train(**rates, interpolate=True, keep="last")
+        ends = trained.history["val_loss"].iloc[[0, -1]]
+        said = capsys.readouterr().out.strip().splitlines()[-1]
+        assert f"{trained.kept['share']:.0%} of the way from the head-only weights" in said
+        assert f"validation loss {trained.kept['val_loss']:.4f}" in said
+        assert trained.kept["val_loss"] <= ends.min() + 1e-4
+        assert trained.kept["epoch"] == HOW.epochs
+
+
+def test_without_phase_1_the_head_stays_as_it_was_drawn() -> None:
+    head = torch.nn.Linear(4, 2)
+    before = head.weight.detach().clone()
+    features, targets = np.zeros((6, 1, 4), np.float32), torch.eye(2)[torch.arange(6) % 2]
+    trained = fit_head(head, (features, targets), (features, targets), HeadTraining(0.1, 0.0, 4, 0, 3), 0)
+    assert torch.equal(trained.weights["weight"], before)
+    assert trained.history["epoch"].tolist() == [0]
+    assert trained.kept["epoch"] == 0
+    assert trained.kept["val_loss"] == trained.history["val_loss"][0]

@@ -1,0 +1,103 @@
+"""Laws of schedules: mistakes are one sentence before anything starts, and nobody touches another's schedule."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from thaw.cli import app
+from thaw.errors import InputError
+from thaw.orchestration import schedule
+
+CRON = "0 3 * * 1"
+
+
+@pytest.mark.parametrize(
+    ("name", "cron", "timezone", "overrides", "sentence"),
+    [
+        ("weekly", "0 3 * *", None, [], r"--cron is '0 3 \* \*': five fields are needed"),
+        ("weekly", "0 25 * * 1", None, [], "--cron is '0 25"),
+        ("weekly", CRON, "Europe/Berln", [], "the time zone 'Europe/Berln' is unknown"),
+        ("a/b", CRON, None, [], "the name of a schedule is 'a/b'"),
+        ("weekly", CRON, None, ["unfreeze.ratoi=3"], r"'unfreeze\.ratio'"),
+        (None, None, "UTC", [], "give --cron too"),
+        (None, None, None, ["seed=1"], "give --cron too"),
+        ("weekly", None, None, [], "leave the name out"),
+    ],
+)
+def test_a_mistake_is_one_sentence_before_anything_starts(
+    toy: Path,
+    name: str | None,
+    cron: str | None,
+    timezone: str | None,
+    overrides: list[str],
+    sentence: str,
+) -> None:
+    with pytest.raises(InputError, match=sentence) as error:
+        schedule.serve(name, cron, timezone, overrides, print)
+    assert "\n" not in str(error.value)
+    assert not (toy / ".prefect").exists()
+
+
+@pytest.mark.parametrize(
+    "options", [["--list", "--pause"], ["--resume", "--cron", CRON], ["--remove", "--set", "seed=1"]]
+)
+def test_contradictory_options_are_refused(options: list[str]) -> None:
+    ended = CliRunner().invoke(app, ["schedule", *options])
+    assert ended.exit_code == 2
+    assert ended.output.startswith("error: choose one: ")
+
+
+def test_time_zone_is_that_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    assert schedule.machine_zone() == "Asia/Tokyo"
+    monkeypatch.setenv("TZ", "nonsense")
+    assert schedule.machine_zone() == "UTC"
+
+
+def test_one_process_serves_a_workspace(toy: Path) -> None:
+    with (
+        schedule._only_one_serves(),
+        pytest.raises(InputError, match=r"served by process \d+ already"),
+    ):
+        schedule.serve(None, None, None, [], print)
+
+
+@pytest.fixture
+def theirs(server: str, toy: Path) -> Iterator[Any]:
+    """A schedule of another workspace on the same server; gives what the server has of it."""
+    from prefect import get_client
+    from prefect.schedules import Cron
+
+    from flows.retrain import retrain
+
+    made = retrain.to_deployment("theirs", schedule=Cron(CRON), tags=["retrain", "elsewhere:/srv/their/thaw"]).apply()
+    with get_client(sync_client=True) as client:
+        yield lambda: client.read_deployment(made)
+        client.delete_deployment(made)
+
+
+@pytest.mark.server
+def test_workspaces_on_one_server_leave_each_others_schedules_alone(theirs: Callable[[], Any]) -> None:
+    before = theirs()
+    with pytest.raises(InputError, match="'theirs' is taken on this server by elsewhere:/srv/their/thaw"):
+        schedule.serve("theirs", "0 4 * * *", "UTC", [], print)
+    for change in (lambda: schedule.set_paused("theirs", True, print), lambda: schedule.remove("theirs", print)):
+        with pytest.raises(InputError, match="this workspace has no schedule 'theirs'"):
+            change()
+    assert theirs() == before
+    said: list[str] = []
+    schedule.show(said.append)
+    assert f"theirs: {CRON} (UTC), active, elsewhere:/srv/their/thaw" in said
+
+
+@pytest.mark.server
+def test_on_its_own_server_a_workspace_keeps_its_schedules_when_it_moves(
+    server: str, toy: Path, theirs: Callable[[], Any]
+) -> None:
+    (toy / ".prefect").mkdir()
+    (toy / ".prefect" / "server.json").write_text(f'{{"api": "{server}"}}')
+    schedule.set_paused("theirs", True, print)
+    assert theirs().paused

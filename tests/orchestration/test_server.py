@@ -1,0 +1,114 @@
+"""Laws of the project's own Prefect server: it is shared, adopted, and gone with the last who uses it."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+from children import until
+
+from thaw.errors import InputError
+from thaw.orchestration import server as module
+
+
+def _thaw_ui(root: Path, *options: str) -> "subprocess.Popen[str]":
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("PREFECT_API")}
+    return subprocess.Popen(
+        [sys.executable, "-m", "thaw", "ui", *options],
+        cwd=Path(__file__).parents[2],
+        env=environment | {"THAW_ROOT": str(root)},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def _address(child: "subprocess.Popen[str]", lines: list[str]) -> str:
+    assert child.stdout is not None
+    for line in child.stdout:
+        lines.append(line.strip())
+        if line.startswith("The runs are at "):
+            return line.split()[4]
+    raise AssertionError(f"no address in {lines}")
+
+
+def _answers(address: str) -> bool:
+    try:
+        with urllib.request.urlopen(f"{address}/api/health", timeout=5):
+            return True
+    except OSError:
+        return False
+
+
+@pytest.fixture
+def home_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A workspace without a server, in an environment that names none."""
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    monkeypatch.setattr(module.workspace, "ROOT", tmp_path)
+    return tmp_path
+
+
+@pytest.mark.server
+def test_server_avoids_a_taken_port_outlives_a_killed_owner_and_ends_with_the_last_user(home_alone: Path) -> None:
+    with socket.socket() as busy:
+        busy.bind(("127.0.0.1", 0))
+        busy.listen()
+        taken = busy.getsockname()[1]
+        said: list[str] = []
+        with _thaw_ui(home_alone, "--port", str(taken)) as owner:
+            address = _address(owner, said)
+            owner.kill()
+        assert address != f"http://127.0.0.1:{taken}"
+        assert any(f"Port {taken} is taken" in line for line in said)
+        assert _answers(address), "the server should outlive a killed owner"
+        with urllib.request.urlopen(f"{address}/ui-settings", timeout=5) as settings:
+            assert f"{address}/api" in settings.read().decode()  # the UI asks its own server
+
+        adopted: list[str] = []
+        with _thaw_ui(home_alone) as heir:
+            assert _address(heir, adopted) == address
+            assert not any("Starting" in line for line in adopted)
+            with module.server() as api:
+                assert module.ui(api) == address
+                heir.send_signal(signal.SIGTERM)
+                assert heir.wait(300) == 128 + signal.SIGTERM
+                assert _answers(address), "somebody uses it still"
+        until(lambda: not _answers(address))
+        assert not (home_alone / ".prefect" / "server.json").exists()
+        assert not module._lives(home_alone / ".prefect")
+
+
+@pytest.mark.server
+def test_server_takes_writes_only_with_a_token_and_lets_only_its_own_pages_read(server: str) -> None:
+    with pytest.raises(urllib.error.HTTPError, match="403"):
+        urllib.request.urlopen(urllib.request.Request(f"{server}/flows/filter", method="POST"), timeout=30)
+    ui = module.ui(server)
+    for origin in (ui, ui.replace("127.0.0.1", "localhost"), "http://127.0.0.1:1", "https://example.org", "null"):
+        asked = urllib.request.Request(f"{server}/admin/version", headers={"Origin": origin})
+        with urllib.request.urlopen(asked, timeout=30) as answer:
+            may_read = origin if ui.rsplit(":")[-1] in origin else None
+            assert answer.headers["Access-Control-Allow-Origin"] == may_read
+
+
+def test_configured_server_that_does_not_answer_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:1/api")
+    with pytest.raises(InputError, match="nothing answers there"), module.server():
+        pass
+
+
+def test_environment_is_as_before_afterwards(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PREFECT_PROFILE", "mine")
+    monkeypatch.setenv("NO_PROXY", "example.org")
+    before = dict(os.environ)
+    with module._environment("http://127.0.0.1:1/api"):
+        assert "PREFECT_PROFILE" not in os.environ
+        assert os.environ["NO_PROXY"] == "example.org,127.0.0.1"
+    assert dict(os.environ) == before
+
+
+def test_page_of_a_run_is_where_the_ui_has_it() -> None:
+    assert module.page("http://127.0.0.1:4200/api", "an-id") == "http://127.0.0.1:4200/v2/runs/flow-run/an-id"

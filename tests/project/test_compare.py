@@ -1,0 +1,188 @@
+"""Laws of the comparison with the model in use, on tiny real networks in a real git and DVC repository."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+from thaw.data.pictures import Preprocessing
+from thaw.errors import InputError
+from thaw.learning import checkpoint
+from thaw.learning.backbones import create, preprocessing_of
+from thaw.project import compare, registry, workspace
+
+ROOT = Path(__file__).resolve().parents[2]
+CLASSES = ["noise", "stripes", "waves"]
+EARLIER = {
+    "classes": ["stripes", "noise"],
+    "size": 24,
+    "about": Preprocessing(24, 24, "bilinear", (0.3,) * 3, (0.2,) * 3),
+}
+SMALL = {"name: efficientnet_lite0": "name: shufflenet_v2_x0_5", "weights: IMAGENET1K_V1": "weights: random"}
+PIPELINE = "stages: {unfreeze: {cmd: 'true', outs: [artifacts/unfreeze/model]}}\n"
+
+
+def command(folder: Path, *words: str) -> "subprocess.CompletedProcess[str]":
+    environment = os.environ | {"THAW_ROOT": str(folder), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    return subprocess.run(words, cwd=folder, env=environment, text=True, capture_output=True)
+
+
+def must(folder: Path, *words: str) -> None:
+    done = command(folder, *words)
+    assert done.returncode == 0, done.stderr
+
+
+def pixels_of(paths: list[Path], size: int, about: Preprocessing) -> torch.Tensor:
+    """Pictures as a network wants them."""
+    pictures = [Image.open(path).resize((size, size), Image.Resampling.BILINEAR) for path in paths]
+    mean, deviation = (torch.tensor(values).view(3, 1, 1) for values in (about.mean, about.std))
+    return (torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2) / 255 - mean) / deviation
+
+
+def save_network(folder: Path, data: Path, classes: list[str], size: int, about: Preprocessing) -> None:
+    """A network that nobody trained, but that says different things of the pictures in `data`."""
+    torch.manual_seed(size)
+    model = create("shufflenet_v2_x0_5", "random", len(classes)).train()
+    pixels = pixels_of(sorted(data.rglob("*.png")), size, about)
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = 1.0
+    with torch.no_grad():
+        model.backbone(pixels)  # so that every BatchNorm knows them
+        model.head.weight *= 20
+        model.head.bias.copy_(-model.head.weight @ model.eval().backbone(pixels).mean(0))
+    shape = {"size": size, "resize": size, "interpolation": "bilinear", "fit": "whole", "channels": 3}
+    meta = {"backbone": "shufflenet_v2_x0_5", "classes": classes, "folded": False}
+    shutil.rmtree(folder, ignore_errors=True)
+    checkpoint.save(folder, model.state_dict(), {**meta, "preprocessing": about.to_json(), "shape": shape})
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A workspace with a network of 32 x 32 pictures and three classes, and a version of 24 x 24 and two."""
+    folder = tmp_path_factory.mktemp("compared")
+    random = np.random.default_rng(0)
+    for label in CLASSES:
+        (folder / "data" / label).mkdir(parents=True)
+        for number in range(20):
+            pixels = random.integers(0, 150, (40, 48, 3), dtype=np.uint8)
+            pixels[:: CLASSES.index(label) + 3] += 100
+            Image.fromarray(pixels).save(folder / "data" / label / f"{number}.png")
+    text = (ROOT / "params.yaml").read_text().replace("resolution: 160", "resolution: 32")
+    for old, new in SMALL.items():
+        assert old in text, old
+        text = text.replace(old, new)
+    (folder / "params.yaml").write_text(text.replace("views: square", "views: flip"))
+    (folder / "dvc.yaml").write_text(PIPELINE)
+    about = preprocessing_of("shufflenet_v2_x0_5", "random")
+    for name in ("head", "unfreeze"):
+        save_network(folder / "artifacts" / name / "model", folder / "data", CLASSES, 32, about)
+    code = "import runpy\nfor phase in ('prepare', 'evaluate'): runpy.run_module(f'tasks.{phase}', run_name='__main__')"
+    must(folder, sys.executable, "-W", "ignore", "-c", code)
+    (folder / "artifacts/report").mkdir()
+    (folder / "artifacts/report/report.html").write_text("<nav></nav><main></main>")
+    must(folder, "git", "init", "-q")
+    must(folder, sys.executable, "-m", "dvc", "init", "-q")
+    challenger = shutil.copytree(folder / "artifacts/unfreeze/model", folder / "kept")
+    save_network(folder / "artifacts/unfreeze/model", folder / "data", **EARLIER)
+    must(folder, sys.executable, "-m", "dvc", "commit", "-q", "--force")
+    must(folder, "git", "add", "dvc.lock", "dvc.yaml")
+    must(folder, "git", "-c", "user.name=a", "-c", "user.email=a@b", "commit", "-q", "-m", "an earlier model")
+    shutil.rmtree(folder / "artifacts/unfreeze/model")
+    challenger.rename(folder / "artifacts/unfreeze/model")
+    must(folder, sys.executable, "-m", "dvc", "commit", "-q", "--force")
+    return folder
+
+
+@pytest.fixture
+def root(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = Path(shutil.copytree(template, tmp_path / "workspace", symlinks=True))
+    monkeypatch.setattr(workspace, "ROOT", folder)
+    monkeypatch.setenv("THAW_ROOT", str(folder))
+    return folder
+
+
+@pytest.fixture
+def champion(root: Path) -> None:
+    registry.register("HEAD", "an earlier model")
+    registry.promote("v1.0.0", "by hand")
+
+
+def accuracy(folder: Path, rows: pd.DataFrame, data: Path) -> float:
+    """How often the earlier model is right, by the plainest way to ask it: each picture, and its mirror image."""
+    model, meta = checkpoint.load(folder)
+    pixels = pixels_of([data / path for path in rows["path"]], EARLIER["size"], EARLIER["about"])
+    with torch.inference_mode():
+        said = (model(pixels) + model(pixels.flip(3))).argmax(1)
+    return float(np.mean(np.array(meta["classes"])[said] == rows["label"]))
+
+
+def test_without_a_model_in_use_the_new_one_is_promoted(root: Path) -> None:
+    outcome = compare.run(registry.in_use(registry.versions()))
+    assert (outcome.state, outcome.champion, outcome.promoted) == ("first", None, True)
+    assert compare.decision() == outcome
+    assert "No model was in use" in (root / "artifacts/promotion/report.html").read_text()
+
+
+def test_the_model_in_use_is_asked_as_it_was_trained_and_only_once(
+    root: Path, champion: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines: list[str] = []
+    outcome = compare.run(registry.in_use(registry.versions()), lines.append)
+    assert (outcome.state, outcome.champion) == ("compared", "v1.0.0")
+    assert any(line.startswith("[100%] v1.0.0") for line in lines)
+    metrics = json.loads((root / "artifacts/evaluate/metrics.json").read_text())
+    manifest = pd.read_csv(root / "artifacts/prepare/manifest.csv")
+    test = manifest[manifest["split"] == "test"]
+    save_network(root / "earlier", root / "data", **EARLIER)
+    assert outcome.gain["test_pictures"] == len(test)
+    assert outcome.gain["after"] == pytest.approx(metrics["finetuned"]["accuracy"])
+    assert outcome.gain["before"] == pytest.approx(accuracy(root / "earlier", test, root / "data"))
+    assert all(0 < row["before"] < 1 for row in outcome.falls[:2]), "the law is empty: it always says the same"
+    assert [row["value"] for row in outcome.falls] == CLASSES
+    assert outcome.falls[2]["before"] == 0
+    assert "v1.0.0 stays in use" in (root / "artifacts/promotion/report.html").read_text()
+    assert not (root / ".dvc/tmp/thaw/champion").exists()
+
+    def not_again(*_: Any) -> list[str]:
+        raise AssertionError("decided before")
+
+    monkeypatch.setattr(compare, "finish", not_again)
+    assert compare.run(registry.in_use(registry.versions()), lines.append) == outcome
+    text = (root / "params.yaml").read_text()
+    (root / "params.yaml").write_text(text.replace("margin: 0.01", "margin: 0.02"))
+    with pytest.raises(AssertionError, match="decided before"):
+        compare.run(registry.in_use(registry.versions()))
+
+
+def test_the_very_same_network_is_as_good_in_every_picture(root: Path) -> None:
+    (root / "artifacts/promotion").mkdir()
+    must(root, sys.executable, "-m", "thaw.project.compare", "artifacts/unfreeze/model", "v1.0.0")
+    outcome = compare.decision()
+    assert outcome
+    assert outcome.promoted
+    assert [outcome.gain[name] for name in ("accuracy", "low", "high", "auc", "auc_low")] == [0] * 5
+
+
+def test_the_version_in_use_is_not_compared_with_itself(root: Path, champion: None) -> None:
+    (root / "dvc.lock").write_text(command(root, "git", "show", "HEAD:dvc.lock").stdout)
+    outcome = compare.run(registry.in_use(registry.versions()))
+    assert (outcome.state, outcome.champion, outcome.promoted) == ("same", "v1.0.0", False)
+
+
+def test_lost_files_of_the_model_in_use_are_one_sentence(root: Path, champion: None) -> None:
+    shutil.rmtree(root / ".dvc/cache")
+    with pytest.raises(
+        InputError, match=r"the files of v1\.0\.0, the model in use, are neither .*`thaw promote VERSION`"
+    ):
+        compare.run(registry.in_use(registry.versions()))
+    assert not (root / ".dvc/tmp/thaw/champion").exists()

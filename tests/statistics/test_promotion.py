@@ -1,0 +1,174 @@
+"""Laws of promotion: who takes the place of the model in use, and who does not."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import thaw
+from thaw.report.promotion import page
+from thaw.statistics.promotion import Decision, Limits, aligned, decide
+
+LIMITS = Limits(margin=0.01, class_limit=0.05, slice_limit=0.05, smallest=20)
+PICTURES = 400
+LABELS = np.arange(PICTURES) % 2
+WAFER = np.where(np.arange(PICTURES) % 8 < 2, "mono", "poly")  # both classes in each
+MONO, POLY = np.flatnonzero(WAFER == "mono"), np.flatnonzero(WAFER == "poly")  # 100 and 300 pictures
+CLASSES = ["functional", "defective"]
+
+
+def answers(wrong: Any = (), labels: Any = LABELS, classes: int = 2) -> np.ndarray:
+    """Probabilities that are right except for the pictures in `wrong`."""
+    said = labels.copy()
+    said[np.asarray(wrong, dtype=int)] = (labels[np.asarray(wrong, dtype=int)] + 1) % classes
+    return np.where(np.eye(classes, dtype=bool)[said], 0.8, 0.2 / (classes - 1))
+
+
+def judged(before: np.ndarray, after: np.ndarray, groups: Any = None, **changes: Any) -> Decision:
+    slices = pd.DataFrame({"wafer": WAFER})
+    return decide(before, after, LABELS, CLASSES, groups, slices, LIMITS._replace(**changes), seed=0)
+
+
+WRONG = np.arange(80)  # 20 %, evenly over classes and slices
+
+
+def test_an_equal_model_is_promoted() -> None:
+    found = judged(answers(WRONG), answers(WRONG))
+    assert found.promoted
+    assert found.reason.startswith("not worse by more than the margin of 1.0 points")
+    assert (found.gain["accuracy"], found.gain["low"], found.gain["high"]) == (0, 0, 0)
+
+
+def test_a_better_model_is_promoted_whatever_the_margin() -> None:
+    found = judged(answers(WRONG), answers(WRONG[:20]), margin=0.0)
+    assert found.promoted
+    assert found.reason.startswith("better: accuracy went from 80.0 % to 95.0 % (+15.0 points, 95 % interval +")
+
+
+def test_a_worse_model_is_refused() -> None:
+    found = judged(answers(WRONG[:20]), answers(WRONG))
+    assert not found.promoted
+    assert found.reason.startswith("worse: accuracy went from 95.0 % to 80.0 %")
+
+
+def test_a_margin_as_wide_as_the_loss_promotes_a_worse_model() -> None:
+    assert judged(answers(WRONG[:20]), answers(WRONG), margin=0.3, class_limit=0.3, slice_limit=0.3).promoted
+
+
+def test_a_test_set_that_cannot_tell_is_refused_and_says_so() -> None:
+    found = judged(answers(np.arange(0, 20)), answers(np.arange(20, 40)))
+    assert found.gain["accuracy"] == 0
+    assert not found.promoted
+    low = f"{100 * found.gain['low']:+.1f}"
+    assert f"reaches down to {low} points, the margin is 1.0; 400 test pictures cannot show more" in found.reason
+
+
+def test_groups_widen_the_interval() -> None:
+    before, after = answers(np.arange(0, 8)), answers(np.arange(8, 16))
+    alone = judged(before, after).gain
+    grouped = judged(before, after, [f"module {number // 8}" for number in range(PICTURES)])
+    assert grouped.gain["high"] - grouped.gain["low"] > 1.5 * (alone["high"] - alone["low"])
+    assert "400 test pictures in 50 groups cannot show more" in grouped.reason
+
+
+def test_a_model_worse_in_one_class_is_refused_though_better_overall() -> None:
+    lost = np.flatnonzero(LABELS == 1)[:20]
+    found = judged(answers(np.flatnonzero(LABELS == 0)[:80]), answers(lost))
+    assert found.gain["low"] > 0
+    assert not found.promoted
+    assert found.reason.startswith(
+        "worse in a part: class 'defective' falls from 100.0 % to 90.0 % of its 200 pictures"
+    )
+    assert judged(answers(np.flatnonzero(LABELS == 0)[:80]), answers(lost), class_limit=0.1, slice_limit=1.0).promoted
+
+
+def test_a_model_worse_in_one_slice_is_refused_though_better_overall() -> None:
+    found = judged(answers(POLY[:100]), answers(MONO[:8]))
+    assert found.gain["low"] > 0
+    assert not found.promoted
+    assert ": slice wafer 'mono' falls from 100.0 % to 92.0 % of its 100 pictures" in found.reason
+    assert "more)" not in found.reason
+    fallen = [(row["part"], row["value"]) for row in found.falls if not row["within"]]
+    assert fallen == [("wafer", "mono")]
+
+
+def test_a_slice_with_too_few_pictures_does_not_decide() -> None:
+    found = judged(answers(POLY[:100]), answers(MONO[:8]), smallest=101)
+    assert found.promoted
+    row = next(row for row in found.falls if row["value"] == "mono")
+    assert (row["limit"], row["within"]) == (None, True)
+
+
+def test_a_fall_of_exactly_the_limit_is_allowed() -> None:
+    assert judged(answers(POLY[:100]), answers(MONO[:5])).promoted
+    assert not judged(answers(POLY[:100]), answers(MONO[:6])).promoted
+
+
+def test_a_class_the_model_in_use_does_not_know_counts_for_the_one_that_does() -> None:
+    labels = np.arange(PICTURES) % 4 // 2 + (np.arange(PICTURES) % 4 == 3)  # every fourth picture is of class 2
+    known = ["defective", "functional"]  # in another order, too
+    classes = ["functional", "defective", "cracked"]
+    before = aligned(answers(labels=1 - np.minimum(labels, 1)), known, classes)
+    assert before[:, 2].tolist() == [0] * PICTURES
+    assert (before.argmax(1) == labels).mean() == 0.75
+    found = decide(
+        before, answers(labels=labels, classes=3), labels, classes, None, pd.DataFrame(index=labels), LIMITS, 0
+    )
+    assert found.promoted
+    assert [(row["value"], row["before"], row["after"]) for row in found.falls] == [
+        ("functional", 1, 1),
+        ("defective", 1, 1),
+        ("cracked", 0, 1),
+    ]
+    back = decide(
+        answers(labels=labels, classes=3), before, labels, classes, None, pd.DataFrame(index=labels), LIMITS, 0
+    )
+    assert not back.promoted
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.randoms(use_true_random=False), st.booleans())
+def test_the_order_of_the_pictures_changes_nothing(random: Any, grouped: bool) -> None:
+    numbers = np.random.default_rng(random.randrange(2**32))
+    labels = numbers.integers(0, 3, 60)
+    before, after = (numbers.dirichlet(np.ones(3), 60).round(1) for _ in range(2))
+    slices = pd.DataFrame({"side": numbers.choice(["left", "right"], 60)})
+    groups = [f"g{number}" for number in numbers.integers(0, 9, 60)]
+    limits, other = Limits(0.2, 0.2, 0.2, 5), numbers.permutation(60)
+
+    def found(order: np.ndarray) -> Decision:
+        names = [groups[number] for number in order] if grouped else None
+        return decide(
+            before[order], after[order], labels[order], list("abc"), names, slices.iloc[order], limits, seed=0
+        )
+
+    assert found(np.arange(60)) == found(other)
+
+
+def test_a_decision_is_plain_json() -> None:
+    found = judged(answers(WRONG), answers(WRONG[:20]), ["a", "b"] * (PICTURES // 2))
+    assert Decision(**json.loads(json.dumps(asdict(found)))) == found
+
+
+def test_the_report_says_why_at_its_top_and_escapes_names() -> None:
+    found = judged(answers(WRONG), answers(WRONG[:20]))
+    rows = [{**found.falls[0], "value": "<b>"}, *found.falls[1:]]
+    report = (Path(thaw.__file__).parent / "report/report.html.jinja").read_text()
+    html = page(report, champion="v1.0.0", **{**asdict(found), "falls": rows})
+    assert html.index("#promotion") < html.index('<section id="promotion">') < html.index('<section id="metrics">')
+    assert found.reason[1:] in html.replace("\u00a0", " ")
+    assert "To be put in use" in html
+    assert "&lt;b&gt;" in html
+
+
+@pytest.mark.parametrize("state", ["no model was in use", "it is v1.0.0, the model in use"])
+def test_the_page_needs_no_comparison(state: str) -> None:
+    html = page("<main></main>", promoted=False, reason=state, champion="v1.0.0", gain={}, falls=[])
+    assert state[1:] in html
+    assert "<table" not in html

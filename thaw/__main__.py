@@ -1,0 +1,5 @@
+"""`python -m thaw`: the command line."""
+
+from thaw.cli import app
+
+app()

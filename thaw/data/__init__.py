@@ -1,0 +1,1 @@
+"""The data set: manifest, splits, pictures; knows tables and pixels."""

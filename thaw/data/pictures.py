@@ -1,0 +1,240 @@
+"""Pictures: decoding and checking files, batches of pixels, the views of a square, normalisation.
+
+Decoded pictures are one uint8 array (n, height, width, channels) with a single channel where all are grey. It is
+read from a memory map; without one the same batches are decoded from the files by threads.
+"""
+
+import mmap
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+from thaw.errors import InputError
+
+SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
+# What pictures may be. Pillow goes by what is in a file, not by its name, and hands some formats to other programs: it
+# asks only the decoders named here. JPEG's is that of MPO too.
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+GREY = ("1", "L", "I")
+# What decoders raise over broken files.
+UNREADABLE = (
+    OSError,
+    ValueError,
+    SyntaxError,
+    NotImplementedError,
+    TypeError,
+    MemoryError,
+    Image.DecompressionBombError,
+)
+VIEWS = {"none": 1, "flip": 2, "flips": 4, "square": 8}
+QUARTER_TURNS = (0, 2, 1, 3)  # of each pair of views
+LARGE = 2**28  # bytes of a memory map; pages of a smaller one may all be in memory
+Number = TypeVar("Number", bound=np.generic)
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """What the pretrained weights expect of a picture; `resize` is the short side before a centre crop to `size`."""
+
+    size: int
+    resize: int
+    interpolation: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain values."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "Preprocessing":
+        """Back from `to_json`, also after a trip through a JSON file."""
+        return cls(**{**values, "mean": tuple(values["mean"]), "std": tuple(values["std"])})
+
+
+@dataclass(frozen=True)
+class Shape:
+    """How a picture becomes a square of pixels."""
+
+    size: int
+    resize: int
+    interpolation: str
+    fit: str
+    channels: int
+
+    @classmethod
+    def of(cls, preprocessing: Preprocessing, size: int | None, fit: str, channels: int) -> "Shape":
+        """The weights' own shape, or `size` with the same proportion between resizing and cropping."""
+        wanted = size or preprocessing.size
+        resize = round(preprocessing.resize * wanted / preprocessing.size)
+        return cls(wanted, resize, preprocessing.interpolation, fit, channels)
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain values, so that `Shape(**values)` gives it back."""
+        return asdict(self)
+
+    def blank(self) -> Tensor:
+        """One empty normalised picture, for a pass that only looks at shapes."""
+        return torch.zeros(1, 3, self.size, self.size)
+
+
+def open_image(source: Path | BinaryIO) -> Image.Image:
+    """A file of one of the allowed formats, of which only the header is read yet."""
+    return Image.open(source, formats=FORMATS)
+
+
+def channels_of(path: Path) -> int:
+    """1 for a grey picture, 3 for any other, read from the file's header."""
+    with _readable(path), open_image(path) as file:
+        return 1 if file.mode.startswith(GREY) else 3
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError:
+        raise InputError(f"picture {path} does not exist; correct its row in labels.csv or bring the file") from None
+    except UNREADABLE as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        if isinstance(error, UnidentifiedImageError):
+            reason = f"it is no picture of an allowed format; allowed are {', '.join(FORMATS)}"
+        raise InputError(f"picture {path} cannot be read ({reason}); repair it or take it out") from None
+
+
+def open_picture(path: Path) -> Image.Image:
+    """Open and fully decode a file: upright, grey or RGB; 16-bit grey is scaled to 8 bit."""
+    with _readable(path), open_image(path) as file:
+        picture = ImageOps.exif_transpose(file)
+        picture.load()
+        if picture.mode.startswith("I"):
+            pixels = np.asarray(picture, dtype=np.int64).clip(0, 65535) // 257
+            return Image.fromarray(pixels.astype(np.uint8))
+        return picture.convert("L" if picture.mode.startswith(GREY) else "RGB")
+
+
+def decode(path: Path, shape: Shape) -> NDArray[np.uint8]:
+    """A file as pixels (size, size, channels): the whole picture squeezed, or its centre as the weights crop it."""
+    picture = open_picture(path).convert("L" if shape.channels == 1 else "RGB")
+    resampling = Image.Resampling[shape.interpolation.upper()]
+    if shape.fit == "whole":
+        picture = picture.resize((shape.size, shape.size), resampling)
+    else:
+        scale = shape.resize / min(picture.size)
+        width, height = (max(shape.size, round(side * scale)) for side in picture.size)
+        left, top = (width - shape.size) // 2, (height - shape.size) // 2
+        picture = picture.resize((width, height), resampling)
+        picture = picture.crop((left, top, left + shape.size, top + shape.size))
+    return np.asarray(picture).reshape(shape.size, shape.size, shape.channels)
+
+
+class Pictures:
+    """The pictures of a data set by row number, from a memory map or decoded on the fly."""
+
+    def __init__(self, files: Sequence[Path], shape: Shape, decoded: NDArray[np.uint8] | None, workers: int) -> None:
+        self.files = files
+        self.shape = shape
+        self.decoded = decoded
+        self.workers = workers
+
+    def batches(self, batches: Sequence[NDArray[np.int64]]) -> Iterator[Tensor]:
+        """For each batch of row numbers its pixels, uint8 (n, channels, height, width), one batch read ahead."""
+        with ThreadPoolExecutor(self.workers) as decoders, ThreadPoolExecutor(1) as reader:
+
+            def read(rows: NDArray[np.int64]) -> Tensor:
+                if self.decoded is not None:
+                    pixels = rows_of(self.decoded, rows)
+                else:
+                    pixels = np.stack(list(decoders.map(lambda row: decode(self.files[row], self.shape), rows)))
+                return torch.from_numpy(pixels).permute(0, 3, 1, 2)
+
+            ahead = reader.submit(read, batches[0]) if batches else None
+            for following in [*batches[1:], None]:
+                assert ahead is not None
+                pixels = ahead.result()
+                ahead = reader.submit(read, following) if following is not None else None
+                yield pixels
+
+
+def rows_of(array: NDArray[Number], *numbers: NDArray[np.int64]) -> NDArray[Number]:
+    """`array[numbers]`, of a large memory map read from its file: pages that were touched would count as memory of
+    this process, up to the size of the file, and a page that is not in memory would bring its neighbours."""
+    file: object = array.base  # of a slice it would be the whole map
+    if array.nbytes < LARGE or not isinstance(array, np.memmap) or not isinstance(file, mmap.mmap):
+        return array[numbers]
+    assert array.filename
+    flat = np.ravel_multi_index(numbers, array.shape[: len(numbers)])
+    found = np.empty((len(flat), *array.shape[len(numbers) :]), array.dtype)
+    with open(array.filename, "rb", buffering=0) as opened:
+        for number, place in zip(flat.tolist(), found, strict=True):
+            os.preadv(opened.fileno(), [place], array.offset + number * place.nbytes)
+    return found
+
+
+def in_batches(rows: NDArray[np.int64], size: int) -> list[NDArray[np.int64]]:
+    """Row numbers cut into batches of at most `size`."""
+    return [rows[start : start + size] for start in range(0, len(rows), size)]
+
+
+class Normaliser:
+    """Turns uint8 pixels into what the weights expect: three channels, scaled, channels last in memory.
+
+    There are only 256 values a channel, so what becomes of each is looked up in a table.
+    """
+
+    def __init__(self, preprocessing: Preprocessing, device: torch.device) -> None:
+        mean, std = (torch.tensor(each, device=device) for each in (preprocessing.mean, preprocessing.std))
+        self.table = (torch.arange(256.0, device=device).view(-1, 1) - mean * 255) * (1 / (std * 255))
+        self.device = device
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        pixels = copied(pixels, self.device).permute(0, 2, 3, 1).int()
+        table = self.table
+        if pixels.shape[3] == 3:  # each in the column of its channel
+            pixels, table = 3 * pixels + torch.arange(3, device=self.device, dtype=torch.int32), table.view(-1, 1)
+        return table.index_select(0, pixels.flatten()).view(*pixels.shape[:3], 3).permute(0, 3, 1, 2)
+
+
+def copied(values: Tensor, device: torch.device) -> Tensor:
+    """The values on the device; a GPU takes them when it gets to them, and nobody waits for that."""
+    if device.type == "cuda" and values.device.type == "cpu":
+        values = values.pin_memory()
+    return values.to(device, non_blocking=True)
+
+
+def view(pictures: Tensor, number: int) -> Tensor:
+    """View `number` of (n, channels, height, width): the first 2 are flips left to right, the first 4 also upside
+    down, all 8 the flips and quarter turns of a square."""
+    mirrored = pictures.flip(3) if number % 2 else pictures
+    return torch.rot90(mirrored, QUARTER_TURNS[number // 2], (2, 3)) if number > 1 else mirrored
+
+
+def drawn_views(pictures: int, views: int, draws: int | None) -> NDArray[np.int64]:
+    """For each picture the numbers of `draws` different views of all there are, the same each time; None: of all."""
+    count = min(draws or views, views)
+    first = np.random.default_rng(0).integers(views, size=(pictures, 1))
+    return (first + np.arange(count) * views // count) % views
+
+
+def in_views(pictures: Tensor, numbers: Tensor) -> Tensor:
+    """Each picture in the view of its number: each bit of it stands for one step, the same for all that have it."""
+    numbers = copied(numbers, pictures.device).view(-1, 1, 1, 1)
+    for bit in (1, 2, 4):
+        pictures = torch.where((numbers & bit).bool(), view(pictures, bit), pictures)
+    return pictures
+
+
+def jittered(pictures: Tensor, contrast: Tensor, brightness: Tensor) -> Tensor:
+    """Normalised pictures, each with its contrast changed by so much, then its brightness, in standard deviations."""
+    contrast, brightness = (copied(each, pictures.device).view(-1, 1, 1, 1) for each in (contrast, brightness))
+    return pictures * (1 + contrast) + brightness

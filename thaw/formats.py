@@ -1,0 +1,78 @@
+"""Numbers, cells and names as people read them."""
+
+import math
+import re
+from numbers import Real
+from typing import Literal
+
+DASH = "–"
+Unit = Literal["percent", "score"]
+
+
+def number(value: object) -> float | None:
+    """The value as a finite float; None for what is missing, undefined or not a number."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        return None
+    return float(value) if math.isfinite(value) else None
+
+
+def percent(value: object) -> str:
+    """A share, such as 82.4 %."""
+    finite = number(value)
+    return DASH if finite is None else f"{100 * finite:.1f} %"
+
+
+def score(value: object) -> str:
+    """A score between 0 and 1, such as 0.859."""
+    finite = number(value)
+    return DASH if finite is None else f"{finite:.3f}"
+
+
+def signed(value: float, decimals: int) -> str:
+    """With its sign, and with more decimals where rounding would turn a small number into zero."""
+    shown = f"{value:+.{decimals}f}"
+    if value != 0 and float(shown) == 0:
+        shown = f"{value:+.{decimals + 2}f}"
+    if float(shown) == 0:
+        shown = shown.lstrip("+-")
+    return shown.replace("-", "−")
+
+
+def change(value: object, unit: Unit) -> str:
+    """A difference: in percentage points without the word, or as a plain difference of scores."""
+    finite = number(value)
+    if finite is None:
+        return DASH
+    return signed(100 * finite, 1) if unit == "percent" else signed(finite, 3)
+
+
+def count(value: object) -> str:
+    """A number of things, such as 2,624."""
+    finite = number(value)
+    return DASH if finite is None else f"{int(finite):,}"
+
+
+def p_value(value: object) -> str:
+    """The p of a test, such as p = 0.03."""
+    finite = number(value)
+    if finite is None:
+        return ""
+    return "p < 0.001" if finite < 0.001 else f"p = {finite:.3f}" if finite < 0.1 else f"p = {finite:.2f}"
+
+
+def escaped(value: object) -> str:
+    """A user's text in Markdown, as it stands."""
+    return re.sub(r"([\\`*_{}\[\]<>#|~!$])", r"\\\1", str(value))
+
+
+def short(name: str, longest: int = 22) -> str:
+    """A class name that fits beside a matrix; cut in the middle, since names often differ at the end."""
+    if len(name) <= longest:
+        return name
+    half = (longest - 1) // 2
+    return f"{name[:half]}…{name[-half:]}"
+
+
+def points(share: float) -> str:
+    """A difference of two shares in percentage points, in plain letters, such as +6.5."""
+    return f"{100 * share:+z.1f}"

@@ -1,0 +1,87 @@
+"""Cores: on a CPU each learns from pictures of its own, which is quicker than to share every operation.
+
+The operations of a small network are short. Cores that share one wait for each other at its end, and all of them want
+the memory at once, or none.
+"""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from threading import Barrier
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torchvision.ops import StochasticDepth
+
+from thaw.learning import processes
+
+FEWEST = 8  # pictures of a part: each reads all weights
+MOST = 8  # parts: each has gradients of its own
+
+
+def backward(
+    network: nn.Module, lost: Callable[[Tensor, Tensor], Tensor], seen: Tensor, wanted: Tensor, counts: float = 1.0
+) -> Tensor:
+    """`counts` times what `lost` says of a batch, a mean over its pictures; the gradients come to the parameters."""
+    number = _parts(network, len(seen))
+    parts = list(zip(seen.tensor_split(number), wanted.tensor_split(number), strict=True))
+    parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
+
+    def share(part: tuple[Tensor, Tensor]) -> Tensor:
+        return lost(*part) * (counts * len(part[0]) / len(seen))
+
+    def learn(part: tuple[Tensor, Tensor]) -> Tensor:
+        loss = share(part)
+        loss.backward()
+        return loss.detach()
+
+    def gradients(part: tuple[Tensor, Tensor]) -> tuple[Tensor, tuple[Tensor | None, ...]]:
+        loss = share(part)
+        return loss.detach(), torch.autograd.grad(loss, parameters, allow_unused=True)
+
+    if number == 1:
+        return learn(parts[0])
+    team = _team(number, torch.get_num_threads())
+    first, others = team.submit(learn, parts[0]), [*team.map(gradients, parts[1:])]
+    total = first.result()
+    for loss, found in others:  # in this order, so that the sum is always the same
+        total += loss
+        for parameter, gradient in zip(parameters, found, strict=True):
+            if parameter.grad is not None and gradient is not None:
+                parameter.grad += gradient
+    return total
+
+
+def _parts(network: nn.Module, pictures: int) -> int:
+    """In how many parts a batch is learnt from: one where its pictures see each other, or random numbers are drawn.
+
+    And one where the first layers are frozen: theirs are so short that threads wait for each other's Python.
+    """
+    first = next(network.parameters())
+    if processes.count() > 1 or first.device.type != "cpu" or not first.requires_grad:
+        return 1
+    for module in network.modules():
+        draws = isinstance(module, (nn.Dropout, StochasticDepth)) and module.p > 0
+        if module.training and (draws or isinstance(module, _BatchNorm)):
+            return 1
+    cores = torch.get_num_threads()
+    most = min(MOST, cores, pictures // FEWEST)
+    return max(range(1, max(1, most) + 1), key=lambda number: (cores - cores % number, number))  # so that none is idle
+
+
+@cache
+def _team(number: int, cores: int) -> ThreadPoolExecutor:
+    """So many threads, and for each a part of the cores."""
+    ready = Barrier(number + 1)
+
+    def begin() -> None:
+        torch.get_num_threads()  # else the thread's first operation sets it anew
+        torch.set_num_threads(cores // number)
+
+    team = ThreadPoolExecutor(number, "core", begin)
+    for _ in range(number):
+        team.submit(ready.wait)
+    ready.wait()
+    torch.set_num_threads(cores)  # of this thread and of those to come
+    return team

@@ -1,0 +1,94 @@
+"""Forgetting: how far fine-tuning moved a network from what it was trained to know.
+
+Three views of it: how far the weights of each block moved, how alike what each block says of the same pictures still
+is (linear CKA), and whether the old head, put back, still names the same of its 1000 classes.
+"""
+
+from collections.abc import Iterable
+from contextlib import ExitStack
+from functools import partial
+from typing import Any, NamedTuple
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from torchvision.models.swin_transformer import SwinTransformer
+
+from thaw.learning.backbones import Block, blocks
+
+
+class Look(NamedTuple):
+    """What a backbone says of some pictures: each block (n, channels), averaged over places, and the end of it."""
+
+    blocks: list[Block]
+    outputs: list[Tensor]
+    scores: Tensor
+
+
+def look(backbone: nn.Module, pictures: Iterable[Tensor], head: tuple[str, nn.Module] | None = None) -> Look:
+    """Show it normalised batches. With its old head put back (a place and a module) its end are class scores."""
+    found = blocks(backbone)
+    if head:
+        backbone.set_submodule(*head)
+    latest: list[Tensor] = [torch.empty(0)] * len(found)
+    said: list[list[Tensor]] = [[] for _ in found]
+    scores = []
+
+    def note(number: int, module: nn.Module, inputs: Any, output: Tensor) -> None:
+        latest[number] = output
+
+    with ExitStack() as hooks, torch.inference_mode():
+        for number, block in enumerate(found):
+            for module in block.modules:
+                hooks.callback(module.register_forward_hook(partial(note, number)).remove)
+        for batch in pictures:
+            scores.append(backbone.eval()(batch))
+            for output, outputs in zip(latest, said, strict=True):
+                outputs.append(_without_places(output, isinstance(backbone, SwinTransformer)).float().cpu())
+    return Look(found, [torch.cat(outputs) for outputs in said], torch.cat(scores))
+
+
+def by_block(before: Look, after: Look) -> pd.DataFrame:
+    """For each block of a backbone how far its weights moved, relative to their size, and the CKA of its outputs.
+
+    Both are of one structure, folded or not, and looked at the same pictures.
+    """
+    rows = [
+        {"block": old.name, "distance": _distance(old.parameters, new.parameters), "cka": cka(one, other)}
+        for old, new, one, other in zip(before.blocks, after.blocks, before.outputs, after.outputs, strict=True)
+    ]
+    return pd.DataFrame(rows)
+
+
+def drift(before: Tensor, after: Tensor) -> dict[str, float]:
+    """How far class scores (n, classes) drifted: `kept` is the share of pictures that both give the same class, `kl`
+    the mean divergence in nats."""
+    old, new = (scores.double().log_softmax(1) for scores in (before, after))
+    same, divergence = (old.argmax(1) == new.argmax(1)).double(), (old.exp() * (old - new)).sum(1)
+    return {"kept": float(same.mean()), "kl": float(divergence.mean())}
+
+
+def cka(one: Tensor, other: Tensor) -> float:
+    """Linear centred kernel alignment (Kornblith et al. 2019) of two descriptions (n, features) of the same pictures.
+
+    1 where one is the other turned and scaled, 0 where they have nothing in common.
+    """
+    one, other = ((each - each.mean(0)).double() for each in (one, other))
+    shared = torch.linalg.matrix_norm(one.T @ other) ** 2
+    own = torch.linalg.matrix_norm(one.T @ one) * torch.linalg.matrix_norm(other.T @ other)
+    return float(shared / own) if own > 0 else float("nan")
+
+
+def _distance(old: Iterable[Tensor], new: Iterable[Tensor]) -> float:
+    with torch.no_grad():
+        pairs = list(zip(old, new, strict=True))
+        moved = sum(float(((b - a).double() ** 2).sum()) for a, b in pairs)
+        size = sum(float((a.double() ** 2).sum()) for a, _ in pairs)
+    return float((moved / size) ** 0.5) if size else 0.0
+
+
+def _without_places(output: Tensor, channels_last: bool) -> Tensor:
+    """(n, channels) of (n, channels, height, width), of (n, height, width, channels) or of (n, tokens, channels)."""
+    if output.ndim == 4:
+        return output.mean((1, 2) if channels_last else (2, 3))
+    return output.mean(1) if output.ndim == 3 else output

@@ -1,0 +1,141 @@
+"""Freezing: who is trainable is said here and nowhere else, by block, and the frozen rest stays in eval mode."""
+
+import difflib
+import math
+import re
+from functools import partial
+from typing import Any
+
+from torch import nn
+from torchvision.ops import StochasticDepth
+
+from thaw.errors import InputError
+from thaw.learning.backbones import Block, Classifier, blocks
+
+Selection = str | int | list[str]
+
+
+def select(found: list[Block], which: Selection, epoch: int = 1, epochs: int = 1) -> list[Block]:
+    """The blocks that `which` names: `all`, the last N, `first N`, a list of names, or `gradual`.
+
+    `gradual` is from the last block on, evenly more in each epoch and all of them in the last one.
+    """
+    count = len(found)
+    if which == "all":
+        return found
+    if which == "gradual":
+        return found[-math.ceil(count * epoch / epochs) :]
+    first = re.fullmatch(r"first (\d+)", which) if isinstance(which, str) else None
+    number = int(first[1]) if first else which
+    if isinstance(number, int):
+        if not 1 <= number <= count:
+            raise InputError(
+                f"unfreeze.blocks is {which}, but the backbone has {count} blocks: "
+                f"use all, 1 to {count} for the last ones, or first 1 to first {count}"
+            )
+        return found[:number] if first else found[-number:]
+    if isinstance(which, (str, int)) or not which:
+        raise InputError(
+            f"unfreeze.blocks is {which!r}; allowed are all, gradual, a number of last blocks, first N, "
+            "or a list of names"
+        )
+    names = [block.name for block in found]
+    for name in which:
+        if name not in names:
+            near = difflib.get_close_matches(name, names, 1, 0.0)[0]
+            raise InputError(f"unfreeze.blocks names '{name}', which is no block of this backbone; nearest is '{near}'")
+    return [block for block in found if block.name in which]
+
+
+def freeze(module: nn.Module) -> None:
+    """Freeze for good: no gradients, and eval mode that no later `train()` on it or around it undoes."""
+    for parameter in module.parameters():
+        parameter.requires_grad_(False)
+    for part in module.modules():
+        stay_in_eval(part)
+
+
+def stay_in_eval(module: nn.Module) -> None:
+    """Put one module in eval mode so that no `train()` of its own or of a parent undoes it."""
+    module.eval()
+    module.train = partial(_ignore_mode, module)  # type: ignore[method-assign]
+
+
+def obey_mode(module: nn.Module) -> None:
+    """Undo `stay_in_eval`: the module follows `train()` and `eval()` again."""
+    module.__dict__.pop("train", None)
+
+
+def _ignore_mode(module: nn.Module, mode: bool = True) -> nn.Module:
+    return module
+
+
+def unfreeze(model: Classifier, which: Selection, batchnorm: str, epoch: int = 1, epochs: int = 1) -> list[str]:
+    """Make the head and the selected blocks trainable, freeze the rest; returns the names of the trainable blocks.
+
+    With `batchnorm` "train" the statistics of trainable blocks follow the new pictures; else every BatchNorm keeps
+    its own. Whatever was frozen or trainable before is forgotten, so that each epoch may unfreeze other blocks.
+    """
+    found = blocks(model.backbone)
+    chosen = select(found, which, epoch, epochs)
+    for module in model.backbone.modules():
+        obey_mode(module)
+    for block in found:
+        trainable = any(block is other for other in chosen)
+        for parameter in block.parameters:
+            parameter.requires_grad_(trainable)
+        for module in block.modules:
+            if not trainable:
+                freeze(module)
+            elif batchnorm != "train":
+                for part in module.modules():
+                    if isinstance(part, nn.modules.batchnorm._BatchNorm):
+                        stay_in_eval(part)
+    return [block.name for block in chosen]
+
+
+def scale_dropout(model: nn.Module, factor: float) -> None:
+    """Dropout and stochastic depth at `factor` times what the architecture has: few epochs want little of them."""
+    for module in model.modules():
+        if isinstance(module, (nn.Dropout, StochasticDepth)):
+            module.p *= factor
+
+
+def parameter_groups(
+    model: Classifier, rate: float, ratio: float, weight_decay: float, layer_decay: float
+) -> list[dict[str, Any]]:
+    """Optimizer groups: the head at `rate`, the last block at `rate / ratio`, each block before at `layer_decay` times
+    the rate of the next one. Weight decay is for the weights of convolutions and linear layers alone."""
+    before_the_last = {
+        parameter: number
+        for number, block in enumerate(reversed(blocks(model.backbone)))
+        for parameter in block.parameters
+    }
+    groups: dict[tuple[bool, float, bool], dict[str, Any]] = {}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        head = parameter not in before_the_last
+        own = rate if head else rate / ratio * layer_decay ** before_the_last[parameter]
+        decays = _decays(name, parameter)
+        group = groups.setdefault(
+            (head, own, decays),
+            {
+                "name": "head" if head else "backbone",
+                "lr": own,
+                "weight_decay": weight_decay if decays else 0.0,
+                "params": [],
+            },
+        )
+        group["params"].append(parameter)
+    return list(groups.values())
+
+
+def _decays(name: str, parameter: nn.Parameter) -> bool:
+    """Weights of convolutions and linear layers do; all that shifts or scales does not.
+
+    So do torchvision's reference training and timm: norms, biases, class tokens, positional embeddings, layer scales
+    (of ndim 3 in torchvision's ConvNeXt) and relative position bias tables are left out, and with them, as Swin v2's
+    authors have it, `logit_scale` and the little network `cpb_mlp` that computes the table there.
+    """
+    return parameter.ndim > 1 and name.endswith("weight") and ".cpb_mlp." not in name

@@ -1,0 +1,73 @@
+"""Prediction: what a network says of pictures, as features of its backbone or as logits."""
+
+import mmap
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from thaw.data.pictures import Normaliser, Pictures, copied, in_batches, in_views, view
+from thaw.learning import processes
+from thaw.learning.backbones import Classifier
+from thaw.learning.convolutions import quicken
+from thaw.progress import Progress
+
+Rows = NDArray[np.int64]
+
+
+def features_of(
+    model: Classifier,
+    pictures: Pictures,
+    rows: Rows,
+    normalise: Normaliser,
+    views: NDArray[np.int64],
+    batch_size: int,
+    out: Any,
+) -> None:
+    """Write the frozen backbone's features of every picture in its views (n, views) into `out` (n, views, features).
+
+    Of several processes each writes those of its share.
+    """
+    model.eval()
+    quicken(model)
+    progress = Progress(views.size)
+    batches = in_batches(processes.share(np.arange(len(rows))), batch_size)
+    with torch.inference_mode():
+        for batch, pixels in zip(batches, pictures.batches([rows[each] for each in batches]), strict=True):
+            pixels = copied(pixels, normalise.device)
+            for place, numbers in enumerate(torch.from_numpy(views[batch]).unbind(1)):
+                features = model.backbone(normalise(in_views(pixels, numbers)))
+                out[batch[0] : batch[-1] + 1, place] = features.float().cpu().numpy()
+                progress.step(len(pixels) * processes.count(), "features")
+            file: object = out.base
+            if isinstance(file, mmap.mmap):
+                file.madvise(mmap.MADV_DONTNEED)  # the file has them; here they would pile up
+
+
+def predict(
+    model: nn.Module,
+    pictures: Pictures,
+    rows: Rows,
+    normalise: Normaliser,
+    views: int,
+    batch_size: int,
+    progress: Progress | None = None,
+    what: str = "",
+) -> Tensor:
+    """Logits (n, classes) of the pictures in `rows`, averaged over their first `views` views.
+
+    Of several processes each computes its share, and all know the whole.
+    """
+    model.eval()
+    quicken(model)
+    found = []
+    with torch.inference_mode():
+        for pixels in pictures.batches(in_batches(processes.share(rows), batch_size)):
+            pixels = copied(pixels, normalise.device)
+            logits = [model(normalise(view(pixels, number))) for number in range(views)]
+            found.append(torch.stack(logits).mean(0).float().cpu())
+            if progress:
+                progress.step(len(pixels) * views * processes.count(), what)
+    return processes.gathered(torch.cat(found))

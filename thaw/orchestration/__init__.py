@@ -1,0 +1,1 @@
+"""The Prefect side: server, runs, schedules, workers, what the UI shows."""

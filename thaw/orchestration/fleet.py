@@ -1,0 +1,338 @@
+"""A fleet: the arms of a sweep as flow runs on a Prefect work pool.
+
+    thaw sweep --set unfreeze.ratio=10,30,100 --seeds 3               # on this machine
+    thaw sweep --set unfreeze.ratio=10,30,100 --seeds 3 --pool gpu    # on the workers of a pool
+    prefect worker start --pool gpu                                   # such a worker, on any machine
+
+A worker runs the flow `arm` in a clean clone, which Prefect's step `git_clone` makes in a temporary folder; the code
+that runs is the clone's. The flow `sweep` runs in the process of the command: it hands out arms, watches over them
+and gathers. What an arm leaves is a DVC experiment in git, and its files in the DVC remote.
+"""
+
+import asyncio
+import contextvars
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+from uuid import UUID
+
+from prefect import Flow, get_client, get_run_logger, task
+from prefect.artifacts import create_markdown_artifact, create_table_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.client.schemas.filters import (
+    DeploymentFilter,
+    DeploymentFilterId,
+    FlowRunFilter,
+    FlowRunFilterId,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+)
+from prefect.client.schemas.objects import FlowRun, State, StateType
+from prefect.deployments import run_deployment
+from prefect.events.filters import EventFilter, EventNameFilter, EventResourceFilter
+from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
+from prefect.runtime import flow_run
+from prefect.settings import PREFECT_WORKER_QUERY_SECONDS, temporary_settings
+from prefect.states import Cancelled, Cancelling, Completed, Crashed, Failed
+from prefect.utilities.callables import parameter_schema
+
+from thaw.errors import InputError
+from thaw.orchestration import story
+from thaw.project import experiment, study
+from thaw.project import sweep as sweeps
+from thaw.project.stage import StageError
+from thaw.report.sweeps import readable
+
+PAUSE = 2.0  # seconds between two looks at the arms
+BEAT = 30  # seconds between two signs of life of an arm; Prefect allows no less
+SILENCE = {StateType.RUNNING: 3.0 * BEAT, StateType.CANCELLING: 3.0 * BEAT, StateType.PENDING: 900.0}
+NEW = "a clean clone has no results yet"  # why an arm does a phase, or brings what others made of it
+TRIES = 3  # how often an arm is handed out, if the process or the machine that has it dies
+MOST_AT_ONCE = 100  # flow runs in the hands of the pool; one answer of the API holds no more than 200
+
+Say = Callable[[str], None]
+
+
+# ------------------------------------------------------------------------------------------- what a worker runs
+
+
+@task(cache_policy=NO_CACHE, persist_result=False)
+def push(stage: str) -> State[Any]:
+    """Send what a phase made to the DVC remote at once: who takes this arm up after a crash goes on from there."""
+    return _said(lambda: experiment.send(stage, on_line=get_run_logger().info), f"{stage} is in the DVC remote")
+
+
+@task(cache_policy=NO_CACHE, persist_result=False)
+def record(name: str, message: str) -> State[Any]:
+    """Save the arm as a DVC experiment, and send that to the git repository."""
+
+    def body() -> None:
+        experiment.save(name, message, get_run_logger().info)
+        sweeps.publish(name)
+
+    return _said(body, f"saved as {name}")
+
+
+def _said(body: Callable[[], None], message: str) -> State[Any]:
+    try:
+        body()
+    except (InputError, StageError) as error:
+        return Failed(message=str(error), data=error)
+    return Completed(message=message)
+
+
+# ------------------------------------------------------------------------------------------ who hands out the arms
+
+
+def see_to_the_end(
+    arm: Flow[..., Any], wanted: sweeps.Sweep, arms: list[sweeps.Arm], pool: str, cache: str | None
+) -> dict[str, str]:
+    """See every arm to its end; those that came to none, and why."""
+    jobs = sweeps.plan(arms)
+    began = time.monotonic()
+    ended: dict[str, str] = {}  # job: why it failed, or nothing
+    tries: dict[str, int] = {}
+    with get_client(sync_client=True) as client:
+        deployment = _deploy(client, arm, wanted, pool)
+        names = {job.name for job in jobs}
+        running = {run.name: run.id for run in _left_over(client, deployment) if run.name in names}
+        signs = SignsOfLife(client)
+        try:
+            while len(ended) < len(jobs):
+                for job in jobs:
+                    if job.name in ended or job.name in running or len(running) >= MOST_AT_ONCE:
+                        continue
+                    if job.after and ended.get(job.after):
+                        ended[job.name] = f"needs {job.after}, which failed"
+                    elif job.after is None or job.after in ended:
+                        running[job.name] = _hand_out(wanted, job, deployment, cache)
+                        tries[job.name] = tries.get(job.name, 0) + 1
+                time.sleep(PAUSE)
+                own = client.read_flow_run(UUID(flow_run.id)).state
+                if own and (own.is_cancelling() or own.is_cancelled()):
+                    raise InterruptedError("the sweep was cancelled, and with it its arms; the same command goes on")
+                for run in _read(client, list(running.values())):
+                    signs.look_for(run)
+                    if not (run.state and run.state.is_final()):
+                        continue
+                    del running[run.name]
+                    if run.state.is_completed():
+                        ended[run.name] = ""
+                        tell(f"{run.name}: done{_outlook(run.name, arms, ended, time.monotonic() - began)}")
+                    elif run.state.is_crashed() and tries.get(run.name, 1) < TRIES:
+                        tell(f"{run.name}: crashed ({(run.state.message or '').split('. ')[0]})")
+                    else:
+                        ended[run.name] = run.state.message or run.state.name or "no reason given"
+                        tell(f"{run.name}: {ended[run.name]}")
+        except BaseException:
+            _cancel(client, list(running.values()))
+            raise
+    return {job: why for job, why in ended.items() if why}
+
+
+def _outlook(job: str, arms: list[sweeps.Arm], ended: dict[str, str], seconds: float) -> str:
+    """After a training: how many there are by now, and how long the others take at this pace."""
+    names = {arm.name for arm in arms}
+    done = len(names & ended.keys())
+    if job not in names or done == len(names):
+        return ""
+    minutes = max(1, round(seconds / 60 * (len(names) - done) / done))
+    return f" ({done} of {len(names)}; about {minutes} min left)"
+
+
+def _deploy(client: SyncPrefectClient, arm: Flow[..., Any], wanted: sweeps.Sweep, pool: str) -> UUID:
+    """The deployment of `arm` at this sweep's commit."""
+    return client.create_deployment(
+        flow_id=client.create_flow(arm),
+        name=wanted.name,
+        description=f"The arms of a sweep from commit {wanted.base.commit[:7]}",
+        tags=["sweep"],
+        work_pool_name=pool,
+        entrypoint="thaw/orchestration/fleet.py:arm",
+        pull_steps=[
+            {
+                "prefect.deployments.steps.git_clone": {
+                    "repository": wanted.base.repository,
+                    "commit_sha": wanted.base.commit,
+                }
+            }
+        ],
+        parameter_openapi_schema=parameter_schema(arm).model_dump(),
+        # An arm's workspace is its clone, whatever the worker's own environment says.
+        job_variables={"env": {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(BEAT), "THAW_ROOT": ""}},
+    )
+
+
+def _hand_out(wanted: sweeps.Sweep, job: sweeps.Job, deployment: UUID, cache: str | None) -> UUID:
+    parameters = {"name": f"{wanted.name}-{job.name}", "overrides": job.overrides, "until": job.until, "cache": cache}
+    tell(f"{job.name}: handed out")
+    run = run_deployment(
+        deployment, parameters=parameters, flow_run_name=job.name, timeout=0, tags=["sweep", wanted.name]
+    )
+    assert isinstance(run, FlowRun)
+    return run.id
+
+
+def _left_over(client: SyncPrefectClient, deployment: UUID) -> list[FlowRun]:
+    """What an earlier command for the same sweep handed out before it was killed, and has not ended."""
+    return client.read_flow_runs(
+        deployment_filter=DeploymentFilter(id=DeploymentFilterId(any_=[deployment])),
+        flow_run_filter=FlowRunFilter(
+            state=FlowRunFilterState(
+                type=FlowRunFilterStateType(any_=[StateType.SCHEDULED, StateType.PENDING, StateType.RUNNING])
+            )
+        ),
+    )
+
+
+def _read(client: SyncPrefectClient, ids: list[UUID]) -> list[FlowRun]:
+    return client.read_flow_runs(flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=ids))) if ids else []
+
+
+class SignsOfLife:
+    """When each run was last heard of, by the clock of this process: those of the workers may differ."""
+
+    def __init__(self, client: SyncPrefectClient) -> None:
+        self.client = client
+        self.last: dict[UUID, tuple[object, float]] = {}  # run: its last sign, and when it was new
+
+    def look_for(self, run: FlowRun) -> None:
+        """Take a run that was silent for too long for dead, and say so to the server."""
+        assert run.state
+        limit = SILENCE.get(run.state.type)
+        if limit is None:
+            return
+        sign, since = self.last.get(run.id, (None, 0.0))
+        if sign is not None and time.monotonic() - since < BEAT / 2:
+            return
+        newest = self._newest(run)
+        if newest != sign:
+            self.last[run.id] = newest, time.monotonic()
+        elif time.monotonic() - since > limit:
+            message = f"no sign of life for {limit:.0f} seconds"
+            dead: State[Any] = Cancelled(message=message) if run.state.is_cancelling() else Crashed(message=message)
+            self.client.set_flow_run_state(run.id, dead, force=True)
+
+    def _newest(self, run: FlowRun) -> object:
+        beats = self.client.read_events(
+            EventFilter(
+                event=EventNameFilter(name=["prefect.flow-run.heartbeat"]),
+                resource=EventResourceFilter(id=[f"prefect.flow-run.{run.id}"]),
+            ),
+            limit=1,
+        )
+        assert run.state
+        return run.state.id, [event.id for event in beats.events]
+
+
+def _cancel(client: SyncPrefectClient, ids: list[UUID], patience: float = 40.0) -> None:
+    """Cancel arms, and wait until their workers have ended them."""
+    for run in _read(client, ids):
+        if run.state and not run.state.is_final():
+            client.set_flow_run_state(run.id, Cancelling())
+    deadline = time.monotonic() + patience
+    while time.monotonic() < deadline:
+        if all(run.state and run.state.is_final() for run in _read(client, ids)):
+            return
+        time.sleep(0.5)
+
+
+def show(wanted: sweeps.Sweep) -> None:
+    """Show table and plot of what is there by now."""
+    found = sweeps.outcome(wanted)
+    if found is None:
+        return
+    create_table_artifact(readable(found.table), key=wanted.name, description=f"Best on validation: {found.best}")
+    create_markdown_artifact(
+        story.picture("accuracy by setting", found.plot),
+        key=f"{wanted.name}-plot",
+        description=f"Accuracy on the test pictures by setting; best on validation: {found.best}",
+    )
+
+
+def answer(wanted: sweeps.Sweep, question: str) -> None:
+    """Show the tables and pictures of a study with what is there by now."""
+    found = study.answer(question, wanted)
+    if found is None:
+        return
+    for number, (title, rows) in enumerate(found.tables.items()):
+        create_table_artifact(rows, key=f"{question}-{wanted.name}-{number}", description=title)
+    for title, png in found.figures.items():
+        create_markdown_artifact(story.picture(title, png), key=f"{question}-{wanted.name}-figure", description=title)
+
+
+def tell(line: str) -> None:
+    get_run_logger().info(line)
+    print(line, flush=True)
+
+
+# ------------------------------------------------------------------------------------------------------- pools
+
+
+def check(pool: str, say: Say) -> None:
+    """That the pool exists, and whether anybody works for it."""
+    with get_client(sync_client=True) as client:
+        try:
+            client.read_work_pool(pool)
+        except ObjectNotFound:
+            names = ", ".join(each.name for each in client.read_work_pools()) or "none yet"
+            raise InputError(
+                f"there is no work pool {pool} (there are: {names}); make it with `prefect work-pool create`"
+            ) from None
+    if not _is_online(pool):
+        say(f"No worker of the pool {pool} is online; the arms wait for `prefect worker start --pool {pool}`")
+
+
+def _is_online(pool: str) -> bool:
+    with get_client(sync_client=True) as client:
+        return any(worker.status == "ONLINE" for worker in client.read_workers_for_work_pool(pool))
+
+
+@contextmanager
+def worker(pool: str, at_once: int) -> Iterator[None]:
+    """A process pool and its only worker, in a thread: it ends with the block, and dies with this process."""
+    with get_client(sync_client=True) as client, suppress(ObjectAlreadyExists):
+        client.create_work_pool(WorkPoolCreate(name=pool, type="process"))
+    loop = asyncio.new_event_loop()
+    works = loop.create_task(_work(pool, at_once))
+    thread = threading.Thread(target=contextvars.copy_context().run, args=(_run, loop, works), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        loop.call_soon_threadsafe(works.cancel)
+        thread.join(timeout=15)
+
+
+async def _work(pool: str, at_once: int) -> None:
+    from prefect.workers.process import ProcessWorker
+
+    await ProcessWorker(work_pool_name=pool, limit=at_once).start(printer=lambda _: None)
+
+
+def _run(loop: asyncio.AbstractEventLoop, works: "asyncio.Task[None]") -> None:
+    with temporary_settings({PREFECT_WORKER_QUERY_SECONDS: PAUSE}), suppress(asyncio.CancelledError):
+        loop.run_until_complete(works)
+
+
+@contextmanager
+def workers(wanted: sweeps.Sweep, pool: str | None, parallel: int | None, say: Say) -> Iterator[tuple[str, str | None]]:
+    """The pool whose workers train, and the folder of DVC's cache if they are all on this machine.
+
+    Without a pool this machine gets one with a worker of its own, for as long as the block lasts.
+    """
+    if pool:
+        check(pool, say)
+        say("Sending data and results of this workspace to the DVC remote")
+        experiment.send(on_line=lambda _: None)
+        yield pool, None
+        return
+    at_once = parallel or sweeps.at_once(wanted.arms)
+    say(f"{len(wanted.arms)} trainings, {at_once} at a time on this machine")
+    pool, cache = sweeps.own_pool(), sweeps.cache_folder()
+    with worker(pool, at_once):
+        yield pool, cache

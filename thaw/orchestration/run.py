@@ -1,0 +1,175 @@
+"""The tasks of a run: each phase one DVC stage with its time limit, state and row in the UI's table.
+
+A task's state says what DVC did: Completed (it ran), Cached (nothing changed) or Restored (the outputs came from the
+cache). Nothing is persisted or cached by Prefect.
+"""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from prefect import Task, get_run_logger, task
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State, TaskRun
+from prefect.states import Completed, Failed
+
+from thaw.errors import InputError
+from thaw.orchestration import story
+from thaw.project import add, compare, experiment, pipeline, registry, workspace
+from thaw.project.settings import Settings
+from thaw.project.stage import OnLine, StageError, Verdict, repro
+
+SHOWN_AFTER = {"head": ["head"], "unfreeze": ["head", "unfreeze"]}  # phase: whose learning curves
+WORDS = {
+    Verdict.COMPLETED: "it ran",
+    Verdict.CACHED: "nothing changed",
+    Verdict.RESTORED: "taken from the cache",
+}
+PAUSES = [10.0, 60.0]  # seconds before another try to reach the storage; the last one repeats
+
+
+class PhaseFailed(RuntimeError):
+    """A task of the run did not come to its end: `str()` says which one and why, `error` is what it raised."""
+
+    def __init__(self, word: str, state: State[Any], minutes: float | None) -> None:
+        self.error = state.result(raise_on_failure=False)
+        if state.name == "TimedOut":
+            super().__init__(f"{word} was stopped after the {minutes:g} minutes that timeouts.{word} allows")
+        else:
+            super().__init__(str(self.error) if isinstance(self.error, StageError) else f"{word}: {state.message}")
+
+
+def storage_failed(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
+    """Whether another try may help: not where the user has to mend something, nor where time ran out."""
+    return isinstance(state.result(raise_on_failure=False), StageError)
+
+
+class Run:
+    """The tasks of one flow run: each waits for the one before, has its time limit, and is told in the UI's table."""
+
+    def __init__(self, chosen: Settings) -> None:
+        self.chosen = chosen
+        self.done: dict[str, State[Any]] = {}
+        self.table = story.PhaseTable()
+
+    def do(self, word: str, body: "Task[..., State[Any]]", *arguments: Any, why: str | None = None) -> State[Any]:
+        """Run one task to its end, or raise `PhaseFailed`. `why` is empty if it will find nothing to do."""
+        minutes = getattr(self.chosen.timeouts, word, None)
+        needs_storage = word in ("data", "push")
+        configured = body.with_options(
+            name=word,
+            task_run_name=word,
+            timeout_seconds=minutes and minutes * 60,
+            retries=self.chosen.retrain.retries if needs_storage else 0,
+            retry_delay_seconds=PAUSES,
+            retry_condition_fn=storage_failed,
+        )
+        started = time.monotonic()
+        if why != "":
+            self.table.row(word, "Running", "", why or "")
+        state = configured(*arguments, wait_for=list(self.done.values())[-1:], return_state=True)
+        took = "{}:{:02d}".format(*divmod(round(time.monotonic() - started), 60))
+        told = why if why and state.name != Verdict.CACHED else state.message
+        self.table.row(word, state.name or state.type.value, took, told or "")
+        if not state.is_completed():
+            raise PhaseFailed(word, state, minutes)
+        self.done[word] = state
+        return state
+
+
+def _told(word: str, body: Callable[[OnLine], tuple[str, str]]) -> State[Any]:
+    """Carry out one task: what it prints goes to log and progress bar, what it gives is state and message."""
+    logger = get_run_logger()
+    with story.progress(word) as follow:
+
+        def on_line(line: str) -> None:
+            follow(line)
+            logger.info("%s", line, extra={"phase": word, "line": line})
+
+        try:
+            name, message = body(on_line)
+        except (InputError, StageError) as error:
+            return Failed(message=str(error), data=error)
+    logger.info("%s: %s", name, message, extra={"phase": word, "verdict": name})
+    return Completed(name=name, message=message)
+
+
+@task(tags=["dvc"], cache_policy=NO_CACHE, persist_result=False)
+def phase(word: str, why: list[str], flags: list[str]) -> State[Any]:
+    """Run one DVC stage, if there is a reason to; the state says what DVC did."""
+
+    def body(on_line: OnLine) -> tuple[str, str]:
+        if not why:
+            return Verdict.CACHED, f"dvc: {WORDS[Verdict.CACHED]}"
+        on_line(f"because {'; '.join(why)}")
+        verdict = repro(pipeline.phases()[word], *flags, on_line=on_line)
+        return verdict, f"dvc: {WORDS[verdict]}"
+
+    state = _told(word, body)
+    if state.is_completed() and state.name != Verdict.CACHED and word in SHOWN_AFTER:
+        story.learning_curves(*SHOWN_AFTER[word])
+    return state
+
+
+@task(cache_policy=NO_CACHE, persist_result=False)
+def incoming(folder: str) -> State[Any]:
+    """Take the pictures that arrived into the data."""
+
+    def body(on_line: OnLine) -> tuple[str, str]:
+        path = workspace.ROOT / folder
+        if not add.arrived(path):
+            return Verdict.CACHED, f"nothing in {folder}/"
+        added = add.add_held(path, on_line=on_line)
+        return (Verdict.COMPLETED if added.new else Verdict.CACHED), str(added)
+
+    return _told("incoming", body)
+
+
+@task(cache_policy=NO_CACHE, persist_result=False)
+def promote(known: list[registry.Version], acts: bool) -> State[Any]:
+    """Compare the new model with the one in use; the state is named Promoted or Kept where that counts."""
+
+    def body(on_line: OnLine) -> tuple[str, str]:
+        version, champion = registry.version_of(registry.model_of(None), known), registry.in_use(known)
+        if version and champion:
+            return Verdict.CACHED, f"{version.name} is this model"
+        decision = compare.run(champion, on_line)
+        story.decision(decision.to_json(), acts)
+        if not acts:
+            return Verdict.COMPLETED, f"not recorded, else {decision.reason}"
+        return ("Promoted" if decision.promoted else "Kept"), decision.reason
+
+    return _told("promote", body)
+
+
+@task(cache_policy=NO_CACHE, persist_result=False)
+def save(name: str, decision: Any) -> State[Any]:
+    """Save the run as an experiment, and a new model as a version, which is in use from now on if it was promoted."""
+
+    def body(on_line: OnLine) -> tuple[str, str]:
+        known = experiment.known()
+        if known and not decision:
+            return Verdict.CACHED, f"nothing new since {known}"
+        commit = experiment.save(name, decision.reason if decision else name, on_line)
+        if not decision:
+            return Verdict.COMPLETED, f"saved as {name}"
+        version = registry.register(commit, decision.reason)
+        if decision.promoted:
+            registry.promote(version.name, decision.reason)
+        return Verdict.COMPLETED, f"saved as {name}, version {version.name}"
+
+    return _told("record", body)
+
+
+@task(cache_policy=NO_CACHE, persist_result=False)
+def push(new: bool) -> State[Any]:
+    """Send data and outputs to the DVC remote, if there is one, and the run cache where something new was recorded."""
+
+    def body(on_line: OnLine) -> tuple[str, str]:
+        if not experiment.has_remote():
+            return Verdict.CACHED, "there is no DVC remote"
+        if experiment.push(new, on_line):
+            return Verdict.COMPLETED, "the DVC remote has all that is new"
+        return Verdict.CACHED, "the DVC remote has everything"
+
+    return _told("push", body)

@@ -1,0 +1,285 @@
+"""Retraining on a schedule: `thaw schedule --cron "0 3 * * 1"` keeps it on the Prefect server and serves it here.
+
+A schedule is a Prefect deployment of the flow, tagged with the workspace that it retrains, so that two workspaces on
+one server stay apart. One process serves all schedules of its workspace, one run at a time; it needs no work pool.
+Schedules outlive it: of the runs that were due while nothing served, the last one is caught up.
+"""
+
+import asyncio
+import fcntl
+import os
+import re
+import socket
+import subprocess
+import sys
+import zoneinfo
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from importlib import import_module
+from operator import attrgetter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+from thaw.errors import InputError
+from thaw.orchestration import server
+from thaw.project import results, workspace
+
+if TYPE_CHECKING:
+    from prefect.client.orchestration import SyncPrefectClient
+    from prefect.client.schemas.objects import DeploymentSchedule
+    from prefect.client.schemas.responses import DeploymentResponse
+    from prefect.runner import Runner
+
+FLOW = "retrain"
+NAME = "weekly"
+CHECK = "import sys; from prefect.schedules import Cron; Cron(sys.argv[1])"
+
+
+def serve(name: str | None, cron: str | None, timezone: str | None, overrides: list[str], say: server.Say) -> None:
+    """Serve the schedules of this workspace until a signal comes; with `cron`, make or change one of them first."""
+    if cron:
+        timezone = timezone or machine_zone()
+        results.settings_with(overrides)
+        _check(name or NAME, cron, timezone)
+    elif timezone or overrides:
+        raise InputError("--timezone and --set belong to a schedule that --cron makes or changes: give --cron too")
+    elif name:
+        raise InputError("one process serves all schedules of this workspace: leave the name out, or give --cron too")
+    with _only_one_serves(), server.server(say=say) as api:
+        from prefect import get_client
+        from prefect.runner import Runner
+        from prefect.schedules import Cron
+        from prefect.types.entrypoint import EntrypointType
+
+        retrain = import_module("flows.retrain").retrain  # the project's own flow
+        runner = Runner(name="thaw", limit=1, pause_on_shutdown=False)
+        with get_client(sync_client=True) as client:
+            kept = {found.name: _kept(found) for found in _all(client) if _is_ours(found)}
+            if cron:
+                name = name or NAME
+                _free(client, name)
+                parameters = {"overrides": overrides or None, "record": True}
+                changed = {"schedules": [Cron(cron, timezone=timezone)], "parameters": parameters}
+                kept[name] = kept.get(name, {"paused": False}) | changed
+            if not kept:
+                raise InputError('this workspace has no schedule: make one, such as thaw schedule --cron "0 3 * * 1"')
+            for word, what in kept.items():
+                deployment = retrain.to_deployment(
+                    word, tags=[FLOW, _here()], entrypoint_type=EntrypointType.MODULE_PATH, **what
+                )
+                added = runner.add_deployment(deployment)
+                assert isinstance(added, UUID)
+                if missed := _skip_missed(client, added):
+                    say(f"{word}: {missed} missed while nothing served it; the last one is caught up now")
+            for line in _lines(client, [found for found in _all(client) if found.name in kept]):
+                say(line)
+        say(f"Serving until you press Ctrl-C; the runs are at {server.ui(api)}")
+        try:
+            _poll(runner)
+        except KeyboardInterrupt:
+            pass
+        finally:
+            say("Stopped serving; the schedule stays, and `thaw schedule` goes on with it")
+
+
+def _poll(runner: "Runner") -> None:
+    """Start the runs that are due, until an error or a signal comes; then end a run that goes on, and its children.
+
+    In a thread: on the main one the runner would answer signals in its own way, which leaves a training behind.
+    """
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        polling = pool.submit(asyncio.run, runner.start())
+        try:
+            polling.result()
+        finally:
+            if not polling.done():
+                runner.execute_in_background(runner.astop).result()
+
+
+def show(say: server.Say) -> None:
+    """Say of each schedule on the server what it is, who runs it, and when."""
+    with _connected(say) as client:
+        for line in _lines(client, _all(client)) or ["There is no schedule."]:
+            say(line)
+
+
+def set_paused(name: str | None, paused: bool, say: server.Say) -> None:
+    """Pause a schedule, or let it go on; it stays so until somebody changes it."""
+    with _connected(say) as client:
+        found = _find(client, name)
+        client.set_deployment_paused_state(found.id, paused)
+        for each in found.schedules:  # the UI can switch these off one by one
+            if not paused and not each.active:
+                client.update_deployment_schedule(found.id, each.id, active=True)
+        for line in _lines(client, [client.read_deployment(found.id)]):
+            say(line)
+
+
+def remove(name: str | None, say: server.Say) -> None:
+    """Forget a schedule; its past runs stay."""
+    with _connected(say) as client:
+        found = _find(client, name)
+        client.delete_deployment(found.id)
+        say(f"Removed {found.name}; its past runs stay")
+
+
+def machine_zone() -> str:
+    """The time zone of this machine by name, UTC where it has none."""
+    named = os.environ.get("TZ", "").removeprefix(":") or os.path.realpath("/etc/localtime").partition("/zoneinfo/")[2]
+    return named if named in zoneinfo.available_timezones() else "UTC"
+
+
+def _check(name: str, cron: str, timezone: str) -> None:
+    """Raise `InputError` for what can be told before a server is started."""
+    if not re.fullmatch(r"[\w-]+", name):
+        raise InputError(f"the name of a schedule is {name!r}: use letters, digits, - and _")
+    if timezone not in zoneinfo.available_timezones():
+        raise InputError(f"the time zone {timezone!r} is unknown: give a name such as Europe/Berlin or UTC")
+    # In a process of its own: prefect reads its settings when it is imported, and they are not known yet.
+    if subprocess.run([sys.executable, "-c", CHECK, cron], capture_output=True).returncode:
+        raise InputError(f"--cron is {cron!r}: five fields are needed, minute hour day month weekday: '0 3 * * 1'")
+
+
+@contextmanager
+def _connected(say: server.Say) -> "Iterator[SyncPrefectClient]":
+    with server.server(say=say):
+        from prefect import get_client
+
+        with get_client(sync_client=True) as client:
+            yield client
+
+
+@contextmanager
+def _only_one_serves() -> Iterator[None]:
+    """Hold the lock of the process that serves this workspace, or refuse."""
+    with open(_lock(), "a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(f"this workspace is {_served_by()} already: stop that first") from None
+        lock.truncate(0)
+        lock.write(f"served by process {os.getpid()}")
+        lock.flush()
+        yield
+
+
+def _served_by() -> str | None:
+    """Who serves this workspace on this machine, if anybody does."""
+    with open(_lock(), "a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            return lock.read().strip()
+    return None
+
+
+def _lock() -> Path:
+    folder = workspace.ROOT / ".prefect"
+    folder.mkdir(exist_ok=True)
+    return folder / "schedule.lock"
+
+
+def _here() -> str:
+    """The tag that says which workspace a schedule belongs to."""
+    return f"{socket.gethostname()}:{workspace.ROOT}"
+
+
+def _is_ours(found: "DeploymentResponse") -> bool:
+    """Whether this workspace serves it; on the project's own server there are no others, even after a move."""
+    return not found.work_pool_name and (_here() in found.tags or server.is_own(os.environ["PREFECT_API_URL"]))
+
+
+def _owner(found: "DeploymentResponse") -> str:
+    if found.work_pool_name:
+        return f"workers of the pool {found.work_pool_name}"
+    return next((tag for tag in found.tags if ":/" in tag), "somebody else")
+
+
+def _all(client: "SyncPrefectClient") -> "list[DeploymentResponse]":
+    from prefect.client.schemas.filters import FlowFilter, FlowFilterName
+
+    found = client.read_deployments(flow_filter=FlowFilter(name=FlowFilterName(any_=[FLOW])))
+    return sorted(found, key=lambda each: each.name)
+
+
+def _find(client: "SyncPrefectClient", name: str | None) -> "DeploymentResponse":
+    """The schedule of that name, or the only one; never one of another workspace."""
+    within_reach = {each.name: each for each in _all(client) if each.work_pool_name or _is_ours(each)}
+    names = ", ".join(within_reach) or "none"
+    if name is None and len(within_reach) == 1:
+        return next(iter(within_reach.values()))
+    if name is None:
+        raise InputError(f"say which schedule; this workspace has {names}")
+    if name not in within_reach:
+        raise InputError(f"this workspace has no schedule {name!r}, only {names}")
+    return within_reach[name]
+
+
+def _free(client: "SyncPrefectClient", name: str) -> None:
+    """Raise `InputError` if the name is taken by what this process would not serve."""
+    for each in _all(client):
+        if each.name == name and not _is_ours(each):
+            raise InputError(f"{name!r} is taken on this server by {_owner(each)}: choose another name")
+
+
+def _kept(found: "DeploymentResponse") -> dict[str, Any]:
+    """What a schedule was made with; pausing outlasts the process that serves."""
+    from prefect.client.schemas.actions import DeploymentScheduleCreate
+
+    schedules = [DeploymentScheduleCreate(schedule=each.schedule, active=each.active) for each in found.schedules]
+    return {"schedules": schedules, "parameters": found.parameters, "paused": found.paused}
+
+
+def _skip_missed(client: "SyncPrefectClient", deployment_id: "UUID") -> int:
+    """Of the runs that were due and never began, leave the last one; how many there were."""
+    from prefect.client.schemas import filters
+    from prefect.client.schemas.objects import State, StateType
+
+    due = filters.FlowRunFilter(
+        deployment_id=filters.FlowRunFilterDeploymentId(any_=[deployment_id]),
+        state=filters.FlowRunFilterState(type=filters.FlowRunFilterStateType(any_=[StateType.SCHEDULED])),
+        next_scheduled_start_time=filters.FlowRunFilterNextScheduledStartTime(
+            before_=datetime.now(UTC),  # type: ignore[arg-type]
+        ),
+    )
+    runs = client.read_flow_runs(flow_run_filter=due)
+    missed = sorted(runs, key=attrgetter("next_scheduled_start_time"))
+    for run in missed[:-1]:
+        message = "nothing served the schedule then, and a later run catches up"
+        client.set_flow_run_state(run.id, State(type=StateType.CANCELLED, name="Missed", message=message), force=True)
+    return len(missed)
+
+
+def _lines(client: "SyncPrefectClient", schedules: "list[DeploymentResponse]") -> list[str]:
+    """Two lines for each schedule: what it is and who runs it, and when."""
+    lines = []
+    for found in schedules:
+        rules = [each for each in found.schedules if each.active and not found.paused]
+        when = ", ".join(f"{_rule(each)} ({_zone(each)})" for each in found.schedules)
+        runner = (_served_by() or "not served") if _is_ours(found) else _owner(found)
+        lines.append(f"{found.name}: {when or 'no schedule'}, {'active' if rules else 'paused'}, {runner}")
+        dates = sorted(date for each in rules for date in _next_dates(each))[:3]
+        if dates:
+            lines.append(f"  next: {', '.join(date.astimezone().strftime('%a %Y-%m-%d %H:%M') for date in dates)}")
+    return lines
+
+
+def _rule(each: "DeploymentSchedule") -> str:
+    return getattr(each.schedule, "cron", None) or str(each.schedule.model_dump(exclude={"timezone"}))
+
+
+def _zone(each: "DeploymentSchedule") -> str:
+    return getattr(each.schedule, "timezone", None) or "UTC"
+
+
+def _next_dates(each: "DeploymentSchedule") -> list[datetime]:
+    """The next three runs; the server's own arithmetic, daylight saving included."""
+    from prefect.server.schemas import schedules
+
+    same = getattr(schedules, type(each.schedule).__name__)(**each.schedule.model_dump())
+    dates: list[datetime] = asyncio.run(same.get_dates(3))
+    return dates

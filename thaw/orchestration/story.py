@@ -1,0 +1,349 @@
+"""What the Prefect UI shows beside states and logs: which phases ran and why, how far one is, what came out.
+
+Everything is an artifact of the flow run. A server that is slow or away costs the run a few seconds a phase at most,
+and gets all of it once it is back; what cannot be shown is a warning in the log.
+"""
+
+import contextvars
+import json
+import logging
+import re
+import textwrap
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from functools import partial
+from typing import Any
+from uuid import UUID
+
+import httpx
+from prefect import Flow, get_client, get_run_logger
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.actions import ArtifactCreate, ArtifactUpdate
+from prefect.client.schemas.filters import (
+    ArtifactFilter,
+    ArtifactFilterFlowRunId,
+    ArtifactFilterKey,
+    FlowRunFilter,
+    FlowRunFilterId,
+)
+from prefect.client.schemas.objects import Artifact, FlowRun, State
+from prefect.exceptions import MissingContextError, PrefectHTTPStatusError
+from prefect.runtime import flow_run, task_run
+
+from thaw.formats import change, percent, score
+from thaw.progress import LINE
+from thaw.project import results
+from thaw.project.stage import Verdict
+from thaw.report.drawing import data_uri
+
+PAUSE = 2.0  # seconds between two updates of a bar
+PATIENCE = 5.0  # seconds to wait for the server with what is to be shown
+OUTAGE = 300.0  # seconds for which a server may be away and still get everything
+SENDER = "thaw-story"  # the name of the threads that talk to it
+LAST_LINES = 20
+WIDTH = 70  # letters in a line of code that the UI shows beside the details
+NOT_ENDED_WELL = ("Running", "Failed", "TimedOut", "Crashed", "Retrying", "AwaitingRetry")
+
+_turn = threading.Lock()
+_opening = threading.Lock()
+_clients: list[SyncPrefectClient] = []  # the one of this run, once it is needed
+
+
+class PhaseTable:
+    """The table of a run's phases, kept up to date: what became of each, how long it took, and why it ran or not.
+
+    Rows of phases that had nothing to do wait for the next row, or for `show`.
+    """
+
+    def __init__(self) -> None:
+        self._rows: dict[str, tuple[str, str, str]] = {}
+
+    def row(self, word: str, state: str, took: str, why: str) -> None:
+        """Add the row of a phase, or replace it."""
+        self._rows[word] = (state, took, why)
+        if state != Verdict.CACHED:
+            self.show()
+
+    def show(self) -> None:
+        """Show all rows."""
+        _show("markdown", "phases", self, "What ran, how long, and why")
+
+    def __str__(self) -> str:
+        lines = ["| phase | state | took | why |", "|---|---|---:|---|"]
+        lines += [f"| {' | '.join(map(_cell, (word, *cells)))} |" for word, cells in list(self._rows.items())]
+        return "\n".join(lines)
+
+
+def _cell(text: str) -> str:
+    """A text in a table of Markdown, as it stands."""
+    return re.sub(r"([\\`*_\[\]<>|~])", r"\\\1", " ".join(text.split()))
+
+
+@contextmanager
+def progress(phase: str) -> Iterator[Callable[[str], None]]:
+    """Gives a function that takes every line a phase prints and keeps a progress artifact up to date.
+
+    The function never waits: a thread sends the latest value, at most every two seconds. A server that is
+    slow or away gets the last value when it is back. An error takes the last lines along as notes.
+    """
+    latest: list[dict[str, Any]] = []
+    last_lines: deque[str] = deque(maxlen=LAST_LINES)
+    news, over = threading.Event(), threading.Event()
+    owner = _owner()
+
+    def read(line: str) -> None:
+        last_lines.append(line)
+        if found := LINE.match(line):
+            # What is left stands first: the UI cuts a long text at its end.
+            percent = float(found["percent"])
+            text = ", ".join(filter(None, (found["left"] if percent < 100 else None, found["what"])))
+            latest[:] = [{"data": percent, "description": text}]
+            news.set()
+
+    def send() -> None:
+        while news.wait() and (latest or not over.is_set()):
+            news.clear()
+            if latest:
+                put = partial(_put, kind="progress", key=f"progress-{phase}", owner=owner, **latest.pop())
+                with suppress(Exception):
+                    _call(put)
+            if over.is_set() and not latest:
+                return
+            over.wait(PAUSE)
+
+    sender = _start(send)
+    try:
+        yield read
+    except BaseException as error:
+        for line in last_lines:
+            error.add_note(line)
+        raise
+    finally:
+        over.set()
+        news.set()
+        sender.join(timeout=PATIENCE)
+
+
+def learning_curves(*phases: str) -> None:
+    """Show the learning curves of the phases so far."""
+    with _kept_apart("the learning curves"):
+        _show_curves(phases[-1], results.learning_curves(*phases))
+
+
+def _show_curves(phase: str, drawn: bytes) -> None:
+    text = picture("learning curves", drawn)
+    _show("markdown", f"learning-curves-{phase}", text, f"Learning curves after {phase}")
+
+
+def outcome() -> None:
+    """Show what came out: the curves of both phases, whether or not they ran; the metrics as a table; gain, confusion
+    matrix and worst mistakes as one page to read.
+    """
+    with _kept_apart("the learning curves"):
+        _show_curves("unfreeze", results.picture("curves"))
+    with _kept_apart("the metrics"):
+        metrics = results.metrics()
+        rows = [{"network": name, **row} for name, row in metric_rows(metrics).items()]
+        _show("table", "metrics", json.dumps(rows), f"Both networks, {metrics['test_pictures']} test pictures")
+        page = [results.summary()]
+        for title, name in (("Confusion matrix", "confusion"), ("Worst mistakes", "mistakes")):
+            with _kept_apart(f"the {title.lower()}"):
+                page += [f"### {title}", picture(title, results.picture(name))]
+        _show("markdown", "summary", "\n\n".join(page), "Gain, confusion matrix, worst mistakes")
+
+
+def decision(decision: Mapping[str, Any], acted: bool = True) -> None:
+    """Show whether the new model takes the place of the one in use, and why; `acted`: whether it did."""
+    with _kept_apart("the decision"):
+        verdict = "promoted" if decision.get("promoted") else "kept out"
+        described = f"The new model is {verdict}" if acted else f"The new model would be {verdict}"
+        _show("markdown", "promotion", results.promotion(decision, acted), described)
+
+
+def failed(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
+    """Hook for a run that failed or crashed: show which phase it was, why, its last lines, and how to go on."""
+    found = None
+    with suppress(Exception):  # a worker that tells of a crash has no error, only a state
+        found = state.result(raise_on_failure=False)
+    error = found if isinstance(found, BaseException) else None
+    message = str(state.message or error or "no reason is known").strip()
+    owner = {"flow_run_id": flow_run.id}
+
+    def put(client: SyncPrefectClient) -> None:
+        table = _find(client, "phases", flow_run.id)
+        word, ended = (str(table.data).splitlines()[-1].strip("| ").split(" | ") if table else ["", ""])[:2]
+        phase = word if ended in NOT_ENDED_WELL else ""
+        text = _failure(phase, message, _last_lines(error), isinstance(error, TimeoutError))
+        _put(client, "markdown", "failure", text, f"{phase or 'the run'} failed", owner)
+
+    _send("the failure", put)
+
+
+def _failure(phase: str, message: str, lines: list[str], timed_out: bool) -> str:
+    page = [f"### {phase or 'The run'} failed", "", f"**{_cell(message)}**", ""]
+    if lines:  # indented they stand as they are; the UI does not break them
+        narrow = [part for line in lines for part in textwrap.wrap(line, WIDTH, subsequent_indent="  ")]
+        page += ["Its last lines:", "", *(f"    {line}" for line in narrow), ""]
+    if timed_out and phase:
+        page += [f"To give it more time, raise `timeouts.{phase}` in params.yaml; `null` sets no limit.", ""]
+    return "\n".join([*page, "`thaw run` goes on where this run ended: phases that are done are not run again."])
+
+
+def _last_lines(error: BaseException | None) -> list[str]:
+    """What a phase printed last, which its error, or the one that caused it, has with it."""
+    while error:
+        if lines := getattr(error, "last_lines", None) or getattr(error, "__notes__", None):
+            return list(lines)[-LAST_LINES:]
+        error = error.__cause__ or error.__context__
+    return []
+
+
+def describe(tags: list[str]) -> None:
+    """Tag the run with these, the git commit and the data as they are now, whose hash is in its name too."""
+    with _kept_apart("name and tags"):
+        commit, data = results.commit(), results.data_hash()
+        origin = [*([f"commit:{commit}"] if commit else []), *([f"data:{data}"] if data else [])]
+        tagged = sorted({*flow_run.tags, *tags, *origin})
+        name = re.sub(r"data [0-9a-f]{7} ", f"data {data} ", flow_run.name)
+        run_id = UUID(flow_run.id)
+        _send("name and tags", lambda client: client.update_flow_run(run_id, name=name, tags=tagged))
+
+
+def metric_rows(metrics: dict[str, Any]) -> dict[str, dict[str, str]]:
+    """Accuracy and AUC of both networks and the gain with its 95 % interval, ready to read."""
+    head, finetuned, gain = metrics["head"], metrics["finetuned"], metrics["gain"]
+    accuracy = [change(gain[key], "percent") for key in ("accuracy", "low", "high")]
+    auc = [change(gain[key], "score") for key in ("auc", "auc_low", "auc_high")]
+    gained = {"accuracy": "{} [{}, {}] points".format(*accuracy), "AUC": "{} [{}, {}]".format(*auc)}
+    if metrics.get("phase_2", {}).get("same"):
+        gained = {"accuracy": "phase 2 not kept", "AUC": "–"}
+    return {
+        "head only": {"accuracy": percent(head["accuracy"]), "AUC": score(head["auc"])},
+        "fine-tuned": {"accuracy": percent(finetuned["accuracy"]), "AUC": score(finetuned["auc"])},
+        "gain, 95 % interval": gained,
+    }
+
+
+@contextmanager
+def _kept_apart(what: str) -> Iterator[None]:
+    """A picture that can't be drawn is a warning in the log; the training that it shows stays good."""
+    try:
+        yield
+    except Exception as error:
+        _warn(f"could not show {what}: {type(error).__name__}: {error}")
+
+
+def _warn(sentence: str) -> None:
+    try:
+        get_run_logger().warning("%s", sentence)
+    except MissingContextError:  # a hook, after the run
+        logging.getLogger(__name__).warning("%s", sentence)
+
+
+def picture(title: str, png: bytes) -> str:
+    """A picture in Markdown that needs no other file."""
+    return f"![{title}]({data_uri(png)})"
+
+
+def _owner() -> dict[str, UUID]:
+    """The run to which an artifact belongs, and the task run if there is one."""
+    task = {"task_run_id": UUID(task_run.id)} if task_run.id else {}
+    return {"flow_run_id": UUID(flow_run.id), **task}
+
+
+def _show(kind: str, key: str, data: object, description: str) -> None:
+    """Show `str(data)`, as it is when the server takes it, in place of what this run has shown under the key."""
+    owner = _owner()
+    _send(f"'{key}'", lambda client: _put(client, kind, key, str(data), description, owner))
+
+
+def _put(client: SyncPrefectClient, kind: str, key: str, data: Any, description: str, owner: dict[str, UUID]) -> None:
+    """Make an artifact, or change the one which the flow run has under this key: nothing is shown twice."""
+    if found := _find(client, key, owner["flow_run_id"]):
+        client.update_artifact(found.id, ArtifactUpdate(data=data, description=description))
+    else:
+        shown = {"type": kind, "key": key, "data": data, "description": description, **owner}
+        client.create_artifact(ArtifactCreate.model_validate(shown))
+
+
+def _find(client: SyncPrefectClient, key: str, run_id: UUID) -> Artifact | None:
+    of_run, of_key = ArtifactFilterFlowRunId(any_=[run_id]), ArtifactFilterKey(any_=[key])
+    found = client.read_artifacts(artifact_filter=ArtifactFilter(flow_run_id=of_run, key=of_key))
+    return found[0] if found else None
+
+
+def _send(what: str, body: Callable[[SyncPrefectClient], Any]) -> None:
+    """Call the API from a thread, and wait for it, but no longer than PATIENCE.
+
+    The calls take turns. Nobody waits for one behind another that the server keeps waiting.
+    """
+    problem = ["the server has not answered yet"]
+
+    def send() -> None:
+        try:
+            with _turn:
+                _call(body)
+            problem.clear()
+        except Exception as error:
+            problem[:] = [f"{type(error).__name__}: {error}"]
+
+    patience = 0 if _turn.locked() else PATIENCE
+    _start(send).join(patience)
+    for sentence in problem:
+        _warn(f"could not show {what}: {sentence}")
+
+
+def _call(body: Callable[[SyncPrefectClient], Any]) -> None:
+    """Call the API, and again while the server is away."""
+    deadline = time.monotonic() + OUTAGE
+    while True:
+        try:
+            body(_client())
+            return
+        except (httpx.TransportError, PrefectHTTPStatusError) as error:
+            refused = isinstance(error, PrefectHTTPStatusError) and error.response.status_code < 500
+            if refused or time.monotonic() > deadline:
+                raise
+        time.sleep(PAUSE)
+
+
+def _client() -> SyncPrefectClient:
+    """One client for all that is shown, because each reads certificates and asks for a token; that of the run itself
+    is its thread's."""
+    with _opening:
+        if not _clients:
+            _clients.append(get_client(sync_client=True, httpx_settings={"timeout": 10}).__enter__())
+        return _clients[0]
+
+
+def _start(body: Callable[[], None]) -> threading.Thread:
+    thread = threading.Thread(target=contextvars.copy_context().run, args=(body,), name=SENDER, daemon=True)
+    thread.start()
+    return thread
+
+
+def finish() -> None:
+    """Wait for what is still on its way to a server that was away, not for ever, and close the line."""
+    deadline = time.monotonic() + OUTAGE
+    for thread in threading.enumerate():
+        if thread.name == SENDER:
+            thread.join(max(0, deadline - time.monotonic()))
+    with _opening:
+        while _clients:
+            _clients.pop().__exit__()
+
+
+def wait_until_told(flow_run_id: str, patience: float = 10.0) -> None:
+    """Wait until the server has the end of every task run; it hears of them as events, a moment late."""
+    this_run = FlowRunFilter(id=FlowRunFilterId(any_=[UUID(flow_run_id)]))
+    deadline = time.monotonic() + patience
+    with suppress(Exception), get_client(sync_client=True, httpx_settings={"timeout": 5}) as client:
+        while time.monotonic() < deadline:
+            states = [run.state for run in client.read_task_runs(flow_run_filter=this_run)]
+            if all(state and state.is_final() for state in states):
+                return
+            time.sleep(0.2)
+    logging.getLogger(__name__).warning("the server does not know the end of every task yet")

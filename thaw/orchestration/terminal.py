@@ -1,0 +1,97 @@
+"""What `thaw run` shows while the flow runs: a bar for each phase on a terminal, plain lines anywhere else.
+
+A logging handler: it reads what the phases log anyway (see `extra` in flows/retrain.py), so the flow knows
+nothing of it, and a run that a worker starts does without.
+"""
+
+import logging
+import time
+from collections import deque
+from collections.abc import Callable
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from rich.table import Column
+
+from thaw.progress import LINE
+
+LOGGER = "prefect.task_runs"
+COLOURS = {"Completed": "green", "Promoted": "green", "Cached": "blue", "Restored": "cyan", "Failed": "red"}
+
+
+class Terminal(logging.Handler):
+    """Shows a run on a console from its log records, while used as a context."""
+
+    def __init__(self, console: Console, address_of: Callable[[str], str]) -> None:
+        super().__init__()
+        self.console = console
+        self.address_of = address_of
+        self.flow_run_id: str | None = None
+        self.phase: str | None = None
+        self.last_lines: deque[str] = deque(maxlen=20)
+        self._bar: TaskID | None = None
+        self._started = 0.0
+        self._bars = Progress(
+            TextColumn("{task.description:<9}"),
+            BarColumn(20),
+            TextColumn("{task.percentage:>3.0f} %"),
+            TextColumn("{task.fields[left]:<10}"),
+            TextColumn("{task.fields[text]}", table_column=Column(no_wrap=True, overflow="ellipsis")),
+            console=console,
+        )
+
+    def __enter__(self) -> "Terminal":
+        logging.getLogger(LOGGER).addHandler(self)
+        if self.console.is_terminal:
+            self._bars.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        logging.getLogger(LOGGER).removeHandler(self)
+        if self.phase:
+            self._ended("Failed" if error[0] is None else "Stopped")
+        if self.console.is_terminal:
+            self._bars.stop()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Called with every log record of the run; those of a phase say so in `phase`."""
+        phase: str | None = getattr(record, "phase", None)
+        if phase is None:
+            return
+        if self.flow_run_id is None:
+            self.flow_run_id = str(record.__dict__["flow_run_id"])
+            self.console.print(f"Watch it at {self.address_of(self.flow_run_id)}", soft_wrap=True)
+        if phase != self.phase:
+            self._begun(phase)
+        if verdict := getattr(record, "verdict", None):
+            self._ended(str(verdict))
+        elif line := getattr(record, "line", None):
+            self._says(line)
+
+    def _begun(self, phase: str) -> None:
+        self.phase, self._started = phase, time.monotonic()
+        self.last_lines.clear()
+        if self.console.is_terminal:
+            self._bar = self._bars.add_task(phase, total=None, left="", text="")
+
+    def _says(self, line: str) -> None:
+        self.last_lines.append(line)
+        if self._bar is None:
+            self.console.print(f"{self.phase}: {line}", markup=False, highlight=False, soft_wrap=True)
+        elif found := LINE.match(line):
+            left, text = found["left"] or "", escape(found["what"])
+            self._bars.update(self._bar, total=100, completed=int(found["percent"]), left=left, text=text)
+        else:
+            self._bars.update(self._bar, text=escape(line))
+
+    def _ended(self, word: str) -> None:
+        minutes, seconds = divmod(round(time.monotonic() - self._started), 60)
+        took = f"{minutes}:{seconds:02d}"
+        if self._bar is None:
+            self.console.print(f"{self.phase}: {word} after {took}", highlight=False)
+        else:
+            done = None if word in ("Failed", "Stopped") else 100.0
+            colour = COLOURS.get(word, "yellow")
+            self._bars.update(self._bar, total=100, completed=done, left=took, text=f"[{colour}]{word}[/]")
+        self.phase = self._bar = None

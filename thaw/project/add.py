@@ -1,0 +1,277 @@
+"""add: new labelled pictures join the data in one step, and no picture that is there changes its split.
+
+    thaw add PATH      pictures under PATH -> data/, data.dvc
+
+The only writer of `data/`. All is staged beside it first; then a journal says what is going to change, and while that
+journal exists, whoever comes next undoes what was begun (`recover`). PATH is only read.
+"""
+
+import json
+import shutil
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
+
+from thaw.errors import InputError
+from thaw.project import pin, settings, workspace
+from thaw.project.stage import OnLine, finish, only_retraining
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+REPLACED = ("data/labels.csv", "data/splits.csv", "data.dvc")
+
+
+@dataclass(frozen=True)
+class Added:
+    """How many pictures are new, how many of them are in each split, how many were known before."""
+
+    new: int
+    known: int
+    splits: dict[str, int]
+
+    def __str__(self) -> str:
+        splits = ", ".join(f"{count} {split}" for split, count in self.splits.items())
+        new = f"{self.new} new picture{'s' * (self.new > 1)} ({splits})" if self.new else "nothing new"
+        return new + (f", {self.known} known already" if self.known else "")
+
+
+def arrived(path: Path) -> bool:
+    """Whether there is anything to add: a picture, or a labels.csv with rows. No folder is nothing.
+
+    A link to a folder is something too: `add` says what to do with it.
+    """
+    found = [file for file in path.rglob("*") if not file.name.startswith(".")]
+    files = [file for file in found if file.is_file()]
+    if any(file.is_dir() and file.is_symlink() for file in found):
+        return True
+    if not files:
+        return False
+    from thaw.data.pictures import SUFFIXES
+
+    table = path / "labels.csv"
+    rows = table.read_bytes().strip().splitlines()[1:] if table.is_file() else []
+    return bool(rows) or any(file.suffix.lower() in SUFFIXES for file in files)
+
+
+def add(path: Path, new_classes: bool = False, on_line: OnLine = print, dry_run: bool = False) -> Added:
+    """Take the pictures under `path` into the data, all or none, while nothing else uses the workspace."""
+    with only_retraining("thaw add"):
+        return add_held(path, new_classes, on_line, dry_run)
+
+
+def add_held(path: Path, new_classes: bool = False, on_line: OnLine = print, dry_run: bool = False) -> Added:
+    """The same for a caller that holds the workspace already."""
+    from thaw.data import manifest
+    from thaw.data.parallel import each, of_each
+    from thaw.data.pictures import open_picture
+    from thaw.project.links import check_links
+
+    recover()
+    pin.check()  # the pin of the new pictures would be one of all that differs
+    chosen = settings.read(workspace.ROOT / "params.yaml")
+    data = workspace.ROOT / "data"
+    _check_place(path, data)
+    check_links(path, copied=True)
+    check_links(data)
+    new = manifest.read_folder(path)
+    if not (data.is_dir() and any(data.iterdir())):
+        finish("data", [sys.executable, "-m", "thaw.project.bring"], on_line)
+    frozen = (data / "splits.csv").is_file()
+    if chosen.prepare.folds and not frozen:
+        raise InputError(
+            f"prepare.folds is {chosen.prepare.folds}, which draws the splits anew for each fold, but an add freezes "
+            "the splits of all pictures: set prepare.folds to null first"
+        )
+    old = manifest.read_folder(data)
+    _check_columns(new, old, path, data)
+
+    def hash_of(file: Path) -> str:
+        if not file.is_file():
+            open_picture(file)  # says so
+        return manifest.content_hash(file)
+
+    on_line(f"{len(new)} pictures in {path}, {len(old)} in data/")
+    with ThreadPoolExecutor(chosen.resources.workers) as threads:
+        old = old.assign(hash=of_each(threads, hash_of, [data / name for name in old["path"]]))
+        all_new = new.assign(hash=of_each(threads, hash_of, [path / name for name in new["path"]]))
+        unknown = all_new[~all_new["hash"].isin(old["hash"])]
+        for _ in each(threads, open_picture, [path / name for name in unknown["path"]]):
+            pass  # only tried: kept, all of them would be in memory at once
+    new = manifest.only_new(old, all_new)
+    _check_classes(new, old, path, data, new_classes)
+
+    rows = manifest.join(old, new, chosen.prepare.val, chosen.prepare.test, chosen.prepare.seed, frozen)
+    splits = rows["split"].iloc[len(old) :]
+    added = Added(len(new), len(all_new) - len(new), {split: int((splits == split).sum()) for split in manifest.SPLITS})
+    if new.empty:
+        return added
+    classes = manifest.classes_of(rows, chosen.prepare.positive, 1)
+    sources = [path / name for name in new["path"]]
+    new = new.assign(path=_places(new, splits, data))
+    rows = rows.assign(path=[*old["path"], *new["path"]])
+    if not dry_run:
+        _change(sources, new, rows)
+    try:
+        manifest.classes_of(rows, chosen.prepare.positive, chosen.prepare.smallest_class)
+        manifest.check_splits(rows, classes)
+    except InputError as mistake:
+        on_line(f"warning: {mistake}")
+    for warning in manifest.warnings(manifest.complete(rows, classes), classes):
+        on_line(f"warning: {warning}")
+    return added
+
+
+def recover() -> None:
+    """Undo an add that was killed half-way. Whoever calls holds the workspace: no dvc of that add is still at work."""
+    scratch = _scratch()
+    if journal().is_file():
+        begun = json.loads(journal().read_text(encoding="utf-8"))
+        for name in begun["files"]:
+            (workspace.ROOT / name).unlink(missing_ok=True)
+        for name in REPLACED:
+            if name not in begun["kept"]:
+                (workspace.ROOT / name).unlink(missing_ok=True)
+            elif (scratch / "old" / name).is_file():  # else it is back already
+                (scratch / "old" / name).replace(workspace.ROOT / name)
+        for name in reversed(begun["folders"]):
+            with suppress(OSError):  # it was not made yet
+                (workspace.ROOT / name).rmdir()
+        journal().unlink()
+    shutil.rmtree(scratch, ignore_errors=True)
+
+
+def journal() -> Path:
+    """The file that is there while an add is under way, or after one was killed."""
+    return _scratch() / "journal.json"
+
+
+def _scratch() -> Path:
+    return workspace.ROOT / ".dvc" / "tmp" / "thaw-add"
+
+
+def _check_place(path: Path, data: Path) -> None:
+    if not path.is_dir():
+        raise InputError(f"there is no folder {path}; name the folder with the new pictures")
+    here, there = path.resolve(), data.resolve()
+    if here.is_relative_to(there) or there.is_relative_to(here):
+        raise InputError(f"{path} and data/ lie in one another; put the new pictures into a folder of their own")
+
+
+def _check_columns(new: "pd.DataFrame", old: "pd.DataFrame", path: Path, data: Path) -> None:
+    """Raise unless the new pictures are told as much of as those that are there, and no more."""
+    given, wanted = (set(rows.columns) - {"path", "label", "split"} for rows in (new, old))
+    if missing := sorted(wanted - given):
+        raise InputError(
+            f"{path} does not tell {', '.join(missing)}, as data/labels.csv does of every picture; "
+            f"give it a labels.csv with the columns {', '.join(['path', 'label', *sorted(wanted)])}"
+        )
+    if unknown := sorted(given - wanted):
+        place = "data/labels.csv has not" if (data / "labels.csv").is_file() else "class folders have no place for"
+        raise InputError(f"{path}/labels.csv has the columns {', '.join(unknown)}, which {place}; take them out")
+
+
+def _check_classes(new: "pd.DataFrame", old: "pd.DataFrame", path: Path, data: Path, new_classes: bool) -> None:
+    from thaw.data.pictures import SUFFIXES
+
+    unknown = new[~new["label"].isin(old["label"])]
+    if len(unknown) and not new_classes:
+        first = unknown.iloc[0]
+        raise InputError(
+            f"{path / first['path']} has the label '{first['label']}', which is no class yet; the classes are "
+            f"{', '.join(sorted(old['label'].unique()))}: correct it, or allow new ones with `--new-classes`"
+        )
+    if (data / "labels.csv").is_file():
+        return
+    for label in unknown["label"].unique():
+        if label != Path(label).name or label.startswith("."):
+            raise InputError(f"the new class '{label}' cannot be the name of a folder in data/; call it otherwise")
+    for name in new["path"]:
+        if Path(name).suffix.lower() not in SUFFIXES:
+            raise InputError(
+                f"{path / name} would not be found in a class folder; give it one of the endings "
+                f"{', '.join(sorted(SUFFIXES))}"
+            )
+
+
+def _places(new: "pd.DataFrame", splits: "pd.Series", data: Path) -> list[str]:
+    """Where each picture goes, from data/ on, in the layout that the data have; a new name where one is taken."""
+    from thaw.data import manifest
+
+    table = (data / "labels.csv").is_file()
+    folders = {} if table else manifest.split_folders(data)
+    places: list[str] = []
+    taken: set[str] = set()
+    for path, label, digest, split in zip(new["path"], new["label"], new["hash"], splits, strict=True):
+        place = PurePosixPath(path if table else f"{label}/{Path(path).name}")
+        if folders:  # a split without a folder was taken out of train
+            place = folders.get(split, folders.get("train", data / "train")).name / place
+        names = chain([place], (place.with_stem(f"{place.stem}-{digest[:length]}") for length in range(8, 65)))
+        name = next(str(name) for name in names if str(name) not in taken and not (data / name).exists())
+        taken.add(name)
+        places.append(name)
+    return places
+
+
+def _change(sources: list[Path], new: "pd.DataFrame", rows: "pd.DataFrame") -> None:
+    """Copy pictures into the data and tell of them there, so that in the end all is done or nothing."""
+    try:
+        _move(_stage(sources, new, rows))
+        _check_read_back(rows)
+        command = ["commit", "--force", "data.dvc"] if (workspace.ROOT / "data.dvc").is_file() else ["add", "data"]
+        finish("add", [sys.executable, "-m", "dvc", *command], lambda line: None)
+        journal().unlink()  # from here on it is done
+    except OSError as error:
+        raise InputError(f"data/ cannot take the new pictures ({error}); nothing was changed") from error
+    finally:
+        recover()
+
+
+def _stage(sources: list[Path], new: "pd.DataFrame", rows: "pd.DataFrame") -> list[str]:
+    """Everything that data/ is going to have, complete and checked, in a folder beside it; the names of the files."""
+    from thaw.data import manifest
+
+    staged, table = _scratch() / "new" / "data", workspace.ROOT / "data" / "labels.csv"
+    for source, name, digest in zip(sources, new["path"], new["hash"], strict=True):
+        (staged / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, staged / name)
+        if manifest.content_hash(staged / name) != digest:
+            raise InputError(f"{source} changed while it was read; add it when it is complete")
+    manifest.write_table(rows.sort_values("path")[["path", "split"]], staged / "splits.csv")
+    if table.is_file():
+        before = table.read_bytes()
+        columns = manifest.columns_of(table)
+        lines = manifest.csv_of(new.reindex(columns=columns, fill_value=""), header=False)
+        end = b"" if before.endswith(b"\n") else b"\n"
+        (staged / "labels.csv").write_bytes(before + end + lines.encode())
+    return sorted(path.relative_to(_scratch() / "new").as_posix() for path in staged.rglob("*") if path.is_file())
+
+
+def _move(files: list[str]) -> None:
+    """Write the journal, then move what is staged to its place."""
+    root, scratch = workspace.ROOT, _scratch()
+    kept = [name for name in REPLACED if (root / name).is_file()]
+    for name in kept:
+        (scratch / "old" / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(root / name, scratch / "old" / name)
+    parents = {parent for name in files for parent in PurePosixPath(name).parents}
+    folders = sorted(str(parent) for parent in parents if not (root / parent).exists())
+    begun = {"files": [name for name in files if name not in REPLACED], "folders": folders, "kept": kept}
+    (scratch / "partial.json").write_text(json.dumps(begun), encoding="utf-8")
+    (scratch / "partial.json").replace(journal())
+    for name in folders:
+        (root / name).mkdir()
+    for name in files:
+        (scratch / "new" / name).replace(root / name)
+
+
+def _check_read_back(rows: "pd.DataFrame") -> None:
+    from thaw.data import manifest
+
+    columns = ["path", "label", "split"]
+    found = manifest.read_folder(workspace.ROOT / "data")[columns]
+    assert found.to_numpy().tolist() == rows.sort_values("path")[columns].to_numpy().tolist(), "data/ is not as meant"

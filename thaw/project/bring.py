@@ -1,0 +1,97 @@
+"""data: brings the pictures that `data.dvc` pins, and lets DVC verify every byte.
+
+    python -m thaw.project.bring      cache, DVC remote or the package elpv-dataset -> data/
+
+The default data are ELPV: photographs of solar cells under electroluminescence, with a defect probability each. Their
+list says nothing about modules, but cells of one module are neighbours in it, so a block of 60 rows is a group.
+"""
+
+import shutil
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+from thaw.errors import InputError
+from thaw.project import phase
+from thaw.project.settings import Settings
+from thaw.project.workspace import DATA, ROOT
+
+ROWS_IN_A_GROUP = 60
+
+
+def data(_: Settings) -> None:
+    """Bring the data unless they are there."""
+    if DATA.is_symlink():
+        raise InputError(
+            f"data/ is a link to {DATA.resolve()}, and DVC pins no linked folder; copy the folder itself here"
+        )
+    if DATA.is_dir() and any(DATA.iterdir()):
+        print("data/ is there")
+        if not (ROOT / "data.dvc").is_file():
+            added = dvc("add", "data")
+            if added.returncode:
+                reason = (added.stderr.strip().splitlines() or ["no reason given"])[-1]
+                sys.exit(f"error: DVC cannot pin data/: {reason}")
+            print("data.dvc pins it from now on")
+    elif not (ROOT / "data.dvc").is_file():
+        raise InputError("there is neither data/ nor data.dvc; put your pictures into data/ (see the README)")
+    elif dvc("checkout", "data.dvc").returncode == 0 and DATA.is_dir():
+        print("data/ restored from the cache")
+    elif dvc("remote", "list").stdout.strip():
+        print("pulling data/ from the DVC remote", flush=True)
+        pulled = dvc("pull", "data.dvc")
+        if pulled.returncode:
+            reason = (pulled.stderr.strip().splitlines() or ["no reason given"])[-1]
+            # Exit code 1, not 2: there is nothing to mend, and another try may help.
+            sys.exit(f"error: the DVC remote did not give data/: {reason}; see `dvc remote list` and `dvc pull -v`")
+        print("data/ brought from the DVC remote")
+    else:
+        print("making data/ from the package elpv-dataset", flush=True)
+        make_elpv(DATA)
+        pin = (ROOT / "data.dvc").read_text(encoding="utf-8")
+        committed = dvc("commit", "--force", "data.dvc")  # hashes every byte and writes what it found
+        if committed.returncode or (ROOT / "data.dvc").read_text(encoding="utf-8") != pin:
+            (ROOT / "data.dvc").write_text(pin, encoding="utf-8")
+            shutil.rmtree(DATA)
+            raise InputError(
+                "data.dvc pins other data than the package elpv-dataset gives, your own or with pictures added: "
+                "set a DVC remote (`dvc remote add -d NAME URL`) where they are and here, `dvc push` there, "
+                "then `thaw data` here"
+            )
+        print("data/ brought, every byte as data.dvc pins it")
+
+
+def make_elpv(folder: Path) -> None:
+    """Copy ELPV's pictures out of its package, with a labels.csv made from its list."""
+    spec = find_spec("elpv_dataset")
+    if spec is None or spec.origin is None:
+        raise InputError("the package elpv-dataset is not installed; run `make setup`")
+    import pandas as pd
+
+    source = Path(spec.origin).parent / "data"
+    rows = pd.read_csv(source / "labels.csv", sep=r"\s+", names=["path", "target", "wafer"])
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    shutil.copytree(source / "images", partial / "images")
+    labels = pd.DataFrame(
+        {
+            "path": rows["path"],
+            "label": rows["target"].gt(0.5).map({True: "defective", False: "functional"}),
+            "target": rows["target"],
+            "group": [f"rows-{row // ROWS_IN_A_GROUP:02d}" for row in range(len(rows))],
+            "wafer": rows["wafer"],
+        }
+    )
+    labels.to_csv(partial / "labels.csv", index=False, lineterminator="\n")
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.replace(folder)
+
+
+def dvc(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a DVC command in the workspace."""
+    return subprocess.run([sys.executable, "-m", "dvc", *arguments], cwd=ROOT, text=True, capture_output=True)
+
+
+if __name__ == "__main__":
+    phase.start(data)

@@ -1,0 +1,27 @@
+"""git: what git answers in the workspace."""
+
+import io
+import subprocess
+
+from thaw.project import workspace
+
+
+def git(*arguments: str) -> str:
+    """What git prints; nothing where it fails."""
+    done = subprocess.run(
+        ["git", *arguments], cwd=workspace.ROOT, text=True, capture_output=True, stdin=subprocess.DEVNULL
+    )
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def contents(names: list[str]) -> list[str]:
+    """The texts of files as they are at commits, each named `COMMIT:./PATH`, in one go; empty where there is none."""
+    if not names:
+        return []
+    asked = "".join(f"{name}\n" for name in names).encode()
+    done = subprocess.run(["git", "cat-file", "--batch"], cwd=workspace.ROOT, input=asked, capture_output=True)
+    told, texts = io.BytesIO(done.stdout), []
+    for _ in names:
+        head = told.readline().split()  # hash, kind and size; or the name and "missing"
+        texts.append(told.read(int(head[2]) + 1)[:-1].decode() if len(head) == 3 else "")
+    return texts

@@ -1,0 +1,161 @@
+"""Networks and the data set as the learning phases read and write them."""
+
+import os
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+
+from thaw.data.manifest import fingerprint, read_manifest, targets_of
+from thaw.data.pictures import Pictures, Preprocessing, Shape
+from thaw.errors import InputError
+from thaw.learning import checkpoint, processes
+from thaw.learning.backbones import Classifier, create
+from thaw.learning.machine import bfloat16_pays, keep_freed_memory, use_bfloat16
+from thaw.project.phase import outputs, read_json, write_json
+from thaw.project.settings import Settings
+from thaw.project.workspace import DATA, EMBED, PREPARE
+
+AGAIN = "make it anew with `dvc repro --single-item --force {}`"
+
+
+class Dataset(NamedTuple):
+    """What prepare left: the manifest's rows, the classes, and the pixels by row number."""
+
+    rows: pd.DataFrame
+    classes: list[str]
+    targets: torch.Tensor
+    pictures: Pictures
+    meta: dict[str, Any]
+
+    def split(self, name: str) -> NDArray[np.int64]:
+        """The row numbers of a split."""
+        return np.flatnonzero(self.rows["split"] == name)
+
+    def labelled(self, share: float, seed: int) -> NDArray[np.int64]:
+        """The row numbers of the training pictures whose labels are used, `share` of each class; a smaller share is
+        part of a larger one."""
+        train = self.split("train")
+        drawn = pd.Series(np.random.default_rng(seed).permutation(len(train)), index=train)
+        labels = self.rows["label"].iloc[train]
+        rank, size = drawn.groupby(labels.to_numpy()).rank(), labels.groupby(labels).transform("size")
+        used: NDArray[np.int64] = train[(rank <= np.ceil(share * size)).to_numpy()]
+        return used
+
+    def class_weights(self, how: str, rows: NDArray[np.int64]) -> torch.Tensor | None:
+        """How much each class counts so that all count the same, 1 on average; None: each as it is."""
+        if how == "none":
+            return None
+        counts = self.targets[torch.from_numpy(rows)].sum(0)
+        return counts.sum() / (len(counts) * counts)
+
+
+def use_resources(chosen: Settings) -> torch.device:
+    """Set memory and threads, make every operation deterministic, meet the other processes; the device to use."""
+    keep_freed_memory()
+    beside = processes.here()
+    if chosen.resources.threads or beside > 1:
+        torch.set_num_threads(chosen.resources.threads or max(1, torch.get_num_threads() // beside))
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # no operation here reads what it has not written
+    device = _device(chosen.resources.device, beside)
+    processes.join(device)
+    return device
+
+
+def _device(name: str, beside: int) -> torch.device:
+    """The device of that name, one for each of the processes `beside` one another on this machine."""
+    counts = {"cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available()), "cpu": beside}
+    if name == "auto":
+        name = next(kind for kind, count in counts.items() if count)
+    if not counts[name]:
+        here = ", ".join(kind for kind, count in counts.items() if count)
+        raise InputError(f"resources.device is {name}, which this machine does not have; it has {here} (or use auto)")
+    if counts[name] < beside:
+        raise InputError(
+            f"resources.processes is {beside}, but this machine has {counts[name]} of the device {name}: "
+            f"use at most {counts[name]}, or resources.device cpu"
+        )
+    if name == "cuda":
+        torch.cuda.set_device(processes.number_here())
+    return torch.device(name)
+
+
+def place(model: Classifier, device: torch.device, chosen: Settings) -> None:
+    """Bring the network to the device, there to multiply as `resources.precision` has it."""
+    model.to(device)
+    if bfloat16_pays(chosen.resources.precision, device):
+        use_bfloat16(model, device)
+
+
+def dataset(chosen: Settings) -> Dataset:
+    """Read what prepare wrote."""
+    meta = read_json(PREPARE / "meta.json")
+    rows = read_manifest(PREPARE / "manifest.csv")
+    kept = PREPARE / "pictures.npy"
+    decoded = np.load(kept, mmap_mode="r") if kept.is_file() else None
+    if fingerprint(rows) != meta["data"]:
+        raise InputError(f"{PREPARE}/manifest.csv is not the one that prepare wrote; {AGAIN.format('prepare')}")
+    if decoded is not None and len(decoded) != len(rows):
+        counts = f"{len(rows)} rows for {len(decoded)} decoded pictures"
+        raise InputError(f"{PREPARE}/manifest.csv has {counts}; {AGAIN.format('prepare')}")
+    files = [DATA / path for path in rows["path"]]
+    pictures = Pictures(files, Shape(**meta["shape"]), decoded, chosen.resources.workers)
+    return Dataset(rows, meta["classes"], torch.from_numpy(targets_of(rows, meta["classes"])), pictures, meta)
+
+
+def features(data: Dataset, split: str) -> NDArray[np.float32]:
+    """What embed made of the pictures of a split, a memory map (pictures, views, features)."""
+    found: NDArray[np.float32] = np.load(EMBED / f"{split}.npy", mmap_mode="r")
+    if len(found) != len(data.split(split)):
+        counts = f"features of {len(found)} pictures for the {len(data.split(split))} in {split}"
+        raise InputError(f"{EMBED}/{split}.npy has {counts}; {AGAIN.format('embed')}")
+    return found
+
+
+def preprocessing(data: Dataset) -> Preprocessing:
+    """What the backbone's weights expect, as prepare noted it."""
+    return Preprocessing.from_json(data.meta["preprocessing"])
+
+
+def new_network(chosen: Settings, data: Dataset) -> Classifier:
+    """The pretrained backbone with a new head; the same one each time."""
+    torch.manual_seed(chosen.seed)
+    size = data.pictures.shape.size
+    model = create(chosen.backbone.name, chosen.backbone.weights, len(data.classes), size)
+    return model.eval().to(memory_format=torch.channels_last)
+
+
+def meta_of(chosen: Settings, data: Dataset, folded: bool, parent: str | None) -> dict[str, Any]:
+    """What a checkpoint says of itself: all that rebuilds the network and where it comes from."""
+    return {
+        "backbone": chosen.backbone.name,
+        "weights": chosen.backbone.weights,
+        "classes": data.classes,
+        "preprocessing": data.meta["preprocessing"],
+        "shape": data.meta["shape"],
+        "folded": folded,
+        "data": data.meta["data"],
+        "parent": parent,
+        "params": chosen.model_dump(exclude={"resources", "retrain", "promote", "timeouts"}),
+    }
+
+
+def write_network(
+    target: Path,
+    weights: dict[str, torch.Tensor],
+    kept: dict[str, float],
+    history: pd.DataFrame,
+    meta: dict[str, Any],
+) -> None:
+    """Write a checkpoint, `kept`, the figures of its weights, and the history that led to it."""
+    figures = {"epochs": int(history["epoch"].max()), "kept_epoch": kept["epoch"]}
+    figures |= {name: value for name, value in kept.items() if name != "epoch"}
+    with outputs(target) as folder:
+        history.to_csv(folder / "history.csv", index=False, lineterminator="\n")
+        write_json(folder / "metrics.json", figures)
+        checkpoint.save(folder / "model", weights, meta | {"kept": kept})

@@ -1,0 +1,81 @@
+"""What every phase shares: one way to start, to fail and to write."""
+
+import json
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from thaw.errors import InputError
+from thaw.learning import processes
+from thaw.project import provenance, settings
+from thaw.project.settings import Settings
+from thaw.project.workspace import ARTIFACTS
+
+
+def start(phase: Callable[[Settings], None], shared: bool = False) -> None:
+    """Run a phase as the command that DVC calls: a user's mistake is one sentence and exit code 2.
+
+    A `shared` phase knows how to go on in several processes; the first of them speaks for all.
+    """
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # so that `outputs` tidies up
+    try:
+        chosen = settings.read()
+        wanted = chosen.resources.processes if shared else 1
+        if wanted > (cores := os.cpu_count() or 1):
+            raise InputError(
+                f"resources.processes is {wanted}, but this machine has {cores} cores: use at most {cores}"
+            )
+        if wanted > 1 and processes.count() == 1:
+            if code := processes.start(wanted, [sys.executable, "-m", f"tasks.{phase.__name__}"]):
+                sys.exit(code)
+            return
+        if processes.count() > 1 and not shared:
+            raise InputError(f"{phase.__name__} runs in one process: start it without torchrun")
+        if not processes.first():
+            sys.stdout = open(os.devnull, "w")  # noqa: SIM115  (to the end of the process)
+        record = provenance.begin(phase.__name__) if processes.first() else None
+        phase(chosen)
+        if record:
+            provenance.write(phase.__name__, record)
+        processes.leave()
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        sys.exit(2)
+
+
+@contextmanager
+def outputs(target: Path) -> Iterator[Path]:
+    """A folder to write into; what is in it moves to `target` when all went well, and else is gone.
+
+    Of several processes the first makes it and moves what is in it; the others are told where it is.
+    """
+    partial = ARTIFACTS / f".{target.name}.partial"
+    if not processes.first():
+        yield partial
+        return
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        target.mkdir(parents=True, exist_ok=True)
+        for entry in sorted(partial.iterdir()):
+            if (target / entry.name).is_dir():
+                shutil.rmtree(target / entry.name)
+            entry.replace(target / entry.name)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def read_json(path: Path) -> Any:
+    """The values in a JSON file."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def write_json(path: Path, values: Any) -> None:
+    """Write values so that people can read them and equal values make equal bytes."""
+    path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")

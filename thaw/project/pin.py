@@ -1,0 +1,87 @@
+"""pin: whether data/ holds what data.dvc pins. What differs is pinned only where the user says so.
+
+    thaw data --accept      pins data/ as it is
+
+A checkout that was killed, a full disk and a wrong `rm` leave fewer pictures, and look like data that were changed.
+"""
+
+import json
+import sys
+from dataclasses import dataclass
+
+from thaw.errors import InputError
+from thaw.project import workspace
+from thaw.project.stage import OnLine, finish
+
+KINDS = {"added": "new", "modified": "changed", "deleted": "missing"}  # DVC's words and ours
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How data/ differs from data.dvc."""
+
+    files: dict[str, list[str]] | None  # by kind; None where DVC's cache does not say which files are pinned
+    cached: bool  # whether all that is pinned is in DVC's cache
+
+    def __str__(self) -> str:
+        if self.files is None:
+            return "data/ differs from data.dvc, which pins files that DVC's cache does not know"
+        counts = (
+            f"{len(names):,} {kind}" + (f" ({min(names)})" if names else "") for kind, names in self.files.items()
+        )
+        return f"data/ differs from data.dvc: {', '.join(counts)}"
+
+
+class DataDiffers(InputError):
+    """data/ differs from data.dvc, and nobody said which of them counts."""
+
+    def __init__(self, difference: Difference) -> None:
+        # Where the cache lacks files, a forced checkout deletes data/ and brings nothing.
+        back = (
+            "`dvc checkout --force data.dvc` throws the difference away"
+            if difference.cached
+            else "with data/ moved away `thaw data` brings what is pinned"
+        )
+        super().__init__(f"{difference}; `thaw data --accept` pins data/ as it is, {back}")
+        self.difference = difference
+
+
+def difference() -> Difference | None:
+    """How data/ differs from data.dvc; None where it does not, and where one of them is missing."""
+    data = workspace.ROOT / "data"
+    if not (workspace.ROOT / "data.dvc").is_file() or not data.is_dir() or not any(data.iterdir()):
+        return None
+    lines: list[str] = []
+    # `dvc status` says only "not in cache" of data that differ, too, where the cache lacks a file.
+    finish("data", [sys.executable, "-m", "dvc", "data", "status", "--granular", "--json", "data"], lines.append)
+    status = json.loads(next(line for line in reversed(lines) if line.startswith("{")))
+    found = status.get("uncommitted", {})
+    if not found.keys() - {"unknown"}:
+        return None
+    files = {kind: [name for name in found.get(word, []) if name[-1] != "/"] for word, kind in KINDS.items()}
+    for rename in found.get("renamed", []):
+        files["new"].append(rename["new"])
+        files["missing"].append(rename["old"])
+    return Difference(None if "unknown" in found else files, "not_in_cache" not in status)
+
+
+def check() -> None:
+    """Raise `DataDiffers` where data/ is there and differs from data.dvc."""
+    if differs := difference():
+        raise DataDiffers(differs)
+
+
+def accept(on_line: OnLine = print) -> None:
+    """Pin data/ as it is, and say what that changes. The caller holds the workspace."""
+    data, pin = workspace.ROOT / "data", workspace.ROOT / "data.dvc"
+    if not any(file.is_file() and not file.name.startswith(".") for file in data.rglob("*")):
+        raise InputError("data/ is missing or empty, which cannot be pinned; `thaw data` brings what data.dvc pins")
+    known, differs = pin.is_file(), difference()
+    if known and not differs:
+        on_line("data.dvc pins data/ as it is already")
+        return
+    if differs:
+        on_line(str(differs))
+    command = ["commit", "--force", "data.dvc"] if known else ["add", "data"]
+    finish("data", [sys.executable, "-m", "dvc", *command], lambda line: None)
+    on_line("data.dvc pins data/ as it is now: `git commit data.dvc` keeps this state of the data")

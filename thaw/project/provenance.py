@@ -1,0 +1,140 @@
+"""provenance: the settings and inputs that each phase ran with, beside what it made of them.
+
+    artifacts/provenance/prepare.json      written by prepare, an output of its own that no later phase depends on
+
+A cache can be wrong: DVC's gave back pictures of another size once. So what it calls Cached or Restored is compared
+with what is asked for now (`misfits`), and a phase does not start on what does not fit (`begin`).
+"""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from thaw.errors import InputError
+from thaw.project import pipeline, workspace
+
+FOLDER = "artifacts/provenance"
+Record = dict[str, dict[str, Any]]
+
+
+def begin(phase: str) -> Record | None:
+    """What `phase` is about to run with, for `write`; None where dvc.yaml asks for no record of it.
+
+    Raises where a phase before it ran with other settings or inputs than those of today.
+    """
+    stages = pipeline.stages()
+    if not _is_recorded(phase, stages):
+        return None
+    for earlier in _before(phase, stages):
+        if differences := misfits(earlier):
+            raise InputError(
+                f"{phase} cannot use what {earlier} left: {differences[0]}; `thaw run` makes it anew, "
+                f"and so does `dvc repro --force --single-item {earlier}`"
+            )
+    settings = _settings(stages[phase], _read("params.yaml"))
+    return {"settings": settings, "inputs": {path: _hash(path) for path in _inputs(stages[phase])}}
+
+
+def write(phase: str, record: Record) -> None:
+    """Keep the record of a phase whose outputs are complete."""
+    file = _file(phase)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+
+
+def misfits(phase: str) -> list[str]:
+    """How the outputs of a phase that DVC calls up to date differ from what is asked for, as sentences."""
+    stages = pipeline.stages()
+    if not _is_recorded(phase, stages):
+        return []
+    file = _file(phase)
+    if not file.is_file():
+        return [f"no {FOLDER}/{file.name} says what it was made with"]
+    record: Record = json.loads(file.read_text(encoding="utf-8"))
+    before, now = record["settings"], _settings(stages[phase], _read("params.yaml"))
+    locked = _read("dvc.lock").get("stages", {}).get(phase, {}).get("deps", [])
+    inputs = {dep["path"]: dep.get("md5") for dep in locked}
+    settings = [
+        f"it was made with {key} {_shown(before.get(key))}, and {_shown(now.get(key))} is asked for"
+        for key in sorted(before.keys() | now.keys())
+        if before.get(key) != now.get(key)
+    ]
+    return settings + [
+        f"it was made from another {path}"
+        for path, digest in record["inputs"].items()
+        if digest and inputs.get(path, digest) != digest
+    ]
+
+
+def phases() -> list[str]:
+    """The phases that leave a record."""
+    stages = pipeline.stages()
+    return [phase for phase in stages if _is_recorded(phase, stages)]
+
+
+def _is_recorded(phase: str, stages: dict[str, Any]) -> bool:
+    return f"{FOLDER}/{phase}.json" in stages.get(phase, {}).get("outs", [])
+
+
+def _file(phase: str) -> Path:
+    return workspace.ROOT / FOLDER / f"{phase}.json"
+
+
+def _before(phase: str, stages: dict[str, Any]) -> list[str]:
+    """The phases whose outputs a phase depends on, directly or through others, in the order of the pipeline."""
+    needed, waiting = set(), [phase]
+    while waiting:
+        for path in _inputs(stages[waiting.pop()]):
+            for name in stages:
+                if name not in needed and (path == f"artifacts/{name}" or path.startswith(f"artifacts/{name}/")):
+                    needed.add(name)
+                    waiting.append(name)
+    return [name for name in stages if name in needed and _is_recorded(name, stages)]
+
+
+def _inputs(stage: dict[str, Any]) -> list[str]:
+    """What a stage reads besides code and settings."""
+    return [path for path in stage["deps"] if path == "data" or path.startswith("artifacts/")]
+
+
+def _settings(stage: dict[str, Any], params: Any) -> dict[str, Any]:
+    """The value of every setting that a stage depends on, by its full key."""
+    values: dict[str, Any] = {}
+    for key in stage.get("params", []):
+        value = params
+        for part in key.split("."):
+            value = value.get(part) if isinstance(value, dict) else None
+        values |= {f"{key}.{name}": one for name, one in value.items()} if isinstance(value, dict) else {key: value}
+    return values
+
+
+def _hash(path: str) -> str | None:
+    """The hash by which dvc.lock knows a file or folder; of the data that of their pin, which DVC has checked."""
+    if path == "data":
+        pinned: str | None = _read("data.dvc").get("outs", [{}])[0].get("md5")
+        return pinned
+    place = workspace.ROOT / path
+    if not place.is_dir():
+        return _md5(place) if place.is_file() else None
+    files = sorted(file for file in place.rglob("*") if file.is_file())
+    entries = [{"md5": _md5(file), "relpath": file.relative_to(place).as_posix()} for file in files]
+    entries.sort(key=lambda entry: entry["relpath"])
+    return hashlib.md5(json.dumps(entries, sort_keys=True).encode()).hexdigest() + ".dir"
+
+
+def _md5(file: Path) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "md5").hexdigest()
+
+
+def _read(name: str) -> Any:
+    """A YAML file of the workspace; nothing where there is none."""
+    file = workspace.ROOT / name
+    return (YAML(typ="safe").load(file) if file.is_file() else None) or {}
+
+
+def _shown(value: Any) -> str:
+    return "null" if value is None else str(value)

@@ -1,0 +1,162 @@
+"""Versions of the model and which of them is in use: git tags, named as gto names them.
+
+`classifier@v2.0.0` marks the commit of a version, `classifier#prod#3` the version in use from then on. So `gto show`
+lists them and `dvc artifacts get . classifier --stage prod` brings the model in use. A tagged experiment commit stays,
+whatever becomes of the experiment.
+"""
+
+import json
+import os
+import subprocess
+import time
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from thaw.errors import InputError
+from thaw.project import workspace
+from thaw.project.git import contents, git
+
+NAME, STAGE = "classifier", "prod"
+MODEL = "artifacts/unfreeze/model"
+TOLD_BY = ("artifacts/evaluate/metrics.json", "data.dvc", "dvc.lock")  # what tells of a version, at its commit
+BACK = "rolled back from"  # how the message of a rollback begins
+FIRST = "no model has a version yet; `thaw run --record` trains one and gives it a version"
+
+
+@dataclass(frozen=True)
+class Version:
+    """A registered model: where it is, what it scored, what it learned from, and why it was registered."""
+
+    name: str
+    commit: str
+    when: datetime
+    in_use: bool
+    metrics: dict[str, Any]
+    data: str
+    model: str
+    message: str
+
+
+def versions() -> list[Version]:
+    """All versions, the newest first."""
+    events = _events()
+    line = _line(events)
+    registered = list(reversed(_registered(events).items()))
+    texts = contents([f"{event['commit']}:./{path}" for _, event in registered for path in TOLD_BY])
+    return [
+        Version(
+            name=name,
+            commit=event["commit"],
+            when=event["timestamp"],
+            in_use=line[-1:] == [name],
+            metrics=json.loads(metrics or "{}"),
+            data=_hashes(pin).get("data", "")[:7],
+            model=_hashes(lock).get(MODEL, ""),
+            message=event["message"],
+        )
+        for (name, event), metrics, pin, lock in zip(registered, texts[::3], texts[1::3], texts[2::3], strict=True)
+    ]
+
+
+def in_use(known: list[Version]) -> Version | None:
+    """The one of all versions that is in use, if there is one."""
+    return next((version for version in known if version.in_use), None)
+
+
+def version_of(model: str, known: list[Version]) -> Version | None:
+    """The version of a model by DVC's hash of it, if it has one."""
+    return next((version for version in known if version.model == model), None)
+
+
+def model_of(commit: str | None) -> str:
+    """DVC's hash of the fine-tuned model at a commit, or (None) in the workspace; empty where there is no model."""
+    if commit:
+        return _hashes(git("show", f"{commit}:./dvc.lock")).get(MODEL, "")
+    lock = workspace.ROOT / "dvc.lock"
+    return _hashes(lock.read_text(encoding="utf-8")).get(MODEL, "") if lock.is_file() else ""
+
+
+def register(commit: str, message: str) -> Version:
+    """Give the model at a commit a version; a model that has one keeps it."""
+    model = model_of(commit)
+    if not model:
+        raise InputError(f"commit {commit[:7]} holds no trained model; train and record one with `thaw run --record`")
+    known = version_of(model, versions())
+    if not known:
+        events = _events()
+        latest = max((int(version.split(".")[0].removeprefix("v")) for version in _registered(events)), default=0)
+        _tag(f"{NAME}@v{latest + 1}.0.0", commit, message, events)
+        known = version_of(model, versions())
+        assert known
+    return known
+
+
+def promote(version: str, message: str) -> None:
+    """Put a version in use; nothing happens if it is."""
+    name = f"v{version.strip().removeprefix('v')}"
+    events = _events()
+    known = _registered(events)
+    if name not in known:
+        raise InputError(f"there is no version '{version}'; there are {', '.join(known)}" if known else FIRST)
+    if _line(events)[-1:] != [name]:
+        numbers = [int(event["ref"].rsplit("#", 1)[1]) for event in events if "#" in event["ref"]]
+        _tag(f"{NAME}#{STAGE}#{max(numbers, default=0) + 1}", known[name]["commit"], message, events)
+
+
+def rollback() -> Version:
+    """Put the version in use that was so before the present one; again, and it goes one further back."""
+    line = _line(_events())
+    if len(line) < 2:
+        raise InputError(f"no version was in use before {line[0]}" if line else "no version is in use yet")
+    promote(line[-2], f"{BACK} {line[-1]}")
+    return next(version for version in versions() if version.name == line[-2])
+
+
+def _events() -> list[dict[str, Any]]:
+    """What gto's tags tell, in the order in which it happened."""
+    if not git("tag", "--list", f"{NAME}[@#]*"):  # or no repository: gto would take half a second to say so
+        return []
+    import gto.api
+
+    return list(gto.api.history(workspace.ROOT, NAME, ascending=True))
+
+
+def _registered(events: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    return {event["version"]: event for event in events if event["event"] == "registration"}
+
+
+def _line(events: list[dict[str, Any]]) -> list[str]:
+    """The versions that were in use one after the other, the present one last; what was rolled back is off it."""
+    line: list[str] = []
+    for event in events:
+        if event["event"] == "assignment" and event["stage"] == STAGE:
+            if event["message"].startswith(BACK) and line[-2:-1] == [event["version"]]:
+                line.pop()
+            else:
+                line.append(event["version"])
+    return line
+
+
+def _tag(name: str, commit: str, message: str, events: list[dict[str, Any]]) -> None:
+    """Make a tag, whether or not git knows the user, at a later second than all before it.
+
+    gto and DVC tell which model is in use from the time of its tag, which has whole seconds.
+    """
+    latest = max((event["timestamp"].timestamp() for event in events), default=0)
+    environment = os.environ | {"GIT_COMMITTER_DATE": f"@{int(max(time.time(), latest + 1))} +0000"}
+    if not git("var", "GIT_COMMITTER_IDENT"):
+        environment |= {"GIT_COMMITTER_NAME": "thaw", "GIT_COMMITTER_EMAIL": "thaw@localhost"}
+    command = ["git", "tag", "--annotate", "--message", message, "--", name, commit]
+    made = subprocess.run(command, cwd=workspace.ROOT, env=environment, text=True, capture_output=True)
+    if made.returncode:
+        raise InputError(f"git cannot make the tag {name}: {' '.join(made.stderr.split())}")
+
+
+def _hashes(text: str) -> dict[str, str]:
+    """Path and DVC's hash of each output that a dvc.lock or a .dvc file names."""
+    values = YAML(typ="safe").load(text) or {}
+    stages = values.get("stages", {"": values}).values()
+    return {out["path"]: out["md5"] for stage in stages for out in stage.get("outs", []) if "md5" in out}

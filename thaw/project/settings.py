@@ -1,0 +1,262 @@
+"""Settings: `params.yaml`, read once into frozen typed objects. It alone has defaults; a mistake is one sentence."""
+
+import difflib
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError
+from pydantic_core import PydanticCustomError
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from thaw.errors import InputError
+from thaw.project.workspace import ROOT
+
+FILE = ROOT / "params.yaml"
+
+# Keys of earlier versions, and what became of each.
+FORMER = {
+    # DVC's run cache leaves every key named `size` or `nfiles` out of its key, so no setting may bear such a name.
+    "prepare.size": "is called 'prepare.resolution' now; rename it",
+    "unfreeze.patience": "is gone: phase 2 always runs all its epochs; take the line out",
+}
+
+Share = Annotated[float, Field(gt=0, lt=1)]
+Count = Annotated[int, Field(ge=1)]
+Rate = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+Limit = Annotated[float, Field(ge=0, le=1)]
+Minutes = Annotated[float, Field(gt=0)] | None
+Views = Literal["none", "flip", "flips", "square"]
+
+
+def _which_blocks(value: Any) -> Any:
+    word = isinstance(value, str) and re.fullmatch(r"all|gradual|first [1-9]\d*", value)
+    number = type(value) is int and value >= 1
+    names = isinstance(value, list) and value and all(isinstance(name, str) for name in value)
+    if word or number or names:
+        return value
+    raise PydanticCustomError("blocks", "use all, gradual, a number of last blocks, first N, or a list of names")
+
+
+class Section(BaseModel):
+    """A section of the file: nothing unknown, nothing changed after reading, no number made of a text."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class Resources(Section):
+    device: Literal["auto", "cpu", "cuda", "mps"]
+    precision: Literal["auto", "float32", "bfloat16"]
+    compile: Literal["auto", "always", "never"]
+    processes: Count
+    threads: Annotated[int, Field(ge=0)]
+    workers: Count
+
+
+class Backbone(Section):
+    name: str
+    weights: str
+
+
+class Prepare(Section):
+    resolution: Annotated[int, Field(ge=16)] | None
+    fit: Literal["whole", "crop"]
+    val: Share
+    test: Share
+    seed: Annotated[int, Field(ge=0)]
+    folds: Annotated[int, Field(ge=2)] | None
+    fold: Annotated[int, Field(ge=0)]
+    positive: str | None
+    smallest_class: Annotated[int, Field(ge=3)]
+    cache_gb: NotNegative
+
+
+class Embed(Section):
+    views: Views
+    draws: Count | None
+    batch_size: Count
+
+
+class Head(Section):
+    learning_rate: Rate
+    weight_decay: NotNegative
+    batch_size: Count
+    max_epochs: Annotated[int, Field(ge=0)]
+    patience: Count
+
+
+class Unfreeze(Section):
+    blocks: Annotated[str | int | list[str], PlainValidator(_which_blocks)]
+    ratio: Rate
+    layer_decay: Annotated[float, Field(gt=0, le=1)]
+    epochs: Count
+    batch_size: Count
+    weight_decay: NotNegative
+    warmup: Annotated[float, Field(ge=0, lt=1)]
+    batchnorm: Literal["frozen", "adapt", "train"]
+    views: Views
+    drop: Annotated[float, Field(ge=0, le=1)]
+    jitter: Annotated[float, Field(ge=0, lt=1)]
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)]
+    l2_sp: NotNegative
+    mixup: NotNegative
+    cutmix: NotNegative
+    ema: Annotated[float, Field(ge=0, lt=1)]
+    keep: Literal["best", "last"]
+    interpolate: bool
+
+
+class Evaluate(Section):
+    views: Views
+    batch_size: Count
+    promise: Literal["precision", "specificity"]
+    at_least: Annotated[float, Field(gt=0, le=1)]
+
+
+class Retrain(Section):
+    incoming: str | None
+    retries: Annotated[int, Field(ge=0)]
+
+
+class Promote(Section):
+    margin: Limit
+    class_limit: Limit
+    slice_limit: Limit
+    smallest: Count
+
+
+class Timeouts(Section):
+    data: Minutes
+    prepare: Minutes
+    embed: Minutes
+    head: Minutes
+    unfreeze: Minutes
+    evaluate: Minutes
+    report: Minutes
+    promote: Minutes
+    push: Minutes
+
+
+class Settings(Section):
+    """The whole file."""
+
+    seed: Annotated[int, Field(ge=0)]
+    labels: Annotated[float, Field(gt=0, le=1)]
+    class_weights: Literal["none", "balanced"]
+    resources: Resources
+    backbone: Backbone
+    prepare: Prepare
+    embed: Embed
+    head: Head
+    unfreeze: Unfreeze
+    evaluate: Evaluate
+    retrain: Retrain
+    promote: Promote
+    timeouts: Timeouts
+
+
+def read(path: Path = FILE) -> Settings:
+    """The settings in `path`, or the first mistake in it."""
+    return _check(_load(path), path.name)
+
+
+def override(changes: list[str], path: Path = FILE) -> None:
+    """Write `section.key=value` changes into the file, comments kept; nothing is written if one is wrong."""
+    values = _load(path)
+    for change in changes:
+        key, equals, text = change.partition("=")
+        if not equals or not key.strip():
+            raise InputError(f"'{change}' is no setting; write key=value, such as unfreeze.ratio=30")
+        *sections, last = key.strip().split(".")
+        place = values
+        for section in sections:
+            place = place.get(section) if isinstance(place, dict) else None
+        if not isinstance(place, dict) or last not in place:
+            raise InputError(_unknown(key.strip(), "--set"))
+        try:
+            place[last] = YAML(typ="safe").load(text)
+        except YAMLError:
+            raise InputError(f"'{text}' is no value for {key}; write a number, a word or a list [a, b]") from None
+    _check(values, "--set")
+    if changes:
+        partial = path.with_suffix(".partial")
+        with partial.open("w", encoding="utf-8") as file:
+            _yaml().dump(values, file)
+        partial.replace(path)
+
+
+def all_keys() -> list[str]:
+    """Every key, such as `unfreeze.ratio`."""
+    found = []
+    for name, field in Settings.model_fields.items():
+        section = field.annotation
+        inner = section.model_fields if isinstance(section, type) and issubclass(section, Section) else None
+        found += [f"{name}.{key}" for key in inner] if inner is not None else [name]
+    return found
+
+
+def _yaml() -> YAML:
+    yaml = YAML()
+    yaml.preserve_quotes = True
+    yaml.width = 200
+    return yaml
+
+
+def _load(path: Path) -> Any:
+    try:
+        values = _yaml().load(path)
+    except FileNotFoundError:
+        raise InputError(f"there is no {path}; bring it back with `git checkout {path.name}`") from None
+    except YAMLError as error:
+        raise InputError(f"{path.name} is not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise InputError(f"{path.name} is not a list of sections; bring it back with `git checkout {path.name}`")
+    return values
+
+
+def _check(values: Any, source: str) -> Settings:
+    try:
+        settings = Settings.model_validate(_plain(values))
+    except ValidationError as error:
+        raise InputError(_sentence(error.errors(), source)) from None
+    if settings.prepare.val + settings.prepare.test >= 1:
+        raise InputError(f"{source}: prepare.val and prepare.test leave nothing to train on; their sum must be below 1")
+    if settings.prepare.folds and settings.prepare.fold >= settings.prepare.folds:
+        last = settings.prepare.folds - 1
+        raise InputError(f"{source}: prepare.fold is {settings.prepare.fold}; of {last + 1} folds it is 0 to {last}")
+    return settings
+
+
+def _plain(value: Any) -> Any:
+    """Without ruamel's wrappers, which strict types refuse."""
+    if isinstance(value, dict):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_plain(inner) for inner in value]
+    for kind in (bool, int, float, str):
+        if isinstance(value, kind):
+            return kind(value)
+    return value
+
+
+def _sentence(errors: list[Any], source: str) -> str:
+    """The first mistake as one sentence; a union reports each of its parts, which are put together."""
+    errors = sorted(errors, key=lambda error: error["type"] != "extra_forbidden")  # explains what is missing
+    first = errors[0]
+    key = ".".join(str(part) for part in first["loc"][:2])
+    if first["type"] == "extra_forbidden":
+        return _unknown(key, source)
+    if first["type"] == "missing":
+        return f"{source}: '{key}' is missing; add it, or bring the file back with `git checkout params.yaml`"
+    reasons = [each["msg"] for each in errors if each["loc"][:2] == first["loc"][:2]]
+    wanted = " or ".join(dict.fromkeys(reason[:1].lower() + reason[1:] for reason in reasons))
+    return f"{source}: '{key}' is {first['input']!r}, which is not allowed: {wanted}"
+
+
+def _unknown(key: str, source: str) -> str:
+    if key in FORMER:
+        return f"{source}: '{key}' {FORMER[key]}"
+    near = difflib.get_close_matches(key, all_keys(), 1, 0.0)[0]
+    return f"{source}: unknown key '{key}'; the nearest that exists is '{near}'"

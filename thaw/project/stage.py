@@ -1,0 +1,235 @@
+"""Runs one DVC stage to its end, streams what it prints, says what DVC did. Knows nothing of Prefect.
+
+`repro("head", on_line=print)` is `dvc repro --single-item head` in its own process group, so that whatever
+ends the caller (cancellation, time limit, Ctrl-C) ends dvc and the training below it too.
+"""
+
+import fcntl
+import os
+import queue
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from enum import StrEnum
+from pathlib import Path
+
+from thaw.errors import InputError
+from thaw.project import provenance, workspace
+
+GRACE = 5.0  # seconds between SIGTERM and SIGKILL
+# What dvc advises after every stage, the same five lines each time.
+ADVICE = (
+    "To track the changes with git",
+    "\tgit add ",
+    "To enable auto staging",
+    "\tdvc config core.autostage",
+    "Use `dvc push`",
+)
+
+OnLine = Callable[[str], None]
+_locks: set[int] = set()  # open files that children inherit: while one lives whose caller was killed, the lock holds
+
+
+class Verdict(StrEnum):
+    """What DVC did about a stage."""
+
+    COMPLETED = "Completed"  # it ran
+    CACHED = "Cached"  # nothing changed
+    RESTORED = "Restored"  # the outputs came from the cache, without running
+
+
+class StageError(RuntimeError):
+    """A stage ended with an error: one sentence, and beside it the exit code and the last lines printed."""
+
+    def __init__(self, stage: str, exit_code: int, last_lines: list[str]) -> None:
+        # dvc's own last words ("ERROR: failed to reproduce ...") say only that; the line before says why.
+        complaints = [line for line in last_lines if line.startswith("ERROR: ")]
+        stage_codes = [found[1] for line in complaints if (found := re.search(r"exited with (-?\d+)", line))]
+        if stage_codes:
+            exit_code = int(stage_codes[-1])
+            others = [line for line in last_lines if not line.startswith("ERROR: ")]
+            why = others[-1] if others else complaints[-1]
+        else:
+            why = (complaints or last_lines or ["it printed nothing"])[-1]
+        super().__init__(f"{stage} failed with exit code {exit_code}: {why.strip().removeprefix('error: ')}")
+        self.stage = stage
+        self.exit_code = exit_code
+        self.last_lines = last_lines
+
+
+def repro(stage: str, *flags: str, on_line: OnLine = print) -> Verdict:
+    """`dvc repro --single-item STAGE`, every line of it handed to `on_line`.
+
+    Where DVC gives back what was made with other settings or inputs (thaw/project/provenance.py), the stage runs.
+    Raises `InputError` with the phase's own sentence where the user can mend it, else `StageError`.
+    For `data.dvc` the data are brought first where they are missing (`python -m thaw.project.bring`). Raises
+    `DataDiffers` (thaw/project/pin.py) where they are there and differ from it: `dvc repro` would pin them anew.
+    """
+    dvc = [sys.executable, "-m", "dvc", "repro", "--single-item", *flags, stage]
+    if not stage.endswith(".dvc"):
+        verdict = _verdict(stage, finish(stage, dvc, on_line), otherwise=Verdict.COMPLETED)
+        if verdict is Verdict.COMPLETED or not (misfits := provenance.misfits(stage)):
+            return verdict
+        on_line(f"warning: DVC has {stage} as {verdict}, but {'; '.join(misfits)}: it runs again")
+        return _verdict(stage, finish(stage, [*dvc, "--force"], on_line), otherwise=Verdict.COMPLETED)
+    folder = workspace.ROOT / stage.removesuffix(".dvc")
+    missing = not (folder.is_dir() and any(folder.iterdir()))
+    brought = finish(stage, [sys.executable, "-m", "thaw.project.bring"], on_line)
+    from thaw.project import pin  # which runs DVC with what is here
+
+    pin.check()
+    checked = _verdict(stage, finish(stage, dvc, on_line), otherwise=Verdict.COMPLETED)
+    if not missing or checked is not Verdict.CACHED:
+        return checked
+    from_cache = any("from the cache" in line for line in brought)
+    return Verdict.RESTORED if from_cache else Verdict.COMPLETED
+
+
+def _verdict(stage: str, lines: list[str], otherwise: Verdict) -> Verdict:
+    """The verdict in dvc's own words, `otherwise` where it uses none of them."""
+    for line in lines:
+        if line.startswith((f"Stage '{stage}' didn't change", f"'{stage}' didn't change")):
+            return Verdict.CACHED
+        if line.startswith((f"Stage '{stage}' is cached", f"'{stage}' is cached")):
+            return Verdict.RESTORED
+        if line.startswith(f"Running stage '{stage}'"):
+            return Verdict.COMPLETED
+    return otherwise
+
+
+def finish(stage: str, command: list[str], on_line: OnLine) -> list[str]:
+    """Run a command to its end; its first and last lines, or the error it ended with."""
+    first: list[str] = []
+    last: deque[str] = deque(maxlen=40)
+
+    def keep(line: str) -> None:
+        if line.startswith(ADVICE):
+            return
+        if len(first) < 40:
+            first.append(line)
+        last.append(line)
+        on_line(line)
+
+    code = run(command, keep)
+    if code == 0:
+        return first
+    failure = StageError(stage, code, list(last))
+    sentences = [line.removeprefix("error: ") for line in last if line.startswith("error: ")]
+    if failure.exit_code == 2 and sentences:
+        raise InputError(sentences[-1]) from failure
+    raise failure
+
+
+def run(command: list[str], on_line: OnLine) -> int:
+    """Run a command in the workspace, in a session of its own; its exit code.
+
+    A thread empties the pipe, so that the child never waits for `on_line`. Whatever is raised here or in
+    `on_line` ends the child's whole process group first.
+    """
+    environment = os.environ | {
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
+        "PYTHONUNBUFFERED": "1",
+        "DVC_NO_ANALYTICS": "1",
+        "DVC_DAEMON": "1",  # no process that dvc leaves behind would inherit the lock
+    }
+    child = subprocess.Popen(
+        command,
+        cwd=workspace.ROOT,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        # Universal newlines: a progress bar's carriage return ends a line too.
+        text=True,
+        encoding="utf-8",
+        errors="replace",
+        start_new_session=True,
+        pass_fds=tuple(_locks),
+    )
+    try:
+        lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        threading.Thread(target=_empty_pipe, args=(child, lines), daemon=True).start()
+        while True:
+            # Wakes up now and then: Prefect's time limit can only interrupt running Python code.
+            try:
+                line = lines.get(timeout=0.5)
+            except queue.Empty:
+                if child.poll() is None:
+                    continue
+                end_group(child.pid, GRACE)  # it ended and left a process behind that holds the pipe
+                return child.returncode
+            if line is None:
+                break
+            on_line(line)
+        while child.poll() is None:
+            time.sleep(0.02)
+        return child.returncode
+    except BaseException:
+        end_group(child.pid, GRACE)
+        child.poll()
+        raise
+
+
+def _empty_pipe(child: "subprocess.Popen[str]", lines: "queue.SimpleQueue[str | None]") -> None:
+    assert child.stdout is not None
+    with child.stdout:
+        for line in child.stdout:
+            if line := line.rstrip():
+                lines.put(line)
+    lines.put(None)
+
+
+def end_group(pid: int, grace: float) -> None:
+    """End the process group that `pid` leads: SIGTERM, then SIGKILL to whatever is left after the grace."""
+    try:
+        if _signal_until_gone(pid, signal.SIGTERM, grace):
+            return
+    except BaseException:  # a second Ctrl-C: no more grace
+        _signal_until_gone(pid, signal.SIGKILL, 2)
+        raise
+    _signal_until_gone(pid, signal.SIGKILL, 2)
+
+
+def _signal_until_gone(pid: int, number: int, patience: float) -> bool:
+    """Signal the group and wait; whether it is gone. Only a dead member that nobody collects outlasts SIGKILL."""
+    deadline = time.monotonic() + patience
+    try:
+        os.killpg(pid, number)
+        while time.monotonic() < deadline:
+            with suppress(ChildProcessError):  # not our child: then somebody else collects it
+                os.waitpid(pid, os.WNOHANG)
+            os.killpg(pid, 0)  # raises once the group is empty
+            time.sleep(0.02)
+    except (ProcessLookupError, PermissionError):  # macOS says the latter of a group of dead processes
+        return True
+    return False
+
+
+@contextmanager
+def only_retraining(name: str) -> Iterator[None]:
+    """Hold the workspace for one retraining; refuse at once if another one, in any process, holds it."""
+    path = workspace.ROOT / ".dvc" / "tmp" / "retrain.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            holder = lock.read().strip() or "unknown"
+            raise InputError(
+                f"another retraining holds this workspace ({holder}): wait until it ends, or stop it"
+            ) from None
+        lock.truncate(0)
+        lock.write(f"{name}, process {os.getpid()}")
+        lock.flush()
+        _locks.add(lock.fileno())
+        try:
+            yield
+        finally:
+            _locks.discard(lock.fileno())

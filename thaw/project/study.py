@@ -1,0 +1,199 @@
+"""Studies: the arms of `thaw seeds`, `thaw curve` and `thaw ablate`, and what came out of them.
+
+A study is a sweep (thaw/project/sweep.py) whose arms are all of one question; its answer needs what each arm said of
+its test pictures, which is read from DVC.
+"""
+
+import io
+import json
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from thaw.errors import InputError
+from thaw.project import results, workspace
+from thaw.project.git import git
+from thaw.project.sweep import Arm, Sweep, arm, finished, reference
+
+if TYPE_CHECKING:
+    from thaw.statistics.studies import Run
+
+RECIPE = "recipe"
+NO_HEAD = "head.max_epochs=0"
+# Choosing the best epoch, the start among them, would hide what a mistake does to a network: it would not be kept. So
+# an ablation keeps the last one whatever params.yaml says.
+LAST = "unfreeze.keep=last"
+# Each against the recipe: the mistakes that it avoids. The rate of phase 1 is that of the head: ratio 1.
+ABLATION = {
+    RECIPE: [LAST],
+    "high rate": [LAST, "unfreeze.ratio=1"],
+    "no phase 1, high rate": [LAST, NO_HEAD, "unfreeze.ratio=1"],
+    "no phase 1, low rate": [LAST, NO_HEAD],
+    "random weights": [LAST, NO_HEAD, "unfreeze.ratio=1", "backbone.weights=random {seed}"],
+}
+# What is off in the recipe, one at a time.
+OPTIONS = {
+    RECIPE: [],
+    "label smoothing": ["unfreeze.label_smoothing=0.1"],
+    "L2-SP": ["unfreeze.l2_sp=0.01"],
+    "mixup": ["unfreeze.mixup=0.2"],
+    "cutmix": ["unfreeze.cutmix=1"],
+    "moving average": ["unfreeze.ema=0.99"],
+    "interpolation": ["unfreeze.interpolate=true"],
+    "best epoch": ["unfreeze.keep=best"],
+    "batchnorm adapt": ["unfreeze.batchnorm=adapt"],
+    "batchnorm train": ["unfreeze.batchnorm=train"],
+    "gradual": ["unfreeze.blocks=gradual"],
+    "layer decay": ["unfreeze.layer_decay=0.8"],
+    "class weights": ["class_weights=balanced"],
+    "one view in the test": ["evaluate.views=none"],
+}
+COMPARED = (
+    "over head, over recipe: points of test accuracy, auc over recipe: of AUC, which shows too what an arm lost in the "
+    "order of its verdicts; with the 95 % interval of a bootstrap over groups and seeds. "
+    "distance, cka, kept, kl: how far the network moved from what it was trained to know, as in every report. "
+    "Accuracy, distance and kept are in percent."
+)
+ABOUT = {
+    "seeds": [
+        "Mean ± standard deviation over the seeds; intervals are 95 % of a bootstrap over groups of pictures and seeds."
+    ],
+    "curve": [
+        "Whether more labels would help: a curve that still rises at its end says yes. Mean and spread over the seeds."
+    ],
+    "ablate": [
+        "The recipe, and what its parts are good for: the same split, several seeds, the same epochs of phase 2. The "
+        "last one is kept: choosing the best on validation would leave out what a mistake does.",
+        COMPARED,
+    ],
+    "options": ["What is off in the recipe, one option at a time, each against the recipe.", COMPARED],
+}
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a study found: tables in words, pictures, and the folder that keeps them with a page of all."""
+
+    tables: dict[str, list[dict[str, str]]]
+    figures: dict[str, bytes]
+    folder: Path
+
+
+def seeds(count: int, folds: int | None, changes: list[str]) -> list[Arm]:
+    """The settings of params.yaml with so many seeds, each on every fold if there are folds."""
+    each = [[f"prepare.folds={folds}", f"prepare.fold={fold}"] for fold in range(folds)] if folds else [[]]
+    _refuse(changes, *(change.partition("=")[0] for change in each[0]))
+    return [arm("recipe", [*changes, *fold, f"seed={seed}"]) for seed in _seeds(count) for fold in each]
+
+
+def curve(count: int, shares: list[float], changes: list[str]) -> list[Arm]:
+    """A growing share of the training labels, each with so many seeds."""
+    if not shares or not all(0 < share <= 1 for share in shares):
+        raise InputError(f"--shares {shares}: give shares above 0 and up to 1, such as 0.05,0.25,1")
+    _refuse(changes, "labels")
+    return [
+        arm(f"{share:g}", [*changes, f"labels={share}", f"seed={seed}"])
+        for share in sorted({float(f"{share:g}") for share in shares})
+        for seed in _seeds(count)
+    ]
+
+
+def ablation(count: int, changes: list[str], arms: dict[str, list[str]] = ABLATION) -> list[Arm]:
+    """The recipe and its mistakes, or its OPTIONS, each with so many seeds."""
+    _refuse(changes)
+    return [
+        arm(name, [*changes, *(change.format(seed=seed) for change in own), f"seed={seed}"])
+        for name, own in arms.items()
+        for seed in _seeds(count)
+    ]
+
+
+def _refuse(changes: list[str], *own: str) -> None:
+    """Raise where a change is one that the study makes itself."""
+    for key in (change.partition("=")[0].strip() for change in changes):
+        if key in ("seed", *own):
+            raise InputError(f"--set {key}: the study chooses {key} itself; leave it out")
+
+
+def _seeds(count: int) -> range:
+    if count < 1:
+        raise InputError(f"{count} seeds leave nothing to train; give 1 or more")
+    first = results.settings_with([]).seed
+    return range(first, first + count)
+
+
+def answer(question: str, of: Sweep) -> Answer | None:
+    """What the arms that ended say, if any did; tables, pictures and a page of it are kept in the study's folder."""
+    from thaw.report import studies as looks
+    from thaw.statistics import studies
+
+    runs = [_run(of, each) for each in finished(of)]
+    if not runs:
+        return None
+    tables, figures = {}, {}
+    if question == "curve":
+        table = studies.curve(runs)
+        percent = [f"{network}_accuracy" for network in studies.NETWORKS]
+        tables["accuracy and AUC by share of the labels"] = looks.readable(table, percent)
+        figures["do more labels help?"] = looks.draw_curve(table)
+    elif question in ("ablate", "options"):
+        if not any(run.setting == RECIPE for run in runs):
+            return None
+        table = studies.ablation(runs, RECIPE)
+        tables["arms"] = looks.readable(table, ["accuracy", "over_head", "over_recipe", "distance", "kept"])
+        if question == "ablate":
+            figures["the lesson"] = looks.draw_ablation(runs, table)
+        elif len(table) > 2:
+            figures["over the recipe"] = looks.draw_differences(table)
+    else:
+        known = {"path", "label", "group", "seed"}
+        slices = [
+            name
+            for name in map(str, runs[0].predictions)
+            if name not in known and "_prediction" not in name and "_p_" not in name
+        ]
+        table, by_slice = studies.seeds(runs, slices)
+        tables["figures"] = looks.readable(table, [*studies.NETWORKS, "gain"])
+        if len(by_slice):
+            tables["accuracy by slice"] = looks.readable(by_slice, [*studies.NETWORKS, "gain"])
+    folder = workspace.ROOT / "artifacts" / "studies" / of.name
+    folder.mkdir(parents=True, exist_ok=True)
+    table.to_csv(folder / "table.csv", index=False, lineterminator="\n")
+    for number, png in enumerate(figures.values()):
+        (folder / f"figure{number or ''}.png").write_bytes(png)
+    counts = f"{len(runs)} trainings from commit {of.base.commit[:7]}"
+    page = looks.page(f"{question}: {counts}", ABOUT[question], tables, figures)
+    (folder / "report.html").write_text(page, encoding="utf-8")
+    return Answer(tables, figures, folder)
+
+
+def _run(of: Sweep, each: Arm) -> "Run":
+    """What an arm found, read from its experiment: from git what is small, from DVC its predictions."""
+    import pandas as pd
+
+    from thaw.data.manifest import read_predictions
+    from thaw.statistics.studies import Run
+
+    commit = reference(of, each.name)
+    metrics = json.loads(git("show", f"{commit}:artifacts/evaluate/metrics.json"))
+    history = pd.read_csv(io.StringIO(git("show", f"{commit}:artifacts/unfreeze/history.csv")))
+    predictions = read_predictions(io.BytesIO(_predictions(commit, each.name)))
+    return Run(each.setting, each.settings.seed, metrics, history, predictions)
+
+
+@cache
+def _predictions(commit: str, name: str) -> bytes:
+    """The predictions of an arm; asked once, because each question to DVC takes a second or two."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "predictions.csv"
+        command = [sys.executable, "-m", "dvc", "get", ".", "artifacts/evaluate/predictions.csv", "--rev", commit]
+        got = subprocess.run(
+            [*command, "--out", str(file)], cwd=workspace.ROOT, text=True, capture_output=True, stdin=subprocess.DEVNULL
+        )
+        if got.returncode:
+            raise InputError(f"the predictions of {name} are neither in DVC's cache nor in its remote")
+        return file.read_bytes()

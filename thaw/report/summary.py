@@ -1,0 +1,190 @@
+"""What phase 2 gained, in sentences and small tables."""
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from thaw.formats import DASH, Unit, change, count, number, p_value, percent, score
+from thaw.report.drawing import NETWORKS
+from thaw.statistics.records import same_networks
+
+Verdict = Literal["gain", "none", "loss", "same"]
+
+# key, name, unit, whether higher is better, what it means
+METRICS: list[tuple[str, str, Unit, bool, str]] = [
+    ("accuracy", "accuracy", "percent", True, "share of the test pictures that were named correctly"),
+    (
+        "balanced_accuracy",
+        "balanced accuracy",
+        "percent",
+        True,
+        "the same for each class on its own, then averaged: a rare class counts as much as a common one",
+    ),
+    ("auc", "AUC", "score", True, "how well the network ranks pictures: 1 is perfect, 0.5 is guessing"),
+    ("f1", "F1", "percent", True, "balance of false alarms (precision) and misses (recall)"),
+    (
+        "ece",
+        "ECE",
+        "percent",
+        False,
+        "expected calibration error, the mean distance between confidence and accuracy: lower is better",
+    ),
+    (
+        "ece_calibrated",
+        "ECE, calibrated",
+        "percent",
+        False,
+        "the same after dividing the logits by a temperature that validation chose; no verdict changes",
+    ),
+]
+
+
+def verdict_of(low: float | None, high: float | None) -> Verdict:
+    """A gain only where the whole interval lies above zero, a loss only where it lies below."""
+    if low is not None and low > 0:
+        return "gain"
+    if high is not None and high < 0:
+        return "loss"
+    return "none"
+
+
+def warning(metrics: Mapping[str, Any]) -> str:
+    """What to know before the gain is read, and what to try, in one sentence; empty where all is well."""
+    phase_2, gain = metrics.get("phase_2", {}), metrics["gain"]
+    if phase_2.get("kept_epoch") == 0:
+        why = "no epoch was better on validation than head only"
+        way = "unfreeze.keep=last"
+    elif phase_2.get("share") == 0:
+        why = "nothing on the way from head only to the fine-tuned weights was better on validation than head only"
+        way = "unfreeze.interpolate=false"
+    elif (gained := number(gain["accuracy"])) is not None and gained < 0:
+        low, high = number(gain.get("low")), number(gain.get("high"))
+        if low is None or high is None:
+            sure = "without an interval this may be chance"
+        else:
+            zero = "excludes zero" if high < 0 else "includes zero, so this may be chance"
+            sure = f"the 95 % interval, {change(low, 'percent')} to {change(high, 'percent')}, {zero}"
+        ways = "more epochs (unfreeze.epochs) or another unfreeze.ratio"
+        if phase_2.get("keep") == "last":
+            ways = "unfreeze.keep=best, " + ways
+        return (
+            f"Phase 2 made accuracy on the test pictures worse by {change(-gained, 'percent').lstrip('+')} points; "
+            f"{sure}; try {ways}."
+        )
+    else:
+        return ""
+    what = (
+        "Phase 2 was not kept: {}, so both networks are the same and there is no gain to measure"
+        if same_networks(metrics)
+        else "Of phase 2 only BatchNorm's adapted statistics were kept: {}"
+    )
+    return f"{what.format(why)}; try {way}, more epochs (unfreeze.epochs) or another unfreeze.ratio."
+
+
+def headline_of(metrics: Mapping[str, Any]) -> tuple[Verdict, str]:
+    if same_networks(metrics):
+        return "same", warning(metrics)
+    gain = metrics["gain"]
+    before, after = percent(metrics["head"]["accuracy"]), percent(metrics["finetuned"]["accuracy"])
+    moved = f"{change(gain['accuracy'], 'percent')} points"
+    low, high = number(gain.get("low")), number(gain.get("high"))
+    span = f"{change(low, 'percent')} to {change(high, 'percent')}"
+    verdict = verdict_of(low, high)
+    p = number(gain.get("mcnemar_p"))
+    mcnemar = f"; McNemar {p_value(p)}" if p is not None else ""
+
+    if low is None or high is None:
+        sentence = (
+            f"Phase 2 moved accuracy from {before} to {after} ({moved}), "
+            f"but without an interval this is no evidence of a change{mcnemar}."
+        )
+    elif verdict == "none":
+        sentence = (
+            f"Phase 2 did not measurably change accuracy: {before} before, {after} after ({moved}), "
+            f"and the 95 % interval, {span}, includes zero{mcnemar}."
+        )
+    else:
+        verb = "raised" if verdict == "gain" else "lowered"
+        sentence = f"Phase 2 {verb} accuracy from {before} to {after}: {moved}, 95 % interval {span}{mcnemar}."
+    if low is not None and p is not None and (verdict == "none") != (p >= 0.05):
+        sentence += " Interval and test disagree, so read this with caution."
+    return verdict, sentence
+
+
+def metric_rows(metrics: Mapping[str, Any]) -> list[dict[str, str]]:
+    """One row per metric: name, both values, the gain with its interval where there is one, its colour."""
+    gain = metrics["gain"]
+    rows = []
+    for key, name, unit, higher_is_better, meaning in METRICS:
+        shown = percent if unit == "percent" else score
+        values = [number(metrics[network].get(key)) for network in NETWORKS]
+        difference = number(gain.get(key))
+        if difference is None and values[0] is not None and values[1] is not None:
+            difference = values[1] - values[0]
+        low, high = (number(gain.get({"accuracy": end, "auc": f"auc_{end}"}.get(key, ""))) for end in ("low", "high"))
+        if same_networks(metrics):
+            difference = low = high = None
+        interval, verdict = "", "none"
+        if low is not None and high is not None:
+            interval = f"{change(low, unit)} to {change(high, unit)}"
+            verdict = verdict_of(low, high) if higher_is_better else verdict_of(-high, -low)
+        points = " points" if unit == "percent" and difference is not None else ""
+        rows.append(
+            {
+                "name": name,
+                "head": shown(values[0]),
+                "finetuned": shown(values[1]),
+                "gain": change(difference, unit) + points,
+                "interval": interval,
+                "verdict": verdict,
+                "meaning": meaning,
+            }
+        )
+    return rows
+
+
+def temperatures(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """By what the logits of each network are divided so that its confidence can be believed."""
+    return {network: float(metrics[network]["temperature"]) for network in NETWORKS}
+
+
+def operating(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """For each network that has one its operating point: the threshold, and each rate with its interval, as texts."""
+    rows = []
+    for network, name in NETWORKS.items():
+        if found := metrics.get("operating", {}).get(network):
+            rates = {
+                rate: (
+                    percent(found[rate]["value"]),
+                    f"{percent(found[rate]['low'])} to {percent(found[rate]['high'])}",
+                )
+                for rate in ("recall", "precision", "specificity")
+            }
+            rows.append({"name": name, "threshold": score(found["threshold"]), **rates})
+    return rows
+
+
+def summary(metrics: Mapping[str, Any]) -> str:
+    """The headline and a small table as Markdown, for a UI or a terminal."""
+    verdict, headline = headline_of(metrics)
+    caution = warning(metrics) if verdict != "same" else ""
+    lines = [
+        f"**{headline}**",
+        "",
+        *([caution, ""] if caution else []),
+        "| | head only | fine-tuned | gain | 95 % interval |",
+        "|---|---:|---:|---:|---:|",
+    ]
+    for row in metric_rows(metrics):
+        cells = (row["name"], row["head"], row["finetuned"], row["gain"], row["interval"] or DASH)
+        lines.append("| " + " | ".join(cells) + " |")
+    lines += ["", f"Measured on {count(metrics['test_pictures'])} test pictures; ECE: lower is better."]
+    return "\n".join(lines) + "\n"
+
+
+def kept_epoch(phase_2: Mapping[str, Any]) -> str:
+    """Which epoch of phase 2 the fine-tuned network comes from, as the end of a sentence; empty where none does."""
+    if not (epoch := phase_2.get("kept_epoch")) or phase_2.get("share") == 0:
+        return ""
+    which = "its last one" if phase_2.get("keep") == "last" else "its best one on validation"
+    way = f", {100 * phase_2['share']:.0f} % of the way there from head only" if "share" in phase_2 else ""
+    return f"; of phase 2 epoch {epoch} is kept, {which}{way}"

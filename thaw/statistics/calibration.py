@@ -1,0 +1,88 @@
+"""Calibration: probabilities that mean what they say, and a threshold that keeps a promise.
+
+Both are chosen on validation and then judged on test pictures, which have no say in them.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from thaw.statistics.metrics import resamples_of
+
+Scores = NDArray[np.float64]
+Mask = NDArray[np.bool_]
+
+
+def temperature(logits: Tensor, labels: Tensor) -> float:
+    """The number that logits (n, classes) are divided by so that labels (n,) are as likely as can be (Guo et al. 2017).
+
+    It changes no verdict. Networks that are too sure of themselves have one above 1.
+    """
+    logits = logits.double()
+    logarithm = torch.zeros((), dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.LBFGS([logarithm], max_iter=100, line_search_fn="strong_wolfe")
+
+    def loss() -> Tensor:
+        optimizer.zero_grad()
+        # Verdicts that are all right would make it infinitely sure: the second term is a very weak belief in 1.
+        value = F.cross_entropy(logits / logarithm.exp(), labels) + 1e-3 * logarithm**2
+        value.backward()
+        return value
+
+    optimizer.step(loss)
+    return float(logarithm.detach().exp())
+
+
+def threshold(scores: Scores, positive: Mask, promise: str, at_least: float) -> float | None:
+    """The score from which on a picture is called positive so that most positives are found and the promise is kept.
+
+    Args:
+        scores: probability of the positive class.
+        positive: whether it is one.
+        promise: `precision` (of those called positive so many are) or `specificity` (of the others so many are not).
+        at_least: what is promised.
+
+    Returns:
+        The threshold, or None if no threshold keeps the promise.
+    """
+    order = np.argsort(-scores, kind="stable")
+    last_of_ties = np.flatnonzero(np.diff(scores[order], append=-np.inf))
+    found = np.cumsum(positive[order])[last_of_ties]
+    called = last_of_ties + 1
+    others = max(int((~positive).sum()), 1)
+    kept = found / called if promise == "precision" else 1 - (called - found) / others
+    allowed = np.flatnonzero((kept >= at_least) & (found > 0))
+    if not len(allowed):
+        return None
+    best = allowed[found[allowed] == found[allowed].max()][0]  # of those that find as many, the strictest
+    return float(scores[order][last_of_ties[best]])
+
+
+def at_threshold(
+    scores: Scores, positive: Mask, cut: float, groups: Sequence[str] | None, seed: int, resamples: int = 2000
+) -> dict[str, Any]:
+    """Recall, precision and specificity of `scores >= cut`, each with its bootstrap 95 % interval (of whole groups)."""
+    called = scores >= cut
+    parts = {
+        "recall": (called & positive, positive),
+        "precision": (called & positive, called),
+        "specificity": (~called & ~positive, ~positive),
+    }
+    drawn: dict[str, list[Scores]] = {name: [] for name in parts}
+    with np.errstate(invalid="ignore"):
+        for weights in resamples_of(groups, len(scores), seed, resamples):
+            for name, (hits, of) in parts.items():
+                drawn[name].append((weights @ hits) / (weights @ of))
+    found: dict[str, Any] = {}
+    for name, (hits, of) in parts.items():
+        if of.any():
+            low, high = np.nanquantile(np.concatenate(drawn[name]), [0.025, 0.975])
+            found[name] = {"value": float(hits.sum() / of.sum()), "low": float(low), "high": float(high)}
+        else:
+            found[name] = {"value": None, "low": None, "high": None}
+    return found
