@@ -109,8 +109,8 @@ def measured(backbone: str, split: str, seed: int, changes: list[str]) -> list[d
         for phase in PHASES:
             with (folder / f"{phase}.log").open("w") as log:
                 command = [sys.executable, "-m", f"tasks.{phase}"]
-                environment = os.environ | {"THAW_ROOT": str(folder)}
-                done = subprocess.run(command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT)
+                environment = os.environ | {"PYTHONPATH": str(ROOT)}
+                done = subprocess.run(command, cwd=folder, env=environment, stdout=log, stderr=subprocess.STDOUT)
             if done.returncode:
                 raise SystemExit(f"{phase} failed, see {folder / f'{phase}.log'}")
         note.write_text(json.dumps(changes))

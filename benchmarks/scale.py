@@ -84,11 +84,11 @@ def workspace(folder: Path, data: Path, count: int, way: str) -> None:
 def measure(folder: Path, phase: str) -> dict[str, float]:
     """Run a phase in a child process; its seconds, and the most memory of its process tree in MB."""
     shutil.rmtree(folder / "artifacts" / phase, ignore_errors=True)
-    environment = os.environ | {"THAW_ROOT": str(folder)}
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
     with (folder / f"{phase}.log").open("w") as log:
         started = time.perf_counter()
         child = subprocess.Popen(
-            [sys.executable, "-m", f"tasks.{phase}"], cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT
+            [sys.executable, "-m", f"tasks.{phase}"], cwd=folder, env=environment, stdout=log, stderr=subprocess.STDOUT
         )
         resident, own = 0.0, 0.0
         while child.poll() is None:

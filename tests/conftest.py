@@ -25,7 +25,7 @@ os.environ |= {
     "DVC_SITE_CACHE_DIR": str(_STATE / "dvc"),
     "GIT_CONFIG_GLOBAL": os.devnull,
 }
-for name in ("PREFECT_API_URL", "PREFECT_PROFILE", "THAW_ROOT"):
+for name in ("PREFECT_API_URL", "PREFECT_PROFILE"):
     os.environ.pop(name, None)
 
 # A shell that starts tests in the background lets them ignore Ctrl-C, and whatever they start inherits that.
@@ -33,6 +33,7 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).resolve().parents[1]
+os.environ["TOY_REAL"] = str(ROOT / "thaw")
 TOY = Path(__file__).parent / "toy"
 sys.path.append(str(Path(__file__).parent / "support"))  # modules that tests share
 # files that take long
@@ -107,7 +108,7 @@ def trained_toy(_trained_template: Path, tmp_path: Path, monkeypatch: pytest.Mon
     root = tmp_path / "toy"
     shutil.copytree(_trained_template, root)
     monkeypatch.setattr(workspace, "ROOT", root)
-    monkeypatch.setenv("THAW_ROOT", str(root))
+    monkeypatch.chdir(root)
     return root
 
 

@@ -116,8 +116,8 @@ def prepare(size: int, head_epochs: int, epochs: int, pictures: int | None) -> C
         classes = manifest.classes_of(rows, None, 1)
         positive = classes[-1] if len(classes) == 2 else "null"
         settings.override([f"prepare.resolution={size}", f"prepare.positive={positive}"], workspace / "params.yaml")
-        environment = os.environ | {"THAW_ROOT": str(workspace)}
-        if subprocess.run([sys.executable, "-m", "tasks.prepare"], cwd=ROOT, env=environment).returncode:
+        environment = os.environ | {"PYTHONPATH": str(ROOT)}
+        if subprocess.run([sys.executable, "-m", "tasks.prepare"], cwd=workspace, env=environment).returncode:
             sys.exit(2)  # it has said why
         found = pd.read_csv(workspace / "artifacts/prepare/manifest.csv", keep_default_na=False)
         found[["path", "split"]].to_csv(splits, index=False)
@@ -168,11 +168,11 @@ def watch(name: str, contest: Contest) -> dict[str, Any]:
     """Run a contestant to its end: the seconds, the most memory that its processes had together, what it told."""
     command = [sys.executable, "-m", f"benchmarks.peers.{name}", json.dumps(asdict(contest))]
     environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1", "DO_NOT_TRACK": "1"}
-    environment["THAW_ROOT"] = contest.workspace
+    environment["PYTHONPATH"] = str(ROOT)
     log = Path(contest.out, "log.txt")
     began = time.perf_counter()
     with log.open("w") as file:
-        child = psutil.Popen(command, cwd=ROOT, env=environment, stdout=file, stderr=subprocess.STDOUT)
+        child = psutil.Popen(command, cwd=contest.workspace, env=environment, stdout=file, stderr=subprocess.STDOUT)
         peak = [0]
         done = threading.Event()
         watcher = threading.Thread(target=_measure, args=(child, peak, done))

@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def _thaw(*arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
-    return thaw(ROOT, *arguments, **{"COLUMNS": "120"} | environment)
+    return thaw(Path.cwd(), *arguments, **{"COLUMNS": "120"} | environment)
 
 
 def test_help_imports_nothing_heavy() -> None:
@@ -42,6 +42,50 @@ def test_unknown_setting_is_one_sentence_before_anything_starts(toy: Path) -> No
     assert re.fullmatch(r"error: .*'unfreeze\.ratoi'.*'unfreeze\.ratio'\n", ended.stderr)
     assert ended.stdout == ""
     assert not (toy / ".prefect").exists()
+
+
+@pytest.fixture
+def broken(tmp_path: Path) -> Path:
+    """A project whose params.yaml has a mistake, so that every command says which project it works on."""
+    folder = tmp_path / "broken"
+    (folder / "data" / "deep").mkdir(parents=True)
+    (folder / "dvc.yaml").write_text("stages: {}\n")
+    (folder / "params.yaml").write_text("colour: blue\n")
+    return folder
+
+
+def test_a_command_works_on_the_project_of_the_current_folder_or_of_any_above(broken: Path) -> None:
+    for folder in (broken, broken / "data" / "deep"):
+        ended = thaw(folder, "run")
+        assert ended.returncode == 2
+        assert "params.yaml: unknown key 'colour'" in ended.stderr
+
+
+def test_another_project_can_be_named(broken: Path, toy: Path) -> None:
+    ended = thaw(toy, "-C", "../broken", "run")
+    assert ended.returncode == 2
+    assert "params.yaml: unknown key 'colour'" in ended.stderr
+    ended = thaw(broken, "-C", str(toy), "models")
+    assert ended.returncode == 0
+    assert "no model has a version yet" in ended.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["run"], "is in no project, which is a folder with params.yaml and dvc.yaml: go into one, or name it with"),
+        (["models"], "is in no project"),
+        (["-C", "nowhere", "run"], "-C nowhere: No such file or directory; name the folder of a project"),
+    ],
+)
+def test_outside_of_a_project_a_command_ends_with_one_sentence_and_leaves_nothing(
+    tmp_path: Path, arguments: list[str], sentence: str
+) -> None:
+    ended = thaw(tmp_path, *arguments)
+    assert ended.returncode == 2
+    assert re.fullmatch(r"error: [^\n]+\n", ended.stderr)
+    assert sentence in ended.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(("terminal", "width"), [(True, 40), (True, 20), (True, 200), (False, 40)])
@@ -125,7 +169,7 @@ def test_failing_phase_ends_with_its_sentence(server: str, toy: Path, fault: str
 def test_ctrl_c_ends_the_phase_and_says_one_line(server: str, toy: Path) -> None:
     with subprocess.Popen(
         [sys.executable, "-m", "thaw", "run"],
-        cwd=ROOT,
+        cwd=toy,
         env=os.environ | {"PREFECT_API_URL": server, "TOY_SLOW": "prepare"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

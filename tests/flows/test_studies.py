@@ -174,13 +174,14 @@ def test_what_a_study_found_is_printed_kept_and_on_the_page_of_its_run(
     ],
 )
 def test_a_wrong_study_is_one_sentence_before_anything_starts(tmp_path: Path, command: str, sentence: str) -> None:
-    shutil.copy(ROOT / "params.yaml", tmp_path)
-    ended = _thaw(ROOT, *command.split(), THAW_ROOT=str(tmp_path))
+    for name in ("params.yaml", "dvc.yaml"):
+        shutil.copy(ROOT / name, tmp_path)
+    ended = _thaw(tmp_path, *command.split())
     assert ended.returncode == 2
     assert re.fullmatch(r"error: [^\n]+\n", ended.stderr)
     assert sentence in ended.stderr
     assert ended.stdout == ""
-    assert [file.name for file in tmp_path.iterdir()] == ["params.yaml"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["dvc.yaml", "params.yaml"]
 
 
 @pytest.mark.parametrize(("command", "least"), [("seeds 0", 1), ("seeds 2 --folds 1", 2)])

@@ -46,8 +46,8 @@ def _start(root: Path, log: Path, *command: str, **environment: str) -> "subproc
     with open(log, "w") as output:
         return subprocess.Popen(
             [sys.executable, "-m", *command],
-            cwd=ROOT,
-            env=os.environ | {"THAW_ROOT": str(root)} | environment,
+            cwd=root,
+            env=os.environ | environment,
             stdout=output,
             stderr=subprocess.STDOUT,
             text=True,
@@ -82,10 +82,12 @@ def worked(server: str, _trained_template: Path, tmp_path_factory: pytest.TempPa
     """A workspace whose deployment `weekly` a worker runs; made by the commands at the head of prefect.yaml."""
     commands = re.findall(r"^#  +prefect (.+)$", (ROOT / "prefect.yaml").read_text(), re.MULTILINE)
     *preparing, working = [line.split() for line in commands]
-    for command in preparing:
-        done = subprocess.run([sys.executable, "-m", "prefect", *command], cwd=ROOT, text=True, capture_output=True)
-        assert done.returncode == 0 or "already exists" in done.stdout + done.stderr, done.stdout + done.stderr
     root = _copy(_trained_template, tmp_path_factory.mktemp("worked") / "toy")
+    shutil.copy(ROOT / "prefect.yaml", root)
+    shutil.copytree(ROOT / "flows", root / "flows", ignore=shutil.ignore_patterns("__pycache__"))
+    for command in preparing:
+        done = subprocess.run([sys.executable, "-m", "prefect", *command], cwd=root, text=True, capture_output=True)
+        assert done.returncode == 0 or "already exists" in done.stdout + done.stderr, done.stdout + done.stderr
     child = _start(root, root / "worker.log", "prefect", *working)
     yield root
     child.kill()  # asked politely, it first waits for a server that was restarted

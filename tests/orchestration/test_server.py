@@ -20,8 +20,8 @@ def _thaw_ui(root: Path, *options: str) -> "subprocess.Popen[str]":
     environment = {key: value for key, value in os.environ.items() if not key.startswith("PREFECT_API")}
     return subprocess.Popen(
         [sys.executable, "-m", "thaw", "ui", *options],
-        cwd=Path(__file__).parents[2],
-        env=environment | {"THAW_ROOT": str(root)},
+        cwd=root,
+        env=environment,
         stdout=subprocess.PIPE,
         text=True,
     )

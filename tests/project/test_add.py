@@ -558,7 +558,6 @@ def test_with_dvc_the_pin_is_of_the_new_data_and_a_failure_leaves_the_old_one(
 
     root = make_space(tmp_path / "space", "table")
     monkeypatch.setattr(workspace, "ROOT", root)
-    monkeypatch.setenv("THAW_ROOT", str(root))
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     (root / "data.dvc").unlink()
 

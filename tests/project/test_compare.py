@@ -32,7 +32,7 @@ PIPELINE = "stages: {unfreeze: {cmd: 'true', outs: [artifacts/unfreeze/model]}}\
 
 
 def command(folder: Path, *words: str) -> "subprocess.CompletedProcess[str]":
-    environment = os.environ | {"THAW_ROOT": str(folder), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     return subprocess.run(words, cwd=folder, env=environment, text=True, capture_output=True)
 
 
@@ -107,7 +107,6 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def root(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = Path(shutil.copytree(template, tmp_path / "workspace", symlinks=True))
     monkeypatch.setattr(workspace, "ROOT", folder)
-    monkeypatch.setenv("THAW_ROOT", str(folder))
     return folder
 
 

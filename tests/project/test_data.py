@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def bring(folder: Path) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"THAW_ROOT": str(folder), "PYTHONPATH": str(ROOT)}
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "thaw.project.bring"]
     return subprocess.run(command, cwd=folder, env=environment, text=True, capture_output=True)
 

@@ -151,7 +151,7 @@ def _is_of(entry: dict[str, Any], pixels: int, entries: dict[Path, dict[str, Any
 def dvc(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     command = [sys.executable, "-m", "dvc", *arguments]
-    environment = os.environ | {"PATH": path, "THAW_ROOT": str(folder), "PYTHONPATH": str(ROOT)}
+    environment = os.environ | {"PATH": path, "PYTHONPATH": str(ROOT)}
     return subprocess.run(command, cwd=folder, env=environment, text=True, capture_output=True)
 
 
@@ -161,7 +161,6 @@ def resolution(project: Path, pixels: int) -> None:
 
 def run_all(monkeypatch: pytest.MonkeyPatch, project: Path) -> list[str]:
     """What DVC did in the end about each phase, as `thaw run` has it."""
-    monkeypatch.setenv("THAW_ROOT", str(project))
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     return [str(repro(phase, on_line=lambda line: None)) for phase in ("prepare", "embed")]
 

@@ -143,7 +143,7 @@ def test_two_retrainings_never_hold_the_workspace_at_once(toy: Path) -> None:
         [sys.executable, "-c", other],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        cwd=Path(__file__).parents[2],
+        cwd=toy,
     ) as child:
         assert child.stdout is not None
         child.stdout.readline()
@@ -165,8 +165,7 @@ from thaw.project.stage import only_retraining, run
 with only_retraining("the killed"):
     run([sys.executable, "-c", {lasting!r}], lambda line: print(line, flush=True))
 """
-    root = Path(__file__).parents[2]
-    with subprocess.Popen([sys.executable, "-c", caller], stdout=subprocess.PIPE, cwd=root) as run_to_kill:
+    with subprocess.Popen([sys.executable, "-c", caller], stdout=subprocess.PIPE, cwd=toy) as run_to_kill:
         assert run_to_kill.stdout is not None
         left = int(run_to_kill.stdout.readline())
         run_to_kill.kill()

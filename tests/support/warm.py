@@ -35,7 +35,7 @@ def _child(
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(folder)
-    sys.path.insert(0, str(folder))
+    sys.path[:0] = [str(folder), *filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))]
     sys.argv = ["-c", *arguments]
     warnings.simplefilter("ignore")
     exec(compile(code, "<string>", "exec"), {"__name__": "__main__"})

@@ -68,7 +68,7 @@ def run(folder: Path, *phases: str) -> subprocess.CompletedProcess[str]:
 
 def execute(folder: Path, code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run code in a process of the workspace."""
-    return python(ROOT, code, *arguments, THAW_ROOT=str(folder), PYTHONPATH=str(ROOT))
+    return python(folder, code, *arguments, PYTHONPATH=str(ROOT))
 
 
 def files_under(folder: Path) -> dict[str, bytes]:
@@ -166,8 +166,8 @@ def test_two_processes_come_to_the_same_results_and_write_them_once(finished: Pa
     for name in ("embed", "unfreeze", "evaluate"):
         shutil.rmtree(copied / "artifacts" / name)
     torchrun = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "tasks.embed"]
-    environment = os.environ | {"THAW_ROOT": str(copied), "PYTHONPATH": str(ROOT)}
-    subprocess.run([sys.executable, "-m", *torchrun], cwd=ROOT, env=environment, check=True, capture_output=True)
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, "-m", *torchrun], cwd=copied, env=environment, check=True, capture_output=True)
     change("processes: 1 ", "processes: 2 ")(copied)
     done = run(copied, "unfreeze", "evaluate")
     assert done.returncode == 0, done.stderr

@@ -43,8 +43,22 @@ def _version(asked: bool) -> None:
         raise typer.Exit
 
 
+def _go_to(folder: Path | None) -> None:
+    if folder is None:
+        return
+    try:
+        os.chdir(folder)
+    except OSError as error:
+        typer.echo(f"error: -C {folder}: {error.strerror}; name the folder of a project", err=True)
+        raise typer.Exit(2) from None
+
+
 @app.callback()
 def main(
+    folder: Annotated[
+        Path | None,
+        typer.Option("-C", metavar="FOLDER", callback=_go_to, help="Work on the project in FOLDER, not in this one."),
+    ] = None,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and end.")
     ] = False,
@@ -522,6 +536,10 @@ def _one_sentence_endings() -> Iterator[None]:
     from thaw.project.stage import StageError
 
     try:
+        from thaw.project import workspace
+
+        workspace.check()
+        sys.path.insert(0, str(workspace.ROOT))  # the flows that run are those of the project
         yield
     except InputError as error:
         typer.echo(f"error: {error}", err=True)

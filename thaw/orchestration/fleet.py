@@ -162,8 +162,7 @@ def _deploy(client: SyncPrefectClient, arm: Flow[..., Any], wanted: sweeps.Sweep
             }
         ],
         parameter_openapi_schema=parameter_schema(arm).model_dump(),
-        # An arm's workspace is its clone, whatever the worker's own environment says.
-        job_variables={"env": {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(BEAT), "THAW_ROOT": ""}},
+        job_variables={"env": {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(BEAT)}},
     )
 
 

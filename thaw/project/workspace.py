@@ -1,9 +1,32 @@
-"""Where everything of a workspace lies; `THAW_ROOT` names another workspace than the folder of this file."""
+"""Where everything of a project lies.
 
-import os
+A project is a folder with params.yaml and dvc.yaml, and is looked for from the current folder upward, as git does.
+"""
+
 from pathlib import Path
 
-ROOT = Path(os.environ.get("THAW_ROOT") or Path(__file__).resolve().parents[2])
+from thaw.errors import InputError
+
+MARKS = ("params.yaml", "dvc.yaml")
+
+
+def find(start: Path) -> Path | None:
+    """The project that a folder belongs to, if there is one."""
+    folders = (start, *start.parents)
+    return next((folder for folder in folders if all((folder / name).is_file() for name in MARKS)), None)
+
+
+def check() -> None:
+    """Raise where the current folder belongs to no project."""
+    here = Path.cwd()
+    if find(here) is None:
+        raise InputError(
+            f"{here} is in no project, which is a folder with {' and '.join(MARKS)}: go into one, or name it with "
+            "`thaw -C FOLDER`"
+        )
+
+
+ROOT = find(Path.cwd()) or Path.cwd()
 DATA = ROOT / "data"
 ARTIFACTS = ROOT / "artifacts"
 PREPARE, EMBED, HEAD, UNFREEZE, EVALUATE, REPORT = (

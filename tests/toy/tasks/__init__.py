@@ -1,1 +1,0 @@
-"""The toy has one task of its own: bringing the data."""
