@@ -13,7 +13,8 @@ import pytest
 from children import alive, slow_phase, thaw
 from rich.console import Console
 
-from thaw import __version__, cli
+from thaw import __version__
+from thaw.cli import tables
 from thaw.project import results
 
 ROOT = Path(__file__).parents[2]
@@ -93,8 +94,8 @@ def test_a_table_shows_whole_columns_and_names_those_without_room(
     terminal: bool, width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     cells = {name: f"{name} of a row" for name in ("arm", "accuracy", "gain")}
-    monkeypatch.setattr(cli, "_console", lambda: Console(width=width, force_terminal=terminal, color_system=None))
-    cli._print_table("arms", [cells])
+    monkeypatch.setattr(tables, "console", lambda: Console(width=width, force_terminal=terminal, color_system=None))
+    tables.print_table("arms", [cells])
     table, _, named = capsys.readouterr().out.partition("No room here for: ")
     if not terminal:
         assert not named
@@ -145,7 +146,7 @@ def test_the_end_of_a_run_says_whether_phase_2_was_kept_and_did_good(
     span = {"low": gain - 0.01, "high": gain + 0.01, "auc": 0.1, "auc_low": 0.1, "auc_high": 0.1}
     metrics = {"test_pictures": 4, "head": network, "finetuned": network, "gain": {"accuracy": gain, **span}}
     monkeypatch.setattr(results, "metrics", lambda: metrics | ({"phase_2": phase_2} if phase_2 else {}))
-    cli._show_outcome()
+    tables.show_outcome()
     table, last = capsys.readouterr().out.rstrip().rsplit("\n", 1)
     assert shown in table
     assert last.startswith(sentence or "└")

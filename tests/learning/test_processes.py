@@ -63,7 +63,7 @@ AGREE = """
 import sys
 from pathlib import Path
 import torch
-from thaw import processes, training
+from thaw.learning import processes, training
 
 cpu = torch.device("cpu")
 processes.join(cpu)

@@ -332,7 +332,7 @@ def test_prepare_warns_of_labels_that_contradict_their_targets_and_refuses_the_w
 
 STOPPED = """
 import runpy, sys
-from thaw import training
+from thaw.learning import training
 keep = training._keep
 def keep_and_stop(path, *state):
     keep(path, *state)

@@ -1,0 +1,61 @@
+"""How a command ends, well or not, and what every command prints with."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import typer
+
+from thaw.errors import InputError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+@contextmanager
+def one_sentence_endings() -> Iterator[None]:
+    """Every foreseen end is one sentence; exit code 2 for bad input, 130 for Ctrl-C, 1 for a failed phase."""
+    from thaw.orchestration.server import ServerError
+    from thaw.project import workspace
+    from thaw.project.stage import StageError
+
+    try:
+        workspace.check()
+        sys.path.insert(0, str(workspace.ROOT))  # the flows that run are those of the project
+        yield
+    except InputError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from None
+    except (RunError, StageError, ServerError) as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(1) from None
+    except KeyboardInterrupt:
+        typer.echo("Stopped; `thaw run` goes on with the phase that was interrupted.", err=True)
+        raise typer.Exit(130) from None
+
+
+def fail(error: object, sentence: str, last_lines: list[str]) -> None:
+    """End with the error of a failed run, and show the last lines where nobody foresaw it."""
+    if isinstance(error, InputError):
+        raise error
+    if sys.stdout.isatty():
+        for line in last_lines:
+            print(line, file=sys.stderr)
+    raise RunError(sentence)
+
+
+class RunError(RuntimeError):
+    """A phase failed, and the user has read why."""
+
+
+def say(line: str) -> None:
+    """Print a line at once, also where nobody looks yet."""
+    print(line, flush=True)
+
+
+def console() -> "Console":
+    """What tables and colours are printed on."""
+    from rich.console import Console
+
+    return Console()

@@ -1,0 +1,54 @@
+"""`thaw add` and `thaw data`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from thaw.cli.endings import one_sentence_endings, say
+
+if TYPE_CHECKING:
+    pass
+
+
+def add(
+    path: Annotated[Path, typer.Argument(help="A folder of new labelled pictures, in any layout that data/ may have.")],
+    new_classes: Annotated[bool, typer.Option("--new-classes", help="Allow classes that data/ has not.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and count only; data/ stays as it is.")] = False,
+) -> None:
+    """Take new labelled pictures into the data; no picture that is there moves between train, val and test.
+
+    All of them or none. The folder itself is only read, and pictures that are known already are skipped.
+    """
+    with one_sentence_endings():
+        from thaw.project.add import add
+
+        added = add(path, new_classes, say, dry_run)
+        say(str(added))
+        if added.new and not dry_run:
+            say("data.dvc pins them: `git commit data.dvc` keeps this state of the data, `thaw run` trains with it")
+
+
+def data(
+    accept: Annotated[
+        bool, typer.Option("--accept", help="Pin data/ as it is instead: what is new, changed or missing counts.")
+    ] = False,
+) -> None:
+    """Bring the data that data.dvc pins: from the DVC cache or remote, else from its package."""
+    with one_sentence_endings():
+        from thaw.project.stage import repro
+
+        if accept:
+            pin_as_it_is()
+        else:
+            typer.echo(f"data: {repro('data.dvc', on_line=say)}")
+
+
+def pin_as_it_is() -> None:
+    """Pin data/ as it is."""
+    from thaw.project import add, pin
+    from thaw.project.stage import only_retraining
+
+    with only_retraining("thaw data --accept"):
+        add.recover()  # half an add is not what anybody accepts
+        pin.accept(say)

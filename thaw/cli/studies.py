@@ -1,0 +1,129 @@
+"""Many trainings: `thaw sweep`, `seeds`, `curve` and `ablate`."""
+
+import os
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from thaw.cli.endings import fail, one_sentence_endings, say
+from thaw.cli.tables import show_answer, show_sweep
+from thaw.errors import InputError
+
+if TYPE_CHECKING:
+    from thaw.project.sweep import Arm
+
+Pool = Annotated[str | None, typer.Option(help="The Prefect work pool whose workers train; without it this machine.")]
+Parallel = Annotated[
+    int | None, typer.Option(min=1, help="Trainings at once on this machine. [default: as many as it carries]")
+]
+Changes = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change a setting of all trainings; may be repeated."),
+]
+
+
+def sweep(
+    grid: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=A,B,C",
+            help="Values to try, such as unfreeze.ratio=10,30,100; \\[a, b] is one value; may be repeated.",
+        ),
+    ] = None,
+    seeds: Annotated[int | None, typer.Option(help="Train every setting with so many seeds.")] = None,
+    pool: Pool = None,
+    parallel: Parallel = None,
+    most: Annotated[int, typer.Option(help="Refuse to start more trainings than this.")] = 50,
+) -> None:
+    """Train many settings and seeds, each from the last commit; show them side by side, and which one is best.
+
+    Every training becomes a DVC experiment. What several share is computed once. The same command goes on where
+    an earlier one was stopped.
+    """
+    with one_sentence_endings():
+        from thaw.project import sweep as sweeps
+
+        _train_all(sweeps.arms(grid or [], seeds, most), "sweep", pool, parallel)
+
+
+def seeds(
+    count: Annotated[int, typer.Argument(min=1, metavar="N", help="How many seeds.")],
+    folds: Annotated[
+        int | None, typer.Option(min=2, help="Train each seed on so many folds, which all pictures go through.")
+    ] = None,
+    changes: Changes = None,
+    pool: Pool = None,
+    parallel: Parallel = None,
+) -> None:
+    """Train with N seeds: mean, spread, and the interval of the gain, by slice too."""
+    with one_sentence_endings():
+        from thaw.project import study
+
+        _train_all(study.seeds(count, folds, changes or []), "seeds", pool, parallel)
+
+
+def curve(
+    shares: Annotated[str, typer.Option(help="Shares of the training labels.")] = "0.05,0.1,0.25,0.5,1",
+    seeds: Annotated[int, typer.Option(min=1, help="Train each share with so many seeds.")] = 3,
+    changes: Changes = None,
+    pool: Pool = None,
+    parallel: Parallel = None,
+) -> None:
+    """Accuracy and AUC against the share of labels, head only and fine-tuned: whether to label more pictures."""
+    with one_sentence_endings():
+        from thaw.project import study
+
+        try:
+            numbers = [float(share) for share in shares.split(",")]
+        except ValueError:
+            raise InputError(f"--shares {shares} is no list of numbers; write it like 0.05,0.25,1") from None
+        _train_all(study.curve(seeds, numbers, changes or []), "curve", pool, parallel)
+
+
+def ablate(
+    seeds: Annotated[int, typer.Option(min=1, help="Train each arm with so many seeds.")] = 3,
+    options: Annotated[
+        bool, typer.Option("--options", help="Instead, each option that is off in the recipe, one at a time.")
+    ] = False,
+    changes: Changes = None,
+    pool: Pool = None,
+    parallel: Parallel = None,
+) -> None:
+    """The recipe against its mistakes: no phase 1, a high rate in phase 2, random weights; gain and forgetting."""
+    with one_sentence_endings():
+        from thaw.project import study
+
+        if options:
+            _train_all(study.ablation(seeds, changes or [], study.OPTIONS), "options", pool, parallel)
+        else:
+            _train_all(study.ablation(seeds, changes or []), "ablate", pool, parallel)
+
+
+def _train_all(arms: "list[Arm]", question: str, pool: str | None, parallel: int | None) -> None:
+    """Have all arms trained, and show what they say together."""
+    from thaw.orchestration.server import page, server
+    from thaw.project import study
+    from thaw.project import sweep as sweeps
+
+    if pool and parallel:
+        raise InputError("--parallel is for this machine; in a pool each worker's --limit says how many at once")
+    wanted = sweeps.sweep(arms, pool is not None)
+    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
+    with server(say=say) as api:
+        from flows import sweep as flows_of_sweep
+
+        try:
+            state = flows_of_sweep.carry_out(wanted, question, pool, parallel, say)
+        except KeyboardInterrupt:
+            typer.echo("Stopped, and with it all arms; the same command goes on.", err=True)
+            raise typer.Exit(130) from None
+        address = page(api, str(state.state_details.flow_run_id))
+    if question == "sweep":
+        if found := sweeps.outcome(wanted):
+            show_sweep(found, wanted.name)
+    elif answer := study.answer(question, wanted):
+        show_answer(answer)
+    say(f"Run:    {address}")
+    if not state.is_completed():
+        fail(state.result(raise_on_failure=False), state.message or f"the {question} failed", [])

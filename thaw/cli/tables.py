@@ -1,0 +1,98 @@
+"""Results as tables on a terminal, and in a log."""
+
+from typing import TYPE_CHECKING, Any
+
+from thaw.cli.endings import console, say
+
+if TYPE_CHECKING:
+    from thaw.project.registry import Version
+    from thaw.project.study import Answer
+    from thaw.project.sweep import Outcome
+
+
+def show_outcome() -> None:
+    from rich.table import Table
+
+    from thaw.orchestration.story import metric_rows
+    from thaw.project import results
+
+    metrics = results.metrics()
+    table = Table(title=f"{metrics['test_pictures']} test pictures", title_justify="left")
+    for column in ("", "accuracy", "AUC"):
+        table.add_column(column)
+    for name, row in metric_rows(metrics).items():
+        table.add_row(name, row["accuracy"], row["AUC"])
+    console().print(table)
+    if warning := results.warning():
+        say(warning)
+
+
+def show_versions(versions: "list[Version]") -> None:
+    from rich.table import Table
+
+    def scores(network: dict[str, float | None]) -> str:
+        accuracy, auc = network.get("accuracy"), network.get("auc")
+        return ("–" if accuracy is None else f"{accuracy:.1%}") + ("" if auc is None else f"\nAUC {auc:.3f}")
+
+    def points(metrics: dict[str, Any]) -> str:
+        if metrics.get("phase_2", {}).get("same"):
+            return "not kept"
+        if "gain" not in metrics:
+            return "–"
+        return "{:+.1f}\n[{:+.1f}, {:+.1f}]".format(
+            *(100 * metrics["gain"][key] for key in ("accuracy", "low", "high"))
+        )
+
+    table = Table(box=None, padding=(1, 2, 0, 0))
+    for column in ("version", "when", "head only", "fine-tuned", "gain, points", "data,\ncommit", "why"):
+        table.add_column(column, no_wrap=column != "why")
+    for version in versions:
+        table.add_row(
+            version.name + ("\nin use" if version.in_use else ""),
+            f"{version.when.astimezone():%Y-%m-%d\n%H:%M}",
+            scores(version.metrics.get("head", {})),
+            scores(version.metrics.get("finetuned", {})),
+            points(version.metrics),
+            f"{version.data}\n{version.commit[:7]}",
+            version.message.partition(":")[0],
+            style="bold" if version.in_use else None,
+        )
+    console().print(table)
+
+
+def show_sweep(found: "Outcome", name: str) -> None:
+    from thaw.report.sweeps import readable
+
+    rows = readable(found.table)
+    print_table(name, rows, bold=found.best)
+    best = next(row for row in rows if row["setting"] == found.best)
+    say(f"Best on validation: {found.best}, on test {best['fine-tuned']} (gain: {best['gain']})")
+    say(f"Table:  {found.folder / 'table.csv'}, and plot.png beside it")
+    changes = " ".join(f"--set '{change}'" for change in found.arm.overrides)
+    say(f"Go on:  dvc exp apply {name}-{found.arm.name}; dvc pull     or: thaw run {changes}")
+
+
+def show_answer(found: "Answer") -> None:
+    for title, rows in found.tables.items():
+        print_table(title, rows)
+    say(f"Report: {found.folder / 'report.html'}")
+
+
+def print_table(title: str, rows: list[dict[str, str]], bold: str | None = None) -> None:
+    """On a terminal the first columns, as many as it has room for; anywhere else all of them."""
+    from itertools import accumulate
+
+    from rich.table import Table
+
+    screen = console()
+    widths = [max(len(column), *(len(row[column]) for row in rows)) + 3 for column in rows[0]]
+    if not screen.is_terminal:
+        screen.width = max(screen.width, sum(widths) + 1)
+    fitting = sum(end < screen.width for end in accumulate(widths))
+    columns = list(rows[0])
+    table = Table(*columns[:fitting], title=title, title_justify="left")
+    for row in rows:
+        table.add_row(*(row[column] for column in columns[:fitting]), style="bold" if row[columns[0]] == bold else None)
+    screen.print(table)
+    if columns[fitting:]:
+        say(f"No room here for: {', '.join(columns[fitting:])}")

@@ -1,0 +1,55 @@
+"""Versions of the model: `thaw models`, `promote` and `rollback`."""
+
+import json
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from thaw.cli.endings import one_sentence_endings
+from thaw.cli.tables import show_versions
+
+if TYPE_CHECKING:
+    pass
+
+
+def models(
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON, with every metric.")] = False,
+) -> None:
+    """Show the versions of the model, the newest first: which is in use, what each scored, what it learned from."""
+    with one_sentence_endings():
+        from thaw.project import registry
+
+        found = registry.versions()
+        if as_json:
+            typer.echo(json.dumps([asdict(version) for version in found], indent=2, default=str))
+        elif not found:
+            typer.echo(registry.FIRST)
+        else:
+            show_versions(found)
+
+
+def promote(version: Annotated[str, typer.Argument(help="Such as v2.0.0; `thaw models` shows all.")]) -> None:
+    """Put a version of the model in use, whatever the comparison said."""
+    with one_sentence_endings():
+        from thaw.project import registry
+
+        registry.promote(version, "by hand")
+        _show_in_use()
+
+
+def rollback() -> None:
+    """Put the version in use that was so before the present one; again, and it goes one further back."""
+    with one_sentence_endings():
+        from thaw.project import registry
+
+        registry.rollback()
+        _show_in_use()
+
+
+def _show_in_use() -> None:
+    from thaw.project import registry
+
+    version = registry.in_use(registry.versions())
+    assert version
+    typer.echo(f"{version.name} is in use: `dvc artifacts get . {registry.NAME} --stage {registry.STAGE}` brings it")
