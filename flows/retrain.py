@@ -21,7 +21,8 @@ from thaw.errors import InputError
 from thaw.orchestration import story
 from thaw.orchestration.run import PhaseFailed, Run, incoming, phase, promote, push, save
 from thaw.project import add, compare, pipeline, reasons, registry, results
-from thaw.project.stage import Verdict, only_retraining
+from thaw.project.lock import only_retraining
+from thaw.project.stage import Verdict
 
 
 def name_of_run() -> str:

@@ -13,8 +13,8 @@ from children import until
 
 from thaw.errors import InputError
 from thaw.project import pin
+from thaw.project.lock import only_retraining
 from thaw.project.pin import DataDiffers
-from thaw.project.stage import only_retraining
 
 pytestmark = pytest.mark.server
 

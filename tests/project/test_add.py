@@ -20,8 +20,9 @@ from thaw import cli
 from thaw.data import manifest
 from thaw.errors import InputError
 from thaw.project import add, phase, workspace
+from thaw.project.lock import only_retraining
 from thaw.project.settings import override, read
-from thaw.project.stage import StageError, only_retraining
+from thaw.project.stage import StageError
 
 ROOT = Path(__file__).resolve().parents[2]
 LAYOUTS = ("classes", "splits", "table")

@@ -13,8 +13,9 @@ from children import alive, slow_phase, until
 
 from thaw.errors import InputError
 from thaw.project import stage
+from thaw.project.lock import only_retraining
 from thaw.project.pin import DataDiffers
-from thaw.project.stage import StageError, Verdict, end_group, only_retraining, repro, run
+from thaw.project.stage import StageError, Verdict, end_group, repro, run
 
 
 def _quiet(line: str) -> None:
@@ -138,7 +139,7 @@ def test_group_that_ignores_sigterm_is_killed_after_the_grace() -> None:
 
 def test_two_retrainings_never_hold_the_workspace_at_once(toy: Path) -> None:
     hold = "with only_retraining('the first'): print(1, flush=True); input()"
-    other = f"from thaw.project.stage import only_retraining\n{hold}"
+    other = f"from thaw.project.lock import only_retraining\n{hold}"
     with subprocess.Popen(
         [sys.executable, "-c", other],
         stdin=subprocess.PIPE,
@@ -161,7 +162,8 @@ def test_training_that_outlives_a_killed_run_holds_the_workspace_to_its_end(toy:
     lasting = "import os, time; print(os.getpid(), flush=True); time.sleep(600)"
     caller = f"""
 import sys
-from thaw.project.stage import only_retraining, run
+from thaw.project.stage import run
+from thaw.project.lock import only_retraining
 with only_retraining("the killed"):
     run([sys.executable, "-c", {lasting!r}], lambda line: print(line, flush=True))
 """

@@ -47,7 +47,7 @@ def data(
 def pin_as_it_is() -> None:
     """Pin data/ as it is."""
     from thaw.project import add, pin
-    from thaw.project.stage import only_retraining
+    from thaw.project.lock import only_retraining
 
     with only_retraining("thaw data --accept"):
         add.recover()  # half an add is not what anybody accepts

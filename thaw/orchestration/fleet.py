@@ -152,7 +152,7 @@ def _deploy(client: SyncPrefectClient, arm: Flow[..., Any], wanted: sweeps.Sweep
         description=f"The arms of a sweep from commit {wanted.base.commit[:7]}",
         tags=["sweep"],
         work_pool_name=pool,
-        entrypoint="thaw/orchestration/fleet.py:arm",
+        entrypoint="flows/sweep.py:arm",
         pull_steps=[
             {
                 "prefect.deployments.steps.git_clone": {

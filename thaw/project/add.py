@@ -18,7 +18,9 @@ from typing import TYPE_CHECKING
 
 from thaw.errors import InputError
 from thaw.project import pin, settings, workspace
-from thaw.project.stage import OnLine, finish, only_retraining
+from thaw.project.git import dvc
+from thaw.project.lock import only_retraining
+from thaw.project.stage import OnLine, finish
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -223,7 +225,7 @@ def _change(sources: list[Path], new: "pd.DataFrame", rows: "pd.DataFrame") -> N
         _move(_stage(sources, new, rows))
         _check_read_back(rows)
         command = ["commit", "--force", "data.dvc"] if (workspace.ROOT / "data.dvc").is_file() else ["add", "data"]
-        finish("add", [sys.executable, "-m", "dvc", *command], lambda line: None)
+        finish("add", dvc(*command), lambda line: None)
         journal().unlink()  # from here on it is done
     except OSError as error:
         raise InputError(f"data/ cannot take the new pictures ({error}); nothing was changed") from error

@@ -16,6 +16,7 @@ from typing import Any
 
 from thaw.errors import InputError
 from thaw.project import phase, registry, settings, workspace
+from thaw.project.git import dvc
 from thaw.project.registry import Version
 from thaw.project.settings import Settings
 from thaw.project.stage import OnLine, finish
@@ -153,7 +154,7 @@ def _files(version: Version) -> Iterator[Path]:
     lines: list[str] = []
     get = ["get", ".", registry.MODEL, "--rev", version.commit, "--out", str(folder)]
     try:
-        if run_command([sys.executable, "-m", "dvc", *get], lines.append):
+        if run_command(dvc(*get), lines.append):
             why = next(
                 (line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR: ")), "no reason given"
             )

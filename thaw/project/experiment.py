@@ -6,7 +6,7 @@ import sys
 
 from thaw.errors import InputError
 from thaw.project import reasons, workspace
-from thaw.project.git import git
+from thaw.project.git import dvc, git
 from thaw.project.stage import OnLine, finish
 
 # What a run may leave that is in no commit yet; all else that git does not track is the user's own.
@@ -33,7 +33,7 @@ def save(name: str, message: str, on_line: OnLine = print) -> str:
         why = "; ".join(dict.fromkeys(reason for each in stale.values() for reason in each))
         raise InputError(f"no record: since the phases ran, {why}; run again to make results of what is there now")
     new = git("ls-files", "--others", "--exclude-standard", "--", *OURS).splitlines()
-    command = [sys.executable, "-m", "dvc", "exp", "save", "--name", name, "--message", message]
+    command = dvc("exp", "save", "--name", name, "--message", message)
     index = workspace.ROOT / git("rev-parse", "--git-path", "index")
     kept = index.with_name("index.before-record")
     shutil.copy2(index, kept)
@@ -46,7 +46,7 @@ def save(name: str, message: str, on_line: OnLine = print) -> str:
 
 def has_remote() -> bool:
     """Whether there is a DVC remote to push to."""
-    command = [sys.executable, "-m", "dvc", "config", "core.remote"]
+    command = dvc("config", "core.remote")
     return bool(subprocess.run(command, cwd=workspace.ROOT, text=True, capture_output=True).stdout.strip())
 
 
@@ -55,7 +55,7 @@ def push(everything: bool, on_line: OnLine = print) -> bool:
     if everything:
         send(on_line=on_line)
         return True
-    sent = finish("push", [sys.executable, "-m", "dvc", "push"], on_line)
+    sent = finish("push", dvc("push"), on_line)
     return not any("up to date" in line for line in sent)
 
 

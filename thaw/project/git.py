@@ -1,7 +1,8 @@
-"""git: what git answers in the workspace."""
+"""git and DVC: what git answers in the workspace, and how DVC is called there."""
 
 import io
 import subprocess
+import sys
 
 from thaw.project import workspace
 
@@ -25,3 +26,8 @@ def contents(names: list[str]) -> list[str]:
         head = told.readline().split()  # hash, kind and size; or the name and "missing"
         texts.append(told.read(int(head[2]) + 1)[:-1].decode() if len(head) == 3 else "")
     return texts
+
+
+def dvc(*arguments: str) -> list[str]:
+    """A command of the DVC that is installed with this Python."""
+    return [sys.executable, "-m", "dvc", *arguments]

@@ -6,11 +6,11 @@ A checkout that was killed, a full disk and a wrong `rm` leave fewer pictures, a
 """
 
 import json
-import sys
 from dataclasses import dataclass
 
 from thaw.errors import InputError
 from thaw.project import workspace
+from thaw.project.git import dvc
 from thaw.project.stage import OnLine, finish
 
 KINDS = {"added": "new", "modified": "changed", "deleted": "missing"}  # DVC's words and ours
@@ -53,7 +53,7 @@ def difference() -> Difference | None:
         return None
     lines: list[str] = []
     # `dvc status` says only "not in cache" of data that differ, too, where the cache lacks a file.
-    finish("data", [sys.executable, "-m", "dvc", "data", "status", "--granular", "--json", "data"], lines.append)
+    finish("data", dvc("data", "status", "--granular", "--json", "data"), lines.append)
     status = json.loads(next(line for line in reversed(lines) if line.startswith("{")))
     found = status.get("uncommitted", {})
     if not found.keys() - {"unknown"}:
@@ -83,5 +83,5 @@ def accept(on_line: OnLine = print) -> None:
     if differs:
         on_line(str(differs))
     command = ["commit", "--force", "data.dvc"] if known else ["add", "data"]
-    finish("data", [sys.executable, "-m", "dvc", *command], lambda line: None)
+    finish("data", dvc(*command), lambda line: None)
     on_line("data.dvc pins data/ as it is now: `git commit data.dvc` keeps this state of the data")

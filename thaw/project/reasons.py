@@ -1,13 +1,13 @@
 """Why phases would run: what changed since `dvc.lock` was written, or what does not fit what is asked for."""
 
 import json
-import sys
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from thaw.project import add, provenance, workspace
+from thaw.project.git import dvc
 from thaw.project.stage import run
 
 Reasons = dict[str, list[str]]
@@ -43,7 +43,7 @@ def _written() -> list[int]:
 
 def _asked() -> Reasons:
     lines: list[str] = []
-    run([sys.executable, "-m", "dvc", "status", "--json"], lines.append)
+    run(dvc("status", "--json"), lines.append)
     found = next((line for line in reversed(lines) if line.startswith("{")), None)
     if found is None:  # dvc cannot read its files and will say so again when it is asked to run a phase
         return {"data": lines[-1:]}

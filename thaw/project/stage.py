@@ -4,7 +4,6 @@
 ends the caller (cancellation, time limit, Ctrl-C) ends dvc and the training below it too.
 """
 
-import fcntl
 import os
 import queue
 import re
@@ -14,13 +13,14 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
 
 from thaw.errors import InputError
-from thaw.project import provenance, workspace
+from thaw.project import lock, provenance, workspace
+from thaw.project.git import dvc
 
 GRACE = 5.0  # seconds between SIGTERM and SIGKILL
 # What dvc advises after every stage, the same five lines each time.
@@ -33,7 +33,6 @@ ADVICE = (
 )
 
 OnLine = Callable[[str], None]
-_locks: set[int] = set()  # open files that children inherit: while one lives whose caller was killed, the lock holds
 
 
 class Verdict(StrEnum):
@@ -71,20 +70,20 @@ def repro(stage: str, *flags: str, on_line: OnLine = print) -> Verdict:
     For `data.dvc` the data are brought first where they are missing (`python -m thaw.project.bring`). Raises
     `DataDiffers` (thaw/project/pin.py) where they are there and differ from it: `dvc repro` would pin them anew.
     """
-    dvc = [sys.executable, "-m", "dvc", "repro", "--single-item", *flags, stage]
+    command = dvc("repro", "--single-item", *flags, stage)
     if not stage.endswith(".dvc"):
-        verdict = _verdict(stage, finish(stage, dvc, on_line), otherwise=Verdict.COMPLETED)
+        verdict = _verdict(stage, finish(stage, command, on_line), otherwise=Verdict.COMPLETED)
         if verdict is Verdict.COMPLETED or not (misfits := provenance.misfits(stage)):
             return verdict
         on_line(f"warning: DVC has {stage} as {verdict}, but {'; '.join(misfits)}: it runs again")
-        return _verdict(stage, finish(stage, [*dvc, "--force"], on_line), otherwise=Verdict.COMPLETED)
+        return _verdict(stage, finish(stage, [*command, "--force"], on_line), otherwise=Verdict.COMPLETED)
     folder = workspace.ROOT / stage.removesuffix(".dvc")
     missing = not (folder.is_dir() and any(folder.iterdir()))
     brought = finish(stage, [sys.executable, "-m", "thaw.project.bring"], on_line)
     from thaw.project import pin  # which runs DVC with what is here
 
     pin.check()
-    checked = _verdict(stage, finish(stage, dvc, on_line), otherwise=Verdict.COMPLETED)
+    checked = _verdict(stage, finish(stage, command, on_line), otherwise=Verdict.COMPLETED)
     if not missing or checked is not Verdict.CACHED:
         return checked
     from_cache = any("from the cache" in line for line in brought)
@@ -150,7 +149,7 @@ def run(command: list[str], on_line: OnLine) -> int:
         encoding="utf-8",
         errors="replace",
         start_new_session=True,
-        pass_fds=tuple(_locks),
+        pass_fds=lock.inherited(),
     )
     try:
         lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
@@ -209,27 +208,3 @@ def _signal_until_gone(pid: int, number: int, patience: float) -> bool:
     except (ProcessLookupError, PermissionError):  # macOS says the latter of a group of dead processes
         return True
     return False
-
-
-@contextmanager
-def only_retraining(name: str) -> Iterator[None]:
-    """Hold the workspace for one retraining; refuse at once if another one, in any process, holds it."""
-    path = workspace.ROOT / ".dvc" / "tmp" / "retrain.lock"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "a+") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.seek(0)
-            holder = lock.read().strip() or "unknown"
-            raise InputError(
-                f"another retraining holds this workspace ({holder}): wait until it ends, or stop it"
-            ) from None
-        lock.truncate(0)
-        lock.write(f"{name}, process {os.getpid()}")
-        lock.flush()
-        _locks.add(lock.fileno())
-        try:
-            yield
-        finally:
-            _locks.discard(lock.fileno())

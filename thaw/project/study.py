@@ -7,7 +7,6 @@ its test pictures, which is read from DVC.
 import io
 import json
 import subprocess
-import sys
 import tempfile
 from dataclasses import dataclass
 from functools import cache
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from thaw.errors import InputError
 from thaw.project import results, workspace
-from thaw.project.git import git
+from thaw.project.git import dvc, git
 from thaw.project.sweep import Arm, Sweep, arm, finished, reference
 
 if TYPE_CHECKING:
@@ -190,7 +189,7 @@ def _predictions(commit: str, name: str) -> bytes:
     """The predictions of an arm; asked once, because each question to DVC takes a second or two."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "predictions.csv"
-        command = [sys.executable, "-m", "dvc", "get", ".", "artifacts/evaluate/predictions.csv", "--rev", commit]
+        command = dvc("get", ".", "artifacts/evaluate/predictions.csv", "--rev", commit)
         got = subprocess.run(
             [*command, "--out", str(file)], cwd=workspace.ROOT, text=True, capture_output=True, stdin=subprocess.DEVNULL
         )

@@ -12,7 +12,6 @@ import os
 import re
 import socket
 import subprocess
-import sys
 from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
@@ -20,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from thaw.errors import InputError
 from thaw.project import pipeline, results, workspace
-from thaw.project.git import git
+from thaw.project.git import dvc, git
 from thaw.project.settings import Settings
 
 if TYPE_CHECKING:
@@ -254,12 +253,12 @@ def own_pool() -> str:
 
 def cache_folder() -> str:
     """Where this workspace keeps DVC's cache."""
-    return _call(sys.executable, "-m", "dvc", "cache", "dir").stdout.strip()
+    return _call(*dvc("cache", "dir")).stdout.strip()
 
 
 def use_cache(folder: str) -> None:
     """Keep DVC's cache in this folder, where others have theirs too."""
-    _call(sys.executable, "-m", "dvc", "config", "--local", "cache.dir", folder)
+    _call(*dvc("config", "--local", "cache.dir", folder))
 
 
 def publish(name: str) -> None:
