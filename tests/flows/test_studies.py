@@ -46,7 +46,7 @@ def _thaw(workspace: Path, *arguments: str, **environment: str) -> "subprocess.C
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = with_our_code(tmp_path_factory.mktemp("studies") / "workspace")
-    with (folder / "tasks" / "study.py").open("a") as code:
+    with (folder / "thaw" / "project" / "study.py").open("a") as code:
         code.write(f"\nfor name in [*ABLATION]:\n    if name not in {ARMS}:\n        del ABLATION[name]\n")
     git(folder, "add", ".")
     git(folder, "commit", "-qm", "start")

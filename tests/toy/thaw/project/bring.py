@@ -3,7 +3,7 @@
 import subprocess
 from pathlib import Path
 
-if not Path("data").exists():
+if __name__ == "__main__" and not Path("data").exists():
     if subprocess.run(["dvc", "checkout", "-q", "data.dvc"], capture_output=True).returncode == 0:
         print("data/ restored from the cache")
     else:
