@@ -127,9 +127,9 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
 def workspace(tmp_path: Path) -> Path:
     """A committed workspace with the project's code and the phases of the toy, its git remote and its DVC remote."""
     folder = with_our_code(tmp_path / "workspace")
-    fleet = (folder / "thaw" / "orchestration" / "fleet.py").read_text()
-    assert fleet.count("3.0 * BEAT") == 2
-    (folder / "thaw" / "orchestration" / "fleet.py").write_text(fleet.replace("3.0 * BEAT", "2.0 * BEAT"))  # sooner taken for dead
+    module = folder / "thaw" / "orchestration" / "fleet.py"
+    assert module.read_text().count("3.0 * BEAT") == 2
+    module.write_text(module.read_text().replace("3.0 * BEAT", "2.0 * BEAT"))  # sooner taken for dead
     call(folder, "dvc", "remote", "add", "-q", "-d", "storage", str(tmp_path / "storage"))
     call(folder, "git", "add", ".")
     git(folder, "commit", "-qm", "start")
