@@ -85,8 +85,10 @@ def worked(server: str, _trained_template: Path, tmp_path_factory: pytest.TempPa
     root = _copy(_trained_template, tmp_path_factory.mktemp("worked") / "toy")
     shutil.copy(ROOT / "prefect.yaml", root)
     shutil.copytree(ROOT / "flows", root / "flows", ignore=shutil.ignore_patterns("__pycache__"))
+    there = os.environ | {"PWD": str(root)}  # prefect.yaml takes the folder from it, as a shell sets it
     for command in preparing:
-        done = subprocess.run([sys.executable, "-m", "prefect", *command], cwd=root, text=True, capture_output=True)
+        prefect = [sys.executable, "-m", "prefect", *command]
+        done = subprocess.run(prefect, cwd=root, env=there, text=True, capture_output=True)
         assert done.returncode == 0 or "already exists" in done.stdout + done.stderr, done.stdout + done.stderr
     child = _start(root, root / "worker.log", "prefect", *working)
     yield root
