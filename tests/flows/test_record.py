@@ -99,7 +99,7 @@ def test_pictures_that_arrived_are_taken_first(server: str, kept_toy: Path, monk
 def test_storage_that_fails_for_a_moment_is_tried_again(
     server: str, kept_toy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from flows import retrain as module
+    from thaw.orchestration import run as module
 
     tries = []
 
