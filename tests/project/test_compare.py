@@ -61,7 +61,8 @@ def save_network(folder: Path, data: Path, classes: list[str], size: int, about:
         model.head.weight *= 20
         model.head.bias.copy_(-model.head.weight @ model.eval().backbone(pixels).mean(0))
     shape = {"size": size, "resize": size, "interpolation": "bilinear", "fit": "whole", "channels": 3}
-    meta = {"backbone": "shufflenet_v2_x0_5", "classes": classes, "folded": False}
+    meta = {"backbone": "shufflenet_v2_x0_5", "classes": classes, "folded": False, "kept": {"epoch": 1}}
+    meta["params"] = {"unfreeze": {"keep": "last", "batchnorm": "frozen"}}
     shutil.rmtree(folder, ignore_errors=True)
     checkpoint.save(folder, model.state_dict(), {**meta, "preprocessing": about.to_json(), "shape": shape})
 
