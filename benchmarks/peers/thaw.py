@@ -16,6 +16,8 @@ from pathlib import Path
 from benchmarks.peers.contest import BATCH_SIZE, LAST_BLOCKS, Contest, given, tell, write_predictions
 from thaw.project import settings
 
+ROOT = Path(__file__).resolve().parents[2]
+
 
 def main(contest: Contest) -> None:
     """The phases, and what they took."""
@@ -61,7 +63,7 @@ def run(phase: str, root: Path) -> tuple[float, dict[str, float]]:
     began = time.perf_counter()
     parts = root / f"{phase}.json"
     command = [sys.executable, "-m", "benchmarks.peers.parts", phase, str(parts)]
-    subprocess.run(command, check=True, cwd=root)
+    subprocess.run(command, check=True, cwd=root, env=os.environ | {"PYTHONPATH": str(ROOT)})
     return time.perf_counter() - began, json.loads(parts.read_text())
 
 

@@ -113,7 +113,7 @@ def test_run_shows_states_table_report_and_address(server: str, trained_toy: Pat
     for phase in ("data", "prepare", "embed", "head", "unfreeze", "evaluate", "report"):
         assert re.search(rf"^{phase}: Cached after 0:\d\d$", ended.stdout, re.MULTILINE)
     assert "fine-tuned" in ended.stdout
-    assert "+0.0 [-1.0, +1.0] points" in ended.stdout
+    assert "0.0 [−1.0, +1.0] points" in ended.stdout
     assert f"Report: {trained_toy / 'artifacts' / 'report' / 'report.html'}" in ended.stdout
     assert re.search(
         rf"^Run: +{re.escape(server.removesuffix('/api'))}/v2/runs/flow-run/[0-9a-f-]{{36}}$", ended.stdout, re.M
@@ -127,7 +127,7 @@ def test_run_shows_states_table_report_and_address(server: str, trained_toy: Pat
         (
             -0.017,
             {"keep": "last", "kept_epoch": 8, "same": False},
-            "-1.7 [",
+            "−1.7 [",
             "Phase 2 made accuracy on the test pictures",
         ),
         (0.05, {"keep": "last", "kept_epoch": 8, "same": False}, "+5.0 [", ""),
@@ -191,7 +191,9 @@ def test_at_a_terminal_a_run_asks_whether_data_that_differ_count(server: str, tr
         ours, theirs = pty.openpty()
         command = [sys.executable, "-m", "thaw", "run"]
         environment = os.environ | {"PREFECT_API_URL": server, "COLUMNS": "300"}
-        with subprocess.Popen(command, cwd=ROOT, env=environment, stdin=theirs, stdout=theirs, stderr=theirs) as child:
+        with subprocess.Popen(
+            command, cwd=trained_toy, env=environment, stdin=theirs, stdout=theirs, stderr=theirs
+        ) as child:
             os.close(theirs)
             shown = ""
             with suppress(OSError):  # what a closed terminal gives

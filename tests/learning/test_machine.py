@@ -8,7 +8,7 @@ import pytest
 
 CODE = """
 import resource, torch
-from thaw.machine import keep_freed_memory
+from thaw.learning.machine import keep_freed_memory
 keep_freed_memory()
 def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt

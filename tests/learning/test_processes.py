@@ -20,10 +20,10 @@ import sys
 from functools import partial
 import numpy as np, torch
 from thaw.learning import processes
-from thaw.backbones import Preprocessing, create
-from thaw.freezing import unfreeze
-from thaw.pictures import Normaliser, Pictures, Shape
-from thaw.training import FineTuning, fine_tune
+from thaw.learning.backbones import create
+from thaw.learning.freezing import unfreeze
+from thaw.data.pictures import Normaliser, Pictures, Preprocessing, Shape
+from thaw.learning.training import FineTuning, fine_tune
 
 preprocessing = Preprocessing(32, 32, "bilinear", (0.5,) * 3, (0.25,) * 3)
 device = torch.device("cpu")

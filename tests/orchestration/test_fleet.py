@@ -292,9 +292,7 @@ def test_without_a_pool_arms_run_here_and_a_command_that_was_stopped_goes_on(
     call(workspace, "git", "remote", "remove", "origin")
     options = ["sweep", "--set", "unfreeze.ratio=10,30", "--parallel", "2"]
     (tmp_path / "one").mkdir()
-    with _process(
-        tmp_path / "one", "thaw", *options, TOY_SLOW="head", **environment, PYTHONPATH=str(workspace)
-    ) as child:
+    with _process(tmp_path / "one", "thaw", "-C", str(workspace), *options, TOY_SLOW="head", **environment) as child:
         pids = until(lambda: _hanging(tmp_path / "one", []))
         child.send_signal(signal.SIGINT)
         assert child.wait(300) == 130
