@@ -77,7 +77,7 @@ def space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Pa
 
     def make(layout: str) -> Path:
         monkeypatch.setattr(workspace, "ROOT", tmp_path / "space")
-        monkeypatch.setattr(add, "finish", pin)
+        monkeypatch.setattr(add.pin, "finish", pin)
         monkeypatch.setattr(add.pin, "check", lambda: None)
         return make_space(tmp_path / "space", layout)
 
@@ -253,7 +253,7 @@ def test_no_picture_moves_through_any_sequence_of_adds(
 ) -> None:
     root = tmp_path_factory.mktemp("sequence")
     monkeypatch.setattr(workspace, "ROOT", root)
-    monkeypatch.setattr(add, "finish", pin)
+    monkeypatch.setattr(add.pin, "finish", pin)
     monkeypatch.setattr(add.pin, "check", lambda: None)
     make_space(root, "table")
     before = splits_in(root)
@@ -370,7 +370,7 @@ def test_where_dvc_fails_or_the_user_stops_it_nothing_has_changed(
         (root / "data.dvc").write_text("half a pin")
         raise error
 
-    monkeypatch.setattr(add, "finish", fails)
+    monkeypatch.setattr(add.pin, "finish", fails)
     with pytest.raises(type(error)):
         add.add(new)
     assert everything(root) == before

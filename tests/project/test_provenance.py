@@ -216,9 +216,9 @@ def test_outputs_made_from_other_inputs_or_without_a_record_do_not_fit(
     assert dvc(project, "commit", "--force", "embed").returncode == 0
     assert reasons.changed() == {"embed": ["it was made from another artifacts/prepare"]}
     record.unlink()
-    assert provenance.misfits("embed") == ["no artifacts/provenance/embed.json says what it was made with"]
+    assert provenance.misfits()["embed"] == ["no artifacts/provenance/embed.json says what it was made with"]
     assert run_all(monkeypatch, project) == ["Cached", "Completed"]
-    assert provenance.misfits("embed") == []
+    assert provenance.misfits() == {}
 
 
 def test_a_record_hashes_files_and_folders_as_dvc_does(project: Path) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from thaw.errors import InputError
+from thaw.startup import search_less_for_garbage
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 @contextmanager
 def one_sentence_endings() -> Iterator[None]:
     """Every foreseen end is one sentence; exit code 2 for bad input, 130 for Ctrl-C, 1 for a failed phase."""
+    search_less_for_garbage()
     from thaw.orchestration.server import ServerError
     from thaw.project import workspace
     from thaw.project.stage import StageError

@@ -1,14 +1,11 @@
 """`thaw add` and `thaw data`."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from thaw.cli.endings import one_sentence_endings, say
-
-if TYPE_CHECKING:
-    pass
 
 
 def add(

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from thaw.cli.endings import console, say
+from thaw.statistics.records import same_networks
 
 if TYPE_CHECKING:
     from thaw.project.registry import Version
@@ -35,7 +36,7 @@ def show_versions(versions: "list[Version]") -> None:
         return ("–" if accuracy is None else f"{accuracy:.1%}") + ("" if auc is None else f"\nAUC {auc:.3f}")
 
     def points(metrics: dict[str, Any]) -> str:
-        if metrics.get("phase_2", {}).get("same"):
+        if same_networks(metrics):
             return "not kept"
         if "gain" not in metrics:
             return "–"

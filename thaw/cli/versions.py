@@ -2,15 +2,12 @@
 
 import json
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from thaw.cli.endings import one_sentence_endings
 from thaw.cli.tables import show_versions
-
-if TYPE_CHECKING:
-    pass
 
 
 def models(

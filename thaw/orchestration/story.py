@@ -38,6 +38,7 @@ from thaw.progress import LINE
 from thaw.project import results
 from thaw.project.stage import Verdict
 from thaw.report.drawing import data_uri
+from thaw.statistics.records import same_networks
 
 PAUSE = 2.0  # seconds between two updates of a bar
 PATIENCE = 5.0  # seconds to wait for the server with what is to be shown
@@ -218,7 +219,7 @@ def metric_rows(metrics: dict[str, Any]) -> dict[str, dict[str, str]]:
     accuracy = [change(gain[key], "percent") for key in ("accuracy", "low", "high")]
     auc = [change(gain[key], "score") for key in ("auc", "auc_low", "auc_high")]
     gained = {"accuracy": "{} [{}, {}] points".format(*accuracy), "AUC": "{} [{}, {}]".format(*auc)}
-    if metrics.get("phase_2", {}).get("same"):
+    if same_networks(metrics):
         gained = {"accuracy": "phase 2 not kept", "AUC": "–"}
     return {
         "head only": {"accuracy": percent(head["accuracy"]), "AUC": score(head["auc"])},

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING
 
 from thaw.errors import InputError
 from thaw.project import pin, settings, workspace
-from thaw.project.git import dvc
 from thaw.project.lock import only_retraining
 from thaw.project.stage import OnLine, finish
 
@@ -224,8 +223,7 @@ def _change(sources: list[Path], new: "pd.DataFrame", rows: "pd.DataFrame") -> N
     try:
         _move(_stage(sources, new, rows))
         _check_read_back(rows)
-        command = ["commit", "--force", "data.dvc"] if (workspace.ROOT / "data.dvc").is_file() else ["add", "data"]
-        finish("add", dvc(*command), lambda line: None)
+        pin.write("add")
         journal().unlink()  # from here on it is done
     except OSError as error:
         raise InputError(f"data/ cannot take the new pictures ({error}); nothing was changed") from error

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from thaw.errors import InputError
 from thaw.project import phase
+from thaw.project.git import dvc
 from thaw.project.settings import Settings
 from thaw.project.workspace import DATA, ROOT
 
@@ -29,28 +30,28 @@ def data(_: Settings) -> None:
     if DATA.is_dir() and any(DATA.iterdir()):
         print("data/ is there")
         if not (ROOT / "data.dvc").is_file():
-            added = dvc("add", "data")
+            added = _dvc("add", "data")
             if added.returncode:
-                reason = (added.stderr.strip().splitlines() or ["no reason given"])[-1]
-                sys.exit(f"error: DVC cannot pin data/: {reason}")
+                sys.exit(f"error: DVC cannot pin data/: {_reason(added)}")
             print("data.dvc pins it from now on")
     elif not (ROOT / "data.dvc").is_file():
         raise InputError("there is neither data/ nor data.dvc; put your pictures into data/ (see the README)")
-    elif dvc("checkout", "data.dvc").returncode == 0 and DATA.is_dir():
+    elif _dvc("checkout", "data.dvc").returncode == 0 and DATA.is_dir():
         print("data/ restored from the cache")
-    elif dvc("remote", "list").stdout.strip():
+    elif _dvc("remote", "list").stdout.strip():
         print("pulling data/ from the DVC remote", flush=True)
-        pulled = dvc("pull", "data.dvc")
+        pulled = _dvc("pull", "data.dvc")
         if pulled.returncode:
-            reason = (pulled.stderr.strip().splitlines() or ["no reason given"])[-1]
             # Exit code 1, not 2: there is nothing to mend, and another try may help.
-            sys.exit(f"error: the DVC remote did not give data/: {reason}; see `dvc remote list` and `dvc pull -v`")
+            sys.exit(
+                f"error: the DVC remote did not give data/: {_reason(pulled)}; see `dvc remote list` and `dvc pull -v`"
+            )
         print("data/ brought from the DVC remote")
     else:
         print("making data/ from the package elpv-dataset", flush=True)
         make_elpv(DATA)
         pin = (ROOT / "data.dvc").read_text(encoding="utf-8")
-        committed = dvc("commit", "--force", "data.dvc")  # hashes every byte and writes what it found
+        committed = _dvc("commit", "--force", "data.dvc")  # hashes every byte and writes what it found
         if committed.returncode or (ROOT / "data.dvc").read_text(encoding="utf-8") != pin:
             (ROOT / "data.dvc").write_text(pin, encoding="utf-8")
             shutil.rmtree(DATA)
@@ -88,9 +89,13 @@ def make_elpv(folder: Path) -> None:
     partial.replace(folder)
 
 
-def dvc(*arguments: str) -> subprocess.CompletedProcess[str]:
+def _dvc(*arguments: str) -> subprocess.CompletedProcess[str]:
     """Run a DVC command in the workspace."""
-    return subprocess.run([sys.executable, "-m", "dvc", *arguments], cwd=ROOT, text=True, capture_output=True)
+    return subprocess.run(dvc(*arguments), cwd=ROOT, text=True, capture_output=True)
+
+
+def _reason(done: subprocess.CompletedProcess[str]) -> str:
+    return (done.stderr.strip().splitlines() or ["no reason given"])[-1]
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from thaw.project.settings import Settings
 from thaw.project.stage import OnLine, finish
 from thaw.project.stage import run as run_command
 from thaw.project.workspace import EVALUATE
+from thaw.startup import search_less_for_garbage
 
 
 @dataclass(frozen=True)
@@ -178,4 +179,5 @@ def _write(outcome: Outcome) -> None:
 
 
 if __name__ == "__main__":
+    search_less_for_garbage()
     phase.start(lambda chosen: compare(chosen, Path(sys.argv[1]), sys.argv[2]))

@@ -1,6 +1,7 @@
 """One retraining at a time holds the workspace.
 
-Its children hold it too: while one lives whose caller was killed, nobody else starts."""
+Its children hold it too: while one lives whose caller was killed, nobody else starts.
+"""
 
 import fcntl
 import os

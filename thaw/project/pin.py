@@ -55,14 +55,17 @@ def difference() -> Difference | None:
     # `dvc status` says only "not in cache" of data that differ, too, where the cache lacks a file.
     finish("data", dvc("data", "status", "--granular", "--json", "data"), lines.append)
     status = json.loads(next(line for line in reversed(lines) if line.startswith("{")))
-    found = status.get("uncommitted", {})
-    if not found.keys() - {"unknown"}:
+    uncommitted = status.get("uncommitted", {})
+    if not uncommitted.keys() - {"unknown"}:
         return None
-    files = {kind: [name for name in found.get(word, []) if name[-1] != "/"] for word, kind in KINDS.items()}
-    for rename in found.get("renamed", []):
+    files = {
+        kind: [name for name in uncommitted.get(kind_of_dvc, []) if name[-1] != "/"]
+        for kind_of_dvc, kind in KINDS.items()
+    }
+    for rename in uncommitted.get("renamed", []):
         files["new"].append(rename["new"])
         files["missing"].append(rename["old"])
-    return Difference(None if "unknown" in found else files, "not_in_cache" not in status)
+    return Difference(None if "unknown" in uncommitted else files, "not_in_cache" not in status)
 
 
 def check() -> None:
@@ -82,6 +85,11 @@ def accept(on_line: OnLine = print) -> None:
         return
     if differs:
         on_line(str(differs))
-    command = ["commit", "--force", "data.dvc"] if known else ["add", "data"]
-    finish("data", dvc(*command), lambda line: None)
+    write("data")
     on_line("data.dvc pins data/ as it is now: `git commit data.dvc` keeps this state of the data")
+
+
+def write(stage: str) -> None:
+    """Pin data/ as it is, on behalf of `stage`."""
+    command = ["commit", "--force", "data.dvc"] if (workspace.ROOT / "data.dvc").is_file() else ["add", "data"]
+    finish(stage, dvc(*command), lambda line: None)

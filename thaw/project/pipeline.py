@@ -7,14 +7,23 @@ from ruamel.yaml import YAML
 from thaw.project import workspace
 
 
+def read(name: str) -> dict[str, Any]:
+    """A YAML file of the workspace; nothing where there is none."""
+    file = workspace.ROOT / name
+    return (YAML(typ="safe").load(file) if file.is_file() else None) or {}
+
+
 def stages() -> dict[str, Any]:
-    """The stages of dvc.yaml by name, in their order; none where there is no such file."""
-    file = workspace.ROOT / "dvc.yaml"
-    values = YAML(typ="safe").load(file) if file.is_file() else None
-    found: dict[str, Any] = (values or {}).get("stages", {})
-    return found
+    """The stages of dvc.yaml by name, in their order."""
+    stages: dict[str, Any] = read("dvc.yaml").get("stages", {})
+    return stages
 
 
 def phases() -> dict[str, str]:
     """What DVC is asked to reproduce for each phase of a run, in their order: the data, then every stage."""
     return {"data": "data.dvc", **{name: name for name in stages()}}
+
+
+def setting(value: object) -> str:
+    """The value of a setting as params.yaml has it."""
+    return "null" if value is None else str(value)

@@ -11,8 +11,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ruamel.yaml import YAML
-
 from thaw.errors import InputError
 from thaw.project import pipeline, workspace
 
@@ -28,13 +26,14 @@ def begin(phase: str) -> Record | None:
     stages = pipeline.stages()
     if not _is_recorded(phase, stages):
         return None
+    differences = misfits()
     for earlier in _before(phase, stages):
-        if differences := misfits(earlier):
+        if earlier in differences:
             raise InputError(
-                f"{phase} cannot use what {earlier} left: {differences[0]}; `thaw run` makes it anew, "
+                f"{phase} cannot use what {earlier} left: {differences[earlier][0]}; `thaw run` makes it anew, "
                 f"and so does `dvc repro --force --single-item {earlier}`"
             )
-    settings = _settings(stages[phase], _read("params.yaml"))
+    settings = _settings(stages[phase], pipeline.read("params.yaml"))
     return {"settings": settings, "inputs": {path: _hash(path) for path in _inputs(stages[phase])}}
 
 
@@ -45,20 +44,27 @@ def write(phase: str, record: Record) -> None:
     file.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
 
-def misfits(phase: str) -> list[str]:
-    """How the outputs of a phase that DVC calls up to date differ from what is asked for, as sentences."""
-    stages = pipeline.stages()
-    if not _is_recorded(phase, stages):
-        return []
+def misfits() -> dict[str, list[str]]:
+    """How outputs that DVC calls up to date differ from what is asked for, as sentences, by phase; empty if all fit."""
+    stages, params, lock = pipeline.stages(), pipeline.read("params.yaml"), pipeline.read("dvc.lock").get("stages", {})
+    differences = {
+        phase: _differences(phase, _settings(stage, params), lock.get(phase, {}).get("deps", []))
+        for phase, stage in stages.items()
+        if _is_recorded(phase, stages)
+    }
+    return {phase: sentences for phase, sentences in differences.items() if sentences}
+
+
+def _differences(phase: str, now: dict[str, Any], locked: list[dict[str, Any]]) -> list[str]:
+    """How the record of a phase differs from the settings of now and the inputs that dvc.lock names."""
     file = _file(phase)
     if not file.is_file():
         return [f"no {FOLDER}/{file.name} says what it was made with"]
     record: Record = json.loads(file.read_text(encoding="utf-8"))
-    before, now = record["settings"], _settings(stages[phase], _read("params.yaml"))
-    locked = _read("dvc.lock").get("stages", {}).get(phase, {}).get("deps", [])
+    before = record["settings"]
     inputs = {dep["path"]: dep.get("md5") for dep in locked}
     settings = [
-        f"it was made with {key} {_shown(before.get(key))}, and {_shown(now.get(key))} is asked for"
+        f"it was made with {key} {pipeline.setting(before.get(key))}, and {pipeline.setting(now.get(key))} is asked for"
         for key in sorted(before.keys() | now.keys())
         if before.get(key) != now.get(key)
     ]
@@ -67,12 +73,6 @@ def misfits(phase: str) -> list[str]:
         for path, digest in record["inputs"].items()
         if digest and inputs.get(path, digest) != digest
     ]
-
-
-def phases() -> list[str]:
-    """The phases that leave a record."""
-    stages = pipeline.stages()
-    return [phase for phase in stages if _is_recorded(phase, stages)]
 
 
 def _is_recorded(phase: str, stages: dict[str, Any]) -> bool:
@@ -114,12 +114,12 @@ def _settings(stage: dict[str, Any], params: Any) -> dict[str, Any]:
 def _hash(path: str) -> str | None:
     """The hash by which dvc.lock knows a file or folder; of the data that of their pin, which DVC has checked."""
     if path == "data":
-        pinned: str | None = _read("data.dvc").get("outs", [{}])[0].get("md5")
+        pinned: str | None = pipeline.read("data.dvc").get("outs", [{}])[0].get("md5")
         return pinned
     place = workspace.ROOT / path
     if not place.is_dir():
         return _md5(place) if place.is_file() else None
-    files = sorted(file for file in place.rglob("*") if file.is_file())
+    files = [file for file in place.rglob("*") if file.is_file()]
     entries = [{"md5": _md5(file), "relpath": file.relative_to(place).as_posix()} for file in files]
     entries.sort(key=lambda entry: entry["relpath"])
     return hashlib.md5(json.dumps(entries, sort_keys=True).encode()).hexdigest() + ".dir"
@@ -128,13 +128,3 @@ def _hash(path: str) -> str | None:
 def _md5(file: Path) -> str:
     with file.open("rb") as opened:
         return hashlib.file_digest(opened, "md5").hexdigest()
-
-
-def _read(name: str) -> Any:
-    """A YAML file of the workspace; nothing where there is none."""
-    file = workspace.ROOT / name
-    return (YAML(typ="safe").load(file) if file.is_file() else None) or {}
-
-
-def _shown(value: Any) -> str:
-    return "null" if value is None else str(value)

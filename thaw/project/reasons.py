@@ -3,10 +3,9 @@
 import json
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
-from thaw.project import add, provenance, workspace
+from thaw.project import add, pipeline, provenance, workspace
 from thaw.project.git import dvc
 from thaw.project.stage import run
 
@@ -57,10 +56,7 @@ def _asked() -> Reasons:
         )
     if mixed_up := _mixed_up(locked.get("prepare", {}).get("prepare", {})):
         reasons["prepare"] = [mixed_up, *reasons.get("prepare", [])]
-    for phase in provenance.phases():  # DVC has no reason, and may be wrong
-        if phase not in reasons and (misfits := provenance.misfits(phase)):
-            reasons[phase] = misfits
-    return reasons
+    return provenance.misfits() | reasons  # where DVC has no reason, it may be wrong
 
 
 def _mixed_up(locked: dict[str, Any]) -> str:
@@ -89,22 +85,15 @@ def _sentences(entries: list[Any], locked: dict[str, Any]) -> Iterator[str]:
 
 def _settings(locked: dict[str, Any], keys: set[str]) -> Iterator[str]:
     """How the settings under the keys differ from those of the last run."""
-    before, now = _flat(locked), _flat(_read(workspace.ROOT / "params.yaml"))
+    before, now = _flat(locked), _flat(pipeline.read("params.yaml"))
     for key in sorted(before.keys() | now.keys()):
         if before.get(key) != now.get(key) and any(f"{key}.".startswith(f"{each}.") for each in keys):
-            yield f"{key} went from {_shown(before.get(key))} to {_shown(now.get(key))}"
+            yield f"{key} went from {pipeline.setting(before.get(key))} to {pipeline.setting(now.get(key))}"
 
 
 def _locked_params() -> dict[str, dict[str, Any]]:
-    lock = workspace.ROOT / "dvc.lock"
-    stages = _read(lock).get("stages", {}) if lock.is_file() else {}
+    stages = pipeline.read("dvc.lock").get("stages", {})
     return {name: stage.get("params", {}).get("params.yaml", {}) for name, stage in stages.items()}
-
-
-def _read(path: Path) -> dict[str, Any]:
-    from ruamel.yaml import YAML
-
-    return YAML(typ="safe").load(path) or {}
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -112,7 +101,3 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     for key, value in values.items():
         flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
     return flat
-
-
-def _shown(value: Any) -> str:
-    return "null" if value is None else str(value)

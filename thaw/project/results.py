@@ -9,7 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from thaw.project import settings, workspace
+from thaw.project import pipeline, settings, workspace
 from thaw.project.git import git
 from thaw.project.settings import Settings
 
@@ -83,7 +83,7 @@ def _changed(chosen: Settings) -> list[str]:
         if name:
             now, before = now[name], before.get(name) if isinstance(before, dict) else None
         if section in RECIPE and now != before and key not in ("backbone.name", "unfreeze.ratio"):
-            found.append(f"{key}={'null' if now is None else now}")
+            found.append(f"{key}={pipeline.setting(now)}")
     return found
 
 

@@ -73,7 +73,7 @@ def repro(stage: str, *flags: str, on_line: OnLine = print) -> Verdict:
     command = dvc("repro", "--single-item", *flags, stage)
     if not stage.endswith(".dvc"):
         verdict = _verdict(stage, finish(stage, command, on_line), otherwise=Verdict.COMPLETED)
-        if verdict is Verdict.COMPLETED or not (misfits := provenance.misfits(stage)):
+        if verdict is Verdict.COMPLETED or not (misfits := provenance.misfits().get(stage)):
             return verdict
         on_line(f"warning: DVC has {stage} as {verdict}, but {'; '.join(misfits)}: it runs again")
         return _verdict(stage, finish(stage, [*command, "--force"], on_line), otherwise=Verdict.COMPLETED)

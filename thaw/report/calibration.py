@@ -2,15 +2,12 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from thaw.report.drawing import COLOURS, GREY, INK, NETWORKS, canvas, png_of, tidy
-
-if TYPE_CHECKING:
-    pass
 
 Numbers = np.ndarray[Any, np.dtype[np.float64]]
 CALIBRATION_BINS = 10

@@ -1,16 +1,11 @@
 """How far each block moved in phase 2, as PNG."""
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import pandas as pd
 
 from thaw.formats import short
 from thaw.report.curves import numbers
 from thaw.report.drawing import COLOURS, GREY, INK, canvas, png_of, tidy
-
-if TYPE_CHECKING:
-    pass
 
 
 def forgetting(blocks: pd.DataFrame) -> bytes:
