@@ -20,7 +20,7 @@ from prefect.states import Completed, Failed
 from thaw.errors import InputError
 from thaw.orchestration import story
 from thaw.orchestration.run import PhaseFailed, Run, incoming, phase, promote, push, save
-from thaw.project import add, compare, pipeline, reasons, registry, results
+from thaw.project import add, compare, pipeline, reasons, recipe, registry, results
 from thaw.project.lock import only_retraining
 from thaw.project.stage import Verdict
 
@@ -66,6 +66,7 @@ def retrain(overrides: list[str] | None = None, force: bool = False, record: boo
             if overrides:
                 results.apply(overrides)
             chosen = results.settings_with([])
+            recipe.refresh()
             story.describe(["recorded"] if record else [])
             run = Run(chosen)
             if record and chosen.retrain.incoming:
