@@ -1,6 +1,6 @@
 # `make` lists what can be made. Everything sets up .venv first: once, and again only when the pins change.
 .DEFAULT_GOAL := help
-.PHONY: help run ui test bench bench-elpv recipe check format setup clean
+.PHONY: help run ui test bench bench-elpv recipe check format wheel setup clean
 ARGS ?=
 export PYTHON
 
@@ -40,6 +40,9 @@ format: setup ## format the code and mend what lint can mend
 
 setup: ## make .venv, or bring it up to the pins
 	@scripts/setup
+
+wheel: setup ## build the wheel into dist/
+	@.venv/bin/python -m hatchling build --target wheel
 
 clean: ## remove what tools left behind; data, results, caches of DVC and .venv stay
 	@rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -31,7 +31,7 @@ LOOKED_AT = 256  # validation pictures that tell how far the network moved
 def evaluate(chosen: Settings) -> None:
     """From two networks to what the second gained."""
     device = networks.use_resources(chosen)
-    data = networks.dataset(chosen)
+    data = networks.dataset(chosen, "val", "test")
     val, test = data.split("val"), data.split("test")
     for what, pictures in (("val", val), ("test", test)):
         processes.check(what, len(pictures))
@@ -50,9 +50,9 @@ def evaluate(chosen: Settings) -> None:
     if not processes.first():
         return
 
-    rows = data.rows.iloc[test].reset_index(drop=True)
+    rows = data.rows.loc[test].reset_index(drop=True)
     slices = data.meta["slices"]
-    val_labels, labels = labels_of(data.rows.iloc[val], data.classes), labels_of(rows, data.classes)
+    val_labels, labels = labels_of(data.rows.loc[val], data.classes), labels_of(rows, data.classes)
     grouped = (rows["group"] != "").any()
     groups = rows["group"].where(rows["group"] != "", rows["hash"]).tolist() if grouped else None
     found: dict[str, Any] = {"test_pictures": len(test), "phase_2": _phase_2(metas["finetuned"])}

@@ -16,7 +16,7 @@ def head(chosen: Settings) -> None:
     """From features to a network with a trained head."""
     networks.use_resources(chosen)
     torch.set_num_threads(1)  # the steps are too small to share: waiting for each other would cost more
-    data = networks.dataset(chosen)
+    data = networks.dataset(chosen, "train", "val")
     model = networks.new_network(chosen, data)
     labelled = data.labelled(chosen.labels, chosen.seed)
     features, val_features = (networks.features(data, split) for split in ("train", "val"))

@@ -32,7 +32,7 @@ from thaw.project.workspace import HEAD, SCRATCH, UNFREEZE
 def unfreeze(chosen: Settings) -> None:
     """From the network with a trained head to the fine-tuned one."""
     device = networks.use_resources(chosen)
-    data = networks.dataset(chosen)
+    data = networks.dataset(chosen, "train", "val")
     train, val = data.labelled(chosen.labels, chosen.seed), data.split("val")
     for what, pictures in (("train", len(train)), ("val", len(val)), ("a batch", chosen.unfreeze.batch_size)):
         processes.check(what, pictures)

@@ -80,8 +80,8 @@ def test_a_change_of_the_library_runs_exactly_the_phases_that_import_it(
 def test_another_version_runs_exactly_the_phases_that_import_the_package_and_dvc_names_it(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = recipe._version
-    monkeypatch.setattr(recipe, "_version", lambda name: "99.0" if name == "scikit-learn" else real(name))
+    real = recipe.installed
+    monkeypatch.setattr(recipe, "installed", lambda name: "99.0" if name == "scikit-learn" else real(name))
     monkeypatch.setattr(recipe, "in_own_repository", lambda: True)
     recipe.refresh()
     assert "versions.scikit-learn" in call(project, "dvc", "status")
@@ -90,7 +90,7 @@ def test_another_version_runs_exactly_the_phases_that_import_the_package_and_dvc
 
 def test_what_a_version_was_built_for_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recipe, "version", lambda name: "2.14.1+cpu")
-    assert recipe._version("torch") == "2.14.1"
+    assert recipe.installed("torch") == "2.14.1"
 
 
 def test_weights_from_a_file_count_by_their_content(project: Path) -> None:

@@ -83,9 +83,9 @@ def compare(chosen: Settings, folder: Path, version: str) -> None:
     from thaw.statistics.promotion import Limits, aligned, decide
 
     device = networks.use_resources(chosen)
-    data = networks.dataset(chosen)
+    data = networks.dataset(chosen, "test")
     test = data.split("test")
-    rows = data.rows.iloc[test].reset_index(drop=True)
+    rows = data.rows.loc[test].reset_index(drop=True)
     predictions = read_predictions(EVALUATE / "predictions.csv")
     assert predictions["path"].tolist() == rows["path"].tolist(), "evaluate saw other test pictures"
     model, meta = checkpoint.load(folder)
