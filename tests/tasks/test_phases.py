@@ -288,6 +288,29 @@ def test_bad_input_is_one_sentence_exit_code_two_and_nothing_half_written(
     assert files_under(copied / "artifacts") == before
 
 
+@pytest.mark.parametrize("phase", ["head", "unfreeze"])
+def test_a_training_that_diverged_is_one_sentence_exit_code_two_and_nothing_half_written(
+    copied: Path, phase: str
+) -> None:
+    change("  ratio: 10 ", "  ratio: 1e-30 ")(copied)
+    features = np.load(copied / "artifacts/embed/train.npy")
+    np.save(copied / "artifacts/embed/train.npy", np.full_like(features, np.inf))
+    shutil.rmtree(copied / "artifacts" / phase)
+    before = files_under(copied / "artifacts")
+    done = run(copied, phase)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert done.stderr.startswith(f"error: phase {1 if phase == 'head' else 2} diverged: after epoch 1 ")
+    assert files_under(copied / "artifacts") == before
+
+
+def test_a_network_that_says_one_class_is_a_warning(copied: Path) -> None:
+    change("  ratio: 10 ", "  ratio: 1e-3 ")(copied)
+    done = run(copied, "unfreeze")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("warning: the network calls every validation picture '") == 1
+
+
 def test_unfreeze_says_what_it_does_and_warns_of_a_ratio_outside_10_to_100(copied: Path) -> None:
     for old, new in (
         ("blocks: all", "blocks: gradual"),

@@ -80,13 +80,23 @@ class Trained:
     weights: dict[str, Tensor]
     kept: dict[str, float]
     history: pd.DataFrame
+    only_class: int | None  # the class that these weights give every validation picture; None: they give several
 
-    def __post_init__(self) -> None:
-        if math.isnan(self.kept["val_loss"]):
-            raise InputError(
-                f"training diverged: after epoch {self.kept['epoch']}, which would be kept, the validation loss is no "
-                "number; lower head.learning_rate or raise unfreeze.ratio"
-            )
+
+def one_class_warning(trained: Trained, classes: Sequence[str], targets: Tensor) -> str:
+    """That the network gives every validation picture one class, why that is most likely and what to try, as one
+    sentence; empty where it gives several. `targets` are those of the training pictures."""
+    number = trained.only_class
+    if number is None:
+        return ""
+    share, start = float(targets.mean(0)[number]), trained.history.iloc[0]
+    if start["epoch"] == 0 and start["val_accuracy"] > trained.kept["val_accuracy"]:
+        cause = "phase 2 overwrote what told the classes apart; raise unfreeze.ratio or use unfreeze.batchnorm frozen"
+    elif share * len(classes) > 1.5:
+        cause = f"{share:.0%} of the training pictures are of it; try class_weights balanced"
+    else:
+        cause = "it has not learnt enough; try more epochs (head.max_epochs, unfreeze.epochs) or a higher learning rate"
+    return f"the network calls every validation picture '{classes[number]}', most likely because {cause}"
 
 
 def loss_of(logits: Tensor, targets: Tensor, smoothing: float = 0.0, weight: Tensor | None = None) -> Tensor:
@@ -118,6 +128,7 @@ def fit_head(
     history: list[dict[str, float]] = []
     kept: dict[str, float] = {}
     weights: dict[str, Tensor] = {}
+    only_class: int | None = None
     progress = Progress(how.max_epochs * len(features))
     for epoch in range(1, how.max_epochs + 1):
         random = np.random.default_rng([seed, epoch])
@@ -131,20 +142,26 @@ def fit_head(
             loss.backward()
             optimizer.step()
             total += loss.item() * len(rows)
-        figures = _figures(_logits(head, val[0]), val[1], weight)
+        logits = _logits(head, val[0])
+        figures = _figures(logits, val[1], weight)
         history.append(_row(epoch, how.learning_rate, total / len(features), figures))
+        if not _is_finite(history[-1]):
+            raise InputError(_diverged(1, history[-1], _cause_in_phase_1(how, (features, val[0]))))
         if not kept or _deciding(figures) < _deciding(kept):
-            kept = {"epoch": epoch, **figures}
+            kept, only_class = {"epoch": epoch, **figures}, _only_class(logits)
             weights = {name: value.clone() for name, value in head.state_dict().items()}
         progress.step(len(features), f"epoch {epoch}, validation loss {figures['val_loss']:.4f}")
         if epoch - kept["epoch"] >= how.patience:
             break
     progress.end(f"epoch {len(history)}, validation has stopped improving")
     if not history:
-        figures = _figures(_logits(head, val[0]), val[1], weight)
+        logits = _logits(head, val[0])
+        figures = _figures(logits, val[1], weight)
         history = [_row(0, float("nan"), float("nan"), figures)]
-        kept, weights = {"epoch": 0, **figures}, head.state_dict()
-    return Trained(weights, kept, pd.DataFrame(history))
+        if not _is_finite(history[-1]):
+            raise InputError(_diverged(1, history[-1], _cause_in_phase_1(how, (features, val[0]))))
+        kept, weights, only_class = {"epoch": 0, **figures}, head.state_dict(), _only_class(logits)
+    return Trained(weights, kept, pd.DataFrame(history), only_class)
 
 
 def _logits(head: nn.Linear, features: NDArray[np.float32]) -> Tensor:
@@ -215,6 +232,7 @@ def fine_tune(
     history: list[dict[str, float]] = []
     kept: dict[str, float] = {}
     weights: dict[str, Tensor] = {}
+    only_class: int | None = None
     optimizer = None
     if scratch and (state := _read(scratch, normalise.device)) is not None:
         try:
@@ -222,6 +240,7 @@ def fine_tune(
             optimizer, schedule = _optimizer(model, how, 0, steps)
             _restore(state, model, judged, averaged, optimizer, how.epochs)
             history, kept, weights = state["history"], state["kept"], state["weights"]
+            only_class = state["only_class"]
             print(f"going on after epoch {len(history) - 1}, where the last run was stopped", flush=True)
         except Exception as error:  # whatever is in the file, the phase ends, and ends as without it
             optimizer = None
@@ -247,26 +266,33 @@ def fine_tune(
         rate = optimizer.param_groups[-1]["lr"] if epoch else float("nan")
         figures = _figures(logits, val[1], weight)
         history.append(_row(epoch, rate, loss, figures))
+        if not _is_finite(history[-1]):
+            raise InputError(_diverged(2, history[-1], _cause_in_phase_2(how, epoch)))
         if not kept or how.keep == "last" or _deciding(figures) < _deciding(kept):
             kept = {"epoch": epoch, **figures}
             weights = {name: value.detach().cpu().clone() for name, value in judged.state_dict().items()}
+            only_class = _only_class(logits)
         print(_sentence(history[-1], how.epochs), flush=True)
         if scratch and processes.first():
-            _keep(scratch, model, optimizer, history, kept, weights, averaged)
+            _keep(scratch, model, optimizer, history, kept, weights, averaged, only_class)
     if how.interpolate:
 
-        def measure() -> dict[str, float]:
-            return _figures(predict(model, pictures, val[0], normalise, 1, 2 * how.batch_size), val[1], weight)
+        def measure() -> tuple[dict[str, float], int | None]:
+            logits = predict(model, pictures, val[0], normalise, 1, 2 * how.batch_size)
+            return _figures(logits, val[1], weight), _only_class(logits)
 
-        weights, share, figures = _interpolated(model, start, weights, measure)
+        weights, share, (figures, only_class) = _interpolated(model, start, weights, measure)
         kept = {"epoch": kept["epoch"], "share": share, **figures}
         print(f"{share:.0%} of the way from the head-only weights, {_worded(kept)}", flush=True)
-    return Trained(weights, kept, pd.DataFrame(history))
+    return Trained(weights, kept, pd.DataFrame(history), only_class)
 
 
 def _interpolated(
-    model: nn.Module, start: dict[str, Tensor], end: dict[str, Tensor], measure: Callable[[], dict[str, float]]
-) -> tuple[dict[str, Tensor], float, dict[str, float]]:
+    model: nn.Module,
+    start: dict[str, Tensor],
+    end: dict[str, Tensor],
+    measure: Callable[[], tuple[dict[str, float], int | None]],
+) -> tuple[dict[str, Tensor], float, tuple[dict[str, float], int | None]]:
     """The weights between start and end that are best on validation (WiSE-FT, Wortsman et al. 2022), of equal ones
     the first; their share of the way; and what `measure` says of them."""
     found = []
@@ -277,8 +303,8 @@ def _interpolated(
         }
         model.load_state_dict(weights)
         found.append((weights, tenths / 10, measure()))
-    weights, share, figures = min(found, key=lambda each: _deciding(each[2]))
-    return {name: value.cpu() for name, value in weights.items()}, share, figures
+    weights, share, measured = min(found, key=lambda each: _deciding(each[2][0]))
+    return {name: value.cpu() for name, value in weights.items()}, share, measured
 
 
 def _optimizer(
@@ -409,6 +435,49 @@ def _deciding(figures: dict[str, float]) -> float:
     return figures.get("weighted_val_loss", figures["val_loss"])
 
 
+def _only_class(logits: Tensor) -> int | None:
+    """The class that every picture gets; None where there are several."""
+    classes = logits.argmax(1).unique()
+    return int(classes[0]) if len(classes) == 1 else None
+
+
+def _is_finite(row: dict[str, float]) -> bool:
+    """Whether the losses of an epoch are numbers; epoch 0 has no training loss."""
+    losses = [value for name, value in row.items() if name.endswith("loss") and (row["epoch"] or name != "train_loss")]
+    return all(map(math.isfinite, losses))
+
+
+def _diverged(phase: int, row: dict[str, float], cause: str) -> str:
+    """The sentence about a loss that is not finite."""
+    when = f"after epoch {row['epoch']}" if row["epoch"] else "before the first step"
+    losses = f"the validation loss is {row['val_loss']:g}"
+    if row["epoch"]:
+        losses = f"the training loss is {row['train_loss']:g} and {losses}"
+    return f"phase {phase} diverged: {when} {losses}; {cause}"
+
+
+def _cause_in_phase_1(how: HeadTraining, features: Sequence[NDArray[np.float32]]) -> str:
+    for part in features:
+        if not all(np.isfinite(part[rows]).all() for rows in in_batches(np.arange(len(part)), 4096)):
+            return (
+                "features of the backbone are not finite, most likely because its weights are damaged: "
+                "use other backbone.weights, or resources.precision float32"
+            )
+    return f"most likely the learning rate is too high: lower head.learning_rate, which is {how.learning_rate:g}"
+
+
+def _cause_in_phase_2(how: FineTuning, epoch: int) -> str:
+    if not epoch:
+        return (
+            "most likely the weights it starts from are damaged, or BatchNorm's adapted statistics are: run head "
+            "again, with other backbone.weights or unfreeze.batchnorm frozen"
+        )
+    return (
+        f"most likely the learning rate is too high: raise unfreeze.ratio, which is {how.ratio:g}, or lower "
+        f"head.learning_rate, which is {how.learning_rate:g}"
+    )
+
+
 def _row(epoch: int, rate: float, loss: float, figures: dict[str, float]) -> dict[str, float]:
     """An epoch in the history."""
     return {"epoch": epoch, "learning_rate": rate, "train_loss": loss, **figures}
@@ -432,13 +501,14 @@ def _keep(
     kept: dict[str, float],
     weights: dict[str, Tensor],
     averaged: nn.Module | None,
+    only_class: int | None,
 ) -> None:
     """Keep the state after an epoch; where that fails, training goes on without."""
     state = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
     if averaged:
         state["averaged"] = averaged.state_dict()
     try:
-        _write(path, {**state, "history": history, "kept": kept, "weights": weights})
+        _write(path, {**state, "history": history, "kept": kept, "weights": weights, "only_class": only_class})
     except (OSError, RuntimeError) as error:  # torch makes a RuntimeError of a full disk
         why = _first_line(error.__context__ or error)
         print(

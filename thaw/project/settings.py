@@ -84,7 +84,7 @@ class Embed(Section):
 
 
 class Head(Section):
-    learning_rate: Rate
+    learning_rate: Annotated[float, Field(gt=0, le=1000)]  # far larger ones leave the range of a float
     weight_decay: NotNegative
     batch_size: Count
     max_epochs: Annotated[int, Field(ge=0)]
