@@ -20,7 +20,7 @@ from prefect.states import Completed, Failed
 from thaw.errors import InputError
 from thaw.orchestration import story
 from thaw.orchestration.run import PhaseFailed, Run, incoming, phase, promote, push, save
-from thaw.project import compare, mend, pipeline, reasons, registry, results
+from thaw.project import compare, experiment, mend, pipeline, reasons, registry, results
 from thaw.project import overrides as changes
 from thaw.project.lock import only_retraining
 from thaw.project.stage import Verdict
@@ -61,9 +61,9 @@ def carry_out(force: bool, record: bool) -> Run:
         state = run.do("promote", promote, known, record)
     if record:
         decision = compare.decision() if state.name in ("Promoted", "Kept") else None
-        name = f"retrain-{datetime.now().astimezone():%Y-%m-%d-%H%M%S}"
-        recorded = run.do("record", save, name, decision)
-        run.do("push", push, recorded.name != Verdict.CACHED)
+        name = f"{experiment.PREFIX}{datetime.now().astimezone():%Y-%m-%d-%H%M%S}"
+        run.do("record", save, name, decision)
+        run.do("push", push, chosen.retrain.git_remote)
     run.table.show()
     return run
 

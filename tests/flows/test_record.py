@@ -41,6 +41,9 @@ def _records(root: Path) -> list[str]:
 def test_recorded_runs_keep_every_new_model_and_use_the_better_one(
     server: str, kept_toy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    for key in ("commit.gpgSign", "tag.gpgSign", "tag.forceSignAnnotated"):  # nobody is there to sign
+        git(kept_toy, "config", key, "true")
+    git(kept_toy, "config", "gpg.program", "false")
     head = git(kept_toy, "rev-parse", "HEAD")
     cached = dict.fromkeys(["incoming", *PHASES], "Cached")
 
@@ -120,11 +123,11 @@ def test_storage_that_fails_for_a_moment_is_tried_again(
 
     tries = []
 
-    def push(*_: Any) -> bool:
+    def push(*_: Any) -> int:
         tries.append(len(tries))
         if len(tries) < 3:
             raise StageError("push", 1, ["ERROR: failed to connect"])
-        return True
+        return 1
 
     monkeypatch.setattr(module, "PAUSES", [0.1])
     monkeypatch.setattr(experiment, "push", push)

@@ -18,8 +18,10 @@ from ruamel.yaml import YAML
 
 from thaw.errors import InputError
 from thaw.project import settings, workspace
+from thaw.project.journal import Journal, replace
 from thaw.project.settings import Settings
 
+JOURNAL = Journal("overrides")
 ABOUT_THE_NETWORK = ("backbone", "prepare.resolution", "unfreeze.blocks")
 
 
@@ -31,7 +33,7 @@ def settings_with(changes: list[str]) -> Settings:
 def write(changes: list[str]) -> None:
     """Write the changes into params.yaml to stay, all of them or none."""
     if changes:
-        _replace(_file(), _changed(changes)[1])
+        replace(_file(), _changed(changes)[1])
 
 
 @contextmanager
@@ -42,9 +44,8 @@ def for_this_run(changes: list[str]) -> Iterator[None]:
         return
     undo()
     during = _changed(changes)[1]
-    noted = {"before": _file().read_bytes().decode(), "during": during.decode()}
-    _replace(journal(), json.dumps(noted).encode())
-    _replace(_file(), during)
+    JOURNAL.begin(before=_file().read_bytes().decode(), during=during.decode())
+    replace(_file(), during)
     try:
         yield
     finally:
@@ -56,23 +57,16 @@ def undo() -> None:
     """Take the changes of a run that has ended back. What the user has edited meanwhile stays, and where that is no
     YAML yet, raise and do nothing. The caller holds the workspace.
     """
-    if not journal().is_file():
-        return
-    noted = json.loads(journal().read_text(encoding="utf-8"))
-    before, during = noted["before"], noted["during"]
-    if _file().is_file():
+    noted = JOURNAL.read()
+    if noted and _file().is_file():
+        before, during = noted["before"], noted["during"]
         now = _file().read_bytes().decode()
         if now == during:
-            _replace(_file(), before.encode())
+            replace(_file(), before.encode())
         elif now != before:
             settings.read(_file())
             settings.override(_back(*(YAML(typ="safe").load(text) for text in (before, during, now))), _file())
-    journal().unlink()
-
-
-def journal() -> Path:
-    """The file that is there while a run has settings of its own, or after one was killed."""
-    return workspace.ROOT / ".dvc" / "tmp" / "thaw" / "overrides.json"
+    JOURNAL.end()
 
 
 def _changed(changes: list[str]) -> tuple[Settings, bytes]:
@@ -127,11 +121,3 @@ def _back(before: Any, during: Any, now: Any, prefix: str = "") -> list[str]:
 
 def _file() -> Path:
     return workspace.ROOT / "params.yaml"
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Write a file so that it is the old one or the new one, whenever this is killed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_bytes(content)
-    partial.replace(path)
