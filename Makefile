@@ -1,6 +1,6 @@
 # `make` lists what can be made. Everything sets up .venv first: once, and again only when the pins change.
 .DEFAULT_GOAL := help
-.PHONY: help run ui test bench bench-elpv check format setup clean
+.PHONY: help run ui test bench bench-elpv recipe check format setup clean
 ARGS ?=
 export PYTHON
 
@@ -25,6 +25,9 @@ bench: setup ## time thaw against its peers, which get an environment of their o
 bench-elpv: setup ## accuracy on the demo's data, by the protocol of a published table
 	@.venv/bin/python -m thaw.project.bring
 	@.venv/bin/python -m benchmarks.elpv $(ARGS)
+
+recipe: setup ## bring thaw.yaml up to date with the code
+	@.venv/bin/python -m thaw.project.recipe
 
 check: setup ## format, lint and types, as in CI
 	.venv/bin/ruff format --check .

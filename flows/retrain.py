@@ -20,7 +20,7 @@ from prefect.states import Completed, Failed
 from thaw.errors import InputError
 from thaw.orchestration import story
 from thaw.orchestration.run import PhaseFailed, Run, incoming, phase, promote, push, save
-from thaw.project import compare, experiment, mend, pipeline, reasons, registry, results
+from thaw.project import compare, experiment, mend, pipeline, reasons, recipe, registry, results
 from thaw.project import overrides as changes
 from thaw.project.lock import only_retraining
 from thaw.project.stage import Verdict
@@ -49,6 +49,7 @@ def run_phases(run: Run, force: bool) -> None:
 def carry_out(force: bool, record: bool) -> Run:
     """Run everything with the settings that params.yaml has now; raise `PhaseFailed` where a task does not end well."""
     chosen = changes.settings_with([])
+    recipe.refresh()
     story.describe(["recorded"] if record else [])
     run = Run(chosen)
     if record and chosen.retrain.incoming:

@@ -1,6 +1,6 @@
 """evaluate: the head-only and the fine-tuned network on the same test pictures, which nothing saw before.
 
-python -m tasks.evaluate      artifacts/{head,unfreeze} -> artifacts/evaluate/{metrics.json,predictions.csv,...}
+thaw phase evaluate      artifacts/{head,unfreeze} -> artifacts/evaluate/{metrics.json,predictions.csv,...}
 
 What is chosen for them afterwards, a temperature and a threshold, is chosen on validation.
 """

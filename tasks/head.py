@@ -1,6 +1,6 @@
 """head, phase 1: trains a new head on the features of the frozen backbone until validation stops improving.
 
-python -m tasks.head      artifacts/embed -> artifacts/head/{model/,history.csv,metrics.json}
+thaw phase head      artifacts/embed -> artifacts/head/{model/,history.csv,metrics.json}
 """
 
 import numpy as np

@@ -1,6 +1,6 @@
 """prepare: checks every picture, splits the data, and keeps the pictures decoded.
 
-python -m tasks.prepare      data/ -> artifacts/prepare/{manifest.csv,pictures.npy,meta.json}
+thaw phase prepare      data/ -> artifacts/prepare/{manifest.csv,pictures.npy,meta.json}
 """
 
 from concurrent.futures import ThreadPoolExecutor

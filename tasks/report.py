@@ -1,6 +1,6 @@
 """report: one HTML file that needs no network, and its plots, of what the run found.
 
-python -m tasks.report      artifacts/ -> artifacts/report/{report.html,curves.png,confusion.png,mistakes.png,...}
+thaw phase report      artifacts/ -> artifacts/report/{report.html,curves.png,confusion.png,mistakes.png,...}
 """
 
 import io

@@ -1,6 +1,6 @@
 """unfreeze, phase 2: unfreezes blocks of the backbone and goes on with a much lower learning rate for them.
 
-python -m tasks.unfreeze      artifacts/head -> artifacts/unfreeze/{model/,history.csv,metrics.json}
+thaw phase unfreeze      artifacts/head -> artifacts/unfreeze/{model/,history.csv,metrics.json}
 """
 
 import hashlib

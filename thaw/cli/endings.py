@@ -15,6 +15,16 @@ if TYPE_CHECKING:
 
 
 @contextmanager
+def user_mistakes() -> Iterator[None]:
+    """A mistake that the user can mend is one sentence and exit code 2."""
+    try:
+        yield
+    except InputError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from None
+
+
+@contextmanager
 def one_sentence_endings() -> Iterator[None]:
     """Every foreseen end is one sentence; exit code 2 for bad input, 130 for Ctrl-C, 1 for a failed phase."""
     search_less_for_garbage()
@@ -23,13 +33,11 @@ def one_sentence_endings() -> Iterator[None]:
     from thaw.project.stage import StageError
 
     try:
-        workspace.check()
-        mend.mend_if_idle()
-        sys.path.insert(0, str(workspace.ROOT))  # the flows that run are those of the project
-        yield
-    except InputError as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(2) from None
+        with user_mistakes():
+            workspace.check()
+            mend.mend_if_idle()
+            sys.path.insert(0, str(workspace.ROOT))  # the flows that run are those of the project
+            yield
     except (RunError, StageError, ServerError) as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(1) from None

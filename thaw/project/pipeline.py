@@ -27,3 +27,11 @@ def phases() -> dict[str, str]:
 def setting(value: object) -> str:
     """The value of a setting as params.yaml has it."""
     return "null" if value is None else str(value)
+
+
+def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested values by their full keys."""
+    by_key: dict[str, Any] = {}
+    for key, value in values.items():
+        by_key |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return by_key

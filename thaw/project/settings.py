@@ -16,9 +16,10 @@ from thaw.project.workspace import ROOT
 FILE = ROOT / "params.yaml"
 
 # Keys of earlier versions, and what became of each.
+# DVC's run cache leaves every key named `size` or `nfiles` out of its key, so no setting may bear such a name.
+RENAMED = {"prepare.size": "prepare.resolution"}
 FORMER = {
-    # DVC's run cache leaves every key named `size` or `nfiles` out of its key, so no setting may bear such a name.
-    "prepare.size": "is called 'prepare.resolution' now; rename it",
+    **{old: f"is called '{new}' now; rename it" for old, new in RENAMED.items()},
     "unfreeze.patience": "is gone: phase 2 always runs all its epochs; take the line out",
 }
 
