@@ -15,7 +15,8 @@ from prefect.states import Cancelled, Failed
 from thaw.errors import InputError
 from thaw.orchestration import fleet
 from thaw.orchestration.run import PhaseFailed, Run, phase
-from thaw.project import pipeline, results
+from thaw.project import overrides as changes
+from thaw.project import pipeline
 from thaw.project import sweep as sweeps
 from thaw.project.stage import Verdict
 
@@ -33,10 +34,10 @@ def arm(name: str, overrides: list[str], until: str, cache: str | None = None) -
     started = time.monotonic()
     words = list(pipeline.phases())
     try:
-        results.apply(overrides)
+        changes.write(overrides)
         if cache:
             sweeps.use_cache(cache)
-        run = Run(results.settings_with([]))
+        run = Run(changes.settings_with([]))
         for word in words[: words.index(until) + 1]:
             state = run.do(word, phase, word, [fleet.NEW], [] if cache else ["--pull"], why=fleet.NEW)
             if state.name == Verdict.COMPLETED and word != "data" and not cache:

@@ -29,12 +29,13 @@ def one_sentence_endings() -> Iterator[None]:
     """Every foreseen end is one sentence; exit code 2 for bad input, 130 for Ctrl-C, 1 for a failed phase."""
     search_less_for_garbage()
     from thaw.orchestration.server import ServerError
-    from thaw.project import workspace
+    from thaw.project import mend, workspace
     from thaw.project.stage import StageError
 
     try:
         with user_mistakes():
             workspace.check()
+            mend.mend_if_idle()
             sys.path.insert(0, str(workspace.ROOT))  # the flows that run are those of the project
             yield
     except (RunError, StageError, ServerError) as error:

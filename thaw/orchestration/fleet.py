@@ -77,7 +77,7 @@ def record(name: str, message: str) -> State[Any]:
     return _said(body, f"saved as {name}")
 
 
-def _said(body: Callable[[], None], message: str) -> State[Any]:
+def _said(body: Callable[[], object], message: str) -> State[Any]:
     try:
         body()
     except (InputError, StageError) as error:

@@ -25,7 +25,8 @@ from uuid import UUID
 
 from thaw.errors import InputError
 from thaw.orchestration import server
-from thaw.project import results, workspace
+from thaw.project import workspace
+from thaw.project.overrides import settings_with
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
@@ -42,7 +43,7 @@ def serve(name: str | None, cron: str | None, timezone: str | None, overrides: l
     """Serve the schedules of this workspace until a signal comes; with `cron`, make or change one of them first."""
     if cron:
         timezone = timezone or machine_zone()
-        results.settings_with(overrides)
+        settings_with(overrides)
         _check(name or NAME, cron, timezone)
     elif timezone or overrides:
         raise InputError("--timezone and --set belong to a schedule that --cron makes or changes: give --cron too")

@@ -122,6 +122,7 @@ class Evaluate(Section):
 class Retrain(Section):
     incoming: str | None
     retries: Annotated[int, Field(ge=0)]
+    git_remote: str | None
 
 
 class Promote(Section):

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from thaw.errors import InputError
-from thaw.project import results, workspace
+from thaw.project import workspace
 from thaw.project.git import dvc, git
+from thaw.project.overrides import settings_with
 from thaw.project.sweep import Arm, Sweep, arm, finished, reference
 
 if TYPE_CHECKING:
@@ -121,7 +122,7 @@ def _refuse(changes: list[str], *own: str) -> None:
 def _seeds(count: int) -> range:
     if count < 1:
         raise InputError(f"{count} seeds leave nothing to train; give 1 or more")
-    first = results.settings_with([]).seed
+    first = settings_with([]).seed
     return range(first, first + count)
 
 

@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from thaw.errors import InputError
-from thaw.project import pipeline, results, workspace
+from thaw.project import pipeline, workspace
 from thaw.project.git import dvc, git
+from thaw.project.overrides import settings_with
 from thaw.project.settings import Settings
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ def sweep(all_arms: list[Arm], pool: bool) -> Sweep:
 
 def arm(setting: str, overrides: list[str]) -> Arm:
     """One training; its name is one that git takes."""
-    settings = results.settings_with(overrides)
+    settings = settings_with(overrides)
     fold = f"-fold{settings.prepare.fold}" if settings.prepare.folds else ""
     name = re.sub(r"[^\w.-]+|\.(?=\.|$)", "-", f"{setting}{fold}-seed{settings.seed}").strip("-.")
     return Arm(name, setting, overrides, settings)
@@ -123,7 +124,7 @@ def arms(grid: list[str], seeds: int | None, most: int) -> list[Arm]:
         values[key] = values_of_key
     if "seed" in values and seeds is not None:
         raise InputError("--seeds and --set seed=... both choose the seeds; give one of them")
-    first = results.settings_with([]).seed
+    first = settings_with([]).seed
     values["seed"] = values.get("seed") or [str(first + number) for number in range(seeds or 1)]
     count = reduce(lambda product, each: product * len(each), values.values(), 1)
     if count > most:
