@@ -16,7 +16,7 @@ from typing import Any, BinaryIO, TypeVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from thaw.errors import InputError
@@ -24,8 +24,14 @@ from thaw.errors import InputError
 SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 # What pictures may be. Pillow goes by what is in a file, not by its name, and hands some formats to other programs: it
 # asks only the decoders named here. JPEG's is that of MPO too.
-FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
-GREY = ("1", "L", "I")
+FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+GREY = ("1", "L", "LA", "La", "I", "F")
+# Every kind of pixels becomes 8 bits by `eight_bits`. Its number is part of each `Shape`, so that a model carries it:
+# another rule needs another number.
+PIXEL_RULE = 1
+BACKGROUND = "white"
+TOPS = (255, 1023, 4095, 16383, 65535)  # the brightest value of 8, 10, 12, 14 and 16 bits
+BITS_PER_SAMPLE, SAMPLE_FORMAT = 258, 339  # tags of TIFF; a sample format of 1 is without a sign
 # What decoders raise over broken files.
 UNREADABLE = (
     OSError,
@@ -71,6 +77,14 @@ class Shape:
     interpolation: str
     fit: str
     channels: int
+    pixels: int = PIXEL_RULE
+
+    def __post_init__(self) -> None:
+        if self.pixels != PIXEL_RULE:
+            raise InputError(
+                f"these pictures were read by pixel rule {self.pixels}, this thaw has rule {PIXEL_RULE}; use the thaw "
+                "that made them, or run prepare again and train anew"
+            )
 
     @classmethod
     def of(cls, preprocessing: Preprocessing, size: int | None, fit: str, channels: int) -> "Shape":
@@ -96,7 +110,11 @@ def open_image(source: Path | BinaryIO) -> Image.Image:
 def channels_of(path: Path) -> int:
     """1 for a grey picture, 3 for any other, read from the file's header."""
     with _readable(path), open_image(path) as file:
-        return 1 if file.mode.startswith(GREY) else 3
+        return 1 if _is_grey(file.mode) else 3
+
+
+def _is_grey(mode: str) -> bool:
+    return mode in GREY or mode.startswith("I;16")
 
 
 @contextmanager
@@ -112,20 +130,63 @@ def _readable(path: Path) -> Iterator[None]:
         raise InputError(f"picture {path} cannot be read ({reason}); repair it or take it out") from None
 
 
-def open_picture(path: Path) -> Image.Image:
-    """Open and fully decode a file: upright, grey or RGB; 16-bit grey is scaled to 8 bit."""
+def read_picture(path: Path) -> tuple[Image.Image, str]:
+    """A file, fully decoded, upright, 8-bit grey or RGB; and the rule by which its pixels became so."""
     with _readable(path), open_image(path) as file:
-        picture = ImageOps.exif_transpose(file)
-        picture.load()
-        if picture.mode.startswith("I"):
-            pixels = np.asarray(picture, dtype=np.int64).clip(0, 65535) // 257
-            return Image.fromarray(pixels.astype(np.uint8))
-        return picture.convert("L" if picture.mode.startswith(GREY) else "RGB")
+        file.load()
+        picture, rule = eight_bits(file)
+        picture.getexif()[ExifTags.Base.Orientation] = file.getexif().get(ExifTags.Base.Orientation, 1)
+        return ImageOps.exif_transpose(picture), rule
+
+
+def open_picture(path: Path) -> Image.Image:
+    """A file, fully decoded, upright, 8-bit grey or RGB."""
+    return read_picture(path)[0]
+
+
+def eight_bits(picture: Image.Image) -> tuple[Image.Image, str]:
+    """Any picture as 8-bit grey or RGB, and the rule for pixels of its kind; no other picture has a say in it."""
+    mode = "L" if _is_grey(picture.mode) else "RGB"
+    if picture.mode == "F" or picture.mode.startswith("I"):
+        return _from_numbers(picture)
+    if not picture.has_transparency_data:
+        names = {"P": "its palette", "CMYK": "without a profile", "LAB": "as sRGB"}
+        return picture.convert(mode), names.get(picture.mode, "as they are")
+    with_alpha = (picture.convert("LA") if picture.mode == "La" else picture).convert("RGBA")
+    if not with_alpha.getchannel("A").getbbox():
+        return with_alpha.convert("RGB").convert(mode), "alpha left out"
+    background = Image.new("RGBA", picture.size, BACKGROUND)
+    return Image.alpha_composite(background, with_alpha).convert(mode), f"on {BACKGROUND}"
+
+
+def _from_numbers(picture: Image.Image) -> tuple[Image.Image, str]:
+    """Grey of more than 8 bits: white is the brightest value of the fewest bits that hold every pixel, of floats also
+    1. Where a pixel is negative or needs more than 16 bits, the darkest is black and the brightest white."""
+    numbers = np.asarray(picture)
+    tags = getattr(picture, "tag_v2", {})
+    if tags.get(SAMPLE_FORMAT, (1,)) == (1,) and tags.get(BITS_PER_SAMPLE) == (32,) and numbers.dtype == np.int32:
+        numbers = numbers.view(np.uint32)  # Pillow has no mode for it
+    finite = numbers[np.isfinite(numbers)]
+    if not finite.size:
+        raise ValueError("none of its pixels is a finite number")
+    black, white = float(finite.min()), float(finite.max())
+    rule = "from its darkest to its brightest pixel"
+    if black >= 0 and white <= TOPS[-1]:
+        tops = (1, *TOPS) if picture.mode == "F" else TOPS
+        top = next(top for top in tops if white <= top)
+        black, white, rule = 0.0, float(top), f"white is {top}"
+    scaled = (np.clip(numbers, black, white).astype(np.float64) - black) * 255 / ((white - black) or 1)
+    return Image.fromarray(np.rint(np.nan_to_num(scaled)).astype(np.uint8)), rule
 
 
 def decode(path: Path, shape: Shape) -> NDArray[np.uint8]:
-    """A file as pixels (size, size, channels): the whole picture squeezed, or its centre as the weights crop it."""
-    picture = open_picture(path).convert("L" if shape.channels == 1 else "RGB")
+    """A file as pixels (size, size, channels)."""
+    return squared(open_picture(path), shape)
+
+
+def squared(picture: Image.Image, shape: Shape) -> NDArray[np.uint8]:
+    """A picture as pixels (size, size, channels): squeezed whole, or its centre as the weights crop it."""
+    picture = picture.convert("L" if shape.channels == 1 else "RGB")
     resampling = Image.Resampling[shape.interpolation.upper()]
     if shape.fit == "whole":
         picture = picture.resize((shape.size, shape.size), resampling)
