@@ -6,7 +6,7 @@ read from a memory map; without one the same batches are decoded from the files 
 
 import mmap
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -21,7 +21,12 @@ from torch import Tensor
 
 from thaw.errors import InputError
 
-SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
+# Endings of files that are taken for pictures. What is in them decides how they are read.
+_READ = """
+    .apng .avif .bmp .gif .j2c .j2k .jfif .jp2 .jpc .jpe .jpeg .jpf .jpg .jpx .mpo .pbm .pfm .pgm .png .pnm .ppm
+    .tif .tiff .webp
+"""
+SUFFIXES = frozenset(_READ.split())
 # What pictures may be. Pillow goes by what is in a file, not by its name, and hands some formats to other programs: it
 # asks only the decoders named here. JPEG's is that of MPO too.
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
@@ -31,6 +36,7 @@ GREY = ("1", "L", "LA", "La", "I", "F")
 PIXEL_RULE = 1
 BACKGROUND = "white"
 TOPS = (255, 1023, 4095, 16383, 65535)  # the brightest value of 8, 10, 12, 14 and 16 bits
+STRETCHED = "from its darkest to its brightest pixel"
 BITS_PER_SAMPLE, SAMPLE_FORMAT = 258, 339  # tags of TIFF; a sample format of 1 is without a sign
 # What decoders raise over broken files.
 UNREADABLE = (
@@ -42,10 +48,19 @@ UNREADABLE = (
     MemoryError,
     Image.DecompressionBombError,
 )
+
 VIEWS = {"none": 1, "flip": 2, "flips": 4, "square": 8}
 QUARTER_TURNS = (0, 2, 1, 3)  # of each pair of views
 LARGE = 2**28  # bytes of a memory map; pages of a smaller one may all be in memory
 Number = TypeVar("Number", bound=np.generic)
+
+
+class Unreadable(InputError):
+    """A file that is there but whose picture cannot be read, and why."""
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(f"picture {path} cannot be read ({reason}); repair it or take it out")
+        self.reason = reason
 
 
 @dataclass(frozen=True)
@@ -125,9 +140,11 @@ def _readable(path: Path) -> Iterator[None]:
         raise InputError(f"picture {path} does not exist; correct its row in labels.csv or bring the file") from None
     except UNREADABLE as error:
         reason = " ".join(str(error).split()) or type(error).__name__
+        if isinstance(error, OSError) and error.errno:  # of the machine, not of the picture
+            raise InputError(f"picture {path} cannot be opened ({error.strerror}); mend that and try again") from None
         if isinstance(error, UnidentifiedImageError):
             reason = f"it is no picture of an allowed format; allowed are {', '.join(FORMATS)}"
-        raise InputError(f"picture {path} cannot be read ({reason}); repair it or take it out") from None
+        raise Unreadable(path, reason) from None
 
 
 def read_picture(path: Path) -> tuple[Image.Image, str]:
@@ -169,14 +186,24 @@ def _from_numbers(picture: Image.Image) -> tuple[Image.Image, str]:
     finite = numbers[np.isfinite(numbers)]
     if not finite.size:
         raise ValueError("none of its pixels is a finite number")
-    black, white = float(finite.min()), float(finite.max())
-    rule = "from its darkest to its brightest pixel"
+    black, white, rule = float(finite.min()), float(finite.max()), STRETCHED
     if black >= 0 and white <= TOPS[-1]:
         tops = (1, *TOPS) if picture.mode == "F" else TOPS
         top = next(top for top in tops if white <= top)
         black, white, rule = 0.0, float(top), f"white is {top}"
     scaled = (np.clip(numbers, black, white).astype(np.float64) - black) * 255 / ((white - black) or 1)
     return Image.fromarray(np.rint(np.nan_to_num(scaled)).astype(np.uint8)), rule
+
+
+def rule_warnings(rules: Mapping[str, int]) -> list[str]:
+    """A warning where pictures of more than 8 bits were read in ways that do not compare."""
+    deep = {rule: count for rule, count in rules.items() if rule.startswith("white is") or rule == STRETCHED}
+    if len(deep) < 2:
+        return []
+    counts = ", ".join(f"{count} of them {rule}" for rule, count in sorted(deep.items()))
+    return [
+        f"grey pictures of more than 8 bits differ in what white is ({counts}): save them as 8 bits if that is wrong"
+    ]
 
 
 def decode(path: Path, shape: Shape) -> NDArray[np.uint8]:
