@@ -74,6 +74,7 @@ class Prepare(Section):
     fold: Annotated[int, Field(ge=0)]
     positive: str | None
     smallest_class: Annotated[int, Field(ge=3)]
+    unreadable: Limit
     cache_gb: NotNegative
 
 
