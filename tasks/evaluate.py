@@ -60,12 +60,11 @@ def evaluate(chosen: Settings) -> None:
     predictions = rows[["path", "label", "group", *slices]].copy()
     columns, by_class, by_slice = [], [], []
     for name, (seen, unseen) in logits.items():
-        p_val, p = (each.double().softmax(1).numpy() for each in (seen, unseen))
         temperature = calibration.temperature(seen, torch.from_numpy(val_labels))
-        calibrated = (unseen.double() / temperature).softmax(1).numpy()
+        p_val, p = (calibration.probabilities(each, temperature) for each in (seen, unseen))
         found[name] = metrics.headline(p, labels) | {
             "temperature": temperature,
-            "ece_calibrated": metrics.calibration_error(calibrated, labels),
+            "ece_uncalibrated": metrics.calibration_error(calibration.probabilities(unseen, 1), labels),
         }
         cut = calibration.threshold(p_val[:, 1], val_labels == 1, chosen.evaluate.promise, chosen.evaluate.at_least)
         operating[name] = None

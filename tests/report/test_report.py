@@ -39,7 +39,7 @@ def small_png() -> bytes:
 def example_metrics(gain: float = 0.033, low: float | None = 0.012, high: float | None = 0.055) -> dict[str, Any]:
     head = {
         "accuracy": 0.799, "balanced_accuracy": 0.741, "auc": 0.806, "f1": 0.655, "ece": 0.071,
-        "ece_calibrated": 0.034, "temperature": 1.31,
+        "ece_uncalibrated": 0.034, "temperature": 1.31,
     }  # fmt: skip
     rates = {
         "recall": {"value": 0.512, "low": 0.433, "high": 0.601},

@@ -28,7 +28,7 @@ def _wilson(rate: float, count: int) -> tuple[float, float]:
 def calibration(predictions: pd.DataFrame, classes: Sequence[str], temperatures: Mapping[str, float]) -> bytes:
     """Reliability diagrams of both networks as PNG: accuracy against top-class confidence, counts below.
 
-    The thin line is what dividing the logits by the temperature of validation makes of it.
+    The thin line is what it was before the logits were divided by the temperature of validation.
     """
     from matplotlib.ticker import MaxNLocator, PercentFormatter
 
@@ -51,7 +51,7 @@ def calibration(predictions: pd.DataFrame, classes: Sequence[str], temperatures:
             table["confidence"], table["rate"], yerr=whiskers, color=colour, linewidth=1.8,
             marker="o", markersize=5, elinewidth=1, capsize=2.5,
         )  # fmt: skip
-        powers = probabilities ** (1 / temperatures[network])
+        powers = probabilities ** temperatures[network]
         table = _reliability((powers / powers.sum(axis=1, keepdims=True)).max(axis=1), right)
         above.plot(table["confidence"], table["rate"], color=INK, linewidth=1, marker=".", markersize=5)
         above.set_title(title, color=colour, fontsize=11, fontweight="bold")
@@ -63,7 +63,7 @@ def calibration(predictions: pd.DataFrame, classes: Sequence[str], temperatures:
         below.yaxis.set_major_locator(MaxNLocator(nbins=3, integer=True))
         below.set_xlabel("confidence of the prediction", color=INK, fontsize=9.5)
     grid[0, 0].text(
-        0.02, 0.95, "above the dashed line: more often right than it says\nthin: after temperature scaling",
+        0.02, 0.95, "above the dashed line: more often right than it says\nthin: before temperature scaling",
         transform=grid[0, 0].transAxes, verticalalignment="top", fontsize=8.5, color=GREY,
     )  # fmt: skip
     grid[0, 0].set_ylabel("accuracy", color=INK)

@@ -29,11 +29,11 @@ METRICS: list[tuple[str, str, Unit, bool, str]] = [
         "expected calibration error, the mean distance between confidence and accuracy: lower is better",
     ),
     (
-        "ece_calibrated",
-        "ECE, calibrated",
+        "ece_uncalibrated",
+        "ECE, uncalibrated",
         "percent",
         False,
-        "the same after dividing the logits by a temperature that validation chose; no verdict changes",
+        "the same without dividing the logits by the temperature that validation chose; no verdict changes by it",
     ),
 ]
 

@@ -21,8 +21,10 @@ Mask = NDArray[np.bool_]
 def temperature(logits: Tensor, labels: Tensor) -> float:
     """The number that logits (n, classes) are divided by so that labels (n,) are as likely as can be (Guo et al. 2017).
 
-    It changes no verdict. Networks that are too sure of themselves have one above 1.
+    It changes no verdict. Networks that are too sure of themselves have one above 1; without pictures it is 1.
     """
+    if not len(labels):
+        return 1.0
     logits = logits.double()
     logarithm = torch.zeros((), dtype=torch.float64, requires_grad=True)
     optimizer = torch.optim.LBFGS([logarithm], max_iter=100, line_search_fn="strong_wolfe")
@@ -36,6 +38,13 @@ def temperature(logits: Tensor, labels: Tensor) -> float:
 
     optimizer.step(loss)
     return float(logarithm.detach().exp())
+
+
+def probabilities(logits: Tensor, temperature: float) -> Scores:
+    """What a network's answer is taken as, everywhere: the softmax of its logits, which are averaged over the views of
+    a picture and then divided by the temperature that validation chose."""
+    found: Scores = (logits.double() / temperature).softmax(1).numpy()
+    return found
 
 
 def threshold(scores: Scores, positive: Mask, promise: str, at_least: float) -> float | None:

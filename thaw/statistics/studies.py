@@ -136,7 +136,7 @@ def seeds(runs: Sequence[Run], slices: Sequence[str]) -> tuple[pd.DataFrame, pd.
     together = averaged(runs)
     groups, both = groups_of(runs), {name: verdicts(runs, name) for name in NETWORKS}
     rows = []
-    for figure in ("accuracy", "balanced_accuracy", "auc", "ece", "ece_calibrated"):
+    for figure in ("accuracy", "balanced_accuracy", "auc", "ece", "ece_uncalibrated"):
         row: dict[str, Any] = {"figure": figure}
         for name in NETWORKS:
             if known := _known(runs, name, figure):
