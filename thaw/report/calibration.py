@@ -1,6 +1,5 @@
 """Whether the networks' confidence can be believed, as PNG."""
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -8,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from thaw.report.drawing import COLOURS, GREY, INK, NETWORKS, canvas, png_of, tidy
+from thaw.statistics.intervals import wilson
 
 Numbers = np.ndarray[Any, np.dtype[np.float64]]
 CALIBRATION_BINS = 10
@@ -15,14 +15,6 @@ CALIBRATION_BINS = 10
 
 def probabilities_of(predictions: pd.DataFrame, network: str, classes: Sequence[str]) -> Numbers:
     return predictions[[f"{network}_p_{name}" for name in classes]].to_numpy(dtype=np.float64)
-
-
-def _wilson(rate: float, count: int) -> tuple[float, float]:
-    """The 95 % interval of a rate seen in `count` pictures, good for small counts too."""
-    z = 1.96
-    middle = (rate + z * z / (2 * count)) / (1 + z * z / count)
-    half = z / (1 + z * z / count) * math.sqrt(rate * (1 - rate) / count + z * z / (4 * count * count))
-    return max(0.0, middle - half), min(1.0, middle + half)
 
 
 def calibration(predictions: pd.DataFrame, classes: Sequence[str], temperatures: Mapping[str, float]) -> bytes:
@@ -79,7 +71,7 @@ def _reliability(confidence: Numbers, right: np.ndarray[Any, np.dtype[np.bool_]]
     for number in np.unique(bins):
         inside = bins == number
         rate, count = float(right[inside].mean()), int(inside.sum())
-        low, high = _wilson(rate, count)
+        low, high, _ = wilson(rate, count)
         middle = (number + 0.5) / CALIBRATION_BINS
         rows.append((middle, count, float(confidence[inside].mean()), rate, low, high))
     return pd.DataFrame(rows, columns=["middle", "pictures", "confidence", "rate", "low", "high"])
