@@ -60,24 +60,23 @@ def evaluate(chosen: Settings) -> None:
     predictions = rows[["path", "label", "group", *slices]].copy()
     columns, by_class, by_slice = [], [], []
     for name, (seen, unseen) in logits.items():
-        p_val, p = (each.double().softmax(1).numpy() for each in (seen, unseen))
         temperature = calibration.temperature(seen, torch.from_numpy(val_labels))
-        calibrated = (unseen.double() / temperature).softmax(1).numpy()
+        p_val, p = (calibration.probabilities(each, temperature) for each in (seen, unseen))
         found[name] = metrics.headline(p, labels) | {
             "temperature": temperature,
-            "ece_calibrated": metrics.calibration_error(calibrated, labels),
+            "ece_uncalibrated": metrics.calibration_error(calibration.probabilities(unseen, 1), labels),
         }
         cut = calibration.threshold(p_val[:, 1], val_labels == 1, chosen.evaluate.promise, chosen.evaluate.at_least)
         operating[name] = None
         if cut is not None:
-            rates = calibration.at_threshold(p[:, 1], labels == 1, cut, groups, chosen.seed)
+            rates = calibration.at_threshold(p[:, 1], labels == 1, cut, groups)
             operating[name] = {"threshold": cut, **rates}
         predictions[f"{name}_prediction"] = np.array(data.classes)[p.argmax(1)]
         columns.append(pd.DataFrame(p, columns=[f"{name}_p_{label}" for label in data.classes]))
         by_class.append(metrics.per_class(p, labels, data.classes).assign(model=name))
         by_slice.append(metrics.per_slice(p, labels, rows[slices]).assign(model=name))
     before, after = (frame.to_numpy() for frame in columns)
-    found["gain"] = metrics.gain(before, after, labels, groups, chosen.seed)
+    found["gain"] = metrics.gain(before, after, labels, groups)
     if len(data.classes) == 2:
         found["operating"] = operating
     found["forgetting"], blocks = _forgotten(models, chosen, data, normalise)
@@ -94,9 +93,12 @@ def evaluate(chosen: Settings) -> None:
         print(f"accuracy {found['head']['accuracy']:.1%} of both networks: they are the same, phase 2 was not kept")
     else:
         gain = found["gain"]
+        span = f"no interval: {gain.get('no_interval')}"
+        if gain["low"] is not None:
+            span = f"95 % interval {gain['low']:+.1%} to {gain['high']:+.1%}"
         print(
             f"accuracy {found['head']['accuracy']:.1%} -> {found['finetuned']['accuracy']:.1%}, "
-            f"gain {gain['accuracy']:+.1%} (95 % interval {gain['low']:+.1%} to {gain['high']:+.1%})"
+            f"gain {gain['accuracy']:+.1%} ({span})"
         )
 
 

@@ -52,14 +52,6 @@ def count(value: object) -> str:
     return DASH if finite is None else f"{int(finite):,}"
 
 
-def p_value(value: object) -> str:
-    """The p of a test, such as p = 0.03."""
-    finite = number(value)
-    if finite is None:
-        return ""
-    return "p < 0.001" if finite < 0.001 else f"p = {finite:.3f}" if finite < 0.1 else f"p = {finite:.2f}"
-
-
 def escaped(value: object) -> str:
     """A user's text in Markdown, as it stands."""
     return re.sub(r"([\\`*_{}\[\]<>#|~!$])", r"\\\1", str(value))

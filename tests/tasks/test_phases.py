@@ -29,6 +29,7 @@ from thaw.learning.prediction import predict
 from thaw.learning.training import FineTuning
 from thaw.project import settings
 from thaw.project.settings import Settings
+from thaw.statistics.metrics import calibration_error
 
 ROOT = Path(__file__).resolve().parents[2]
 PHASES = ("prepare", "embed", "head", "unfreeze", "evaluate", "report")
@@ -134,7 +135,16 @@ def test_metrics_say_what_the_predictions_say(finished: Path) -> None:
         right = predictions[f"{name}_prediction"] == predictions["label"]
         assert metrics[name]["accuracy"] == pytest.approx(right.mean())
         columns = [f"{name}_p_noise", f"{name}_p_stripes"]
-        assert predictions[columns].sum(axis=1).to_numpy() == pytest.approx(1)
+        p = predictions[columns].to_numpy()
+        assert p.sum(axis=1) == pytest.approx(1)
+        labels = (predictions["label"] == "stripes").to_numpy().astype(int)
+        uncalibrated = p ** metrics[name]["temperature"]
+        uncalibrated /= uncalibrated.sum(axis=1, keepdims=True)
+        for key, said in (("ece", p), ("ece_uncalibrated", uncalibrated)):
+            assert metrics[name][key] == pytest.approx(calibration_error(said, labels))
+        if point := metrics["operating"][name]:
+            called = p[:, 1] >= point["threshold"]
+            assert point["recall"]["value"] == pytest.approx(called[labels == 1].mean())
     gain = metrics["gain"]
     assert gain["accuracy"] == pytest.approx(metrics["finetuned"]["accuracy"] - metrics["head"]["accuracy"])
     assert gain["low"] <= gain["accuracy"] <= gain["high"]

@@ -40,9 +40,10 @@ def show_versions(versions: "list[Version]") -> None:
             return "not kept"
         if "gain" not in metrics:
             return "–"
-        return "{:+.1f}\n[{:+.1f}, {:+.1f}]".format(
-            *(100 * metrics["gain"][key] for key in ("accuracy", "low", "high"))
-        )
+        gain = metrics["gain"]
+        if gain["low"] is None:
+            return f"{100 * gain['accuracy']:+.1f}"
+        return "{:+.1f}\n[{:+.1f}, {:+.1f}]".format(*(100 * gain[key] for key in ("accuracy", "low", "high")))
 
     table = Table(box=None, padding=(1, 2, 0, 0))
     for column in ("version", "when", "head only", "fine-tuned", "gain, points", "data,\ncommit", "why"):

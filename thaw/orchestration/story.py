@@ -218,7 +218,10 @@ def metric_rows(metrics: dict[str, Any]) -> dict[str, dict[str, str]]:
     head, finetuned, gain = metrics["head"], metrics["finetuned"], metrics["gain"]
     accuracy = [change(gain[key], "percent") for key in ("accuracy", "low", "high")]
     auc = [change(gain[key], "score") for key in ("auc", "auc_low", "auc_high")]
-    gained = {"accuracy": "{} [{}, {}] points".format(*accuracy), "AUC": "{} [{}, {}]".format(*auc)}
+    gained = {
+        "accuracy": ("{} points, no interval" if gain["low"] is None else "{} [{}, {}] points").format(*accuracy),
+        "AUC": ("{}, no interval" if gain["auc_low"] is None else "{} [{}, {}]").format(*auc),
+    }
     if same_networks(metrics):
         gained = {"accuracy": "phase 2 not kept", "AUC": "–"}
     return {

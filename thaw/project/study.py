@@ -54,13 +54,14 @@ OPTIONS = {
 }
 COMPARED = (
     "over head, over recipe: points of test accuracy, auc over recipe: of AUC, which shows too what an arm lost in the "
-    "order of its verdicts; with the 95 % interval of a bootstrap over groups and seeds. "
+    "order of its verdicts; with the 95 % interval over groups and seeds, from six groups and three seeds on (or one). "
     "distance, cka, kept, kl: how far the network moved from what it was trained to know, as in every report. "
     "Accuracy, distance and kept are in percent."
 )
 ABOUT = {
     "seeds": [
-        "Mean ± standard deviation over the seeds; intervals are 95 % of a bootstrap over groups of pictures and seeds."
+        "Mean ± standard deviation over the seeds; 95 % intervals over groups of pictures and seeds, from six groups "
+        "and three seeds on (or one)."
     ],
     "curve": [
         "Whether more labels would help: a curve that still rises at its end says yes. Mean and spread over the seeds."

@@ -1,6 +1,5 @@
 """Whether the networks' confidence can be believed, as PNG."""
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -8,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from thaw.report.drawing import COLOURS, GREY, INK, NETWORKS, canvas, png_of, tidy
+from thaw.statistics.intervals import wilson
 
 Numbers = np.ndarray[Any, np.dtype[np.float64]]
 CALIBRATION_BINS = 10
@@ -17,18 +17,10 @@ def probabilities_of(predictions: pd.DataFrame, network: str, classes: Sequence[
     return predictions[[f"{network}_p_{name}" for name in classes]].to_numpy(dtype=np.float64)
 
 
-def _wilson(rate: float, count: int) -> tuple[float, float]:
-    """The 95 % interval of a rate seen in `count` pictures, good for small counts too."""
-    z = 1.96
-    middle = (rate + z * z / (2 * count)) / (1 + z * z / count)
-    half = z / (1 + z * z / count) * math.sqrt(rate * (1 - rate) / count + z * z / (4 * count * count))
-    return max(0.0, middle - half), min(1.0, middle + half)
-
-
 def calibration(predictions: pd.DataFrame, classes: Sequence[str], temperatures: Mapping[str, float]) -> bytes:
     """Reliability diagrams of both networks as PNG: accuracy against top-class confidence, counts below.
 
-    The thin line is what dividing the logits by the temperature of validation makes of it.
+    The thin line is what it was before the logits were divided by the temperature of validation.
     """
     from matplotlib.ticker import MaxNLocator, PercentFormatter
 
@@ -51,7 +43,7 @@ def calibration(predictions: pd.DataFrame, classes: Sequence[str], temperatures:
             table["confidence"], table["rate"], yerr=whiskers, color=colour, linewidth=1.8,
             marker="o", markersize=5, elinewidth=1, capsize=2.5,
         )  # fmt: skip
-        powers = probabilities ** (1 / temperatures[network])
+        powers = probabilities ** temperatures[network]
         table = _reliability((powers / powers.sum(axis=1, keepdims=True)).max(axis=1), right)
         above.plot(table["confidence"], table["rate"], color=INK, linewidth=1, marker=".", markersize=5)
         above.set_title(title, color=colour, fontsize=11, fontweight="bold")
@@ -63,7 +55,7 @@ def calibration(predictions: pd.DataFrame, classes: Sequence[str], temperatures:
         below.yaxis.set_major_locator(MaxNLocator(nbins=3, integer=True))
         below.set_xlabel("confidence of the prediction", color=INK, fontsize=9.5)
     grid[0, 0].text(
-        0.02, 0.95, "above the dashed line: more often right than it says\nthin: after temperature scaling",
+        0.02, 0.95, "above the dashed line: more often right than it says\nthin: before temperature scaling",
         transform=grid[0, 0].transAxes, verticalalignment="top", fontsize=8.5, color=GREY,
     )  # fmt: skip
     grid[0, 0].set_ylabel("accuracy", color=INK)
@@ -79,7 +71,7 @@ def _reliability(confidence: Numbers, right: np.ndarray[Any, np.dtype[np.bool_]]
     for number in np.unique(bins):
         inside = bins == number
         rate, count = float(right[inside].mean()), int(inside.sum())
-        low, high = _wilson(rate, count)
+        low, high, _ = wilson(rate, count)
         middle = (number + 0.5) / CALIBRATION_BINS
         rows.append((middle, count, float(confidence[inside].mean()), rate, low, high))
     return pd.DataFrame(rows, columns=["middle", "pictures", "confidence", "rate", "low", "high"])

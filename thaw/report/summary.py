@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from thaw.formats import DASH, Unit, change, count, number, p_value, percent, score
+from thaw.formats import DASH, Unit, change, count, number, percent, score
 from thaw.report.drawing import NETWORKS
 from thaw.statistics.records import same_networks
 
@@ -29,11 +29,11 @@ METRICS: list[tuple[str, str, Unit, bool, str]] = [
         "expected calibration error, the mean distance between confidence and accuracy: lower is better",
     ),
     (
-        "ece_calibrated",
-        "ECE, calibrated",
+        "ece_uncalibrated",
+        "ECE, uncalibrated",
         "percent",
         False,
-        "the same after dividing the logits by a temperature that validation chose; no verdict changes",
+        "the same without dividing the logits by the temperature that validation chose; no verdict changes by it",
     ),
 ]
 
@@ -89,24 +89,21 @@ def headline_of(metrics: Mapping[str, Any]) -> tuple[Verdict, str]:
     low, high = number(gain.get("low")), number(gain.get("high"))
     span = f"{change(low, 'percent')} to {change(high, 'percent')}"
     verdict = verdict_of(low, high)
-    p = number(gain.get("mcnemar_p"))
-    mcnemar = f"; McNemar {p_value(p)}" if p is not None else ""
+    why = f": {gain['no_interval']}" if gain.get("no_interval") else ""
 
     if low is None or high is None:
         sentence = (
-            f"Phase 2 moved accuracy from {before} to {after} ({moved}), "
-            f"but without an interval this is no evidence of a change{mcnemar}."
+            f"Phase 2 moved accuracy from {before} to {after} ({moved}), but without an interval this is no evidence "
+            f"of a change{why}."
         )
     elif verdict == "none":
         sentence = (
             f"Phase 2 did not measurably change accuracy: {before} before, {after} after ({moved}), "
-            f"and the 95 % interval, {span}, includes zero{mcnemar}."
+            f"and the 95 % interval, {span}, includes zero."
         )
     else:
         verb = "raised" if verdict == "gain" else "lowered"
-        sentence = f"Phase 2 {verb} accuracy from {before} to {after}: {moved}, 95 % interval {span}{mcnemar}."
-    if low is not None and p is not None and (verdict == "none") != (p >= 0.05):
-        sentence += " Interval and test disagree, so read this with caution."
+        sentence = f"Phase 2 {verb} accuracy from {before} to {after}: {moved}, 95 % interval {span}."
     return verdict, sentence
 
 
@@ -155,7 +152,9 @@ def operating(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
             rates = {
                 rate: (
                     percent(found[rate]["value"]),
-                    f"{percent(found[rate]['low'])} to {percent(found[rate]['high'])}",
+                    "no interval"
+                    if found[rate]["low"] is None
+                    else f"{percent(found[rate]['low'])} to {percent(found[rate]['high'])}",
                 )
                 for rate in ("recall", "precision", "specificity")
             }
