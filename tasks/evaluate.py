@@ -1,4 +1,4 @@
-"""evaluate: the head-only and the fine-tuned network on the same test pictures, which nothing saw before.
+"""evaluate: the head-only and the fine-tuned network on the same test pictures, which no phase before it reads.
 
 python -m tasks.evaluate      artifacts/{head,unfreeze} -> artifacts/evaluate/{metrics.json,predictions.csv,...}
 

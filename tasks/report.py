@@ -50,6 +50,7 @@ def report(chosen: Settings) -> None:
         page = html(
             title=f"{model['backbone']} on {len(manifest)} pictures of {len(classes)} classes",
             metrics=metrics,
+            head_figures=phase.read_json(HEAD / "metrics.json"),
             head_history=head,
             unfreeze_history=unfreeze,
             predictions=predictions,

@@ -25,7 +25,7 @@ from thaw.report.forgetting import forgetting
 from thaw.report.mistakes import mistakes, worst_mistakes
 from thaw.report.page import MOST_VALUES, _data_summary, _largest, _pairs, _with_gain, html
 from thaw.report.promotion import markdown
-from thaw.report.summary import headline_of, summary, warning
+from thaw.report.summary import headline_of, kept_epochs, summary, warning
 
 NAUGHTY = "<script>alert('x')</script>&\"$\\frac{"
 
@@ -118,11 +118,13 @@ def example(
     manifest = pd.concat([predictions[[c for c in frame if "_p" not in c]]] * 5, ignore_index=True)
     manifest["split"] = splits
     manifest["path"] = [f"images/{index}.png" for index in range(len(manifest))]
+    manifest["hash"] = [f"{index:064x}" for index in range(len(manifest))]
     if groups:
         manifest["group"] = [f"block-{index // 60}" for index in range(len(manifest))]
     return {
         "title": "ELPV solar cells, efficientnet_lite0",
         "metrics": example_metrics(),
+        "head_figures": {"epochs": head_epochs, "kept_epoch": head_epochs // 2},
         "head_history": head_history,
         "unfreeze_history": unfreeze_history,
         "predictions": predictions,
@@ -366,7 +368,7 @@ def test_where_phase_2_was_not_kept_the_page_says_so_and_shows_no_gain(phase_2: 
         assert rows[rows.index(name) :][3] == "–"
     assert 'class="interval"' not in section[0]
     assert 'class="bar' not in text
-    assert "; of phase 2 epoch" not in text
+    assert "kept none of them." in text
     told = summary(values["metrics"])
     assert told.startswith(f"**{sentence}**")
     assert "| accuracy | 79.9 % | 79.9 % | – | – |" in told
@@ -399,22 +401,96 @@ def test_a_phase_2_that_made_things_worse_is_one_sentence_that_says_how_sure_tha
     assert bool(warning(metrics)) == (gain < 0)
 
 
-@pytest.mark.usefixtures("text_only")
 @pytest.mark.parametrize(
-    ("phase_2", "said"),
+    ("head", "phase_2", "said"),
     [
-        ({"keep": "last", "kept_epoch": 8, "same": False}, "; of phase 2 epoch 8 is kept, its last one."),
-        ({"keep": "best", "kept_epoch": 3, "same": False}, "; of phase 2 epoch 3 is kept, its best one on validation."),
         (
-            {"keep": "last", "kept_epoch": 8, "share": 0.3, "same": False},
-            "its last one, 30 % of the way there from head",
+            {"epochs": 36, "kept_epoch": 26},
+            {"keep": "last", "kept_epoch": 8, "same": False},
+            "Phase 1 ran 36 epochs and kept epoch 26, the best on validation; phase 2 starts from it. "
+            "Phase 2 ran 8 epochs and kept the last.",
         ),
+        (
+            {"epochs": 1, "kept_epoch": 1},
+            {"keep": "best", "kept_epoch": 3, "same": False},
+            "Phase 1 ran 1 epoch and kept epoch 1, the best on validation; phase 2 starts from it. "
+            "Phase 2 ran 8 epochs and kept epoch 3, the best on validation.",
+        ),
+        (
+            {"epochs": 0, "kept_epoch": 0},
+            {"keep": "last", "kept_epoch": 8, "share": 0.3, "same": False},
+            "There was no phase 1: phase 2 starts from a head with random weights. Phase 2 ran 8 epochs and kept "
+            "weights that lie 30 % of the way from head only to the last, the best on validation.",
+        ),
+        (
+            {"epochs": 9, "kept_epoch": 4},
+            {"keep": "best", "kept_epoch": 0, "same": True},
+            "Phase 2 ran 8 epochs and kept none of them.",
+        ),
+        (
+            {"epochs": 9, "kept_epoch": 4},
+            {"keep": "last", "kept_epoch": 8, "share": 0.0, "same": True},
+            "Phase 2 ran 8 epochs and kept none of them.",
+        ),
+        ({"epochs": 9, "kept_epoch": 4}, {}, "phase 2 starts from it. Phase 2 ran 8 epochs."),
     ],
 )
-def test_the_page_says_which_epoch_of_phase_2_is_kept(phase_2: dict[str, Any], said: str) -> None:
+def test_which_epochs_are_kept_is_said_as_it_happened(head: dict[str, int], phase_2: dict[str, Any], said: str) -> None:
+    assert kept_epochs(head, phase_2, 8).endswith(said)
+
+
+@pytest.mark.usefixtures("text_only")
+def test_copies_of_test_pictures_in_other_splits_are_counted() -> None:
+    values = example(["a", "b"], test=60, groups=False)
+    text = " ".join(html(**values).split())
+    assert "No test picture has an identical copy in training or validation" in text
+    manifest = values["manifest"]
+    test, train = (np.flatnonzero(manifest["split"] == name) for name in ("test", "train"))
+    manifest.loc[test[:2], "hash"] = manifest["hash"].iloc[train[0]]
+    text = " ".join(html(**values).split())
+    assert "2 of the test pictures have an identical copy in training or validation, which flatters both" in text
+    assert "No test picture" not in text
+    del manifest["hash"]
+    assert "identical copy" not in html(**values)
+
+
+@pytest.mark.usefixtures("text_only")
+def test_groups_are_called_whole_only_where_they_are() -> None:
     values = example(["a", "b"], test=60)
-    values["metrics"]["phase_2"] = phase_2
-    assert said in " ".join(html(**values).split())
+    text = " ".join(html(**values).split())
+    assert "All pictures of a group are in the same split." in text
+    manifest = values["manifest"]
+    test, train = (np.flatnonzero(manifest["split"] == name) for name in ("test", "train"))
+    manifest.loc[test[0], "group"] = manifest["group"].iloc[train[0]]
+    text = " ".join(html(**values).split())
+    assert "1 group lies in more than one split" in text
+    assert "All pictures of a group" not in text
+
+
+@pytest.mark.usefixtures("text_only")
+@pytest.mark.parametrize(
+    ("epochs", "phase_2", "operating", "said"),
+    [
+        (36, {"keep": "last", "kept_epoch": 8}, True, "choose the epoch of phase 1, the temperature and the threshold"),
+        (0, {"keep": "last", "kept_epoch": 8}, False, "choose the temperature"),
+        (
+            36,
+            {"keep": "best", "kept_epoch": 3, "share": 0.5},
+            False,
+            "choose the epochs of both phases, the interpolation and the temperature",
+        ),
+        (0, {"keep": "best", "kept_epoch": 3}, False, "choose the epoch of phase 2 and the temperature"),
+    ],
+)
+def test_what_validation_chose_is_what_it_chose(
+    epochs: int, phase_2: dict[str, Any], operating: bool, said: str
+) -> None:
+    values = example(["a", "b"], test=60)
+    values["head_figures"] = {"epochs": epochs, "kept_epoch": epochs}
+    values["metrics"]["phase_2"] = phase_2 | {"same": False}
+    if not operating:
+        del values["metrics"]["operating"]
+    assert f"Validation is used to {said}." in " ".join(html(**values).split())
 
 
 @pytest.mark.usefixtures("text_only")

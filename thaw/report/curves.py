@@ -20,23 +20,22 @@ def numbers(column: pd.Series) -> Numbers:
 
 
 def curves(head: pd.DataFrame, unfreeze: pd.DataFrame | None) -> bytes:
-    """Loss and validation accuracy over both phases as PNG; phase 2 continues the epochs of phase 1.
+    """Loss and validation accuracy over both phases as PNG.
 
     Both phases get the same width, however many epochs each had; the seam between the panels is the moment
     of unfreezing. Epoch 0 of `unfreeze` is the network that phase 1 kept, hence drawn on the seam.
     """
     from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-    phases = [("head", head, 0)]
-    last = int(head["epoch"].max()) if len(head) else 0
+    phases = [("head", head)]
     if unfreeze is not None and len(unfreeze):
-        phases.append(("finetuned", unfreeze, last))
+        phases.append(("finetuned", unfreeze))
     figure = canvas(10, 5.8)
     grid = figure.subplots(2, len(phases), sharex="col", sharey="row", squeeze=False)
     figure.subplots_adjust(left=0.075, right=0.985, top=0.86, bottom=0.095, wspace=0, hspace=0.1)
 
-    for column, (phase, history, offset) in enumerate(phases):
-        epochs = numbers(history["epoch"]) + offset
+    for column, (phase, history) in enumerate(phases):
+        epochs = numbers(history["epoch"])
         marker = "o" if len(history) <= 25 else None
         losses, accuracies = grid[0, column], grid[1, column]
         for axes, name, colour, style in (
@@ -46,14 +45,14 @@ def curves(head: pd.DataFrame, unfreeze: pd.DataFrame | None) -> bytes:
         ):
             values = numbers(history[name])
             axes.plot(epochs, values, color=colour, linestyle=style, linewidth=1.8, marker=marker, markersize=3.5)
-        end = int(np.nanmax(epochs)) if len(epochs) else offset
+        end = int(np.nanmax(epochs)) if len(epochs) else 0
         if phase == "head":
             ends = (
                 min(0.75, 1 - 0.02 * end) if end < 40 else 0,
                 max(end, 1) + (0 if len(phases) == 2 else 0.02 * end),
             )
         else:
-            ends = (offset, max(end, offset + 1) + max(0.25, 0.03 * (end - offset)))
+            ends = (0, max(end, 1) + max(0.25, 0.03 * end))
         for axes in (losses, accuracies):
             tidy(axes)
             axes.set_facecolor(TINTS[phase])
@@ -91,14 +90,13 @@ def curves(head: pd.DataFrame, unfreeze: pd.DataFrame | None) -> bytes:
 
         figure.add_artist(Line2D([seam, seam], [bottom, top + 0.015], color=INK, linewidth=1.4, linestyle="--"))
         figure.text(
-            seam, top + 0.025, f"unfrozen after epoch {last}", horizontalalignment="center", fontsize=9.5,
-            fontweight="bold", color=INK,
+            seam, top + 0.025, "unfrozen", horizontalalignment="center", fontsize=9.5, fontweight="bold", color=INK,
         )  # fmt: skip
     grid[0, 0].set_ylabel("loss", color=INK)
     grid[1, 0].set_ylabel("validation accuracy", color=INK)
     grid[1, 0].yaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
     figure.text(0.53, 0.015, "epoch", horizontalalignment="center", fontsize=10, color=INK)
-    _curve_legend(figure, [phase for phase, _, _ in phases])
+    _curve_legend(figure, [phase for phase, _ in phases])
     return png_of(figure)
 
 

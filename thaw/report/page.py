@@ -20,7 +20,15 @@ from thaw.report.curves import curves, numbers
 from thaw.report.drawing import NETWORKS, data_uri
 from thaw.report.forgetting import forgetting
 from thaw.report.mistakes import worst_mistakes
-from thaw.report.summary import headline_of, kept_epoch, metric_rows, operating, temperatures, warning
+from thaw.report.summary import (
+    chosen_on_validation,
+    headline_of,
+    kept_epochs,
+    metric_rows,
+    operating,
+    temperatures,
+    warning,
+)
 
 MOST_VALUES = 40  # a slice column with more values than this is cut short in the data summary
 MOST_BESIDE = 14  # with more classes the page shows one confusion matrix above the other
@@ -77,6 +85,14 @@ def _groups(frame: pd.DataFrame) -> pd.Series:
     return groups[groups != ""]
 
 
+def _copies(manifest: pd.DataFrame) -> int | None:
+    """How many test pictures have an identical file in another split; None where nobody looked."""
+    if "hash" not in manifest.columns:
+        return None
+    test = manifest["split"] == "test"
+    return int(manifest.loc[test, "hash"].isin(manifest.loc[~test, "hash"]).sum())
+
+
 def _data_summary(manifest: pd.DataFrame, classes: Sequence[str], slices: Sequence[str]) -> dict[str, Any]:
     """Pictures per split and class, groups per split, pictures per split and value of each slice."""
     usual = ["train", "val", "test"]
@@ -107,6 +123,7 @@ def _data_summary(manifest: pd.DataFrame, classes: Sequence[str], slices: Sequen
         "blocks": blocks,
         "totals": [count(number) for number in [*totals, sum(totals)]],
         "groups": groups if len(grouped) else [],
+        "split_groups": int((split[grouped.index].groupby(grouped).nunique() > 1).sum()),
     }
 
 
@@ -152,6 +169,7 @@ def html(
     *,
     title: str,
     metrics: Mapping[str, Any],
+    head_figures: Mapping[str, Any],
     head_history: pd.DataFrame,
     unfreeze_history: pd.DataFrame | None,
     predictions: pd.DataFrame,
@@ -185,6 +203,7 @@ def html(
     quality = ["precision", "recall", "f1"]
     by_slice = [name for name in ("accuracy", "balanced_accuracy", "precision", "recall") if name in slices_table]
     test_groups = _groups(predictions)
+    epochs = 0 if unfreeze_history is None else int(unfreeze_history["epoch"].max())
 
     template = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -206,7 +225,9 @@ def html(
         positive=str(classes[1]) if len(classes) == 2 else "",
         metric_rows=metric_rows(metrics),
         curves=data_uri(curves(head_history, unfreeze_history)),
-        kept_epoch=kept_epoch(metrics.get("phase_2", {})),
+        kept_epochs=kept_epochs(head_figures, metrics.get("phase_2", {}), epochs),
+        chosen_on_validation=chosen_on_validation(head_figures, metrics),
+        copies=_copies(manifest),
         confusion=data_uri(confusion(predictions, classes, stacked=len(classes) > MOST_BESIDE)),
         confusion_width=800 if len(classes) <= 6 else 1060,
         numbered=len(classes) <= MOST_NUMBERED,
