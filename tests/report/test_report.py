@@ -211,7 +211,7 @@ def text_only(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_report_needs_nothing_from_outside(page: str) -> None:
     outline = Outline(page)
-    assert len([a for a in outline.addresses if a.startswith("data:image/png;base64,")]) == 4 + 12
+    assert len([a for a in outline.addresses if a.startswith("data:image/png;base64,")]) == 2 * 4 + 12
     assert all(address.startswith(("data:image/png;base64,", "#")) for address in outline.addresses)
     assert not re.search(r"https?://|//[a-z]|@import|url\(", re.sub(r"data:image/png;base64,[\w+/=]+", "", page))
     assert not {"script", "link", "iframe", "object"} & set(outline.tags)
@@ -226,6 +226,18 @@ def test_report_shows_operating_point_temperature_and_forgetting(page: str) -> N
     assert "No threshold keeps this promise on validation for the other network." in text
     assert "fine-tuned 1.31" in page
     assert "the same of 1000 classes for 72.3 %" in " ".join(page.split())
+
+
+def test_the_report_fits_a_phone_and_a_dark_screen(page: str) -> None:
+    assert page.count('<source media="(max-width: 600px)" srcset="data:image/png;base64,') == 4
+    assert "prefers-color-scheme: dark" in page
+    assert all(
+        opened.endswith('<div class="wide">') for opened in re.split(r"<table(?! class=\"settings\")", page)[:-1]
+    )
+    light, dark = (
+        set(re.findall(r"(--[\w-]+): #", block)) for block in re.findall(r":root \{(.*?)\}", page, re.DOTALL)
+    )
+    assert light == dark
 
 
 def test_every_link_of_the_report_has_its_target(page: str) -> None:

@@ -8,6 +8,7 @@ report carries no date.
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from importlib import resources
 from typing import Any
 
@@ -31,6 +32,7 @@ from thaw.report.summary import (
 )
 
 MOST_VALUES = 40  # a slice column with more values than this is cut short in the data summary
+MOST_ON_A_PHONE = 6  # with more classes a confusion matrix is too wide for a phone, and scrolls
 MOST_BESIDE = 14  # with more classes the page shows one confusion matrix above the other
 
 
@@ -83,6 +85,18 @@ def _groups(frame: pd.DataFrame) -> pd.Series:
     groups = frame["group"] if "group" in frame.columns else pd.Series(index=frame.index, dtype=object)
     groups = groups.dropna().astype(str)
     return groups[groups != ""]
+
+
+def _images(draw: Callable[..., bytes]) -> dict[str, str]:
+    """A plot as it is drawn for a wide page and for a phone."""
+    return {"wide": data_uri(draw()), "narrow": data_uri(draw(narrow=True))}
+
+
+def _confusion_images(predictions: pd.DataFrame, classes: Sequence[str]) -> dict[str, str | None]:
+    wide = data_uri(confusion(predictions, classes, stacked=len(classes) > MOST_BESIDE))
+    if len(classes) > MOST_ON_A_PHONE:
+        return {"wide": wide, "narrow": None}
+    return {"wide": wide, "narrow": data_uri(confusion(predictions, classes, stacked=True))}
 
 
 def _copies(manifest: pd.DataFrame) -> int | None:
@@ -224,19 +238,19 @@ def html(
         some_alone=0 < len(test_groups) < len(predictions),
         positive=str(classes[1]) if len(classes) == 2 else "",
         metric_rows=metric_rows(metrics),
-        curves=data_uri(curves(head_history, unfreeze_history)),
+        curves=_images(partial(curves, head_history, unfreeze_history)),
         kept_epochs=kept_epochs(head_figures, metrics.get("phase_2", {}), epochs),
         chosen_on_validation=chosen_on_validation(head_figures, metrics),
         copies=_copies(manifest),
-        confusion=data_uri(confusion(predictions, classes, stacked=len(classes) > MOST_BESIDE)),
-        confusion_width=800 if len(classes) <= 6 else 1060,
+        confusion=_confusion_images(predictions, classes),
+        confusion_width=800 if len(classes) <= MOST_ON_A_PHONE else 1060,
         numbered=len(classes) <= MOST_NUMBERED,
-        calibration=data_uri(calibration(predictions, classes, temperatures(metrics))),
+        calibration=_images(partial(calibration, predictions, classes, temperatures(metrics))),
         temperatures={NETWORKS[network]: f"{value:.2f}" for network, value in temperatures(metrics).items()},
         operating=operating(metrics),
         promise=metrics.get("operating", {}).get("promise"),
         at_least=percent(metrics.get("operating", {}).get("at_least")),
-        forgetting=data_uri(forgetting(blocks_table)),
+        forgetting=_images(partial(forgetting, blocks_table)),
         kept=percent(metrics["forgetting"].get("kept")),
         divergence=score(metrics["forgetting"].get("kl")),
         distance=percent(metrics["forgetting"]["distance"]),
