@@ -22,6 +22,7 @@ from thaw.report.forgetting import forgetting
 from thaw.report.mistakes import mistakes, worst_mistakes
 from thaw.report.page import html
 from thaw.report.summary import temperatures
+from thaw.statistics.records import joined
 
 PACKAGES = ("torch", "torchvision", "prefect", "dvc", "pandas", "numpy", "scikit-learn")
 LARGEST = 320  # pixels of a shown picture's longer side
@@ -37,7 +38,7 @@ def report(chosen: Settings) -> None:
     figures = ["accuracy", "balanced_accuracy", "precision", "recall", "pictures"]
     by_slice = read_table(EVALUATE / "slices.csv", figures)
     blocks = pd.read_csv(EVALUATE / "forgetting.csv")
-    metrics = phase.read_json(EVALUATE / "metrics.json")
+    metrics = joined(*(phase.read_json(EVALUATE / name) for name in ("metrics.json", "details.json")))
     head, unfreeze = (pd.read_csv(folder / "history.csv") for folder in (HEAD, UNFREEZE))
     model = phase.read_json(UNFREEZE / "model" / "meta.json")
     with phase.outputs(REPORT) as folder:

@@ -69,8 +69,9 @@ def main(phase: str) -> None:
             "head": network,
             "finetuned": network | {"accuracy": 0.8 + better},
             "gain": gain | {"mcnemar_p": 1.0},
-            "forgetting": {"distance": 1 / (1 + ratio), "cka": 1 - 0.5 / (1 + ratio)},
         }
+        details = {"forgetting": {"distance": 1 / (1 + ratio), "cka": 1 - 0.5 / (1 + ratio)}}
+        (folder / "details.json").write_text(json.dumps(details))
         (folder / "metrics.json").write_text(json.dumps(metrics))
         trained = zlib.crc32(Path("artifacts/unfreeze/model/weights.safetensors").read_bytes()) % 100
         header, *rows = PREDICTIONS.replace("0.9,0.1\n", f"0.9,0.1{trained}\n").splitlines(keepends=True)

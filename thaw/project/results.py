@@ -12,15 +12,20 @@ from typing import Any
 from thaw.project import pipeline, settings, workspace
 from thaw.project.git import git
 from thaw.project.settings import Settings
+from thaw.statistics.records import joined
 
 RECIPE = ("seed", "backbone", "prepare", "embed", "head", "unfreeze", "evaluate")  # the settings that make the result
 MOST_NAMED = 3  # changed settings in the name of a run
 
 
 def metrics() -> dict[str, Any]:
-    """The numbers of `evaluate`: test_pictures, head, finetuned, gain."""
-    found: dict[str, Any] = json.loads((workspace.ROOT / "artifacts/evaluate/metrics.json").read_text())
-    return found
+    """All figures of `evaluate`: those of metrics.json and those of details.json, if there is one."""
+    folder = workspace.ROOT / "artifacts" / "evaluate"
+    details = folder / "details.json"
+    return joined(
+        json.loads((folder / "metrics.json").read_text(encoding="utf-8")),
+        json.loads(details.read_text(encoding="utf-8")) if details.is_file() else {},
+    )
 
 
 def learning_curves(*phases: str) -> bytes:
