@@ -79,8 +79,8 @@ def main(phase: str) -> None:
         rows = [row for number, row in enumerate(rows) if number % test["folds"] == test["fold"]]
         (folder / "predictions.csv").write_text(header + "".join(rows))
     elif phase == "prepare":
-        (folder / "manifest.csv").write_text("path,label\npicture.txt,good\n")
-        test = {"folds": settings["folds"] or 1, "fold": settings["fold"]}
+        (folder / "manifest.csv").write_text("path,label,target,split,group,hash\npicture.txt,good,,train,,\n")
+        test = {"folds": settings["folds"] or 1, "fold": settings["fold"], "classes": ["good"]}
         (folder / "meta.json").write_text(json.dumps(test))
     elif phase == "embed":
         (folder / "features.txt").write_text(Path("artifacts/prepare/meta.json").read_text())

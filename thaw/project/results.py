@@ -52,6 +52,19 @@ def warning() -> str:
     return _warning(metrics())
 
 
+def data() -> str:
+    """Pictures by class and split, and what prepare warned of and left out, as Markdown; empty without prepare."""
+    from thaw.data.manifest import read_manifest
+    from thaw.project import notes
+    from thaw.report.data import data_markdown
+
+    folder = workspace.ROOT / "artifacts" / "prepare"
+    if not (folder / "manifest.csv").is_file():
+        return ""
+    classes = json.loads((folder / "meta.json").read_text(encoding="utf-8"))["classes"]
+    return data_markdown(read_manifest(folder / "manifest.csv"), classes, notes.read(folder))
+
+
 def picture(name: str) -> bytes:
     """A plot that the phase `report` drew, such as `confusion`, as the bytes of a PNG."""
     return (workspace.ROOT / "artifacts/report" / f"{name}.png").read_bytes()
