@@ -1,6 +1,6 @@
-"""evaluate: the head-only and the fine-tuned network on the same test pictures, which nothing saw before.
+"""evaluate: the head-only and the fine-tuned network on the same test pictures, which no phase before it reads.
 
-thaw phase evaluate      artifacts/{head,unfreeze} -> artifacts/evaluate/{metrics.json,predictions.csv,...}
+thaw phase evaluate      artifacts/{head,unfreeze} -> artifacts/evaluate/{metrics.json,details.json,...}
 
 What is chosen for them afterwards, a temperature and a threshold, is chosen on validation.
 """
@@ -22,7 +22,7 @@ from thaw.project import networks, phase
 from thaw.project.networks import Dataset
 from thaw.project.settings import Settings
 from thaw.project.workspace import EVALUATE, HEAD, UNFREEZE
-from thaw.statistics import calibration, metrics
+from thaw.statistics import calibration, metrics, records
 
 NETWORKS = {"head": HEAD / "model", "finetuned": UNFREEZE / "model"}
 LOOKED_AT = 256  # validation pictures that tell how far the network moved
@@ -77,6 +77,8 @@ def evaluate(chosen: Settings) -> None:
         by_slice.append(metrics.per_slice(p, labels, rows[slices]).assign(model=name))
     before, after = (frame.to_numpy() for frame in columns)
     found["gain"] = metrics.gain(before, after, labels, groups)
+    if records.same_networks(found):  # nothing was measured, so nothing reads like a measured zero
+        found["gain"] = dict.fromkeys(found["gain"])
     if len(data.classes) == 2:
         found["operating"] = operating
     found["forgetting"], blocks = _forgotten(models, chosen, data, normalise)
@@ -88,9 +90,13 @@ def evaluate(chosen: Settings) -> None:
             first = table.pop("model")
             table.insert(0, "model", first)
             write_table(table, folder / file)
-        phase.write_json(folder / "metrics.json", found)
+        for file, figures in zip(("metrics.json", "details.json"), records.split(found), strict=True):
+            phase.write_json(folder / file, figures)
     if found["phase_2"]["same"]:
-        print(f"accuracy {found['head']['accuracy']:.1%} of both networks: they are the same, phase 2 was not kept")
+        print(
+            f"accuracy {found['head']['accuracy']:.1%} of both networks: they are the same, phase 2 was not kept; "
+            "the report says what to try"
+        )
     else:
         gain = found["gain"]
         span = f"no interval: {gain.get('no_interval')}"

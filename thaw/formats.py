@@ -52,6 +52,20 @@ def count(value: object) -> str:
     return DASH if finite is None else f"{int(finite):,}"
 
 
+def text(value: object) -> str:
+    """A cell of a frame or of the parameters as people write it; a dash for a missing one."""
+    missing = value is None or type(value).__name__ == "NAType" or (isinstance(value, float) and math.isnan(value))
+    if missing or value == "":
+        return DASH
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, (list, tuple)):
+        return ", ".join(text(item) for item in value) or "none"
+    if isinstance(value, float):
+        return f"{value:g}"
+    return str(value)
+
+
 def escaped(value: object) -> str:
     """A user's text in Markdown, as it stands."""
     return re.sub(r"([\\`*_{}\[\]<>#|~!$])", r"\\\1", str(value))

@@ -57,6 +57,7 @@ def test_table_says_what_each_phase_did_and_why_and_the_summary_has_pictures(ser
     summary = _text(run_id, "summary")
     assert summary.startswith("**Phase 2")
     assert summary.count("](data:image/png;base64,") == 2  # confusion matrix, worst mistakes
+    assert "| **all pictures** | 1 | 1 |" in _text(run_id, "data")
     keys = [artifact.key for artifact in _shown(run_id)]
     assert len(keys) == len(set(keys))
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -30,6 +31,7 @@ from thaw.learning.training import FineTuning
 from thaw.project import settings
 from thaw.project.settings import Settings
 from thaw.statistics.metrics import calibration_error
+from thaw.statistics.records import joined
 
 ROOT = Path(__file__).resolve().parents[2]
 PHASES = ("prepare", "embed", "head", "unfreeze", "evaluate", "report")
@@ -101,6 +103,12 @@ def copied(finished: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(finished, tmp_path / "copy"))
 
 
+def figures_of(workspace: Path) -> dict[str, Any]:
+    """All figures of evaluate."""
+    folder = workspace / "artifacts" / "evaluate"
+    return joined(*(json.loads((folder / f"{name}.json").read_text()) for name in ("metrics", "details")))
+
+
 def test_same_seed_gives_byte_identical_artifacts(finished: Path, tmp_path: Path) -> None:
     again = make_workspace(tmp_path)
     assert run(again, *PHASES).returncode == 0
@@ -119,7 +127,10 @@ def test_test_pictures_change_nothing_before_evaluate(finished: Path, copied: Pa
     changed = {name for name in before if before[name] != after[name]}
     assert {name.split("/")[0] for name in changed} == {"prepare", "evaluate"}
     assert "evaluate/forgetting.csv" not in changed
-    first, second = (json.loads(files["evaluate/metrics.json"]) for files in (before, after))
+    first, second = (
+        joined(*(json.loads(files[f"evaluate/{name}.json"]) for name in ("metrics", "details")))
+        for files in (before, after)
+    )
     for name in ("head", "finetuned"):
         assert first[name]["ece"] != second[name]["ece"]
         assert first[name]["temperature"] == second[name]["temperature"]
@@ -128,7 +139,7 @@ def test_test_pictures_change_nothing_before_evaluate(finished: Path, copied: Pa
 
 
 def test_metrics_say_what_the_predictions_say(finished: Path) -> None:
-    metrics = json.loads((finished / "artifacts/evaluate/metrics.json").read_text())
+    metrics = figures_of(finished)
     predictions = pd.read_csv(finished / "artifacts/evaluate/predictions.csv")
     assert metrics["test_pictures"] == len(predictions)
     for name in ("head", "finetuned"):
@@ -545,9 +556,10 @@ def test_a_phase_2_that_was_not_kept_is_told_and_has_no_gain(copied: Path) -> No
     change("keep: last ", "keep: best ")(copied)
     done = run(copied, *PHASES[3:])
     assert done.returncode == 0, done.stderr
-    assert "they are the same, phase 2 was not kept" in done.stdout
-    metrics = json.loads((copied / "artifacts/evaluate/metrics.json").read_text())
+    assert "they are the same, phase 2 was not kept; the report says what to try" in done.stdout
+    metrics = figures_of(copied)
     assert metrics["phase_2"] == {"keep": "best", "kept_epoch": 0, "same": True}
+    assert set(metrics["gain"].values()) == {None}
     predictions = pd.read_csv(copied / "artifacts/evaluate/predictions.csv")
     for label in ("noise", "stripes"):
         assert (predictions[f"head_p_{label}"] == predictions[f"finetuned_p_{label}"]).all()
@@ -558,7 +570,7 @@ def test_a_phase_2_that_was_not_kept_is_told_and_has_no_gain(copied: Path) -> No
 def test_phase_2_keeps_its_last_epoch_and_evaluate_says_so(finished: Path) -> None:
     kept = json.loads((finished / "artifacts/unfreeze/metrics.json").read_text())
     assert kept["kept_epoch"] == kept["epochs"] == 2
-    metrics = json.loads((finished / "artifacts/evaluate/metrics.json").read_text())
+    metrics = figures_of(finished)
     assert metrics["phase_2"] == {"keep": "last", "kept_epoch": 2, "same": False}
 
 
@@ -571,6 +583,6 @@ def test_without_phase_1_the_drawn_head_goes_through_all_further_phases(copied: 
     kept = load_file(copied / "artifacts/head/model/weights.safetensors")
     np.testing.assert_array_equal(kept["head.weight"], drawn.weight.detach().numpy())
     np.testing.assert_array_equal(kept["head.bias"], drawn.bias.detach().numpy())
-    metrics = json.loads((copied / "artifacts/evaluate/metrics.json").read_text())
+    metrics = figures_of(copied)
     assert metrics["head"] != metrics["finetuned"]
     assert (copied / "artifacts/report/report.html").stat().st_size > 0

@@ -141,7 +141,7 @@ def _show_curves(phase: str, drawn: bytes) -> None:
 
 def outcome() -> None:
     """Show what came out: the curves of both phases, whether or not they ran; the metrics as a table; gain, confusion
-    matrix and worst mistakes as one page to read.
+    matrix and worst mistakes as one page to read; and the data that it was learned from.
     """
     with _kept_apart("the learning curves"):
         _show_curves("unfreeze", results.picture("curves"))
@@ -154,6 +154,9 @@ def outcome() -> None:
             with _kept_apart(f"the {title.lower()}"):
                 page += [f"### {title}", picture(title, results.picture(name))]
         _show("markdown", "summary", "\n\n".join(page), "Gain, confusion matrix, worst mistakes")
+    with _kept_apart("the data"):
+        if data := results.data():
+            _show("markdown", "data", data, "Pictures by class and split, warnings, what was left out")
 
 
 def decision(decision: Mapping[str, Any], acted: bool = True) -> None:

@@ -18,6 +18,7 @@ from thaw.project import workspace
 from thaw.project.git import dvc, git
 from thaw.project.overrides import settings_with
 from thaw.project.sweep import Arm, Sweep, arm, finished, reference
+from thaw.statistics.records import is_whole, joined
 
 if TYPE_CHECKING:
     from thaw.statistics.studies import Run
@@ -181,20 +182,22 @@ def _run(of: Sweep, each: Arm) -> "Run":
 
     commit = reference(of, each.name)
     metrics = json.loads(git("show", f"{commit}:artifacts/evaluate/metrics.json"))
+    if not is_whole(metrics):
+        metrics = joined(metrics, json.loads(_file(commit, "details.json", each.name)))
     history = pd.read_csv(io.StringIO(git("show", f"{commit}:artifacts/unfreeze/history.csv")))
-    predictions = read_predictions(io.BytesIO(_predictions(commit, each.name)))
+    predictions = read_predictions(io.BytesIO(_file(commit, "predictions.csv", each.name)))
     return Run(each.setting, each.settings.seed, metrics, history, predictions)
 
 
 @cache
-def _predictions(commit: str, name: str) -> bytes:
-    """The predictions of an arm; asked once, because each question to DVC takes a second or two."""
+def _file(commit: str, name: str, arm_name: str) -> bytes:
+    """A file of evaluate of an arm; asked for once, because each call of DVC takes a second or two."""
     with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "predictions.csv"
-        command = dvc("get", ".", "artifacts/evaluate/predictions.csv", "--rev", commit)
+        file = Path(folder) / name
+        command = dvc("get", ".", f"artifacts/evaluate/{name}", "--rev", commit)
         got = subprocess.run(
             [*command, "--out", str(file)], cwd=workspace.ROOT, text=True, capture_output=True, stdin=subprocess.DEVNULL
         )
         if got.returncode:
-            raise InputError(f"the predictions of {name} are neither in DVC's cache nor in its remote")
+            raise InputError(f"{name} of {arm_name} is neither in DVC's cache nor in its remote")
         return file.read_bytes()

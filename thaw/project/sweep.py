@@ -30,7 +30,6 @@ COLUMNS = {  # of the table: where the number is in the metrics of an arm
     "val_loss": ("unfreeze", "val_loss"),
     "head_accuracy": ("evaluate", "head", "accuracy"),
     "accuracy": ("evaluate", "finetuned", "accuracy"),
-    "gain": ("evaluate", "gain", "accuracy"),
     "auc": ("evaluate", "finetuned", "auc"),
 }
 SOURCES = {path[0] for path in COLUMNS.values()}
@@ -309,6 +308,7 @@ def _row(of: Sweep, arm: Arm) -> dict[str, Any]:
     metrics = {phase: json.loads(git("show", f"{commit}:artifacts/{phase}/metrics.json")) for phase in SOURCES}
     row: dict[str, Any] = {"arm": arm.name, "setting": arm.setting, "seed": arm.settings.seed}
     row |= {column: reduce(lambda place, part: place[part], path, metrics) for column, path in COLUMNS.items()}
+    row["gain"] = row["accuracy"] - row["head_accuracy"]  # 0 where phase 2 was not kept, for the mean over seeds
     row["same"] = same_networks(metrics["evaluate"])
     took = TOOK.search(git("log", "-1", "--format=%s", commit))
     return row | {"minutes": float(took[1]) if took else None}

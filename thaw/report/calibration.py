@@ -17,17 +17,20 @@ def probabilities_of(predictions: pd.DataFrame, network: str, classes: Sequence[
     return predictions[[f"{network}_p_{name}" for name in classes]].to_numpy(dtype=np.float64)
 
 
-def calibration(predictions: pd.DataFrame, classes: Sequence[str], temperatures: Mapping[str, float]) -> bytes:
+def calibration(
+    predictions: pd.DataFrame, classes: Sequence[str], temperatures: Mapping[str, float], narrow: bool = False
+) -> bytes:
     """Reliability diagrams of both networks as PNG: accuracy against top-class confidence, counts below.
 
-    The thin line is what it was before the logits were divided by the temperature of validation.
+    The thin line is what it was before the logits were divided by the temperature. `narrow`: for a phone.
     """
     from matplotlib.ticker import MaxNLocator, PercentFormatter
 
     lowest = CALIBRATION_BINS // max(len(classes), 1) / CALIBRATION_BINS  # the top class never has less than 1/n
-    figure = canvas(10, 5.2)
+    width = 5.0 if narrow else 10.0
+    figure = canvas(width, 5.2)
     grid = figure.subplots(2, 2, sharex=True, sharey="row", squeeze=False, height_ratios=(3, 1))
-    figure.subplots_adjust(left=0.08, right=0.985, top=0.93, bottom=0.1, wspace=0.1, hspace=0.08)
+    figure.subplots_adjust(left=0.8 / width, right=1 - 0.2 / width, top=0.93, bottom=0.1, wspace=0.1, hspace=0.08)
     for column, (network, title) in enumerate(NETWORKS.items()):
         above, below = grid[0, column], grid[1, column]
         colour = COLOURS[network]
@@ -51,13 +54,14 @@ def calibration(predictions: pd.DataFrame, classes: Sequence[str], temperatures:
         above.set_xlim(lowest - 0.01, 1.01)
         above.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
         below.xaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
-        below.xaxis.set_major_locator(MaxNLocator(nbins=10, steps=[1, 2, 5, 10]))
+        below.xaxis.set_major_locator(MaxNLocator(nbins=4 if narrow else 10, steps=[1, 2, 5, 10]))
         below.yaxis.set_major_locator(MaxNLocator(nbins=3, integer=True))
         below.set_xlabel("confidence of the prediction", color=INK, fontsize=9.5)
-    grid[0, 0].text(
-        0.02, 0.95, "above the dashed line: more often right than it says\nthin: before temperature scaling",
-        transform=grid[0, 0].transAxes, verticalalignment="top", fontsize=8.5, color=GREY,
-    )  # fmt: skip
+    if not narrow:
+        grid[0, 0].text(
+            0.02, 0.95, "above the dashed line: more often right than it says\nthin: before temperature scaling",
+            transform=grid[0, 0].transAxes, verticalalignment="top", fontsize=8.5, color=GREY,
+        )  # fmt: skip
     grid[0, 0].set_ylabel("accuracy", color=INK)
     grid[1, 0].set_ylabel("pictures", color=INK)
     figure.align_ylabels(grid[:, 0])

@@ -180,10 +180,41 @@ def summary(metrics: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def kept_epoch(phase_2: Mapping[str, Any]) -> str:
-    """Which epoch of phase 2 the fine-tuned network comes from, as the end of a sentence; empty where none does."""
-    if not (epoch := phase_2.get("kept_epoch")) or phase_2.get("share") == 0:
-        return ""
-    which = "its last one" if phase_2.get("keep") == "last" else "its best one on validation"
-    way = f", {100 * phase_2['share']:.0f} % of the way there from head only" if "share" in phase_2 else ""
-    return f"; of phase 2 epoch {epoch} is kept, {which}{way}"
+def kept_epochs(head: Mapping[str, Any], phase_2: Mapping[str, Any], epochs: int) -> str:
+    """Which weights each phase kept, in sentences. `head`: epochs and kept_epoch of phase 1; `epochs`: of phase 2."""
+    sentences = ["There was no phase 1: phase 2 starts from a head with random weights."]
+    if head["epochs"]:
+        sentences = [
+            f"Phase 1 ran {_epochs(head['epochs'])} and kept epoch {head['kept_epoch']}, the best on validation; "
+            "phase 2 starts from it."
+        ]
+    ran, kept = f"Phase 2 ran {_epochs(epochs)}", phase_2.get("kept_epoch")
+    which = "the last" if phase_2.get("keep") == "last" else f"epoch {kept}"
+    if kept is None:
+        return " ".join([*sentences, f"{ran}."])
+    if kept == 0 or phase_2.get("share") == 0:
+        return " ".join([*sentences, f"{ran} and kept none of them."])
+    if "share" in phase_2:
+        way = f"weights that lie {100 * phase_2['share']:.0f} % of the way from head only to {which}"
+        return " ".join([*sentences, f"{ran} and kept {way}, the best on validation."])
+    best = "" if phase_2.get("keep") == "last" else ", the best on validation"
+    return " ".join([*sentences, f"{ran} and kept {which}{best}."])
+
+
+def _epochs(number: int) -> str:
+    return f"{number} epoch{'s' if number != 1 else ''}"
+
+
+def chosen_on_validation(head: Mapping[str, Any], metrics: Mapping[str, Any]) -> str:
+    """What the validation pictures decided in this run, as a list in words."""
+    phase_2 = metrics.get("phase_2", {})
+    first, second = head["epochs"] > 0, phase_2.get("keep") == "best"
+    things = []
+    if first and second:
+        things.append("the epochs of both phases")
+    elif first or second:
+        things.append(f"the epoch of phase {1 if first else 2}")
+    things += ["the interpolation"] if "share" in phase_2 else []
+    things.append("the temperature")
+    things += ["the threshold"] if metrics.get("operating", {}).get("promise") else []
+    return ", ".join(things[:-1]) + " and " + things[-1] if len(things) > 1 else things[0]
