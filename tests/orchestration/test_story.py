@@ -181,7 +181,7 @@ def test_run_is_tagged_and_named_with_commit_and_data_beside_its_own_tags(server
     with get_client(sync_client=True) as client:
         run = client.read_flow_run(run_id)
     data = results.data_hash()
-    assert set(run.tags) == {"mine", f"commit:{commit.stdout[:7]}+", f"data:{data}"}
+    assert set(run.tags) == {"mine", f"project:{trained_toy.name}", f"commit:{commit.stdout[:7]}+", f"data:{data}"}
     assert run.name.startswith(f"efficientnet_lite0 ratio 10 (head.patience=9) data {data} ")
 
 

@@ -35,7 +35,7 @@ from prefect.runtime import flow_run, task_run
 
 from thaw.formats import change, percent, score
 from thaw.progress import LINE
-from thaw.project import results
+from thaw.project import pipeline, results
 from thaw.project.stage import Verdict
 from thaw.report.drawing import data_uri
 from thaw.statistics.records import same_networks
@@ -209,7 +209,11 @@ def describe(tags: list[str]) -> None:
     """Tag the run with these, the git commit and the data as they are now, whose hash is in its name too."""
     with _kept_apart("name and tags"):
         commit, data = results.commit(), results.data_hash()
-        origin = [*([f"commit:{commit}"] if commit else []), *([f"data:{data}"] if data else [])]
+        origin = [
+            f"project:{pipeline.project()}",
+            *([f"commit:{commit}"] if commit else []),
+            *([f"data:{data}"] if data else []),
+        ]
         tagged = sorted({*flow_run.tags, *tags, *origin})
         name = re.sub(r"data [0-9a-f]{7} ", f"data {data} ", flow_run.name)
         run_id = UUID(flow_run.id)
