@@ -1,6 +1,6 @@
 # `make` lists what can be made. Everything sets up .venv first: once, and again only when the pins change.
 .DEFAULT_GOAL := help
-.PHONY: help run ui test bench bench-elpv recipe check format wheel setup clean
+.PHONY: help run ui test quick bench bench-elpv recipe check format wheel setup clean
 ARGS ?=
 export PYTHON
 
@@ -16,6 +16,9 @@ ui: setup ## show the runs in the Prefect UI
 
 test: setup ## set up and run the whole suite
 	@.venv/bin/python -m pytest $(ARGS)
+
+quick: setup ## the tests of every day: those that need no server, browser or real run, and one flow
+	@.venv/bin/python -m pytest -m "quick or not (server or browser or end_to_end or slow)" $(ARGS)
 
 bench: setup ## time thaw against its peers, which get an environment of their own
 	@.venv/bin/python -m thaw.project.bring

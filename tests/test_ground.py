@@ -262,6 +262,15 @@ def test_plain_make_lists_every_target() -> None:
     assert set(phony.group(1).split()) == targets
 
 
+def test_make_quick_selects_by_markers_that_exist() -> None:
+    called = subprocess.run(["make", "-n", "quick"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    selected = re.search(r'-m "(.+)"', called)
+    assert selected
+    named = set(re.findall(r"\w+", selected[1])) - {"or", "not"}
+    tested = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["pytest"]["ini_options"]
+    assert named == {line.split(":")[0] for line in tested["markers"]}
+
+
 # --- set-up, with a Python and a disk that only pretend
 
 PRETENDED_PYTHON = """#!/bin/sh

@@ -45,6 +45,7 @@ processes.leave()
 """
 
 
+@pytest.mark.slow
 def test_three_processes_train_as_one_with_the_same_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of batches of 5, 5, 5 and 2, so that shares are uneven and one is empty; blocks are unfrozen gradually."""
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
@@ -82,6 +83,7 @@ processes.leave()
 """
 
 
+@pytest.mark.slow
 def test_all_processes_go_on_from_a_state_or_none_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each has a folder of its own, as on several machines."""
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
