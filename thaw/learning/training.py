@@ -20,7 +20,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
 from torchvision.ops import StochasticDepth
-from torchvision.transforms import v2
 
 from thaw.data.pictures import Normaliser, Pictures, copied, in_batches, in_views, jittered, rows_of
 from thaw.errors import InputError
@@ -225,8 +224,8 @@ def fine_tune(
     rows, targets = train
     quicken(model)
     steps = len(_training_batches(rows, how.batch_size))
-    needed = how.l2_sp or how.interpolate
-    start = {name: value.detach().clone() for name, value in model.state_dict().items()} if needed else {}
+    start = {name: value.detach().clone() for name, value in model.state_dict().items()} if how.interpolate else {}
+    anchors = {parameter: parameter.detach().clone() for parameter in model.backbone.parameters() if how.l2_sp}
     averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(how.ema), use_buffers=True) if how.ema else None
     judged: nn.Module = averaged.module if averaged else model
     history: list[dict[str, float]] = []
@@ -258,7 +257,7 @@ def fine_tune(
             optimizer, schedule = _optimizer(model, how, (epoch - 1) * steps, steps, optimizer)
             loss = _train_epoch(
                 model, pictures, rows, targets, normalise, how, (seed, epoch), optimizer, schedule, progress,
-                start, averaged, weight,
+                anchors, averaged, weight,
             )  # fmt: skip
         else:
             loss = float("nan")  # the start is only looked at
@@ -316,6 +315,9 @@ def _optimizer(
     `before` keeps its momentum.
     """
     groups = parameter_groups(model, how.learning_rate, how.ratio, how.weight_decay, how.layer_decay)
+    for group in groups:
+        if how.l2_sp and group["name"] == "backbone":
+            group["weight_decay"] = 0.0  # it is pulled to where it began instead of to zero
     optimizer = torch.optim.AdamW(groups, fused=True)
     for parameter in model.parameters():
         if before and parameter.requires_grad and parameter in before.state:
@@ -324,6 +326,18 @@ def _optimizer(
         optimizer, lambda step: warmup_and_cosine((done + step) / (how.epochs * steps), how.warmup)
     )
     return optimizer, schedule
+
+
+def _pull(optimizer: torch.optim.Optimizer, anchors: dict[nn.Parameter, Tensor], strength: float) -> None:
+    """L2-SP: move each weight towards its anchor by the share rate x strength of the way, beside the gradient.
+
+    Through the gradient Adam would divide the pull by the size of the gradients, as it does with L2.
+    """
+    for group in optimizer.param_groups:
+        share = min(1.0, group["lr"] * strength)
+        for parameter in group["params"]:
+            if parameter in anchors:
+                parameter.data.lerp_(anchors[parameter], share)
 
 
 def warmup_and_cosine(done: float, warmup: float) -> float:
@@ -344,7 +358,7 @@ def _train_epoch(
     optimizer: torch.optim.Optimizer,
     schedule: torch.optim.lr_scheduler.LambdaLR,
     progress: Progress,
-    start: dict[str, Tensor],
+    anchors: dict[nn.Parameter, Tensor],
     averaged: AveragedModel | None,
     weight: Tensor | None,
 ) -> float:
@@ -362,13 +376,11 @@ def _train_epoch(
     # Who has no share of a short last batch takes its first picture, and counts it nothing.
     shares = [processes.share(np.arange(len(batch))) for batch in batches]
     taken = [share if len(share) else np.arange(1) for share in shares]
+    mixes = how.mixup > 0 or how.cutmix > 0
+    if mixes:  # each picture with the one before it in the batch, which may be in the share of another process
+        taken = [np.r_[mine[0] - 1, mine] % len(batch) for batch, mine in zip(batches, taken, strict=True)]
+    random = np.random.default_rng([*seed, 3])
     read = pictures.batches([rows[batch[mine]] for batch, mine in zip(batches, taken, strict=True)])
-    mix = _mixing(how, targets.shape[1])
-    pulled = [
-        (parameter, start[f"backbone.{name}"])
-        for name, parameter in model.backbone.named_parameters()
-        if how.l2_sp and parameter.requires_grad
-    ]
     weight = None if weight is None else weight.to(normalise.device)
 
     def lost(seen: Tensor, wanted: Tensor) -> Tensor:
@@ -377,12 +389,12 @@ def _train_epoch(
     total = torch.zeros((), device=normalise.device)
     for batch, share, mine, pixels in zip(batches, shares, taken, read, strict=True):
         seen = _augmented(pixels, mine, len(batch), normalise, how, generator)
-        seen, wanted = mix(seen, copied(targets[batch[mine]], normalise.device))
+        wanted = copied(targets[batch[mine]], normalise.device)
+        if mixes:
+            seen, wanted = _mixed(seen, wanted, how, random)
         optimizer.zero_grad()
         loss = cores.backward(network, lost, seen, wanted, len(share) * processes.count() / len(batch))
-        for parameter, before in pulled:
-            assert parameter.grad is not None
-            parameter.grad.add_(parameter.detach() - before, alpha=how.l2_sp)
+        _pull(optimizer, anchors, how.l2_sp)
         optimizer.step()
         schedule.step()
         if averaged:
@@ -406,11 +418,24 @@ def _augmented(
     return seen
 
 
-def _mixing(how: FineTuning, classes: int) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """What blends each picture of a batch, and its target, with another one: mixup, cutmix, one of both, or nothing."""
-    ways = [(v2.MixUp, how.mixup), (v2.CutMix, how.cutmix)]
-    chosen = [way(alpha=alpha, num_classes=classes) for way, alpha in ways if alpha]
-    return v2.RandomChoice(chosen) if chosen else lambda seen, targets: (seen, targets)
+def _mixed(pictures: Tensor, targets: Tensor, how: FineTuning, random: np.random.Generator) -> tuple[Tensor, Tensor]:
+    """Each picture but the first, and its target, mixed with the one before it: mixup (Zhang et al. 2018), cutmix
+    (Yun et al. 2019), or, where both are on, one of them at random. The numbers drawn are those of the whole batch."""
+    alpha = (how.mixup, how.cutmix)
+    cut = bool(random.integers(2)) if all(alpha) else alpha[1] > 0
+    share = random.beta(alpha[cut], alpha[cut])  # of the picture itself
+    pictures, others = pictures[1:], pictures[:-1]
+    if cut:
+        height, width = pictures.shape[-2:]
+        centre, side = random.integers([height, width]), (1 - share) ** 0.5
+        top, left = (int(max(0, c - side * n / 2)) for c, n in zip(centre, (height, width), strict=True))
+        bottom, right = (int(min(n, c + side * n / 2)) for c, n in zip(centre, (height, width), strict=True))
+        pictures = pictures.clone()
+        pictures[..., top:bottom, left:right] = others[..., top:bottom, left:right]
+        share = 1 - (bottom - top) * (right - left) / (height * width)
+    else:
+        pictures = others.lerp(pictures, share)
+    return pictures, targets[:-1].lerp(targets[1:], share)
 
 
 def _training_batches(order: Rows, size: int) -> list[Rows]:

@@ -40,7 +40,7 @@ ABLATION = {
 OPTIONS = {
     RECIPE: [],
     "label smoothing": ["unfreeze.label_smoothing=0.1"],
-    "L2-SP": ["unfreeze.l2_sp=0.01"],
+    "L2-SP": ["unfreeze.l2_sp=10"],
     "mixup": ["unfreeze.mixup=0.2"],
     "cutmix": ["unfreeze.cutmix=1"],
     "moving average": ["unfreeze.ema=0.99"],
