@@ -5,7 +5,6 @@ thaw phase unfreeze      artifacts/head -> artifacts/unfreeze/{model/,history.cs
 
 import hashlib
 import sys
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from thaw.learning.freezing import unfreeze as unfreeze_blocks
 from thaw.learning.machine import compiling_pays
 from thaw.learning.training import FineTuning, adapt_batchnorm, fine_tune, one_class_warning
 from thaw.project import networks, phase
+from thaw.project.scratch import finished
 from thaw.project.settings import Settings
 from thaw.project.workspace import HEAD, SCRATCH, UNFREEZE
 
@@ -83,8 +83,7 @@ def unfreeze(chosen: Settings) -> None:
     if processes.first():
         meta = networks.meta_of(chosen, data, folded, parent)
         networks.write_network(UNFREEZE, trained.weights, trained.kept, trained.history, meta)
-        with suppress(OSError):
-            scratch.unlink()
+        finished(scratch, "artifacts/unfreeze/model")
 
 
 def key(chosen: Settings, how: FineTuning, meta: dict[str, Any], parent: str, device: torch.device) -> str:

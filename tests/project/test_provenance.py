@@ -233,5 +233,5 @@ def test_a_record_hashes_files_and_folders_as_dvc_does(project: Path) -> None:
     assert dvc(project, "commit", "--force", "prepare").returncode == 0
     outs = YAML(typ="safe").load(project / "dvc.lock")["stages"]["prepare"]["outs"]
     assert {out["path"]: out["md5"] for out in outs} == {
-        path: provenance._hash(path) for path in ("artifacts/prepare", "artifacts/provenance/prepare.json")
+        path: provenance.hash_of(path) for path in ("artifacts/prepare", "artifacts/provenance/prepare.json")
     }

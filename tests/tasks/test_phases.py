@@ -1,5 +1,6 @@
 """Laws of the phases, run as DVC runs them, on tiny pictures and a tiny budget."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -16,6 +17,7 @@ import pandas as pd
 import pytest
 import torch
 import torchvision
+import yaml
 from PIL import Image
 from safetensors.numpy import load_file
 from warm import python
@@ -84,6 +86,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = make_workspace(tmp_path_factory.mktemp("finished"))
     done = run(folder, *PHASES)
     assert done.returncode == 0, done.stderr
+    shutil.rmtree(folder / ".dvc/tmp/thaw")  # a phase that runs again has to train again
     return folder
 
 
@@ -407,7 +410,28 @@ def test_a_stopped_phase_2_goes_on_unless_its_scratch_is_damaged_and_ends_with_t
     assert ("going on after epoch 1" in done.stdout) != damaged
     assert (f"warning: {own}, the state of a run that was stopped, is damaged" in done.stdout) == damaged
     assert files_under(copied / "artifacts/unfreeze") == files_under(finished / "artifacts/unfreeze")
-    assert list(scratch.iterdir()) == [other]
+    assert {file.name for file in scratch.iterdir()} == {own.name, own.with_suffix(".done").name, other.name}
+
+
+def test_the_state_of_a_training_stays_until_dvc_has_locked_in_what_it_made(finished: Path, copied: Path) -> None:
+    scratch = copied / ".dvc/tmp/thaw"
+    assert execute(copied, STOPPED).returncode == 3
+    for said in ("going on after epoch 1", "going on after epoch 2"):  # DVC failed to write dvc.lock after the first
+        shutil.rmtree(copied / "artifacts/unfreeze", ignore_errors=True)
+        done = run(copied, "unfreeze")
+        assert said in done.stdout, done.stdout + done.stderr
+        assert files_under(copied / "artifacts/unfreeze") == files_under(finished / "artifacts/unfreeze")
+    assert run(copied, "evaluate").returncode == 0
+    assert len(list(scratch.iterdir())) == 2
+    model = list((copied / "artifacts/unfreeze/model").iterdir())
+    entries = [{"md5": hashlib.md5(file.read_bytes()).hexdigest(), "relpath": file.name} for file in sorted(model)]
+    digest = hashlib.md5(json.dumps(entries, sort_keys=True).encode()).hexdigest()
+    outs = [{"path": "artifacts/unfreeze/model", "md5": f"{digest}.dir"}]
+    lock = copied / "dvc.lock"
+    before = yaml.safe_load(lock.read_text()) if lock.is_file() else {"stages": {}}
+    lock.write_text(yaml.safe_dump(before | {"stages": before["stages"] | {"unfreeze": {"outs": outs}}}))
+    assert run(copied, "evaluate").returncode == 0
+    assert list(scratch.iterdir()) == []
 
 
 def test_a_stopped_phase_2_goes_on_only_where_all_that_decides_its_bits_is_the_same(
@@ -497,6 +521,7 @@ def lopsided(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / f"data/noise/{number}.png").unlink()
     done = run(folder, *PHASES[:4])
     assert done.returncode == 0, done.stderr
+    shutil.rmtree(folder / ".dvc/tmp/thaw")  # a phase that runs again has to train again
     return folder
 
 

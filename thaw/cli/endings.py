@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 import typer
@@ -35,7 +36,7 @@ def one_sentence_endings() -> Iterator[None]:
     try:
         with user_mistakes():
             workspace.check()
-            mend.mend_if_idle()
+            mend.mend_if_idle(partial(typer.echo, err=True))
             sys.path.insert(0, str(workspace.ROOT))  # the flows that run are those of the project
             yield
     except (RunError, StageError, ServerError) as error:

@@ -35,7 +35,7 @@ def begin(phase: str) -> Record | None:
                 f"and so does `dvc repro --force --single-item {earlier}`"
             )
     settings = _settings(stages[phase], _values())
-    return {"settings": settings, "inputs": {path: _hash(path) for path in _inputs(stages[phase])}}
+    return {"settings": settings, "inputs": {path: hash_of(path) for path in _inputs(stages[phase])}}
 
 
 def write(phase: str, record: Record) -> None:
@@ -116,18 +116,27 @@ def _settings(stage: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in values.items() if any(f"{key}.".startswith(f"{name}.") for name in asked)}
 
 
-def _hash(path: str) -> str | None:
+def hash_of(path: str) -> str | None:
     """The hash by which dvc.lock knows a file or folder; of the data that of their pin, which DVC has checked."""
     if path == "data":
         pinned: str | None = pipeline.read("data.dvc").get("outs", [{}])[0].get("md5")
         return pinned
-    place = workspace.ROOT / path
+    return hash_at(workspace.ROOT / path)
+
+
+def hash_at(place: Path) -> str | None:
+    """The hash by which DVC knows a file or folder."""
     if not place.is_dir():
         return _md5(place) if place.is_file() else None
+    return hashlib.md5(listing(place)).hexdigest() + ".dir"
+
+
+def listing(place: Path) -> bytes:
+    """What DVC keeps of a folder: the hash of each file."""
     files = [file for file in place.rglob("*") if file.is_file()]
     entries = [{"md5": _md5(file), "relpath": file.relative_to(place).as_posix()} for file in files]
     entries.sort(key=lambda entry: entry["relpath"])
-    return hashlib.md5(json.dumps(entries, sort_keys=True).encode()).hexdigest() + ".dir"
+    return json.dumps(entries, sort_keys=True).encode()
 
 
 def _md5(file: Path) -> str:

@@ -28,7 +28,10 @@ LIBRARY = Path(thaw.__file__).parent
 # How a phase is run and reported; it does not change what a phase computes.
 PLUMBING = {
     *("thaw.errors", "thaw.progress", "thaw.startup"),
-    *(f"thaw.project.{name}" for name in ("phase", "pipeline", "provenance", "recipe", "settings", "workspace")),
+    *(
+        f"thaw.project.{name}"
+        for name in ("phase", "pipeline", "provenance", "recipe", "scratch", "settings", "workspace")
+    ),
 }
 # Packages that compute or draw, by the name under which they are imported.
 PACKAGES = {

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from thaw.errors import InputError
-from thaw.project import lock, provenance, workspace
+from thaw.project import lock, provenance, scratch, workspace
 from thaw.project.git import dvc
 
 ANSWER = "THAW_ANSWER"  # the variable that names the file for what a child process found
@@ -79,6 +79,7 @@ def repro(stage: str, *flags: str, on_line: OnLine = print) -> Verdict:
     command = dvc("repro", "--single-item", *flags, stage)
     if not stage.endswith(".dvc"):
         verdict = _verdict(stage, finish(stage, command, on_line), otherwise=Verdict.COMPLETED)
+        scratch.tidy()
         if verdict is Verdict.COMPLETED or not (misfits := provenance.misfits().get(stage)):
             return verdict
         on_line(f"warning: DVC has {stage} as {verdict}, but {'; '.join(misfits)}: it runs again")
