@@ -9,6 +9,20 @@ from thaw.data.manifest import SPLITS
 from thaw.errors import InputError
 
 
+def units_of(rows: pd.DataFrame) -> pd.Series:
+    """For each row the name of the unit that stays in one split: its group, together with every group that has a
+    picture identical to one of its own; a picture without a group is of its twins' unit."""
+    if "group" not in rows:
+        return rows["hash"]
+    units = rows["group"].where(rows["group"] != "", rows["hash"])
+    while True:
+        first = units.groupby(rows["hash"]).transform("min")
+        joined = first.groupby(units).transform("min")
+        if joined.equals(units):
+            return units
+        units = joined
+
+
 def assign_folds(rows: pd.DataFrame, val: float, fold: int, folds: int, seed: int) -> pd.Series:
     """The split of every row with one of so many folds as test split, and val drawn from the others; stratified by
     label, groups kept whole. Over all folds every row is in test once."""
@@ -16,8 +30,8 @@ def assign_folds(rows: pd.DataFrame, val: float, fold: int, folds: int, seed: in
         raise InputError(
             "prepare.folds divides all pictures anew, but these come with splits: leave them out, or folds"
         )
-    groups = rows["group"].where(rows["group"] != "", rows["hash"]) if "group" in rows else rows["hash"]
-    by_class = groups.groupby(rows["label"]).nunique()
+    units = units_of(rows)
+    by_class = units.groupby(rows["label"]).nunique()
     smallest, most = by_class.idxmin(), int(by_class.min())
     if folds > most:
         what = f"groups with pictures of class '{smallest}'" if "group" in rows else f"pictures of class '{smallest}'"
@@ -34,17 +48,22 @@ def assign_splits(rows: pd.DataFrame, val: float, test: float, seed: int, frozen
     """The split of every row: what is given stays; a picture identical to one with a split, or of its group, follows
     it; the rest is drawn stratified by label, groups kept whole, so that all rows together come near the shares.
 
-    Identical pictures without a group count as one. Depends on the rows and the seed, not on their order. Where splits
-    are given but none is val, val is taken from train, unless they are `frozen`: said by an earlier draw.
+    Depends on the rows and the seed, not on their order. Where splits are given but not all three, the missing ones are
+    taken from train and from pictures without a split, and the given val and test stay as they are; unless splits are
+    `frozen`: said by an earlier draw.
     """
     rows = rows.sort_values("path")
     given = _follow(rows, rows["split"]) if "split" in rows else pd.Series("", index=rows.index)
     shares = {"train": 1 - val - test, "val": val, "test": test}
-    if (given != "").any() and not frozen:
-        missing = [split for split in SPLITS if split not in set(given)]
-        if "train" in missing:
-            raise InputError("splits are given but no picture is in train; mark some as train, or give no splits")
-        if missing:
+    there = set(given)
+    if there - {""} and not frozen:
+        if not there & {"train", ""}:
+            raise InputError(
+                "splits are given but no picture is in train; mark some as train or leave their split empty, or give "
+                "no splits"
+            )
+        missing = [split for split in ("val", "test") if split not in there]
+        if missing or "train" not in there:
             taken = given.isin(["train", ""])
             shares = {"train": 1 - sum(shares[name] for name in missing), **{name: shares[name] for name in missing}}
             return given.mask(taken, _draw(rows[taken], pd.Series("", rows.index[taken]), shares, seed))
@@ -66,10 +85,10 @@ def _follow(rows: pd.DataFrame, given: pd.Series) -> pd.Series:
 def _draw(rows: pd.DataFrame, given: pd.Series, shares: dict[str, float], seed: int) -> pd.Series:
     """Splits for the rows without a given one: whole groups, large ones first, each to the split that lacks most of
     what the group has."""
-    groups = rows["group"].where(rows["group"] != "", rows["hash"]) if "group" in rows else rows["hash"]
+    units = units_of(rows)
     free = given == ""
     totals = rows["label"].value_counts().sort_index()
-    counts = pd.crosstab(groups[free], rows["label"][free]).sort_index().reindex(columns=totals.index, fill_value=0)
+    counts = pd.crosstab(units[free], rows["label"][free]).sort_index().reindex(columns=totals.index, fill_value=0)
     names = list(shares)
     there = pd.crosstab(given, rows["label"]).reindex(index=names, columns=totals.index, fill_value=0)
     sizes = counts.to_numpy(dtype=np.float64)
@@ -83,7 +102,7 @@ def _draw(rows: pd.DataFrame, given: pd.Series, shares: dict[str, float], seed: 
         split = int(np.argmax(lacking / np.maximum(wanted, 1e-9) @ (sizes[row] / total)))
         lacking[split] -= sizes[row]
         chosen[str(counts.index[row])] = names[split]
-    return groups.map(chosen)
+    return units.map(chosen)
 
 
 def join(known: pd.DataFrame, new: pd.DataFrame, val: float, test: float, seed: int, frozen: bool) -> pd.DataFrame:
