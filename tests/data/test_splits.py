@@ -1,5 +1,8 @@
 """Laws of splits that come in part from the user, and of twins."""
 
+import itertools
+import json
+from datetime import date, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from tasks import prepare
 from thaw.data import manifest, splits
 from thaw.errors import InputError
+from thaw.project import phase
+from thaw.project.settings import override, read
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def picture(path: Path) -> None:
@@ -101,3 +109,198 @@ def test_groups_that_share_a_picture_are_told(tmp_path: Path) -> None:
     assert "1 sets of identical pictures lie in several groups: thaw keeps those together" in manifest.warnings(
         rows, ["a", "b"]
     )
+
+
+def days(count: int, of_each: int = 1) -> list[str]:
+    return [(date(2026, 1, 1) + timedelta(n // of_each)).isoformat() for n in range(count)]
+
+
+@given(
+    offsets=st.lists(st.integers(0, 30), min_size=6, max_size=60),
+    groups=st.sampled_from([0, 7, 30]),
+    shares=st.tuples(st.floats(0.05, 0.45), st.floats(0.05, 0.45)),
+    order=st.randoms(use_true_random=False),
+)
+@settings(max_examples=60, deadline=None)
+def test_by_date_nothing_that_trains_is_newer_than_what_tests(  # type: ignore[no-untyped-def]
+    offsets: list[int], groups: int, shares: tuple[float, float], order
+) -> None:
+    rows = table(2 * (len(offsets) // 2))
+    rows["taken"] = [days(31)[offset] for offset in offsets[: len(rows)]]
+    if groups:
+        rows["group"] = [f"g{n % groups}" for n in range(len(rows))]
+    newest = rows["taken"].groupby(splits.units_of(rows)).transform("max")
+    if newest.nunique() < 3:
+        with pytest.raises(InputError, match=r"have \d different dates; train, val and test need three at least"):
+            splits.assign_by_date(rows, "taken", *shares, Path("labels.csv"))
+        return
+    drawn = splits.assign_by_date(rows, "taken", *shares, Path("labels.csv"))
+    assert set(drawn) == set(manifest.SPLITS)
+    for earlier, later in itertools.pairwise(manifest.SPLITS):
+        assert newest[drawn == earlier].max() < newest[drawn == later].min()
+        assert rows["taken"][drawn == earlier].max() < newest[drawn == later].min()
+    assert (drawn.groupby(splits.units_of(rows)).nunique() == 1).all()
+    shuffled = list(rows.index)
+    order.shuffle(shuffled)
+    assert splits.assign_by_date(rows.loc[shuffled], "taken", *shares, Path("x")).sort_index().equals(drawn)
+
+
+def test_by_date_the_shares_are_met_where_days_are_many() -> None:
+    rows = table(200, taken=days(200))
+    counts = splits.assign_by_date(rows, "taken", 0.15, 0.25, Path("labels.csv")).value_counts()
+    assert counts.to_dict() == {"train": 120, "val": 30, "test": 50}
+
+
+@pytest.mark.parametrize(
+    "dates",
+    [
+        ("2024", "2025", "2026"),
+        ("2026-01", "2026-02", "2026-03"),
+        ("20260101", "20260102", "2026-01-03"),
+        ("2026-01-01T23:30:00-02:00", "2026-01-02 02:00", "2026-01-02T02:00:01Z"),
+    ],
+)
+def test_dates_are_iso_dates_with_or_without_a_time_months_or_years(dates: tuple[str, str, str]) -> None:
+    rows = table(30, taken=[dates[n // 10] for n in range(30)])
+    drawn = splits.assign_by_date(rows, "taken", 0.15, 0.25, Path("labels.csv"))
+    assert drawn.tolist() == ["train"] * 10 + ["val"] * 10 + ["test"] * 10
+
+
+def test_one_site_is_held_out_and_val_comes_from_the_others() -> None:
+    rows = table(200, site=[("Bonn", "Oslo", "Rome", "")[n % 100 // 25] for n in range(200)])
+    drawn = splits.assign_held_out(rows, "site", "Oslo", 0.2, 0)
+    assert ((drawn == "test") == (rows["site"] == "Oslo")).all()
+    assert 0.15 < (drawn[rows["site"] != "Oslo"] == "val").mean() < 0.25
+    again = splits.assign_held_out(rows.sample(frac=1, random_state=1), "site", "Oslo", 0.2, 0)
+    assert again.sort_index().equals(drawn.sort_index())
+    twin = rows.assign(hash=rows["hash"].replace("h0000", "h0025"))  # of Bonn, identical to one of Oslo
+    assert splits.assign_held_out(twin, "site", "Oslo", 0.2, 0)[0] == "test"
+
+
+@pytest.fixture
+def space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Sixty pictures with a day and a site each, and settings of a small network."""
+    monkeypatch.setattr(prepare, "DATA", tmp_path / "data")
+    monkeypatch.setattr(prepare, "PREPARE", tmp_path / "artifacts/prepare")
+    monkeypatch.setattr(phase, "ARTIFACTS", tmp_path / "artifacts")
+    rows = table(60, taken=days(60, 2), site=[("Bonn", "Oslo", "7")[n // 2 % 3] for n in range(60)], camera="x")
+    for number, path in enumerate(rows["path"]):
+        (tmp_path / "data").mkdir(exist_ok=True)
+        Image.new("L", (8, 8), number).save(tmp_path / "data" / path)
+    manifest.write_table(rows.drop(columns="hash"), tmp_path / "data/labels.csv")
+    (tmp_path / "params.yaml").write_bytes((ROOT / "params.yaml").read_bytes())
+    small = ["backbone.name=shufflenet_v2_x0_5", "backbone.weights=random", "prepare.resolution=32"]
+    override(small, tmp_path / "params.yaml")
+    return tmp_path
+
+
+def prepared(space: Path, *changes: str) -> pd.DataFrame:
+    override(list(changes), space / "params.yaml")
+    prepare.prepare(read(space / "params.yaml"))
+    return manifest.read_manifest(space / "artifacts/prepare/manifest.csv")
+
+
+@pytest.mark.parametrize(
+    ("changes", "test", "slices"),
+    [
+        (["prepare.split_by=taken"], lambda rows: rows["taken"] >= "2026-01-24", ["site", "camera"]),
+        (["prepare.split_by=site", "prepare.hold_out=Oslo"], lambda rows: rows["site"] == "Oslo", ["taken", "camera"]),
+        (["prepare.split_by=site", "prepare.hold_out=7"], lambda rows: rows["site"] == "7", ["taken", "camera"]),
+    ],
+)
+def test_prepare_splits_by_a_column_that_is_then_no_slice(space: Path, changes, test, slices: list[str]) -> None:  # type: ignore[no-untyped-def]
+    rows = prepared(space, *changes)
+    assert ((rows["split"] == "test") == test(rows)).all()
+    assert json.loads((space / "artifacts/prepare/meta.json").read_text())["slices"] == slices
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "changes", "sentence"),
+    [
+        (
+            "",
+            "",
+            ["prepare.split_by=day"],
+            r"split_by is 'day', which is no column to split by; labels.csv has taken, s",
+        ),
+        (
+            "",
+            "",
+            ["prepare.split_by=label"],
+            r"split_by is 'label', which is no column to split by; labels.csv has taken",
+        ),
+        (
+            "2026-01-02",
+            "02.01.2026",
+            ["prepare.split_by=taken"],
+            r"labels.csv: line 4 has '02.01.2026' in 'taken',",
+        ),
+        (
+            "2026-01-02",
+            "",
+            ["prepare.split_by=taken"],
+            r"labels.csv: line 4 has '' in 'taken', .* no date; write Y",
+        ),
+        ("", "", ["prepare.split_by=site"], r"line 2 has 'Bonn' .* or set prepare.hold_out to one value of the column"),
+        (
+            "",
+            "",
+            ["prepare.split_by=camera", "prepare.hold_out=x"],
+            r"hold_out is 'x', and no picture is without it in",
+        ),
+        (
+            "",
+            "",
+            ["prepare.split_by=site", "prepare.hold_out=Rome"],
+            r"'Rome', which column 'site' has not; it has 7, Bo",
+        ),
+        (
+            "b,2026-01-3",
+            "a,2026-01-3",
+            ["prepare.split_by=taken", "prepare.test=0.03"],
+            r"class 'b' has no picture in th",
+        ),
+        (
+            "b,2026-01-3",
+            "a,2026-01-3",
+            ["prepare.split_by=taken", "prepare.test=0.03"],
+            r"groups of it, change prepare.v",
+        ),
+        ("", "", ["prepare.hold_out=Oslo"], r"hold_out is 'Oslo', but no prepare.split_by names its column"),
+        (
+            "",
+            "",
+            ["prepare.split_by=taken", "prepare.folds=3"],
+            r"folds and prepare.split_by both decide the test split",
+        ),
+        ("path,label,taken", "path,label,split", ["prepare.split_by=site", "prepare.hold_out=7"], "come with splits"),
+    ],
+)
+def test_a_wrong_way_to_split_is_one_sentence(
+    space: Path, old: str, new: str, changes: list[str], sentence: str
+) -> None:
+    labels = (space / "data/labels.csv").read_text()
+    labels = labels.replace(old, new) if old else labels
+    if "split" in new:
+        labels = pd.Series(labels.split("\n")).str.replace(r"2026-..-..", "train", regex=True).str.cat(sep="\n")
+    (space / "data/labels.csv").write_text(labels)
+    with pytest.raises(InputError, match=sentence) as caught:
+        prepared(space, *changes)
+    assert "\n" not in str(caught.value)
+
+
+def test_class_folders_have_no_column_to_split_by(space: Path) -> None:
+    for number, path in enumerate(sorted((space / "data").glob("*.png"))):
+        (space / "data" / "ab"[number % 2]).mkdir(exist_ok=True)
+        path.rename(space / "data" / "ab"[number % 2] / path.name)
+    (space / "data/labels.csv").unlink()
+    with pytest.raises(InputError, match=r"no column to split by; these data have none; give them a labels.csv"):
+        prepared(space, "prepare.split_by=taken")
+
+
+def test_pictures_of_no_site_are_a_warning(space: Path) -> None:
+    labels = (space / "data/labels.csv").read_text()
+    (space / "data/labels.csv").write_text(labels.replace(",Bonn", ","))
+    prepared(space, "prepare.split_by=site", "prepare.hold_out=Oslo")
+    meta = json.loads((space / "artifacts/prepare/meta.json").read_text())
+    assert "20 pictures have no site, and may belong to what prepare.hold_out holds out" in meta["warnings"]

@@ -159,6 +159,11 @@ def columns_of(table: Path) -> list[str]:
     return list(_read_csv(table, ("path", "label")).columns)
 
 
+def line_of(table: Path, path: str) -> int:
+    """The line of a picture in a labels.csv, where no cell has several lines."""
+    return _read_table(table)["path"].tolist().index(path) + 2
+
+
 def _read_table(table: Path) -> pd.DataFrame:
     rows = _read_csv(table, ("path", "label"))
     if "hash" in rows:

@@ -1,11 +1,13 @@
 """Splits: which rows of the manifest train, which validate, which are the test."""
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from thaw.data.manifest import SPLITS
+from thaw.data.manifest import SPLITS, line_of, slices_of
 from thaw.errors import InputError
 
 
@@ -70,6 +72,72 @@ def assign_splits(rows: pd.DataFrame, val: float, test: float, seed: int, frozen
     return given.mask(given == "", _draw(rows, given, shares, seed))
 
 
+def assign_by_date(rows: pd.DataFrame, column: str, val: float, test: float, table: Path) -> pd.Series:
+    """The newest pictures are test, the newest of the others val. Pictures of one date stay together, so do units,
+    which have the date of their newest picture; the cuts lie between the dates that come nearest to the shares."""
+    _check_split_by(rows, column)
+    dates = {text: _date_of(text) for text in rows[column].unique()}
+    if wrong := [text for text, moment in dates.items() if moment is None]:
+        row = rows[rows[column].isin(wrong)].iloc[0]
+        raise InputError(
+            f"{table}: line {line_of(table, row['path'])} has '{row[column]}' in '{column}', the column of "
+            "prepare.split_by, and that is no date; write YYYY-MM-DD, with or without a time, or YYYY-MM or YYYY, or "
+            "set prepare.hold_out to one value of the column"
+        )
+    newest = rows[column].map(dates).groupby(units_of(rows)).transform("max")
+    counts = newest.value_counts().sort_index(ascending=False)
+    if len(counts) < len(SPLITS):
+        raise InputError(
+            f"prepare.split_by is '{column}', in which whole groups have {len(counts)} different dates; train, val and "
+            "test need three at least"
+        )
+    shares = counts.cumsum().to_numpy() / len(rows)
+    last_of_test = int(np.abs(shares[:-2] - test).argmin())
+    last_of_val = last_of_test + 1 + int(np.abs(shares[last_of_test + 1 : -1] - test - val).argmin())
+    from_test, from_val = counts.index[last_of_test], counts.index[last_of_val]
+    split = np.select([newest >= from_test, newest >= from_val], ["test", "val"], "train")
+    return pd.Series(split, rows.index)
+
+
+def _date_of(text: str) -> datetime | None:
+    """An ISO 8601 date, with or without a time, a month or a year; None if it is none of these."""
+    try:
+        moment = datetime.fromisoformat(text + {4: "-01-01", 7: "-01"}.get(len(text), ""))
+    except ValueError:
+        return None
+    return moment.astimezone(UTC).replace(tzinfo=None) if moment.tzinfo else moment
+
+
+def assign_held_out(rows: pd.DataFrame, column: str, value: str, val: float, seed: int) -> pd.Series:
+    """Test are the pictures with one value in a column, and whatever is of their units; val is drawn from the rest."""
+    _check_split_by(rows, column)
+    rows = rows.sort_values("path")
+    values = sorted(set(rows[column]) - {""})
+    if value not in values:
+        raise InputError(
+            f"prepare.hold_out is '{value}', which column '{column}' has not; it has {', '.join(values[:10])}"
+            f"{' and others' if len(values) > 10 else ''}"
+        )
+    units = units_of(rows)
+    rest = rows[~units.isin(units[rows[column] == value])]
+    if rest.empty:
+        raise InputError(f"prepare.hold_out is '{value}', and no picture is without it in column '{column}'")
+    drawn = _draw(rest, pd.Series("", rest.index), {"train": 1 - val, "val": val}, seed)
+    return drawn.reindex(rows.index, fill_value="test")
+
+
+def _check_split_by(rows: pd.DataFrame, column: str) -> None:
+    if "split" in rows and (rows["split"] != "").any():
+        raise InputError(
+            "prepare.split_by decides the split of all pictures, but these come with splits: leave them out, or set it "
+            "to null"
+        )
+    columns = [*slices_of(rows), *(["group"] if "group" in rows else [])]
+    if column not in columns:
+        there = f"labels.csv has {', '.join(columns)}" if columns else "these data have none; give them a labels.csv"
+        raise InputError(f"prepare.split_by is '{column}', which is no column to split by; {there}")
+
+
 def _follow(rows: pd.DataFrame, given: pd.Series) -> pd.Series:
     """The given splits, and for rows without one that of their twins or group (of several: test, then train)."""
     keys = [rows[column].where(rows[column] != "") for column in ("hash", "group") if column in rows]
@@ -113,7 +181,10 @@ def join(known: pd.DataFrame, new: pd.DataFrame, val: float, test: float, seed: 
     return both.assign(split=assign_splits(both, val, test, seed, frozen=True))
 
 
-def check_splits(rows: pd.DataFrame, classes: Sequence[str]) -> None:
+DRAW_AGAIN = "change prepare.val and prepare.test, or set prepare.seed to draw again"
+
+
+def check_splits(rows: pd.DataFrame, classes: Sequence[str], advice: str = DRAW_AGAIN) -> None:
     """Raise unless every class is in every split."""
     table = pd.crosstab(rows["label"], rows["split"]).reindex(index=list(classes), columns=list(SPLITS), fill_value=0)
     for split in SPLITS:
@@ -121,5 +192,5 @@ def check_splits(rows: pd.DataFrame, classes: Sequence[str]) -> None:
             if table.loc[label, split] == 0:
                 raise InputError(
                     f"class '{label}' has no picture in the {split} split ({table.loc[label].sum()} in all); add "
-                    "pictures or groups of it, change prepare.val and prepare.test, or set prepare.seed to draw again"
+                    f"pictures or groups of it, {advice}"
                 )
