@@ -69,19 +69,24 @@ def prepare(config: Settings) -> None:
         _check_unreadable(quarantine, len(rows), config.prepare.unreadable)
         rows = rows[rows["reason"] == ""].drop(columns="reason")
         classes = manifest.classes_of(rows, config.prepare.positive, config.prepare.smallest_class)
-        splits.check_splits(rows, classes)
+        splits.check_splits(rows, classes, _advice(config))
         rows = manifest.complete(rows, classes)
         if len(quarantine):
             path, reason = quarantine.iloc[0]
             pictures = f"{len(quarantine)} picture{'s' * (len(quarantine) > 1)}"
             warnings.append(f"{pictures} cannot be read and set aside, such as {path} ({reason})")
+        split_by = config.prepare.split_by
+        if config.prepare.hold_out is not None and (nameless := int((rows[split_by] == "").sum())):
+            warnings.append(
+                f"{nameless} pictures have no {split_by}, and may belong to what prepare.hold_out holds out"
+            )
         warnings += rule_warnings(rules) + manifest.warnings(rows, classes)
         manifest.write_table(rows, folder / "manifest.csv")
         manifest.write_table(left_out, folder / "left_out.csv")
         manifest.write_table(quarantine, folder / "quarantine.csv")
         meta = {
             "classes": classes,
-            "slices": manifest.slices_of(rows),
+            "slices": [name for name in manifest.slices_of(rows) if name != split_by],
             "data": manifest.fingerprint(rows),
             "preprocessing": preprocessing.to_json(),
             "shape": shape.to_json(),
@@ -163,8 +168,19 @@ def _splits(rows: pd.DataFrame, config: Settings) -> pd.Series:
     section = config.prepare
     if section.folds:
         return splits.assign_folds(rows, section.val, section.fold, section.folds, section.seed)
+    if section.split_by and section.hold_out is not None:
+        return splits.assign_held_out(rows, section.split_by, str(section.hold_out), section.val, section.seed)
+    if section.split_by:
+        return splits.assign_by_date(rows, section.split_by, section.val, section.test, DATA / "labels.csv")
     frozen = (DATA / "splits.csv").is_file()
     return splits.assign_splits(rows, section.val, section.test, section.seed, frozen)
+
+
+def _advice(config: Settings) -> str:
+    """What may help where a split lacks a class."""
+    if config.prepare.hold_out is not None:
+        return "hold out another value (prepare.hold_out), or change prepare.val"
+    return "change prepare.val and prepare.test" if config.prepare.split_by else splits.DRAW_AGAIN
 
 
 if __name__ == "__main__":

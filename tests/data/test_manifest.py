@@ -189,6 +189,7 @@ def test_without_a_given_split_the_draw_is_what_it_always_was(
     pictures: list[tuple[int, int, int]], seed: int, given: bool
 ) -> None:
     rows = pd.DataFrame(pictures, columns=["label", "group", "hash"]).astype(str)
+    rows["hash"] += "of" + rows["group"]  # no twins in different groups, which are kept together since
     rows = rows.assign(path=[f"{n}.png" for n in range(len(rows))], group=rows["group"].replace("0", ""))
     expected = rule_without_given_splits(rows, 0.15, 0.25, seed)
     drawn = splits.assign_splits(rows.assign(split="") if given else rows, 0.15, 0.25, seed)

@@ -165,7 +165,13 @@ def test_with_folds_an_add_may_not_freeze_splits_and_splits_that_are_frozen_win_
     with pytest.raises(InputError, match=r"\Aprepare.folds is 3, [^\n]* freezes the splits [^\n]* to null first\Z"):
         add.add(new)
     assert everything(root) == before
-    override(["prepare.folds=null"], root / "params.yaml")
+    override(["prepare.folds=null", "prepare.split_by=group"], root / "params.yaml")
+    with pytest.raises(
+        InputError, match=r"\Aprepare.split_by is 'group', [^\n]* freezes the splits [^\n]* to null first"
+    ):
+        add.add(new)
+    assert everything(root / "data") == {name[5:]: text for name, text in before.items() if name.startswith("data/")}
+    override(["prepare.split_by=null"], root / "params.yaml")
     add.add(new)
     earlier = splits_in(root)
     override(["prepare.folds=3"], root / "params.yaml")

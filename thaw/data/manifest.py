@@ -159,6 +159,11 @@ def columns_of(table: Path) -> list[str]:
     return list(_read_csv(table, ("path", "label")).columns)
 
 
+def line_of(table: Path, path: str) -> int:
+    """The line of a picture in a labels.csv, where no cell has several lines."""
+    return _read_table(table)["path"].tolist().index(path) + 2
+
+
 def _read_table(table: Path) -> pd.DataFrame:
     rows = _read_csv(table, ("path", "label"))
     if "hash" in rows:
@@ -210,7 +215,7 @@ def left_out(root: Path, rows: pd.DataFrame) -> pd.DataFrame:
     tables = [name for name in ("labels.csv", "splits.csv") if (root / name).is_file()]
     used = {*rows["path"], *tables}
     files = [file.relative_to(root) for file in root.rglob("*") if file.is_file()]
-    inner = {top.name for top in split_folders(root).values()}
+    inner = {top.name for _, top in _split_folders(root)}
     reasons = {
         file.as_posix().encode("utf-8", "backslashreplace").decode(): _why_left_out(file, "labels.csv" in tables, inner)
         for file in files
@@ -260,17 +265,23 @@ def _named(folder: Path) -> str:
 
 def split_folders(root: Path) -> dict[str, Path]:
     """The folder of each split under `root`; empty where folders are classes."""
+    return dict(_split_folders(root))
+
+
+def _split_folders(root: Path) -> list[tuple[str, Path]]:
+    """The folders that are splits, if there are train and another one of them with class folders in them, or nothing
+    else: a stray folder beside them makes no classes of them."""
     tops = _folders_in(root)
-    names = [FOLDERS.get(_named(top).lower(), "") for top in tops]
-    return dict(zip(names, tops, strict=True)) if all(names) else {}
+    named = [(FOLDERS[name], top) for top in tops if (name := _named(top).lower()) in FOLDERS]
+    several = {"train"} < {split for split, _ in named} and any(_folders_in(top) for _, top in named)
+    return named if several or len(named) == len(tops) else []
 
 
 def _class_folders(root: Path) -> list[tuple[str, Path]]:
     """The split, empty where thaw shall decide, and the folder of each class."""
-    tops = _folders_in(root)
-    if split_folders(root):
-        return [(FOLDERS[_named(top).lower()], folder) for top in tops for folder in _folders_in(top)]
-    return [("", folder) for folder in tops]
+    if splits := _split_folders(root):
+        return [(split, folder) for split, top in splits for folder in _folders_in(top)]
+    return [("", folder) for folder in _folders_in(root)]
 
 
 def empty_classes(root: Path, rows: pd.DataFrame) -> list[str]:
@@ -402,6 +413,11 @@ def warnings(rows: pd.DataFrame, classes: Sequence[str]) -> list[str]:
     labels = copies.groupby("hash")["label"].nunique()
     if (labels > 1).any():
         found.append(f"{(labels > 1).sum()} sets of identical pictures have different labels: correct them")
+    shared = copies[copies["group"] != ""].groupby("hash")["group"].nunique()
+    if (shared > 1).any():
+        found.append(
+            f"{(shared > 1).sum()} sets of identical pictures lie in several groups: thaw keeps those together"
+        )
     names = pd.Series(classes, dtype=str)
     for _, same in names.groupby(names.str.casefold()):
         if len(same) > 1:

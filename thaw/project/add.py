@@ -90,6 +90,11 @@ def add_held(path: Path, new_classes: bool = False, on_line: OnLine = print, dry
             f"prepare.folds is {chosen.prepare.folds}, which draws the splits anew for each fold, but an add freezes "
             "the splits of all pictures: set prepare.folds to null first"
         )
+    if chosen.prepare.split_by and not frozen:
+        raise InputError(
+            f"prepare.split_by is '{chosen.prepare.split_by}', which decides the splits by what is there, but an add "
+            "freezes the splits of all pictures: set prepare.split_by and prepare.hold_out to null first"
+        )
     old = manifest.read_folder(data)
     _check_columns(new, old, path, data)
 

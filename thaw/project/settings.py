@@ -72,6 +72,8 @@ class Prepare(Section):
     seed: Annotated[int, Field(ge=0)]
     folds: Annotated[int, Field(ge=2)] | None
     fold: Annotated[int, Field(ge=0)]
+    split_by: str | None
+    hold_out: str | int | None
     positive: str | None
     smallest_class: Annotated[int, Field(ge=3)]
     unreadable: Limit
@@ -238,6 +240,12 @@ def _check(values: Any, source: str) -> Settings:
     if settings.prepare.folds and settings.prepare.fold >= settings.prepare.folds:
         last = settings.prepare.folds - 1
         raise InputError(f"{source}: prepare.fold is {settings.prepare.fold}; of {last + 1} folds it is 0 to {last}")
+    if settings.prepare.split_by and settings.prepare.folds:
+        raise InputError(f"{source}: prepare.folds and prepare.split_by both decide the test split; set one to null")
+    if settings.prepare.hold_out is not None and not settings.prepare.split_by:
+        raise InputError(
+            f"{source}: prepare.hold_out is '{settings.prepare.hold_out}', but no prepare.split_by names its column"
+        )
     return settings
 
 
