@@ -16,10 +16,16 @@ def number(value: object) -> float | None:
     return float(value) if math.isfinite(value) else None
 
 
+def in_percent(value: object) -> str:
+    """A share in percent, without the sign for it, such as 82.4."""
+    finite = number(value)
+    return DASH if finite is None else f"{100 * finite:.1f}"
+
+
 def percent(value: object) -> str:
     """A share, such as 82.4 %."""
-    finite = number(value)
-    return DASH if finite is None else f"{100 * finite:.1f} %"
+    shown = in_percent(value)
+    return shown if shown == DASH else f"{shown} %"
 
 
 def score(value: object) -> str:

@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import thaw
+from thaw.report.page import Section
+from thaw.report.page import html as html_of
 from thaw.report.promotion import page
 from thaw.statistics.promotion import Decision, Limits, aligned, decide
 
@@ -160,7 +160,7 @@ def test_a_decision_is_plain_json() -> None:
 def test_the_report_says_why_at_its_top_and_escapes_names() -> None:
     found = judged(answers(WRONG), answers(WRONG[:20]))
     rows = [{**found.falls[0], "value": "<b>"}, *found.falls[1:]]
-    report = (Path(thaw.__file__).parent / "report/report.html.jinja").read_text()
+    report = html_of("a run", "", [Section("metrics", "Metrics", "")])
     html = page(report, champion="v1.0.0", **{**asdict(found), "falls": rows})
     assert html.index("#promotion") < html.index('<section id="promotion">') < html.index('<section id="metrics">')
     assert found.reason[1:] in html.replace("\u00a0", " ")

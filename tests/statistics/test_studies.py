@@ -9,6 +9,8 @@ import pytest
 from PIL import Image
 
 from thaw.report import studies as looks
+from thaw.report.ablation import ablation_plot
+from thaw.report.differences import differences
 from thaw.statistics import metrics
 from thaw.statistics import studies as study
 from thaw.statistics.studies import Run
@@ -163,7 +165,7 @@ def test_every_arm_of_a_study_is_in_its_picture() -> None:
         for setting in ("recipe", "high", "low")
     ]
     table = study.ablation(runs, "recipe")
-    for png in (looks.draw_ablation(runs, table), looks.draw_differences(table)):
+    for png in (ablation_plot(runs, table), differences(table)):
         assert Image.open(io.BytesIO(png)).size[0] > 1000
     text = looks.page("title", ["about"], {"arms": looks.readable(table, ["accuracy"])}, {"figure": png})
     assert all(f"<td>{arm}</td>" in text for arm in table["arm"])

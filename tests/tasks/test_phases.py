@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -590,6 +591,29 @@ def test_a_phase_2_that_was_not_kept_is_told_and_has_no_gain(copied: Path) -> No
         assert (predictions[f"head_p_{label}"] == predictions[f"finetuned_p_{label}"]).all()
     page = (copied / "artifacts/report/report.html").read_text()
     assert page.count("Phase 2 was not kept: no epoch was better on validation than head only") == 1
+
+
+def test_the_page_on_changing_the_report_adds_the_section_that_it_shows(copied: Path) -> None:
+    blocks = re.findall(r"```(python|diff)\n(.*?)```", (ROOT / "docs/report.md").read_text(), re.DOTALL)
+    (module,) = (text for kind, text in blocks if kind == "python")
+    (copied / "pages").mkdir()
+    (copied / "pages/unsure.py").write_text(module)
+    shutil.copytree(ROOT / "tasks", copied / "tasks")
+    files = [copied / "tasks/report.py", Path(shutil.copy(ROOT / "dvc.yaml", copied / "pages"))]
+    for diff in (text for kind, text in blocks if kind == "diff"):
+        before, after = (
+            "".join(f"{line[1:]}\n" for line in diff.splitlines() if line[0] in signs) for signs in (" ", " +")
+        )
+        changed = [file for file in files if before in file.read_text()]
+        assert len(changed) == 1, diff
+        changed[0].write_text(changed[0].read_text().replace(before, after, 1))
+    done = run(copied, "report")
+    assert done.returncode == 0, done.stderr
+    page = (copied / "artifacts/report/report.html").read_text()
+    assert '<a href="#unsure">Unsure pictures</a>' in page
+    section = page.split('<section id="unsure">')[1].split("</section>")[0]
+    assert re.search(r"less than 90.0 % sure of \d+ test pictures", section)
+    assert 'src="data:image/png;base64,' in section
 
 
 def test_phase_2_keeps_its_last_epoch_and_evaluate_says_so(finished: Path) -> None:

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from thaw.cli.endings import console, say
+from thaw.formats import percent, score
 from thaw.statistics.records import same_networks
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def show_versions(versions: "list[Version]") -> None:
 
     def scores(network: dict[str, float | None]) -> str:
         accuracy, auc = network.get("accuracy"), network.get("auc")
-        return ("–" if accuracy is None else f"{accuracy:.1%}") + ("" if auc is None else f"\nAUC {auc:.3f}")
+        return percent(accuracy) + ("" if auc is None else f"\nAUC {score(auc)}")
 
     def points(metrics: dict[str, Any]) -> str:
         if same_networks(metrics):

@@ -33,7 +33,7 @@ from prefect.client.schemas.objects import Artifact, FlowRun, State
 from prefect.exceptions import MissingContextError, PrefectHTTPStatusError
 from prefect.runtime import flow_run, task_run
 
-from thaw.formats import change, percent, score
+from thaw.formats import change, escaped, percent, score
 from thaw.progress import LINE
 from thaw.project import pipeline, results
 from thaw.project.stage import Verdict
@@ -80,7 +80,7 @@ class PhaseTable:
 
 def _cell(text: str) -> str:
     """A text in a table of Markdown, as it stands."""
-    return re.sub(r"([\\`*_\[\]<>|~])", r"\\\1", " ".join(text.split()))
+    return escaped(" ".join(text.split()))
 
 
 @contextmanager

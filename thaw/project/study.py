@@ -131,6 +131,9 @@ def _seeds(count: int) -> range:
 def answer(question: str, of: Sweep) -> Answer | None:
     """What the arms that ended say, if any did; tables, pictures and a page of it are kept in the study's folder."""
     from thaw.report import studies as looks
+    from thaw.report.ablation import ablation_plot
+    from thaw.report.differences import differences
+    from thaw.report.label_curve import label_curve
     from thaw.statistics import studies
 
     runs = [_run(of, each) for each in finished(of)]
@@ -141,16 +144,16 @@ def answer(question: str, of: Sweep) -> Answer | None:
         table = studies.curve(runs)
         percent = [f"{network}_accuracy" for network in studies.NETWORKS]
         tables["accuracy and AUC by share of the labels"] = looks.readable(table, percent)
-        figures["do more labels help?"] = looks.draw_curve(table)
+        figures["do more labels help?"] = label_curve(table)
     elif question in ("ablate", "options"):
         if not any(run.setting == RECIPE for run in runs):
             return None
         table = studies.ablation(runs, RECIPE)
         tables["arms"] = looks.readable(table, ["accuracy", "over_head", "over_recipe", "distance", "kept"])
         if question == "ablate":
-            figures["the lesson"] = looks.draw_ablation(runs, table)
+            figures["the lesson"] = ablation_plot(runs, table)
         elif len(table) > 2:
-            figures["over the recipe"] = looks.draw_differences(table)
+            figures["over the recipe"] = differences(table)
     else:
         known = {"path", "label", "group", "seed"}
         slices = [

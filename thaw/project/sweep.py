@@ -283,7 +283,7 @@ def outcome(of: Sweep) -> Outcome | None:
     """What came out of the arms that ended, if any did; table and plot of it are kept in its folder."""
     import pandas as pd
 
-    from thaw.report.sweeps import plot
+    from thaw.report.sweep_plot import sweep_plot
     from thaw.statistics import sweeps
 
     done = finished(of)
@@ -295,7 +295,7 @@ def outcome(of: Sweep) -> Outcome | None:
     folder = workspace.ROOT / "artifacts" / "sweeps" / of.name
     folder.mkdir(parents=True, exist_ok=True)
     arms_done.to_csv(folder / "table.csv", index=False, lineterminator="\n")
-    picture = plot(arms_done, table, best)
+    picture = sweep_plot(arms_done, table, best)
     (folder / "plot.png").write_bytes(picture)
     return Outcome(table, best, next(arm for arm in done if arm.setting == best), picture, folder)
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from thaw.formats import percent
 from thaw.report.drawing import COLOURS, GREY, INK, NETWORKS, TINTS, canvas, png_of, tidy
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ def curves(head: pd.DataFrame, unfreeze: pd.DataFrame | None, narrow: bool = Fal
             accuracies.text(
                 0.975,
                 0.06,
-                f"highest {100 * accuracy[best]:.1f} %{between}epoch {epochs[best]:.0f}",
+                f"highest {percent(accuracy[best])}{between}epoch {epochs[best]:.0f}",
                 transform=accuracies.transAxes,
                 horizontalalignment="right",
                 color=INK,
