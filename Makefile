@@ -1,6 +1,6 @@
 # `make` lists what can be made. Everything sets up .venv first: once, and again only when the pins change.
 .DEFAULT_GOAL := help
-.PHONY: help run ui test quick bench bench-elpv check format setup clean
+.PHONY: help run ui test quick bench bench-elpv recipe check format wheel setup clean
 ARGS ?=
 export PYTHON
 
@@ -29,6 +29,9 @@ bench-elpv: setup ## accuracy on the demo's data, by the protocol of a published
 	@.venv/bin/python -m thaw.project.bring
 	@.venv/bin/python -m benchmarks.elpv $(ARGS)
 
+recipe: setup ## bring thaw.yaml up to date with the code
+	@.venv/bin/python -m thaw.project.recipe
+
 check: setup ## format, lint and types, as in CI
 	.venv/bin/ruff format --check .
 	.venv/bin/ruff check .
@@ -40,6 +43,9 @@ format: setup ## format the code and mend what lint can mend
 
 setup: ## make .venv, or bring it up to the pins
 	@scripts/setup
+
+wheel: setup ## build the wheel into dist/
+	@.venv/bin/python -m hatchling build --target wheel
 
 clean: ## remove what tools left behind; data, results, caches of DVC and .venv stay
 	@rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -20,7 +20,8 @@ from prefect.states import Completed, Failed
 from thaw.errors import InputError
 from thaw.orchestration import story
 from thaw.orchestration.run import PhaseFailed, Run, incoming, phase, promote, push, save
-from thaw.project import add, compare, pipeline, reasons, registry, results
+from thaw.project import compare, experiment, mend, pipeline, reasons, recipe, registry, results
+from thaw.project import overrides as changes
 from thaw.project.lock import only_retraining
 from thaw.project.stage import Verdict
 
@@ -45,43 +46,53 @@ def run_phases(run: Run, force: bool) -> None:
         stale |= state.name != Verdict.CACHED
 
 
+def carry_out(force: bool, record: bool) -> Run:
+    """Run everything with the settings that params.yaml has now; raise `PhaseFailed` where a task does not end well."""
+    chosen = changes.settings_with([])
+    recipe.refresh()
+    story.describe(["recorded"] if record else [])
+    run = Run(chosen)
+    if record and chosen.retrain.incoming:
+        run.do("incoming", incoming, chosen.retrain.incoming)
+        story.describe(["recorded"])  # the data may be other ones now
+    run_phases(run, force)
+    story.outcome()
+    known = registry.versions()
+    if record or registry.in_use(known):
+        state = run.do("promote", promote, known, record)
+    if record:
+        decision = compare.decision() if state.name in ("Promoted", "Kept") else None
+        name = f"{experiment.PREFIX}{datetime.now().astimezone():%Y-%m-%d-%H%M%S}"
+        run.do("record", save, name, decision)
+        run.do("push", push, chosen.retrain.git_remote)
+    run.table.show()
+    return run
+
+
 @flow(
-    name="retrain",
+    name=f"retrain {pipeline.project()}",
     flow_run_name=name_of_run,
     on_failure=[story.failed],
     on_crashed=[story.failed],
     persist_result=False,
 )
-def retrain(overrides: list[str] | None = None, force: bool = False, record: bool = False) -> Any:
+def retrain(overrides: list[str] | None = None, force: bool = False, record: bool = False, stay: bool = False) -> Any:
     """Run every phase in turn; gives the state of each.
 
     Args:
-        overrides: settings to change in params.yaml first, such as `unfreeze.ratio=10`.
+        overrides: settings of this run, such as `unfreeze.ratio=10`: in params.yaml until it ends.
         force: run every phase, whether or not anything changed.
         record: take new pictures first; at the end compare the model with the one in use, save the run, push it.
+        stay: leave the overrides in params.yaml, as `thaw run --set` does.
     """
+    overrides = overrides or []
     try:
         with only_retraining(flow_run.name):
-            add.recover()
-            if overrides:
-                results.apply(overrides)
-            chosen = results.settings_with([])
-            story.describe(["recorded"] if record else [])
-            run = Run(chosen)
-            if record and chosen.retrain.incoming:
-                run.do("incoming", incoming, chosen.retrain.incoming)
-                story.describe(["recorded"])  # the data may be other ones now
-            run_phases(run, force)
-            story.outcome()
-            known = registry.versions()
-            if record or registry.in_use(known):
-                state = run.do("promote", promote, known, record)
-            if record:
-                decision = compare.decision() if state.name in ("Promoted", "Kept") else None
-                name = f"retrain-{datetime.now().astimezone():%Y-%m-%d-%H%M%S}"
-                recorded = run.do("record", save, name, decision)
-                run.do("push", push, recorded.name != Verdict.CACHED)
-            run.table.show()
+            mend.mend()
+            if stay:
+                changes.write(overrides)
+            with changes.for_this_run([] if stay else overrides):
+                run = carry_out(force, record)
         states = {word: state.name for word, state in run.done.items()}
         ran = [word for word, name in states.items() if name != Verdict.CACHED]
         message = f"did {', '.join(ran)}" if ran else "nothing new: every phase is Cached"

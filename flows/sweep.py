@@ -15,12 +15,13 @@ from prefect.states import Cancelled, Failed
 from thaw.errors import InputError
 from thaw.orchestration import fleet
 from thaw.orchestration.run import PhaseFailed, Run, phase
-from thaw.project import pipeline, results
+from thaw.project import overrides as changes
+from thaw.project import pipeline
 from thaw.project import sweep as sweeps
 from thaw.project.stage import Verdict
 
 
-@flow(name="arm", persist_result=False)
+@flow(name=f"arm {pipeline.project()}", persist_result=False)
 def arm(name: str, overrides: list[str], until: str, cache: str | None = None) -> Any:
     """Train one arm of a sweep, or compute the phases that several arms share; gives the state of each phase.
 
@@ -33,10 +34,10 @@ def arm(name: str, overrides: list[str], until: str, cache: str | None = None) -
     started = time.monotonic()
     words = list(pipeline.phases())
     try:
-        results.apply(overrides)
+        changes.write(overrides)
         if cache:
             sweeps.use_cache(cache)
-        run = Run(results.settings_with([]))
+        run = Run(changes.settings_with([]))
         for word in words[: words.index(until) + 1]:
             state = run.do(word, phase, word, [fleet.NEW], [] if cache else ["--pull"], why=fleet.NEW)
             if state.name == Verdict.COMPLETED and word != "data" and not cache:
@@ -51,7 +52,7 @@ def arm(name: str, overrides: list[str], until: str, cache: str | None = None) -
     return {word: state.name for word, state in run.done.items()}
 
 
-@flow(name="sweep", flow_run_name="{name}", persist_result=False)
+@flow(name=f"sweep {pipeline.project()}", flow_run_name="{name}", persist_result=False)
 def sweep(name: str, arms: list[tuple[str, list[str]]], question: str, pool: str, cache: str | None = None) -> Any:
     """Have every arm of a sweep trained by the workers of a pool, and gather what came out.
 

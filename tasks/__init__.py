@@ -1,4 +1,4 @@
-"""One file per phase: files in, one call into thaw, files out. `python -m tasks.<phase>` is the DVC stage command."""
+"""One file per phase: files in, one call into thaw, files out. `thaw phase NAME` is the DVC stage command."""
 
 from thaw.startup import search_less_for_garbage
 

@@ -1,6 +1,6 @@
 """embed: runs the frozen backbone once over every training picture in some of its views, and once over validation.
 
-python -m tasks.embed      artifacts/prepare -> artifacts/embed/{train,val}.npy   (pictures, views, features)
+thaw phase embed      artifacts/prepare -> artifacts/embed/{train,val}.npy   (pictures, views, features)
 """
 
 from numpy.lib.format import open_memmap
@@ -17,7 +17,7 @@ from thaw.project.workspace import EMBED
 def embed(chosen: Settings) -> None:
     """From pictures to the features of the frozen backbone."""
     device = networks.use_resources(chosen)
-    data = networks.dataset(chosen)
+    data = networks.dataset(chosen, "train", "val")
     normalise = Normaliser(networks.preprocessing(data), device)
     model = networks.new_network(chosen, data)
     fold_batchnorm(model, data.pictures.shape.blank())

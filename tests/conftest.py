@@ -49,7 +49,15 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # files that take long
-LONGEST = ("test_fleet", "test_studies", "test_operation", "test_record", "test_end_to_end", "test_families")
+LONGEST = (
+    "test_product",
+    "test_fleet",
+    "test_studies",
+    "test_operation",
+    "test_record",
+    "test_end_to_end",
+    "test_families",
+)
 
 
 def pytest_configure(config: pytest.Config) -> None:

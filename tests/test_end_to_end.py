@@ -15,7 +15,7 @@ import pytest
 pytestmark = [pytest.mark.server, pytest.mark.end_to_end]
 
 ROOT = Path(__file__).resolve().parents[1]
-HOUSE = ("thaw", "tasks", "flows", "dvc.yaml", "params.yaml", "pyproject.toml", ".gitignore", ".dvcignore")
+HOUSE = ("thaw", "tasks", "flows", "dvc.yaml", "params.yaml", "thaw.yaml", "pyproject.toml", ".gitignore", ".dvcignore")
 PHASES = ("data", "prepare", "embed", "head", "unfreeze", "evaluate", "report")
 SMALL = {"resolution: 160": "resolution: 48", "max_epochs: 100": "max_epochs: 5", "views: square": "views: none"}
 EPOCHS = re.compile(r"^  epochs: \d+ ", re.MULTILINE)
@@ -24,7 +24,9 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 
 def call(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    return subprocess.run(command, cwd=folder, env=os.environ | {"PATH": path}, text=True, capture_output=True)
+    return subprocess.run(
+        command, cwd=folder, env=os.environ | {"PATH": path, "PYTHONPATH": str(folder)}, text=True, capture_output=True
+    )
 
 
 def thaw(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -74,7 +74,7 @@ def test_another_project_can_be_named(broken: Path, toy: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["run"], "is in no project, which is a folder with params.yaml and dvc.yaml: go into one, or name it with"),
+        (["run"], "is in no project, which is a folder with params.yaml and dvc.yaml: go into one, name it with"),
         (["models"], "is in no project"),
         (["-C", "nowhere", "run"], "-C nowhere: No such file or directory; name the folder of a project"),
     ],

@@ -41,6 +41,9 @@ def _records(root: Path) -> list[str]:
 def test_recorded_runs_keep_every_new_model_and_use_the_better_one(
     server: str, kept_toy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    for key in ("commit.gpgSign", "tag.gpgSign", "tag.forceSignAnnotated"):  # nobody is there to sign
+        git(kept_toy, "config", key, "true")
+    git(kept_toy, "config", "gpg.program", "false")
     head = git(kept_toy, "rev-parse", "HEAD")
     cached = dict.fromkeys(["incoming", *PHASES], "Cached")
 
@@ -66,7 +69,8 @@ def test_recorded_runs_keep_every_new_model_and_use_the_better_one(
     assert registry.in_use(registry.versions()).name == "v3.0.0"  # type: ignore[union-attr]
     assert len(_records(kept_toy)) == 3
     registry.rollback()
-    assert _run().result()["promote"] == "Cached"  # what a person took back is not promoted again
+    again = _run(["unfreeze.ratio=30"]).result()  # what a person took back is not promoted again
+    assert again["promote"] == "Cached"
     assert registry.in_use(registry.versions()).name == "v1.0.0"  # type: ignore[union-attr]
 
     told = _run(["unfreeze.ratio=40"], record=False)
@@ -74,6 +78,22 @@ def test_recorded_runs_keep_every_new_model_and_use_the_better_one(
     assert len(registry.versions()) == 3
     assert len(_records(kept_toy)) == 3
     assert git(kept_toy, "rev-parse", "HEAD") == head
+
+
+def test_settings_of_a_run_are_recorded_with_it_and_gone_after_it(
+    server: str, kept_toy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = (kept_toy / "params.yaml").read_bytes()
+    assert _run(["unfreeze.epochs=4"]).result()["unfreeze"] == "Completed"
+    assert (kept_toy / "params.yaml").read_bytes() == before
+    record = git(kept_toy, "for-each-ref", "--format=%(refname)", "refs/exps/*/*/*")
+    assert "  epochs: 4 " in git(kept_toy, "show", f"{record}:params.yaml")
+    monkeypatch.setenv("TOY_BREAK", "unfreeze")
+    assert _run(["unfreeze.epochs=3"]).is_failed()
+    assert (kept_toy / "params.yaml").read_bytes() == before
+    monkeypatch.delenv("TOY_BREAK")
+    again = _run(["unfreeze.epochs=4"], record=False).result()
+    assert again["unfreeze"] in ("Cached", "Restored")
 
 
 def test_pictures_that_arrived_are_taken_first(server: str, kept_toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,11 +123,11 @@ def test_storage_that_fails_for_a_moment_is_tried_again(
 
     tries = []
 
-    def push(*_: Any) -> bool:
+    def push(*_: Any) -> int:
         tries.append(len(tries))
         if len(tries) < 3:
             raise StageError("push", 1, ["ERROR: failed to connect"])
-        return True
+        return 1
 
     monkeypatch.setattr(module, "PAUSES", [0.1])
     monkeypatch.setattr(experiment, "push", push)

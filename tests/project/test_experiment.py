@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from thaw.errors import InputError
-from thaw.project import experiment
+from thaw.project import experiment, registry
+from thaw.project.stage import StageError
 
 RESULTS = ("params.yaml", "artifacts/unfreeze/model/weights.safetensors", "artifacts/evaluate/metrics.json")
 
@@ -107,12 +108,18 @@ def test_a_record_without_a_commit_is_refused(trained_toy: Path) -> None:
         experiment.save("first", "one")
 
 
+def _dvc_remote(root: Path, place: Path) -> None:
+    _call(root, sys.executable, "-m", "dvc", "remote", "add", "-f", "-d", "storage", str(place))
+
+
 def test_push_sends_what_a_clone_needs_to_restore_every_phase(trained_toy: Path, tmp_path: Path) -> None:
     assert not experiment.has_remote()
-    _call(trained_toy, sys.executable, "-m", "dvc", "remote", "add", "-d", "storage", str(tmp_path / "remote"))
+    _dvc_remote(trained_toy, tmp_path / "remote")
+    _commit(trained_toy)
     assert experiment.has_remote()
-    assert experiment.push(everything=True)
-    assert not experiment.push(everything=False)  # all is there
+    experiment.save("first", "one")
+    assert experiment.push()
+    assert not experiment.push()  # all is there
     (trained_toy / "dvc.lock").unlink()  # so that the clone has to find every phase in the run cache
     digests = _digests(trained_toy)
     _commit(trained_toy)
@@ -120,3 +127,54 @@ def test_push_sends_what_a_clone_needs_to_restore_every_phase(trained_toy: Path,
     printed = _call(tmp_path / "clone", sys.executable, "-m", "dvc", "repro", "--pull")
     assert "Running stage" not in printed
     assert _digests(tmp_path / "clone") == digests
+
+
+def test_a_push_that_failed_sends_all_of_it_the_next_time(trained_toy: Path, tmp_path: Path) -> None:
+    place = tmp_path / "remote"
+    place.write_text("in the way of the folder")
+    _dvc_remote(trained_toy, place)
+    _commit(trained_toy)
+    experiment.save("first", "one")
+    with pytest.raises(StageError):
+        experiment.push()
+    place.unlink()
+    assert experiment.push()  # with nothing new to record
+    (trained_toy / "dvc.lock").unlink()
+    digests = _digests(trained_toy)
+    _commit(trained_toy)
+    _call(tmp_path, "git", "clone", "-q", str(trained_toy), "clone")
+    assert "Running stage" not in _call(tmp_path / "clone", sys.executable, "-m", "dvc", "repro", "--pull")
+    assert _digests(tmp_path / "clone") == digests
+
+
+def test_records_and_versions_reach_the_git_remote_and_nothing_else_does(trained_toy: Path, tmp_path: Path) -> None:
+    _call(tmp_path, "git", "init", "-q", "--bare", "shared")
+    _call(trained_toy, "git", "remote", "add", "shared", str(tmp_path / "shared"))
+    _commit(trained_toy)
+    assert experiment.publish("shared") == 0
+    commit = experiment.save(f"{experiment.PREFIX}2026", "one")
+    experiment.save("by-hand", "not a retraining's")
+    _call(trained_toy, "git", "tag", "mine")
+    registry.enter(commit, "the first", promoted=True)
+    assert experiment.publish("shared") == 3
+    assert experiment.publish("shared") == 0
+    there = _call(tmp_path / "shared", "git", "for-each-ref", "--format=%(refname:lstrip=-1)").split()
+    assert sorted(there) == ["classifier#prod#1", "classifier@v1.0.0", "retrain-2026"]
+    _call(tmp_path, "git", "clone", "-q", str(tmp_path / "shared"), "clone")
+    assert "artifacts" in _call(tmp_path / "clone", "git", "ls-tree", "--name-only", "classifier@v1.0.0")
+
+
+def test_a_git_remote_that_is_unknown_or_refuses_is_one_sentence(trained_toy: Path, tmp_path: Path) -> None:
+    _commit(trained_toy)
+    with pytest.raises(InputError, match=r"retrain\.git_remote is nowhere, but git knows no such remote"):
+        experiment.publish("nowhere")
+    commit = experiment.save(f"{experiment.PREFIX}2026", "one")
+    registry.register(commit, "the first")
+    _call(trained_toy, "git", "remote", "add", "gone", str(tmp_path / "gone"))
+    with pytest.raises(StageError):  # which is tried again
+        experiment.publish("gone")
+    _call(tmp_path, "git", "init", "-q", "--bare", "shared")
+    _call(trained_toy, "git", "push", "-q", str(tmp_path / "shared"), "HEAD:refs/tags/classifier@v1.0.0")
+    _call(trained_toy, "git", "remote", "add", "shared", str(tmp_path / "shared"))
+    with pytest.raises(InputError, match=r"the git remote shared did not take refs/tags/classifier@v1\.0\.0: .*exists"):
+        experiment.publish("shared")

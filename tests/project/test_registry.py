@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,9 @@ from typer.testing import CliRunner
 
 from thaw.cli import app
 from thaw.errors import InputError
-from thaw.project import registry, workspace
+from thaw.project import mend, registry, workspace
+
+ROOT = Path(__file__).resolve().parents[2]
 
 PIPELINE = """\
 stages:
@@ -136,6 +139,45 @@ def test_promoting_the_version_in_use_does_nothing(repository: tuple[Path, list[
     before = git(repository[0], "tag")
     registry.promote("v3.0.0", "again")
     assert git(repository[0], "tag") == before
+
+
+@pytest.mark.parametrize("point", ["_tag", "promote"])
+@pytest.mark.parametrize("promoted", [True, False])
+def test_a_version_that_was_to_be_in_use_is_so_although_its_run_was_killed(
+    repository: tuple[Path, list[str]], point: str, promoted: bool
+) -> None:
+    folder, (first, second, _) = repository
+    code = f"""
+import os, signal, sys
+from thaw.project import registry
+registry.enter({first!r}, "it is the first", True)
+done = registry.{point}
+registry.{point} = lambda *arguments: done(*arguments) or os.kill(os.getpid(), signal.SIGKILL)
+registry.enter({second!r}, "it is better", {promoted})
+"""
+    shutil.copy(ROOT / "params.yaml", folder)
+    ended = subprocess.run([sys.executable, "-c", code], cwd=folder)
+    assert ended.returncode == (-signal.SIGKILL if promoted or point == "_tag" else 0)
+    mend.mend_if_idle()
+    assert [version.name for version in registry.versions()] == ["v2.0.0", "v1.0.0"]
+    assert in_use() == ("v2.0.0" if promoted else "v1.0.0")
+    registry.rollback() if promoted else None
+    mend.mend()  # once is enough: what a person took back stays so
+    assert in_use() == "v1.0.0"
+
+
+def test_who_signs_commits_and_tags_gets_versions_without_being_asked(repository: tuple[Path, list[str]]) -> None:
+    folder, commits = repository
+    settings = {
+        "commit.gpgSign": "true",
+        "tag.gpgSign": "true",
+        "tag.forceSignAnnotated": "true",
+        "gpg.program": "false",
+    }
+    for key, value in settings.items():
+        git(folder, "config", key, value)
+    registry.enter(commits[0], "recorded", promoted=True)
+    assert in_use() == "v1.0.0"
 
 
 def test_rolling_back_twice_goes_two_back_and_then_no_further(commits: list[str]) -> None:

@@ -45,6 +45,28 @@ def test_deleted_output_is_restored(trained_toy: Path) -> None:
     assert weights.read_bytes() == before
 
 
+def test_a_lock_that_is_held_when_a_phase_ends_is_waited_for(
+    trained_toy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TOY_PACE", "1")
+    holder = "import zc.lockfile; input(); zc.lockfile.LockFile('.dvc/tmp/lock'); print(1, flush=True); input()"
+    command = [sys.executable, "-c", holder]
+    with subprocess.Popen(command, cwd=trained_toy, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+
+        def hold(line: str) -> None:
+            if "[  0%] unfreeze" in line:
+                assert other.stdin
+                assert other.stdout
+                other.stdin.write(b"\n")
+                other.stdin.flush()
+                assert other.stdout.readline() == b"1\n"
+            if "[100%] unfreeze" in line:
+                threading.Timer(6, other.kill).start()  # DVC gives up after 3 seconds
+
+        assert repro("unfreeze", "--force", on_line=hold) is Verdict.COMPLETED
+    assert repro("unfreeze", on_line=_quiet) is Verdict.CACHED
+
+
 def test_data_is_restored_from_the_cache_and_refused_when_changed(trained_toy: Path) -> None:
     before = (trained_toy / "data.dvc").read_bytes()
     assert repro("data.dvc", on_line=_quiet) is Verdict.CACHED

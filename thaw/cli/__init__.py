@@ -11,10 +11,12 @@ from typing import Annotated
 import typer
 
 import thaw
+from thaw.cli.phases import phase
 from thaw.cli.pictures import add, data
+from thaw.cli.projects import init, upgrade
 from thaw.cli.runs import run, schedule, ui
 from thaw.cli.studies import ablate, curve, seeds, sweep
-from thaw.cli.versions import models, promote, rollback
+from thaw.cli.versions import models, promote, reproduce, rollback
 
 app = typer.Typer(
     add_completion=False,
@@ -54,5 +56,22 @@ def main(
     """The options before a command."""
 
 
-for command in (run, ui, schedule, sweep, seeds, curve, ablate, add, data, models, promote, rollback):
+for command in (
+    init,
+    run,
+    ui,
+    schedule,
+    sweep,
+    seeds,
+    curve,
+    ablate,
+    add,
+    data,
+    models,
+    promote,
+    rollback,
+    reproduce,
+    upgrade,
+    phase,
+):
     app.command()(command)

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 import typer
@@ -15,20 +16,29 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def one_sentence_endings() -> Iterator[None]:
-    """Every foreseen end is one sentence; exit code 2 for bad input, 130 for Ctrl-C, 1 for a failed phase."""
-    search_less_for_garbage()
-    from thaw.orchestration.server import ServerError
-    from thaw.project import workspace
-    from thaw.project.stage import StageError
-
+def user_mistakes() -> Iterator[None]:
+    """A mistake that the user can mend is one sentence and exit code 2."""
     try:
-        workspace.check()
-        sys.path.insert(0, str(workspace.ROOT))  # the flows that run are those of the project
         yield
     except InputError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from None
+
+
+@contextmanager
+def one_sentence_endings() -> Iterator[None]:
+    """Every foreseen end is one sentence; exit code 2 for bad input, 130 for Ctrl-C, 1 for a failed phase."""
+    search_less_for_garbage()
+    from thaw.orchestration.server import ServerError
+    from thaw.project import mend, workspace
+    from thaw.project.stage import StageError
+
+    try:
+        with user_mistakes():
+            workspace.check()
+            mend.mend_if_idle(partial(typer.echo, err=True))
+            sys.path.insert(0, str(workspace.ROOT))  # the flows that run are those of the project
+            yield
     except (RunError, StageError, ServerError) as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(1) from None

@@ -43,9 +43,9 @@ def data(
 
 def pin_as_it_is() -> None:
     """Pin data/ as it is."""
-    from thaw.project import add, pin
+    from thaw.project import mend, pin
     from thaw.project.lock import only_retraining
 
     with only_retraining("thaw data --accept"):
-        add.recover()  # half an add is not what anybody accepts
+        mend.mend()  # half an add is not what anybody accepts
         pin.accept(say)

@@ -43,9 +43,11 @@ def run(
     Brings the data first if it is missing. Starts a local Prefect server if none runs, and stops it again.
     """
     with one_sentence_endings():
-        from thaw.project import reasons, results
+        from thaw.project import overrides as changes
+        from thaw.project import reasons, recipe, results
 
-        results.settings_with(overrides or [])  # a typing mistake is told before anything starts
+        changes.settings_with(overrides or [])  # a typing mistake is told before anything starts
+        recipe.require_same()
         if not (overrides or record):  # which change what there is to ask
             reasons.ask_early()  # while Prefect is imported, which takes as long
         from thaw.orchestration.server import page, server
@@ -88,7 +90,7 @@ def _retrain(
     try:
         # A run would end up to a second later, waiting for its heart to stop.
         with terminal, temporary_settings(set_defaults={PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
-            state = retrain(overrides, force, record, return_state=True)
+            state = retrain(overrides, force, record, stay=True, return_state=True)
         assert isinstance(state, State)
     finally:
         if terminal.flow_run_id:

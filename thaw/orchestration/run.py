@@ -153,23 +153,27 @@ def save(name: str, decision: Any) -> State[Any]:
         commit = experiment.save(name, decision.reason if decision else name, on_line)
         if not decision:
             return Verdict.COMPLETED, f"saved as {name}"
-        version = registry.register(commit, decision.reason)
-        if decision.promoted:
-            registry.promote(version.name, decision.reason)
+        version = registry.enter(commit, decision.reason, decision.promoted)
         return Verdict.COMPLETED, f"saved as {name}, version {version.name}"
 
     return _told("record", body)
 
 
 @task(cache_policy=NO_CACHE, persist_result=False)
-def push(new: bool) -> State[Any]:
-    """Send data and outputs to the DVC remote, if there is one, and the run cache where something new was recorded."""
+def push(git_remote: str | None) -> State[Any]:
+    """Send data and outputs to the DVC remote, and records and versions to the git remote, where there is one."""
 
     def body(on_line: OnLine) -> tuple[str, str]:
-        if not experiment.has_remote():
+        sent = {}
+        if experiment.has_remote():
+            sent["the DVC remote"] = experiment.push(on_line)
+        if git_remote:
+            sent[git_remote] = experiment.publish(git_remote, on_line)
+        if not sent:
             return Verdict.CACHED, "there is no DVC remote"
-        if experiment.push(new, on_line):
-            return Verdict.COMPLETED, "the DVC remote has all that is new"
-        return Verdict.CACHED, "the DVC remote has everything"
+        names = " and ".join(sent)
+        if any(sent.values()):
+            return Verdict.COMPLETED, f"all that is new was sent to {names}"
+        return Verdict.CACHED, f"{names} had everything"
 
     return _told("push", body)

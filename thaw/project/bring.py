@@ -16,6 +16,7 @@ from thaw.errors import InputError
 from thaw.project import phase
 from thaw.project.git import dvc
 from thaw.project.settings import Settings
+from thaw.project.stage import CACHE, answer
 from thaw.project.workspace import DATA, ROOT
 
 ROWS_IN_A_GROUP = 60
@@ -38,6 +39,7 @@ def data(_: Settings) -> None:
         raise InputError("there is neither data/ nor data.dvc; put your pictures into data/ (see the README)")
     elif _dvc("checkout", "data.dvc").returncode == 0 and DATA.is_dir():
         print("data/ restored from the cache")
+        answer(CACHE)
     elif _dvc("remote", "list").stdout.strip():
         print("pulling data/ from the DVC remote", flush=True)
         pulled = _dvc("pull", "data.dvc")

@@ -1,16 +1,22 @@
 """Keeps a retraining: as a DVC experiment, and in the DVC remote. Branch and uncommitted work stay as they are."""
 
+import re
 import shutil
 import subprocess
-import sys
 
 from thaw.errors import InputError
-from thaw.project import reasons, workspace
+from thaw.project import reasons, registry, workspace
 from thaw.project.git import dvc, git
-from thaw.project.stage import OnLine, finish
+from thaw.project.journal import Journal
+from thaw.project.stage import OnLine, StageError, ask, finish, run
 
 # What a run may leave that is in no commit yet; all else that git does not track is the user's own.
 OURS = ("dvc.lock", "data.dvc", "params.yaml", "artifacts")
+
+PREFIX = "retrain-"  # how the name of a retraining's record begins
+RECORD = re.compile(rf"refs/exps/[0-9a-f]{{2}}/[0-9a-f]+/{PREFIX}.*")
+QUICK = "--quick"  # send only what no record needs
+UNSENT = Journal("unsent")
 
 
 def known() -> str | None:
@@ -32,6 +38,7 @@ def save(name: str, message: str, on_line: OnLine = print) -> str:
     if stale := reasons.changed():  # dvc would note them as what the results were made from
         why = "; ".join(dict.fromkeys(reason for each in stale.values() for reason in each))
         raise InputError(f"no record: since the phases ran, {why}; run again to make results of what is there now")
+    UNSENT.begin(record=name)
     new = git("ls-files", "--others", "--exclude-standard", "--", *OURS).splitlines()
     command = dvc("exp", "save", "--name", name, "--message", message)
     index = workspace.ROOT / git("rev-parse", "--git-path", "index")
@@ -50,15 +57,40 @@ def has_remote() -> bool:
     return bool(subprocess.run(command, cwd=workspace.ROOT, text=True, capture_output=True).stdout.strip())
 
 
-def push(everything: bool, on_line: OnLine = print) -> bool:
-    """Send data and outputs to the DVC remote, or everything that a clone restores; whether anything was missing."""
-    if everything:
-        send(on_line=on_line)
-        return True
-    sent = finish("push", dvc("push"), on_line)
-    return not any("up to date" in line for line in sent)
+def push(on_line: OnLine = print) -> int:
+    """Send data and outputs to the DVC remote, and all that a clone restores where a record has not been sent; how many
+    files were not there yet."""
+    if not UNSENT.read():
+        sent: int = ask("push", "thaw.project.send", QUICK, on_line=on_line)
+        return sent
+    sent = send(on_line=on_line)
+    UNSENT.end()
+    return sent
 
 
-def send(*stages: str, on_line: OnLine = print) -> None:
-    """Send what stages made, all if none is named, to the DVC remote, so that any clone restores it."""
-    finish("push", [sys.executable, "-m", "thaw.project.send", *stages], on_line)
+def send(*stages: str, on_line: OnLine = print) -> int:
+    """Send what stages made, all if none is named, to the DVC remote, so that any clone restores it; how many files."""
+    sent: int = ask("push", "thaw.project.send", *stages, on_line=on_line)
+    return sent
+
+
+def publish(remote: str, on_line: OnLine = print) -> int:
+    """Send the records of retrainings and the tags of versions to a git remote; how many were not there yet."""
+    if remote not in git("remote").split():
+        raise InputError(f"retrain.git_remote is {remote}, but git knows no such remote; see `git remote -v`")
+    names = git("for-each-ref", "--format=%(refname)", "refs/exps", "refs/tags").splitlines()
+    ours = [name for name in names if RECORD.fullmatch(name) or registry.is_tag(name)]
+    if not ours:
+        return 0
+    lines: list[str] = []
+    command = ["git", "push", "--porcelain", remote, *(f"{name}:{name}" for name in ours)]
+    code = run(command, lines.append, {"GIT_TERMINAL_PROMPT": "0"})
+    flags = [line.split("\t") for line in lines if line[1:2] == "\t"]
+    refused = [columns for columns in flags if columns[0] == "!"]
+    if refused:
+        raise InputError(
+            f"the git remote {remote} did not take {refused[0][1].partition(':')[0]}: {refused[0][-1]}; see `git push`"
+        )
+    if code:
+        raise StageError("push", code, lines)
+    return sum(columns[0] == "*" for columns in flags)

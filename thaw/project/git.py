@@ -29,5 +29,8 @@ def contents(names: list[str]) -> list[str]:
 
 
 def dvc(*arguments: str) -> list[str]:
-    """A command of the DVC that is installed with this Python."""
-    return [sys.executable, "-m", "dvc", *arguments]
+    """A command of the DVC that is installed with this Python; where another one is at work, it waits for that.
+
+    DVC itself gives up after three seconds, and with it the stage whose training has just ended.
+    """
+    return [sys.executable, "-m", "dvc", "--wait-for-lock", *arguments]

@@ -14,6 +14,10 @@ from thaw.project import workspace
 _files: set[int] = set()
 
 
+class Busy(InputError):
+    """Another retraining holds the workspace."""
+
+
 def inherited() -> tuple[int, ...]:
     """The open files that a child has to inherit."""
     return tuple(_files)
@@ -30,9 +34,7 @@ def only_retraining(name: str) -> Iterator[None]:
         except BlockingIOError:
             lock.seek(0)
             holder = lock.read().strip() or "unknown"
-            raise InputError(
-                f"another retraining holds this workspace ({holder}): wait until it ends, or stop it"
-            ) from None
+            raise Busy(f"another retraining holds this workspace ({holder}): wait until it ends, or stop it") from None
         lock.truncate(0)
         lock.write(f"{name}, process {os.getpid()}")
         lock.flush()

@@ -12,7 +12,7 @@ from typing import Any
 
 from thaw.errors import InputError
 from thaw.learning import processes
-from thaw.project import provenance, settings
+from thaw.project import provenance, scratch, settings
 from thaw.project.settings import Settings
 from thaw.project.workspace import ARTIFACTS
 
@@ -39,6 +39,8 @@ def start(phase: Callable[[Settings], None], shared: bool = False) -> None:
         if not processes.first():
             sys.stdout = open(os.devnull, "w")  # noqa: SIM115  (to the end of the process)
         record = provenance.begin(phase.__name__) if processes.first() else None
+        if processes.first():
+            scratch.tidy()
         phase(chosen)
         if record:
             provenance.write(phase.__name__, record)

@@ -19,6 +19,11 @@ def stages() -> dict[str, Any]:
     return stages
 
 
+def project() -> str:
+    """What the project is called, on a Prefect server too: its name in thaw.yaml, else that of its folder."""
+    return str(read("thaw.yaml").get("project") or workspace.ROOT.name)
+
+
 def phases() -> dict[str, str]:
     """What DVC is asked to reproduce for each phase of a run, in their order: the data, then every stage."""
     return {"data": "data.dvc", **{name: name for name in stages()}}
@@ -27,3 +32,11 @@ def phases() -> dict[str, str]:
 def setting(value: object) -> str:
     """The value of a setting as params.yaml has it."""
     return "null" if value is None else str(value)
+
+
+def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested values by their full keys."""
+    by_key: dict[str, Any] = {}
+    for key, value in values.items():
+        by_key |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return by_key

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from thaw.errors import InputError
-from thaw.project import pipeline, workspace
+from thaw.project import pipeline, recipe, workspace
 
 FOLDER = "artifacts/provenance"
 Record = dict[str, dict[str, Any]]
@@ -24,6 +24,7 @@ def begin(phase: str) -> Record | None:
     Raises where a phase before it ran with other settings or inputs than those of today.
     """
     stages = pipeline.stages()
+    recipe.check(phase)
     if not _is_recorded(phase, stages):
         return None
     differences = misfits()
@@ -33,8 +34,8 @@ def begin(phase: str) -> Record | None:
                 f"{phase} cannot use what {earlier} left: {differences[earlier][0]}; `thaw run` makes it anew, "
                 f"and so does `dvc repro --force --single-item {earlier}`"
             )
-    settings = _settings(stages[phase], pipeline.read("params.yaml"))
-    return {"settings": settings, "inputs": {path: _hash(path) for path in _inputs(stages[phase])}}
+    settings = _settings(stages[phase], _values())
+    return {"settings": settings, "inputs": {path: hash_of(path) for path in _inputs(stages[phase])}}
 
 
 def write(phase: str, record: Record) -> None:
@@ -46,9 +47,9 @@ def write(phase: str, record: Record) -> None:
 
 def misfits() -> dict[str, list[str]]:
     """How outputs that DVC calls up to date differ from what is asked for, as sentences, by phase; empty if all fit."""
-    stages, params, lock = pipeline.stages(), pipeline.read("params.yaml"), pipeline.read("dvc.lock").get("stages", {})
+    stages, values, lock = pipeline.stages(), _values(), pipeline.read("dvc.lock").get("stages", {})
     differences = {
-        phase: _differences(phase, _settings(stage, params), lock.get(phase, {}).get("deps", []))
+        phase: _differences(phase, _settings(stage, values), lock.get(phase, {}).get("deps", []))
         for phase, stage in stages.items()
         if _is_recorded(phase, stages)
     }
@@ -100,29 +101,42 @@ def _inputs(stage: dict[str, Any]) -> list[str]:
     return [path for path in stage["deps"] if path == "data" or path.startswith("artifacts/")]
 
 
-def _settings(stage: dict[str, Any], params: Any) -> dict[str, Any]:
+def _values() -> dict[str, Any]:
+    """All settings, and the weights and versions of the recipe, by their full keys.
+
+    The fingerprints of the code stay out, so that `dvc commit` accepts a changed comment.
+    """
+    kept = pipeline.read(recipe.NAME)
+    return pipeline.flat(pipeline.read("params.yaml") | {key: kept.get(key) for key in ("weights", "versions")})
+
+
+def _settings(stage: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
     """The value of every setting that a stage depends on, by its full key."""
-    values: dict[str, Any] = {}
-    for key in stage.get("params", []):
-        value = params
-        for part in key.split("."):
-            value = value.get(part) if isinstance(value, dict) else None
-        values |= {f"{key}.{name}": one for name, one in value.items()} if isinstance(value, dict) else {key: value}
-    return values
+    asked = [key for key in stage.get("params", []) if isinstance(key, str)] + recipe.listed(stage)
+    return {key: value for key, value in values.items() if any(f"{key}.".startswith(f"{name}.") for name in asked)}
 
 
-def _hash(path: str) -> str | None:
+def hash_of(path: str) -> str | None:
     """The hash by which dvc.lock knows a file or folder; of the data that of their pin, which DVC has checked."""
     if path == "data":
         pinned: str | None = pipeline.read("data.dvc").get("outs", [{}])[0].get("md5")
         return pinned
-    place = workspace.ROOT / path
+    return hash_at(workspace.ROOT / path)
+
+
+def hash_at(place: Path) -> str | None:
+    """The hash by which DVC knows a file or folder."""
     if not place.is_dir():
         return _md5(place) if place.is_file() else None
+    return hashlib.md5(listing(place)).hexdigest() + ".dir"
+
+
+def listing(place: Path) -> bytes:
+    """What DVC keeps of a folder: the hash of each file."""
     files = [file for file in place.rglob("*") if file.is_file()]
     entries = [{"md5": _md5(file), "relpath": file.relative_to(place).as_posix()} for file in files]
     entries.sort(key=lambda entry: entry["relpath"])
-    return hashlib.md5(json.dumps(entries, sort_keys=True).encode()).hexdigest() + ".dir"
+    return json.dumps(entries, sort_keys=True).encode()
 
 
 def _md5(file: Path) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-from thaw.project import add, pipeline, provenance, workspace
+from thaw.project import add, pipeline, provenance, recipe, workspace
 from thaw.project.git import dvc
 from thaw.project.stage import run
 
@@ -36,7 +36,8 @@ def changed() -> Reasons:
 
 def _written() -> list[int]:
     """When what DVC's answer follows from was written by us: by a run, with new settings, or by an add undone."""
-    files = [add.journal(), *(workspace.ROOT / name for name in ("dvc.lock", "dvc.yaml", "data.dvc", "params.yaml"))]
+    names = ("dvc.lock", "dvc.yaml", "data.dvc", "params.yaml", recipe.NAME)
+    files = [add.journal(), *(workspace.ROOT / name for name in names)]
     return [file.stat().st_mtime_ns if file.is_file() else 0 for file in files]
 
 
@@ -84,20 +85,14 @@ def _sentences(entries: list[Any], locked: dict[str, Any]) -> Iterator[str]:
 
 
 def _settings(locked: dict[str, Any], keys: set[str]) -> Iterator[str]:
-    """How the settings under the keys differ from those of the last run."""
-    before, now = _flat(locked), _flat(pipeline.read("params.yaml"))
+    """How the settings and the recipe under the keys differ from those of the last run."""
+    before, now = pipeline.flat(locked), pipeline.flat(pipeline.read("params.yaml") | pipeline.read(recipe.NAME))
     for key in sorted(before.keys() | now.keys()):
         if before.get(key) != now.get(key) and any(f"{key}.".startswith(f"{each}.") for each in keys):
-            yield f"{key} went from {pipeline.setting(before.get(key))} to {pipeline.setting(now.get(key))}"
+            yield recipe.sentence(key, before.get(key), now.get(key))
 
 
 def _locked_params() -> dict[str, dict[str, Any]]:
     stages = pipeline.read("dvc.lock").get("stages", {})
-    return {name: stage.get("params", {}).get("params.yaml", {}) for name, stage in stages.items()}
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat
+    locked = ((name, stage.get("params", {})) for name, stage in stages.items())
+    return {name: params.get("params.yaml", {}) | params.get(recipe.NAME, {}) for name, params in locked}

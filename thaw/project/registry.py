@@ -18,11 +18,13 @@ from ruamel.yaml import YAML
 from thaw.errors import InputError
 from thaw.project import workspace
 from thaw.project.git import contents, git
+from thaw.project.journal import Journal
 
 NAME, STAGE = "classifier", "prod"
 MODEL = "artifacts/unfreeze/model"
 TOLD_BY = ("artifacts/evaluate/metrics.json", "data.dvc", "dvc.lock")  # what tells of a version, at its commit
 BACK = "rolled back from"  # how the message of a rollback begins
+ENTERED = Journal("version")
 FIRST = "no model has a version yet; `thaw run --record` trains one and gives it a version"
 
 
@@ -79,6 +81,11 @@ def model_of(commit: str | None) -> str:
     return _hashes(lock.read_text(encoding="utf-8")).get(MODEL, "") if lock.is_file() else ""
 
 
+def is_tag(reference: str) -> bool:
+    """Whether a reference of git is one of our tags."""
+    return reference.startswith((f"refs/tags/{NAME}@", f"refs/tags/{NAME}#"))
+
+
 def register(commit: str, message: str) -> Version:
     """Give the model at a commit a version; a model that has one keeps it."""
     model = model_of(commit)
@@ -92,6 +99,26 @@ def register(commit: str, message: str) -> Version:
         known = version_of(model, versions())
         assert known
     return known
+
+
+def enter(commit: str, message: str, promoted: bool) -> Version:
+    """Give the model at a commit a version, in use from then on if it was promoted: both, whenever this is killed."""
+    ENTERED.begin(commit=commit, message=message, promoted=promoted)
+    version = finish()
+    assert version
+    return version
+
+
+def finish() -> Version | None:
+    """End what `enter` began, if it began anything. Whoever calls holds the workspace."""
+    begun = ENTERED.read()
+    if not begun:
+        return None
+    version = register(begun["commit"], begun["message"])
+    if begun["promoted"]:
+        promote(version.name, begun["message"])
+    ENTERED.end()
+    return version
 
 
 def promote(version: str, message: str) -> None:
@@ -149,7 +176,8 @@ def _tag(name: str, commit: str, message: str, events: list[dict[str, Any]]) -> 
     environment = os.environ | {"GIT_COMMITTER_DATE": f"@{int(max(time.time(), latest + 1))} +0000"}
     if not git("var", "GIT_COMMITTER_IDENT"):
         environment |= {"GIT_COMMITTER_NAME": "thaw", "GIT_COMMITTER_EMAIL": "thaw@localhost"}
-    command = ["git", "tag", "--annotate", "--message", message, "--", name, commit]
+    # Unsigned, whatever the user's settings say: nobody is there to give the passphrase.
+    command = ["git", "tag", "--annotate", "--no-sign", "--message", message, "--", name, commit]
     made = subprocess.run(command, cwd=workspace.ROOT, env=environment, text=True, capture_output=True)
     if made.returncode:
         raise InputError(f"git cannot make the tag {name}: {' '.join(made.stderr.split())}")

@@ -1,26 +1,29 @@
-"""What the flow and the command line show of a workspace: its settings, and what the phases left behind."""
+"""What the flow and the command line show of a workspace: what a run is called, what the phases left behind."""
 
 import json
 import re
-import shutil
-import tempfile
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from thaw.project import pipeline, settings, workspace
+from thaw.project import overrides, pipeline, settings, workspace
 from thaw.project.git import git
 from thaw.project.settings import Settings
+from thaw.statistics.records import joined
 
 RECIPE = ("seed", "backbone", "prepare", "embed", "head", "unfreeze", "evaluate")  # the settings that make the result
 MOST_NAMED = 3  # changed settings in the name of a run
 
 
 def metrics() -> dict[str, Any]:
-    """The numbers of `evaluate`: test_pictures, head, finetuned, gain."""
-    found: dict[str, Any] = json.loads((workspace.ROOT / "artifacts/evaluate/metrics.json").read_text())
-    return found
+    """All figures of `evaluate`: those of metrics.json and those of details.json, if there is one."""
+    folder = workspace.ROOT / "artifacts" / "evaluate"
+    details = folder / "details.json"
+    return joined(
+        json.loads((folder / "metrics.json").read_text(encoding="utf-8")),
+        json.loads(details.read_text(encoding="utf-8")) if details.is_file() else {},
+    )
 
 
 def learning_curves(*phases: str) -> bytes:
@@ -47,6 +50,19 @@ def warning() -> str:
     return _warning(metrics())
 
 
+def data() -> str:
+    """Pictures by class and split, and what prepare warned of and left out, as Markdown; empty without prepare."""
+    from thaw.data.manifest import read_manifest
+    from thaw.project import notes
+    from thaw.report.data import data_markdown
+
+    folder = workspace.ROOT / "artifacts" / "prepare"
+    if not (folder / "manifest.csv").is_file():
+        return ""
+    classes = json.loads((folder / "meta.json").read_text(encoding="utf-8"))["classes"]
+    return data_markdown(read_manifest(folder / "manifest.csv"), classes, notes.read(folder))
+
+
 def picture(name: str) -> bytes:
     """A plot that the phase `report` drew, such as `confusion`, as the bytes of a PNG."""
     return (workspace.ROOT / "artifacts/report" / f"{name}.png").read_bytes()
@@ -59,9 +75,9 @@ def promotion(decision: Mapping[str, Any], acted: bool) -> str:
     return markdown(decision, acted)
 
 
-def name_of(overrides: list[str]) -> str:
+def name_of(changes: list[str]) -> str:
     """A name that tells one run from another: backbone, ratio, settings other than committed, data and date."""
-    chosen = settings_with(overrides)
+    chosen = overrides.settings_with(changes)
     changed = _changed(chosen)
     more = [f"{len(changed) - MOST_NAMED} more"] if len(changed) > MOST_NAMED else []
     words = [f"{chosen.backbone.name} ratio {chosen.unfreeze.ratio:g}"]
@@ -97,23 +113,6 @@ def data_hash() -> str:
     pin = workspace.ROOT / "data.dvc"
     found = re.search(r"md5: (\w{7})", pin.read_text()) if pin.is_file() else None
     return found[1] if found else ""
-
-
-def settings_with(overrides: list[str]) -> settings.Settings:
-    """The settings as they would be with the overrides, or the first mistake in them; nothing is written."""
-    if not overrides:
-        return settings.read(workspace.ROOT / "params.yaml")
-    with tempfile.TemporaryDirectory() as folder:
-        trial = Path(folder) / "params.yaml"
-        if (workspace.ROOT / trial.name).exists():
-            shutil.copy(workspace.ROOT / trial.name, trial)
-        settings.override(overrides, trial)
-        return settings.read(trial)
-
-
-def apply(overrides: list[str]) -> None:
-    """Write the overrides into the workspace's params.yaml."""
-    settings.override(overrides, workspace.ROOT / "params.yaml")
 
 
 def report_page() -> Path:

@@ -4,24 +4,30 @@
 ends the caller (cancellation, time limit, Ctrl-C) ends dvc and the training below it too.
 """
 
+import json
 import os
 import queue
 import re
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
+from typing import Any
 
 from thaw.errors import InputError
-from thaw.project import lock, provenance, workspace
+from thaw.project import lock, provenance, scratch, workspace
 from thaw.project.git import dvc
 
+ANSWER = "THAW_ANSWER"  # the variable that names the file for what a child process found
+CACHE = "cache"  # what `bring` answers where the data came out of DVC's cache
+NOTHING: Mapping[str, str] = {}
 GRACE = 5.0  # seconds between SIGTERM and SIGKILL
 # What dvc advises after every stage, the same five lines each time.
 ADVICE = (
@@ -73,21 +79,21 @@ def repro(stage: str, *flags: str, on_line: OnLine = print) -> Verdict:
     command = dvc("repro", "--single-item", *flags, stage)
     if not stage.endswith(".dvc"):
         verdict = _verdict(stage, finish(stage, command, on_line), otherwise=Verdict.COMPLETED)
+        scratch.tidy()
         if verdict is Verdict.COMPLETED or not (misfits := provenance.misfits().get(stage)):
             return verdict
         on_line(f"warning: DVC has {stage} as {verdict}, but {'; '.join(misfits)}: it runs again")
         return _verdict(stage, finish(stage, [*command, "--force"], on_line), otherwise=Verdict.COMPLETED)
     folder = workspace.ROOT / stage.removesuffix(".dvc")
     missing = not (folder.is_dir() and any(folder.iterdir()))
-    brought = finish(stage, [sys.executable, "-m", "thaw.project.bring"], on_line)
+    source = ask(stage, "thaw.project.bring", on_line=on_line)
     from thaw.project import pin  # which runs DVC with what is here
 
     pin.check()
     checked = _verdict(stage, finish(stage, command, on_line), otherwise=Verdict.COMPLETED)
     if not missing or checked is not Verdict.CACHED:
         return checked
-    from_cache = any("from the cache" in line for line in brought)
-    return Verdict.RESTORED if from_cache else Verdict.COMPLETED
+    return Verdict.RESTORED if source == CACHE else Verdict.COMPLETED
 
 
 def _verdict(stage: str, lines: list[str], otherwise: Verdict) -> Verdict:
@@ -102,8 +108,22 @@ def _verdict(stage: str, lines: list[str], otherwise: Verdict) -> Verdict:
     return otherwise
 
 
-def finish(stage: str, command: list[str], on_line: OnLine) -> list[str]:
-    """Run a command to its end; its first and last lines, or the error it ended with."""
+def ask(stage: str, module: str, *arguments: str, on_line: OnLine) -> Any:
+    """Run a module of ours to its end; what it gives to `answer`, or the error it ended with."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "answer.json"
+        finish(stage, [sys.executable, "-m", module, *arguments], on_line, {ANSWER: str(file)})
+        return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+
+
+def answer(value: Any) -> None:
+    """Tell whoever asked this process what it found; nobody did where a user started it."""
+    if file := os.environ.get(ANSWER):
+        Path(file).write_text(json.dumps(value), encoding="utf-8")
+
+
+def finish(stage: str, command: list[str], on_line: OnLine, environment: Mapping[str, str] = NOTHING) -> list[str]:
+    """Run a command to its end; its first lines, or the error it ended with."""
     first: list[str] = []
     last: deque[str] = deque(maxlen=40)
 
@@ -115,7 +135,7 @@ def finish(stage: str, command: list[str], on_line: OnLine) -> list[str]:
         last.append(line)
         on_line(line)
 
-    code = run(command, keep)
+    code = run(command, keep, environment)
     if code == 0:
         return first
     failure = StageError(stage, code, list(last))
@@ -125,18 +145,22 @@ def finish(stage: str, command: list[str], on_line: OnLine) -> list[str]:
     raise failure
 
 
-def run(command: list[str], on_line: OnLine) -> int:
+def run(command: list[str], on_line: OnLine, environment: Mapping[str, str] = NOTHING) -> int:
     """Run a command in the workspace, in a session of its own; its exit code.
 
     A thread empties the pipe, so that the child never waits for `on_line`. Whatever is raised here or in
     `on_line` ends the child's whole process group first.
     """
-    environment = os.environ | {
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
-        "PYTHONUNBUFFERED": "1",
-        "DVC_NO_ANALYTICS": "1",
-        "DVC_DAEMON": "1",  # no process that dvc leaves behind would inherit the lock
-    }
+    environment = (
+        os.environ
+        | dict(environment)
+        | {
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
+            "PYTHONUNBUFFERED": "1",
+            "DVC_NO_ANALYTICS": "1",
+            "DVC_DAEMON": "1",  # no process that dvc leaves behind would inherit the lock
+        }
+    )
     child = subprocess.Popen(
         command,
         cwd=workspace.ROOT,

@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from thaw.errors import InputError
-from thaw.project import pipeline, results, workspace
+from thaw.project import pipeline, workspace
 from thaw.project.git import dvc, git
+from thaw.project.overrides import settings_with
 from thaw.project.settings import Settings
 
 if TYPE_CHECKING:
@@ -29,7 +30,6 @@ COLUMNS = {  # of the table: where the number is in the metrics of an arm
     "val_loss": ("unfreeze", "val_loss"),
     "head_accuracy": ("evaluate", "head", "accuracy"),
     "accuracy": ("evaluate", "finetuned", "accuracy"),
-    "gain": ("evaluate", "gain", "accuracy"),
     "auc": ("evaluate", "finetuned", "auc"),
 }
 SOURCES = {path[0] for path in COLUMNS.values()}
@@ -92,7 +92,7 @@ def sweep(all_arms: list[Arm], pool: bool) -> Sweep:
 
 def arm(setting: str, overrides: list[str]) -> Arm:
     """One training; its name is one that git takes."""
-    settings = results.settings_with(overrides)
+    settings = settings_with(overrides)
     fold = f"-fold{settings.prepare.fold}" if settings.prepare.folds else ""
     name = re.sub(r"[^\w.-]+|\.(?=\.|$)", "-", f"{setting}{fold}-seed{settings.seed}").strip("-.")
     return Arm(name, setting, overrides, settings)
@@ -123,7 +123,7 @@ def arms(grid: list[str], seeds: int | None, most: int) -> list[Arm]:
         values[key] = values_of_key
     if "seed" in values and seeds is not None:
         raise InputError("--seeds and --set seed=... both choose the seeds; give one of them")
-    first = results.settings_with([]).seed
+    first = settings_with([]).seed
     values["seed"] = values.get("seed") or [str(first + number) for number in range(seeds or 1)]
     count = reduce(lambda product, each: product * len(each), values.values(), 1)
     if count > most:
@@ -283,7 +283,7 @@ def outcome(of: Sweep) -> Outcome | None:
     """What came out of the arms that ended, if any did; table and plot of it are kept in its folder."""
     import pandas as pd
 
-    from thaw.report.sweeps import plot
+    from thaw.report.sweep_plot import sweep_plot
     from thaw.statistics import sweeps
 
     done = finished(of)
@@ -295,7 +295,7 @@ def outcome(of: Sweep) -> Outcome | None:
     folder = workspace.ROOT / "artifacts" / "sweeps" / of.name
     folder.mkdir(parents=True, exist_ok=True)
     arms_done.to_csv(folder / "table.csv", index=False, lineterminator="\n")
-    picture = plot(arms_done, table, best)
+    picture = sweep_plot(arms_done, table, best)
     (folder / "plot.png").write_bytes(picture)
     return Outcome(table, best, next(arm for arm in done if arm.setting == best), picture, folder)
 
@@ -308,6 +308,7 @@ def _row(of: Sweep, arm: Arm) -> dict[str, Any]:
     metrics = {phase: json.loads(git("show", f"{commit}:artifacts/{phase}/metrics.json")) for phase in SOURCES}
     row: dict[str, Any] = {"arm": arm.name, "setting": arm.setting, "seed": arm.settings.seed}
     row |= {column: reduce(lambda place, part: place[part], path, metrics) for column, path in COLUMNS.items()}
+    row["gain"] = row["accuracy"] - row["head_accuracy"]  # 0 where phase 2 was not kept, for the mean over seeds
     row["same"] = same_networks(metrics["evaluate"])
     took = TOOK.search(git("log", "-1", "--format=%s", commit))
     return row | {"minutes": float(took[1]) if took else None}

@@ -21,8 +21,8 @@ def check() -> None:
     here = Path.cwd()
     if find(here) is None:
         raise InputError(
-            f"{here} is in no project, which is a folder with {' and '.join(MARKS)}: go into one, or name it with "
-            "`thaw -C FOLDER`"
+            f"{here} is in no project, which is a folder with {' and '.join(MARKS)}: go into one, name it with "
+            "`thaw -C FOLDER`, or make one with `thaw init FOLDER`"
         )
 
 

