@@ -39,6 +39,7 @@ os.environ |= {
     "GIT_CONFIG_GLOBAL": os.devnull,
     "TOY_REAL": str(ROOT / "thaw"),
     "THAW_WARM_DVC": str(_RUN / "dvc.socket"),
+    "THAW_WARM_PREFIX": sys.prefix,
     "PYTHONPATH": os.pathsep.join(filter(None, [str(SUPPORT / "site"), os.environ.get("PYTHONPATH")])),
 }
 for name in ("PREFECT_API_URL", "PREFECT_PROFILE"):

@@ -244,6 +244,7 @@ SHARES = st.tuples(st.floats(0.05, 0.4), st.floats(0.05, 0.4), st.integers(0, 9)
     given_ones=st.booleans(),
 )
 @settings(max_examples=40, deadline=None)
+@pytest.mark.slow
 def test_no_picture_ever_moves_through_any_sequence_of_additions(
     first: list[Picture],
     batches: list[tuple[list[Picture], tuple[float, float, int]]],
@@ -275,6 +276,7 @@ def test_no_picture_ever_moves_through_any_sequence_of_additions(
 
 @given(labels=st.lists(st.sampled_from(["a", "a", "b"]), min_size=60, max_size=60), start=st.sampled_from([0, 1, 40]))
 @settings(max_examples=5, deadline=None)
+@pytest.mark.slow
 def test_totals_come_near_the_shares_when_pictures_arrive_one_by_one(labels: list[str], start: int) -> None:
     rows = rows_of({label: labels.count(label) for label in "ab"}).sample(frac=1, random_state=0)
     known = rows.iloc[:start].assign(split=lambda part: splits.assign_splits(part, 0.15, 0.25, 0))

@@ -21,6 +21,7 @@ print(faults() - before)
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc gives each freed array back at once")
+@pytest.mark.slow
 def test_an_array_is_made_in_the_memory_of_the_one_freed_before() -> None:
     done = subprocess.run([sys.executable, "-c", CODE], text=True, capture_output=True, check=True)
     assert int(done.stdout) < 3 * 8192  # of five times as many without

@@ -151,6 +151,7 @@ def test_a_moving_average_in_bfloat16_is_itself_what_is_judged(
     assert trained.kept["val_loss"] != pytest.approx(figures(model.state_dict()), rel=1e-2)
 
 
+@pytest.mark.slow
 def test_an_interrupted_moving_average_goes_on(train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = train(ema=0.9)
     keep = training._keep
@@ -195,6 +196,7 @@ def test_the_last_epoch_is_kept_however_bad_it_is_unless_the_best_is_asked_for(t
     ids=str,
 )
 @pytest.mark.parametrize("rates", [{}, HARMFUL], ids=["good", "harmful"])
+@pytest.mark.slow
 def test_figures_are_those_of_the_weights_that_are_kept(
     train: Train,
     network: Callable[..., Classifier],
@@ -217,6 +219,7 @@ def test_figures_are_those_of_the_weights_that_are_kept(
         assert trained.kept["weighted_val_loss"] == pytest.approx(weighted, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_class_weights_choose_the_epoch_and_leave_the_loss_that_is_compared_as_it_is(train: Train) -> None:
     one, other = (train(weight=torch.tensor(weight), keep="best") for weight in ([2.0, 0.0], [0.0, 2.0]))
     for trained in (one, other):
@@ -228,6 +231,7 @@ def test_class_weights_choose_the_epoch_and_leave_the_loss_that_is_compared_as_i
     assert "weighted_val_loss" not in train().history
 
 
+@pytest.mark.slow
 def test_interpolation_is_never_worse_on_validation_than_either_end(
     train: Train, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -163,6 +163,7 @@ def of_another_run(path: Path) -> None:
         (changed_state(lambda state: state["optimizer"]["state"][0].update(exp_avg=torch.zeros(3))), "does not fit"),
     ],
 )
+@pytest.mark.slow
 def test_whatever_is_in_the_scratch_file_phase_2_ends_as_without_it(
     network: Make,
     pictures: Pictures,
@@ -627,6 +628,7 @@ def test_bfloat16_is_near_float32_and_leaves_the_weights_as_they_are(
     assert history["val_loss"].iloc[-1] < history["val_loss"][0]
 
 
+@pytest.mark.slow
 def test_a_compiled_network_trains_as_an_uncompiled_one_and_keeps_its_names(
     network: Make, pictures: Pictures, targets: torch.Tensor, normalise: Normaliser
 ) -> None:

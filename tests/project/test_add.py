@@ -313,6 +313,7 @@ def killed_before_change(number: int, body: Callable[[], object]) -> bool:
     return code == 9
 
 
+@pytest.mark.slow
 def test_killed_at_any_step_the_next_start_finds_the_data_as_before_or_as_after(
     space: Callable[[str], Path], tmp_path: Path
 ) -> None:
@@ -577,6 +578,7 @@ def test_a_folder_without_pictures_is_nothing_that_arrived(tmp_path: Path) -> No
     assert add.arrived(incoming)
 
 
+@pytest.mark.slow
 def test_with_dvc_the_pin_is_of_the_new_data_and_a_failure_leaves_the_old_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

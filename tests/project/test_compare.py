@@ -20,6 +20,8 @@ from thaw.learning import checkpoint
 from thaw.learning.backbones import create, preprocessing_of
 from thaw.project import compare, registry, workspace
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 CLASSES = ["noise", "stripes", "waves"]
 EARLIER = {

@@ -36,6 +36,8 @@ from thaw.project.settings import Settings
 from thaw.statistics.metrics import calibration_error
 from thaw.statistics.records import joined
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 PHASES = ("prepare", "embed", "head", "unfreeze", "evaluate", "report")
 SMALL = {

@@ -13,7 +13,8 @@ import sys
 def _dvc_arguments() -> list[str] | None:
     """The arguments of this process if it is DVC, and not one whose end is what a test is about."""
     slow = "TOY_SLOW" in os.environ or os.path.exists(".dvc/tmp/slow")  # noqa: PTH110 - pathlib takes long to import
-    if slow or "THAW_WARM_DVC" not in os.environ:
+    ours = os.environ.get("THAW_WARM_PREFIX") == sys.prefix and "THAW_WARM_DVC" in os.environ
+    if slow or not ours:
         return None
     if sys.orig_argv[1:3] == ["-m", "dvc"]:
         return sys.orig_argv[3:]
