@@ -21,6 +21,7 @@ import torchvision
 import yaml
 from PIL import Image
 from safetensors.numpy import load_file
+from tuning import config
 from warm import python
 
 from tasks import unfreeze
@@ -383,13 +384,13 @@ def test_prepare_warns_of_labels_that_contradict_their_targets_and_refuses_the_w
 
 STOPPED = """
 import runpy, sys
-from thaw.learning import training
-keep = training._keep
-def keep_and_stop(path, *state):
-    keep(path, *state)
-    if len(state[2]) == 2:
+from thaw.learning import scratch
+keep = scratch.keep
+def keep_and_stop(path, state):
+    keep(path, state)
+    if len(state["history"]) == 2:
         sys.exit(3)
-training._keep = keep_and_stop
+scratch.keep = keep_and_stop
 runpy.run_module("tasks.unfreeze", run_name="__main__")
 """
 
@@ -441,7 +442,7 @@ def test_a_stopped_phase_2_goes_on_only_where_all_that_decides_its_bits_is_the_s
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     chosen = settings.read(ROOT / "params.yaml")
-    how = FineTuning(0.003, 10, 1.0, 0.05, batch_size=8, epochs=3, warmup=0.1, views=2, jitter=0.1)
+    how = config()
     cpu = torch.device("cpu")
     module = ModuleType("thaw.some")
     module.__file__ = str(tmp_path / "some.py")
