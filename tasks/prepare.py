@@ -73,8 +73,8 @@ def prepare(config: Settings) -> None:
         rows = manifest.complete(rows, classes)
         if len(quarantine):
             path, reason = quarantine.iloc[0]
-            pictures = f"{len(quarantine)} picture{'s' * (len(quarantine) > 1)}"
-            warnings.append(f"{pictures} cannot be read and set aside, such as {path} ({reason})")
+            pictures = f"unreadable picture{'s' * (len(quarantine) > 1)}"
+            warnings.append(f"{len(quarantine)} {pictures} set aside, such as {path} ({reason})")
         split_by = config.prepare.split_by
         if config.prepare.hold_out is not None and (nameless := int((rows[split_by] == "").sum())):
             warnings.append(
@@ -104,7 +104,7 @@ def prepare(config: Settings) -> None:
         for warning in warnings:
             print(f"warning: {warning}", flush=True)
         print(f"{len(rows)} pictures, {shape.size} x {shape.size}, " + ("decoded" if kept else "not kept decoded"))
-        print(f"{len(quarantine)} cannot be read and were set aside, {len(left_out)} other files were left out", end="")
+        print(f"{len(quarantine)} unreadable pictures set aside, {len(left_out)} other files left out", end="")
         print(f": {manifest.counted(left_out['reason'])}" if len(left_out) else "", flush=True)
 
 
