@@ -216,6 +216,21 @@ def test_a_new_model_must_be_as_good_as_the_best_that_was_in_use(root: Path) -> 
     assert outcome.anchor["name"] == "v1.0.0"
 
 
+def test_recall_decides_only_between_two_classes_and_the_figure_that_is_named_comes_first(root: Path) -> None:
+    (root / "artifacts/promotion").mkdir()
+    words = (sys.executable, "-m", "thaw.project.compare", "artifacts/unfreeze/model", "v1.0.0")
+    text = (root / "params.yaml").read_text()
+    (root / "params.yaml").write_text(text.replace("by: accuracy", "by: recall"))
+    done = command(root, *words)
+    assert done.returncode == 2
+    assert "promote.by is recall, which is that of the positive one of two classes, and there are 3" in done.stderr
+    (root / "params.yaml").write_text(text.replace("by: accuracy", "by: macro_f1"))
+    must(root, *words)
+    outcome = compare.decision()
+    assert outcome
+    assert outcome.gain["by"] == outcome.gain["figures"][0]["by"] == "macro_f1"
+
+
 def test_the_anchor_is_the_best_that_was_in_use_by_the_figure_that_decides(monkeypatch: pytest.MonkeyPatch) -> None:
     def version(name: str, accuracy: float, auc: float) -> registry.Version:
         metrics = {"finetuned": {"accuracy": accuracy, "auc": auc}, "test_pictures": 660}
