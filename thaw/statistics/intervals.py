@@ -104,15 +104,21 @@ def of_figure(figures: Sequence[Figure], sizes: Numbers, least: float = 0.0, con
 
 
 def of_class_mean(
-    figures: Figure | Sequence[Figure], labels: Codes, codes: Codes, confidence: float = CONFIDENCE
+    figures: Sequence[Figure], labels: Codes, codes: Codes, classes: int, confidence: float = CONFIDENCE
 ) -> Span:
-    """Of a figure in which every class counts the same, such as AUC or F1, or of its mean over seeds.
+    """Of a figure that is the mean over so many classes, such as AUC or F1, and of its mean over seeds.
 
-    Where no group makes a difference, three pictures of the rarest class might.
+    Where no group makes a difference, a picture of the rarest class that was not seen yet might (the rule of three).
     """
-    several = [figures] if isinstance(figures, Figure) else figures
-    least = min(1.0, 3 / np.unique(labels, return_counts=True)[1].min())
-    return of_figure(several, sizes_by_class(labels, codes), least, confidence)
+    rarest = np.unique(labels, return_counts=True)[1].min()
+    least = min(1.0, -math.log(1 - confidence) / (rarest * classes))
+    return of_figure(figures, sizes_by_class(labels, codes), least, confidence)
+
+
+def averaged(probabilities: Numbers) -> int:
+    """Over how many classes AUC is a mean: of two it is that of the second alone."""
+    classes = probabilities.shape[1]
+    return 1 if classes == 2 else classes
 
 
 def too_few(sizes: Numbers, seeds: int = 1) -> Span | None:
