@@ -1,6 +1,6 @@
 # `make` lists what can be made. Everything sets up .venv first: once, and again only when the pins change.
 .DEFAULT_GOAL := help
-.PHONY: help run ui test bench bench-elpv recipe check format setup clean
+.PHONY: help run ui test quick bench bench-elpv recipe check format wheel setup clean
 ARGS ?=
 export PYTHON
 
@@ -16,6 +16,9 @@ ui: setup ## show the runs in the Prefect UI
 
 test: setup ## set up and run the whole suite
 	@.venv/bin/python -m pytest $(ARGS)
+
+quick: setup ## the tests of every day: those that need no server, browser or real run, and one flow
+	@.venv/bin/python -m pytest -m "quick or not (server or browser or end_to_end or slow)" $(ARGS)
 
 bench: setup ## time thaw against its peers, which get an environment of their own
 	@.venv/bin/python -m thaw.project.bring
@@ -40,6 +43,9 @@ format: setup ## format the code and mend what lint can mend
 
 setup: ## make .venv, or bring it up to the pins
 	@scripts/setup
+
+wheel: setup ## build the wheel into dist/
+	@.venv/bin/python -m hatchling build --target wheel
 
 clean: ## remove what tools left behind; data, results, caches of DVC and .venv stay
 	@rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -70,7 +70,7 @@ def carry_out(force: bool, record: bool) -> Tasks:
 
 
 @flow(
-    name="retrain",
+    name=f"retrain {pipeline.project()}",
     flow_run_name=name_of_run,
     on_failure=[story.failed],
     on_crashed=[story.failed],

@@ -21,7 +21,7 @@ from thaw.project import sweep as sweeps
 from thaw.project.stage import Verdict
 
 
-@flow(name="arm", persist_result=False)
+@flow(name=f"arm {pipeline.project()}", persist_result=False)
 def arm(name: str, overrides: list[str], until: str, cache: str | None = None) -> Any:
     """Train one arm of a sweep, or compute the phases that several arms share; gives the state of each phase.
 
@@ -52,7 +52,7 @@ def arm(name: str, overrides: list[str], until: str, cache: str | None = None) -
     return {word: state.name for word, state in run.done.items()}
 
 
-@flow(name="sweep", flow_run_name="{name}", persist_result=False)
+@flow(name=f"sweep {pipeline.project()}", flow_run_name="{name}", persist_result=False)
 def sweep(name: str, arms: list[tuple[str, list[str]]], question: str, pool: str, cache: str | None = None) -> Any:
     """Have every arm of a sweep trained by the workers of a pool, and gather what came out.
 

@@ -17,7 +17,7 @@ from thaw.project.workspace import EMBED
 def embed(chosen: Settings) -> None:
     """From pictures to the features of the frozen backbone."""
     device = networks.use_resources(chosen)
-    data = networks.dataset(chosen)
+    data = networks.dataset(chosen, "train", "val")
     normalise = Normaliser(networks.preprocessing(data), device)
     model = networks.new_network(chosen, data)
     fold_batchnorm(model, data.pictures.shape.blank())

@@ -1,6 +1,6 @@
-"""evaluate: the head-only and the fine-tuned network on the same test pictures, which nothing saw before.
+"""evaluate: the head-only and the fine-tuned network on the same test pictures, which no phase before it reads.
 
-thaw phase evaluate      artifacts/{head,unfreeze} -> artifacts/evaluate/{metrics.json,predictions.csv,...}
+thaw phase evaluate      artifacts/{head,unfreeze} -> artifacts/evaluate/{metrics.json,details.json,...}
 
 What is chosen for them afterwards, a temperature and a threshold, is chosen on validation.
 """
@@ -22,7 +22,7 @@ from thaw.project import networks, phase
 from thaw.project.networks import Dataset
 from thaw.project.settings import Settings
 from thaw.project.workspace import EVALUATE, HEAD, UNFREEZE
-from thaw.statistics import calibration, metrics
+from thaw.statistics import calibration, metrics, records
 
 NETWORKS = {"head": HEAD / "model", "finetuned": UNFREEZE / "model"}
 LOOKED_AT = 256  # validation pictures that tell how far the network moved
@@ -31,7 +31,7 @@ LOOKED_AT = 256  # validation pictures that tell how far the network moved
 def evaluate(chosen: Settings) -> None:
     """From two networks to what the second gained."""
     device = networks.use_resources(chosen)
-    data = networks.dataset(chosen)
+    data = networks.dataset(chosen, "val", "test")
     val, test = data.split("val"), data.split("test")
     for what, pictures in (("val", val), ("test", test)):
         processes.check(what, len(pictures))
@@ -50,9 +50,9 @@ def evaluate(chosen: Settings) -> None:
     if not processes.first():
         return
 
-    rows = data.rows.iloc[test].reset_index(drop=True)
+    rows = data.rows.loc[test].reset_index(drop=True)
     slices = data.meta["slices"]
-    val_labels, labels = labels_of(data.rows.iloc[val], data.classes), labels_of(rows, data.classes)
+    val_labels, labels = labels_of(data.rows.loc[val], data.classes), labels_of(rows, data.classes)
     grouped = (rows["group"] != "").any()
     groups = rows["group"].where(rows["group"] != "", rows["hash"]).tolist() if grouped else None
     found: dict[str, Any] = {"test_pictures": len(test), "phase_2": _phase_2(metas["finetuned"])}
@@ -60,24 +60,25 @@ def evaluate(chosen: Settings) -> None:
     predictions = rows[["path", "label", "group", *slices]].copy()
     columns, by_class, by_slice = [], [], []
     for name, (seen, unseen) in logits.items():
-        p_val, p = (each.double().softmax(1).numpy() for each in (seen, unseen))
         temperature = calibration.temperature(seen, torch.from_numpy(val_labels))
-        calibrated = (unseen.double() / temperature).softmax(1).numpy()
+        p_val, p = (calibration.probabilities(each, temperature) for each in (seen, unseen))
         found[name] = metrics.headline(p, labels) | {
             "temperature": temperature,
-            "ece_calibrated": metrics.calibration_error(calibrated, labels),
+            "ece_uncalibrated": metrics.calibration_error(calibration.probabilities(unseen, 1), labels),
         }
         cut = calibration.threshold(p_val[:, 1], val_labels == 1, chosen.evaluate.promise, chosen.evaluate.at_least)
         operating[name] = None
         if cut is not None:
-            rates = calibration.at_threshold(p[:, 1], labels == 1, cut, groups, chosen.seed)
+            rates = calibration.at_threshold(p[:, 1], labels == 1, cut, groups)
             operating[name] = {"threshold": cut, **rates}
         predictions[f"{name}_prediction"] = np.array(data.classes)[p.argmax(1)]
         columns.append(pd.DataFrame(p, columns=[f"{name}_p_{label}" for label in data.classes]))
         by_class.append(metrics.per_class(p, labels, data.classes).assign(model=name))
         by_slice.append(metrics.per_slice(p, labels, rows[slices]).assign(model=name))
     before, after = (frame.to_numpy() for frame in columns)
-    found["gain"] = metrics.gain(before, after, labels, groups, chosen.seed)
+    found["gain"] = metrics.gain(before, after, labels, groups)
+    if records.same_networks(found):  # nothing was measured, so nothing reads like a measured zero
+        found["gain"] = dict.fromkeys(found["gain"])
     if len(data.classes) == 2:
         found["operating"] = operating
     found["forgetting"], blocks = _forgotten(models, chosen, data, normalise)
@@ -89,14 +90,21 @@ def evaluate(chosen: Settings) -> None:
             first = table.pop("model")
             table.insert(0, "model", first)
             write_table(table, folder / file)
-        phase.write_json(folder / "metrics.json", found)
+        for file, figures in zip(("metrics.json", "details.json"), records.split(found), strict=True):
+            phase.write_json(folder / file, figures)
     if found["phase_2"]["same"]:
-        print(f"accuracy {found['head']['accuracy']:.1%} of both networks: they are the same, phase 2 was not kept")
+        print(
+            f"accuracy {found['head']['accuracy']:.1%} of both networks: they are the same, phase 2 was not kept; "
+            "the report says what to try"
+        )
     else:
         gain = found["gain"]
+        span = f"no interval: {gain.get('no_interval')}"
+        if gain["low"] is not None:
+            span = f"95 % interval {gain['low']:+.1%} to {gain['high']:+.1%}"
         print(
             f"accuracy {found['head']['accuracy']:.1%} -> {found['finetuned']['accuracy']:.1%}, "
-            f"gain {gain['accuracy']:+.1%} (95 % interval {gain['low']:+.1%} to {gain['high']:+.1%})"
+            f"gain {gain['accuracy']:+.1%} ({span})"
         )
 
 

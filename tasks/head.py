@@ -6,7 +6,7 @@ thaw phase head      artifacts/embed -> artifacts/head/{model/,history.csv,metri
 import numpy as np
 import torch
 
-from thaw.learning.training import HeadTraining, fit_head
+from thaw.learning.training import HeadTraining, fit_head, one_class_warning
 from thaw.project import networks, phase
 from thaw.project.settings import Settings
 from thaw.project.workspace import HEAD
@@ -16,7 +16,7 @@ def head(chosen: Settings) -> None:
     """From features to a network with a trained head."""
     networks.use_resources(chosen)
     torch.set_num_threads(1)  # the steps are too small to share: waiting for each other would cost more
-    data = networks.dataset(chosen)
+    data = networks.dataset(chosen, "train", "val")
     model = networks.new_network(chosen, data)
     labelled = data.labelled(chosen.labels, chosen.seed)
     features, val_features = (networks.features(data, split) for split in ("train", "val"))
@@ -30,6 +30,8 @@ def head(chosen: Settings) -> None:
         chosen.seed,
         data.class_weights(chosen.class_weights, labelled),
     )
+    if sentence := one_class_warning(trained, data.classes, data.targets[labelled]):
+        print(f"warning: {sentence}", flush=True)
     model.head.load_state_dict(trained.weights)
     meta = networks.meta_of(chosen, data, folded=False, parent=None)
     networks.write_network(HEAD, model.state_dict(), trained.kept, trained.history, meta)

@@ -1,71 +1,84 @@
-"""report: one HTML file that needs no network, and its plots, of what the run found.
+"""report: one HTML page that needs no network, and its plots.
 
 thaw phase report      artifacts/ -> artifacts/report/{report.html,curves.png,confusion.png,mistakes.png,...}
+
+The list of sections below is the page from top to bottom; docs/report.md shows how to add one.
 """
 
 import io
 import platform
 import subprocess
+from functools import partial
 from importlib.metadata import version
 
 import pandas as pd
 
 from thaw.data.manifest import read_manifest, read_predictions, read_table
 from thaw.data.pictures import open_picture
-from thaw.project import phase
+from thaw.project import notes, phase
 from thaw.project.settings import Settings
 from thaw.project.workspace import DATA, EVALUATE, HEAD, PREPARE, REPORT, ROOT, UNFREEZE
+from thaw.report import sections
 from thaw.report.calibration import calibration
-from thaw.report.confusion import confusion
+from thaw.report.confusion import confusion_plot
 from thaw.report.curves import curves
+from thaw.report.drawing import both_widths
 from thaw.report.forgetting import forgetting
 from thaw.report.mistakes import mistakes, worst_mistakes
 from thaw.report.page import html
-from thaw.report.summary import temperatures
+from thaw.report.summary import chosen_on_validation, temperatures
+from thaw.statistics.records import joined
 
 PACKAGES = ("torch", "torchvision", "prefect", "dvc", "pandas", "numpy", "scikit-learn")
 LARGEST = 320  # pixels of a shown picture's longer side
 
 
-def report(chosen: Settings) -> None:
+def report(config: Settings) -> None:
     """From what the phases wrote to something to read."""
     meta = phase.read_json(PREPARE / "meta.json")
-    classes, slices = meta["classes"], meta["slices"]
+    classes = meta["classes"]
     manifest = read_manifest(PREPARE / "manifest.csv")
+    head, head_history = phase.read_json(HEAD / "metrics.json"), pd.read_csv(HEAD / "history.csv")
+    unfreeze_history = pd.read_csv(UNFREEZE / "history.csv")
+    model = phase.read_json(UNFREEZE / "model" / "meta.json")
+    metrics = joined(*(phase.read_json(EVALUATE / name) for name in ("metrics.json", "details.json")))
     predictions = read_predictions(EVALUATE / "predictions.csv")
     by_class = read_table(EVALUATE / "classes.csv", ["precision", "recall", "f1", "pictures"])
     figures = ["accuracy", "balanced_accuracy", "precision", "recall", "pictures"]
     by_slice = read_table(EVALUATE / "slices.csv", figures)
-    blocks = pd.read_csv(EVALUATE / "forgetting.csv")
-    metrics = phase.read_json(EVALUATE / "metrics.json")
-    head, unfreeze = (pd.read_csv(folder / "history.csv") for folder in (HEAD, UNFREEZE))
-    model = phase.read_json(UNFREEZE / "model" / "meta.json")
+    params = model["params"] | {"evaluate": config.evaluate.model_dump()}
+    versions = {"python": platform.python_version()} | {name: version(name) for name in PACKAGES}
+
+    plots = {
+        "curves": both_widths(partial(curves, head_history, unfreeze_history)),
+        "confusion": confusion_plot(predictions, classes),
+        "calibration": both_widths(partial(calibration, predictions, classes, temperatures(metrics))),
+        "forgetting": both_widths(partial(forgetting, pd.read_csv(EVALUATE / "forgetting.csv"))),
+    }
+    worst = worst_mistakes(predictions, classes)
+    pictures = [thumbnail(path) for path in worst["path"]]
+    decided = chosen_on_validation(head, metrics)
+    page = [
+        sections.metrics_section(metrics, predictions, manifest, classes),
+        sections.curves_section(plots["curves"], metrics, head, unfreeze_history),
+        sections.confusion_section(plots["confusion"], classes),
+        sections.calibration_section(plots["calibration"], metrics),
+        sections.operating_section(metrics, classes),
+        sections.forgetting_section(plots["forgetting"], metrics),
+        sections.mistakes_section(worst, pictures, predictions),
+        sections.classes_section(by_class, metrics),
+        sections.slices_section(by_slice, metrics, classes),
+        sections.data_section(manifest, classes, meta["slices"], notes.read(PREPARE), decided),
+        sections.settings_section(params, versions, commit(), meta["data"]),
+    ]
+    title = f"{model['backbone']} on {len(manifest)} pictures of {len(classes)} classes"
+    top = sections.top(metrics, predictions)
     with phase.outputs(REPORT) as folder:
-        (folder / "curves.png").write_bytes(curves(head, unfreeze))
-        (folder / "confusion.png").write_bytes(confusion(predictions, classes))
-        (folder / "calibration.png").write_bytes(calibration(predictions, classes, temperatures(metrics)))
-        (folder / "forgetting.png").write_bytes(forgetting(blocks))
-        worst = worst_mistakes(predictions, classes)
-        (folder / "mistakes.png").write_bytes(mistakes(worst, [thumbnail(path) for path in worst["path"]]))
-        page = html(
-            title=f"{model['backbone']} on {len(manifest)} pictures of {len(classes)} classes",
-            metrics=metrics,
-            head_history=head,
-            unfreeze_history=unfreeze,
-            predictions=predictions,
-            classes_table=by_class,
-            slices_table=by_slice,
-            blocks_table=blocks,
-            classes=classes,
-            slices=slices,
-            manifest=manifest,
-            pictures=lambda paths: [thumbnail(path) for path in paths],
-            params=model["params"] | {"evaluate": chosen.evaluate.model_dump()},
-            versions={"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
-            commit=commit(),
-            data_hash=meta["data"],
-        )
-        (folder / "report.html").write_text(page, encoding="utf-8")
+        for name, plot in plots.items():
+            (folder / f"{name}.png").write_bytes(plot.wide)
+        (folder / "mistakes.png").write_bytes(mistakes(worst, pictures))
+        text = html(title, top, [section for section in page if section])
+        (folder / "report.html").write_text(text, encoding="utf-8")
 
 
 def thumbnail(path: str) -> bytes:

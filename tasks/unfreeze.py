@@ -22,7 +22,7 @@ from thaw.learning.folding import fold_batchnorm
 from thaw.learning.freezing import scale_dropout
 from thaw.learning.freezing import unfreeze as unfreeze_blocks
 from thaw.learning.machine import compiling_pays
-from thaw.learning.training import FineTuning, adapt_batchnorm, fine_tune
+from thaw.learning.training import FineTuning, adapt_batchnorm, fine_tune, one_class_warning
 from thaw.project import networks, phase
 from thaw.project.scratch import finished
 from thaw.project.settings import Settings
@@ -32,7 +32,7 @@ from thaw.project.workspace import HEAD, SCRATCH, UNFREEZE
 def unfreeze(chosen: Settings) -> None:
     """From the network with a trained head to the fine-tuned one."""
     device = networks.use_resources(chosen)
-    data = networks.dataset(chosen)
+    data = networks.dataset(chosen, "train", "val")
     train, val = data.labelled(chosen.labels, chosen.seed), data.split("val")
     for what, pictures in (("train", len(train)), ("val", len(val)), ("a batch", chosen.unfreeze.batch_size)):
         processes.check(what, pictures)
@@ -78,6 +78,8 @@ def unfreeze(chosen: Settings) -> None:
         partial(unfreeze_blocks, model, which, batchnorm, epochs=how.epochs),
         data.class_weights(chosen.class_weights, train),
     )
+    if sentence := one_class_warning(trained, data.classes, data.targets[train]):
+        print(f"warning: {sentence}", flush=True)
     if processes.first():
         meta = networks.meta_of(chosen, data, folded, parent)
         networks.write_network(UNFREEZE, trained.weights, trained.kept, trained.history, meta)

@@ -6,13 +6,26 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+ROOT = Path(__file__).resolve().parents[1]
+TOY = Path(__file__).parent / "toy"
+SUPPORT = Path(__file__).parent / "support"  # modules that tests share
+sys.path.append(str(SUPPORT))
+import databases  # noqa: E402
+import leftovers  # noqa: E402
+
+# One folder for the run, with one for each process that tests. Only the process that hands tests out makes it.
+_HANDS_OUT = not (leftovers.MARK in os.environ and "PYTEST_XDIST_WORKER" in os.environ)
+_RUN = Path(tempfile.mkdtemp(prefix="thaw-tests-") if _HANDS_OUT else os.environ[leftovers.MARK])
+_WATCHER = leftovers.watch(_RUN) if _HANDS_OUT else None
+_STATE = _RUN / os.environ.get("PYTEST_XDIST_WORKER", "alone")
+_STATE.mkdir(exist_ok=True)
+
 # Before prefect or dvc is imported by any test: nothing of the user's own is read or changed.
-_STATE = Path(tempfile.mkdtemp(prefix="thaw-tests-"))
 os.environ |= {
     "PREFECT_HOME": str(_STATE / "prefect"),
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -24,6 +37,9 @@ os.environ |= {
     "OMP_NUM_THREADS": "1",  # several processes test side by side; their threads would wait for one another
     "DVC_SITE_CACHE_DIR": str(_STATE / "dvc"),
     "GIT_CONFIG_GLOBAL": os.devnull,
+    "TOY_REAL": str(ROOT / "thaw"),
+    "THAW_WARM_DVC": str(_RUN / "dvc.socket"),
+    "PYTHONPATH": os.pathsep.join(filter(None, [str(SUPPORT / "site"), os.environ.get("PYTHONPATH")])),
 }
 for name in ("PREFECT_API_URL", "PREFECT_PROFILE"):
     os.environ.pop(name, None)
@@ -32,12 +48,16 @@ for name in ("PREFECT_API_URL", "PREFECT_PROFILE"):
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-ROOT = Path(__file__).resolve().parents[1]
-os.environ["TOY_REAL"] = str(ROOT / "thaw")
-TOY = Path(__file__).parent / "toy"
-sys.path.append(str(Path(__file__).parent / "support"))  # modules that tests share
 # files that take long
-LONGEST = ("test_fleet", "test_studies", "test_operation", "test_record", "test_end_to_end", "test_families")
+LONGEST = (
+    "test_product",
+    "test_fleet",
+    "test_studies",
+    "test_operation",
+    "test_record",
+    "test_end_to_end",
+    "test_families",
+)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -52,11 +72,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_unconfigure() -> None:
     """Nothing stays behind."""
-    shutil.rmtree(_STATE, ignore_errors=True)
+    if _WATCHER:
+        leftovers.end(_RUN, _WATCHER.pid)
+        _WATCHER.kill()
+        _WATCHER.wait()
 
 
 @pytest.fixture(scope="session")
-def server() -> Iterator[str]:
+def empty_database(request: pytest.FixtureRequest) -> Callable[[Path], None]:
+    """Fills the home of a Prefect server that is to be started. The database stays in pytest's cache."""
+    kept = request.config.cache.mkdir("prefect")  # type: ignore[union-attr]
+    return lambda home: databases.fill(home, kept)
+
+
+@pytest.fixture(scope="session")
+def server(empty_database: Callable[[Path], None]) -> Iterator[str]:
     """The API address of a real Prefect server, used by in-process flows too; started once."""
     import socket
 
@@ -70,6 +100,7 @@ def server() -> Iterator[str]:
         port = probe.getsockname()[1]
         probe.close()
         patch.setattr(workspace, "ROOT", _STATE)
+        empty_database(_STATE / ".prefect")
         with (
             module.server(port) as api,
             # Threads of prefect that were started before know the address too.

@@ -12,6 +12,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+pytestmark = [pytest.mark.server, pytest.mark.end_to_end]
+
 ROOT = Path(__file__).resolve().parents[1]
 HOUSE = ("thaw", "tasks", "flows", "dvc.yaml", "params.yaml", "thaw.yaml", "pyproject.toml", ".gitignore", ".dvcignore")
 PHASES = ("data", "prepare", "embed", "head", "unfreeze", "evaluate", "report")
@@ -100,6 +102,7 @@ def test_first_run_completes_every_phase_and_leaves_what_it_promises(workspace: 
     assert "data:image/png;base64" in page
 
 
+@pytest.mark.browser
 def test_ui_shows_the_run_with_its_phases_and_their_states(first_run: str, server: str) -> None:
     if CHROMIUM is None:
         pytest.skip("no Chromium is installed on this machine")

@@ -262,6 +262,15 @@ def test_plain_make_lists_every_target() -> None:
     assert set(phony.group(1).split()) == targets
 
 
+def test_make_quick_selects_by_markers_that_exist() -> None:
+    called = subprocess.run(["make", "-n", "quick"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    selected = re.search(r'-m "(.+)"', called)
+    assert selected
+    named = set(re.findall(r"\w+", selected[1])) - {"or", "not"}
+    tested = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["pytest"]["ini_options"]
+    assert named == {line.split(":")[0] for line in tested["markers"]}
+
+
 # --- set-up, with a Python and a disk that only pretend
 
 PRETENDED_PYTHON = """#!/bin/sh
@@ -289,6 +298,7 @@ class Folder:
             shutil.copy(ROOT / name, self.root / name)
         for name in PYTHON_NAMES:
             self.pretend(name, PRETENDED_PYTHON)
+        self.pretend("uv", '#!/bin/sh\necho "uv $@" >>"$CALLS"\nexit "$UV_FAILS"\n')
         self.free_disk(gigabytes=100)
 
     def pretend(self, name: str, script: str) -> None:
@@ -303,7 +313,7 @@ class Folder:
         self.calls.write_text("")
         environment = {name: value for name, value in os.environ.items() if name != "PYTHON"}
         environment |= {"PATH": f"{self.bin}:{os.environ['PATH']}", "CALLS": str(self.calls)}
-        environment |= {"PRETENDED_VERSION": version, "WITHOUT_VENV": "", "PIP_FAILS": ""} | settings
+        environment |= {"PRETENDED_VERSION": version, "WITHOUT_VENV": "", "PIP_FAILS": "", "UV_FAILS": "1"} | settings
         return subprocess.run(
             [self.root / "scripts" / "setup"], env=environment, capture_output=True, text=True, check=False
         )
@@ -373,6 +383,15 @@ def test_changed_pins_are_installed_into_the_same_environment(folder: Folder, na
     folder.set_up()
     assert folder.did("-m pip install")
     assert not folder.did("-m venv")
+
+
+def test_packages_are_installed_by_uv_and_where_it_cannot_by_pip(folder: Folder) -> None:
+    assert folder.set_up(UV_FAILS="0").returncode == 0
+    assert folder.did("uv pip install --python .venv/bin/python --constraint constraints.txt")
+    assert not folder.did("-m pip install")
+    shutil.rmtree(folder.root / ".venv")
+    assert "uv could not; pip tries" in folder.set_up(UV_FAILS="2").stdout
+    assert folder.did("-m pip install --constraint constraints.txt")
 
 
 def test_a_failed_set_up_is_taken_up_again(folder: Folder) -> None:

@@ -14,7 +14,7 @@ from uuid import UUID
 import pytest
 from children import until
 
-pytestmark = pytest.mark.server
+pytestmark = [pytest.mark.server, pytest.mark.browser]
 
 ROOT = Path(__file__).resolve().parents[1]
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -56,7 +56,7 @@ def weekly(server: str) -> UUID:
     for command in (["work-pool", "create", "here", "--type", "process", "--overwrite"], ["deploy", "--all"]):
         subprocess.run([*prefect, *command], cwd=ROOT, env=environment, check=True, capture_output=True)
     with get_client(sync_client=True) as client:
-        return client.read_deployment_by_name("retrain/weekly").id
+        return client.read_deployment_by_name("retrain elpv/weekly").id
 
 
 @pytest.fixture

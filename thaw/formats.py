@@ -16,10 +16,16 @@ def number(value: object) -> float | None:
     return float(value) if math.isfinite(value) else None
 
 
+def in_percent(value: object) -> str:
+    """A share in percent, without the sign for it, such as 82.4."""
+    finite = number(value)
+    return DASH if finite is None else f"{100 * finite:.1f}"
+
+
 def percent(value: object) -> str:
     """A share, such as 82.4 %."""
-    finite = number(value)
-    return DASH if finite is None else f"{100 * finite:.1f} %"
+    shown = in_percent(value)
+    return shown if shown == DASH else f"{shown} %"
 
 
 def score(value: object) -> str:
@@ -52,12 +58,18 @@ def count(value: object) -> str:
     return DASH if finite is None else f"{int(finite):,}"
 
 
-def p_value(value: object) -> str:
-    """The p of a test, such as p = 0.03."""
-    finite = number(value)
-    if finite is None:
-        return ""
-    return "p < 0.001" if finite < 0.001 else f"p = {finite:.3f}" if finite < 0.1 else f"p = {finite:.2f}"
+def text(value: object) -> str:
+    """A cell of a frame or of the parameters as people write it; a dash for a missing one."""
+    missing = value is None or type(value).__name__ == "NAType" or (isinstance(value, float) and math.isnan(value))
+    if missing or value == "":
+        return DASH
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, (list, tuple)):
+        return ", ".join(text(item) for item in value) or "none"
+    if isinstance(value, float):
+        return f"{value:g}"
+    return str(value)
 
 
 def escaped(value: object) -> str:

@@ -29,7 +29,7 @@ def main(contest: Contest) -> None:
     """Each of thaw's loops in turn with its bare one, on the first training pictures."""
     chosen = settings.read(Path(contest.workspace, "params.yaml"))
     device = networks.use_resources(chosen)
-    data = networks.dataset(chosen)
+    data = networks.dataset(chosen, "train", "val")
     normalise = Normaliser(networks.preprocessing(data), device)
     model = networks.new_network(chosen, data)
     unfreeze(model, "all", "frozen")

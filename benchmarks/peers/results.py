@@ -80,7 +80,7 @@ def scores(test: pd.DataFrame, classes: Sequence[str], predictions: Path, plain:
     scored: dict[str, Any] = {name: metrics.headline(found, labels)[name] for name in ("accuracy", "auc")}
     if plain.is_file():
         groups = test["group"].where(test["group"] != "", test["hash"]).tolist()
-        scored["over_plain"] = metrics.gain(_probabilities(plain, test), found, labels, groups, seed=0)
+        scored["over_plain"] = metrics.gain(_probabilities(plain, test), found, labels, groups)
     return scored
 
 
@@ -133,6 +133,8 @@ def _median(each: Sequence[dict[str, Any]], key: str) -> float | None:
 def _interval(gain: dict[str, float] | None) -> str:
     if gain is None:
         return ""
+    if gain["low"] is None:
+        return f"{100 * gain['accuracy']:+.1f}"
     return f"{100 * gain['accuracy']:+.1f} [{100 * gain['low']:+.1f}, {100 * gain['high']:+.1f}]"
 
 

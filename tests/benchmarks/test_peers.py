@@ -130,6 +130,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_every_contestant_sees_the_same_split_with_hard_labels(project: Path) -> None:
     contest = bench.prepare(16, 10, 8, None)
     root = thaw.workspace_of(replace(contest, out=str(project), seed=7))

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from thaw.data import manifest
+from thaw.data import manifest, splits
 from thaw.data.pictures import Shape, decode, open_picture
 from thaw.errors import InputError
 
@@ -35,12 +35,12 @@ def rows_of(counts: dict[str, int], groups: int = 0) -> pd.DataFrame:
 @settings(max_examples=40, deadline=None)
 def test_splits_are_disjoint_stable_and_never_cut_a_group(counts: list[int], groups: int, seed: int, order) -> None:  # type: ignore[no-untyped-def]
     rows = rows_of({f"c{n}": count for n, count in enumerate(counts)}, groups)
-    drawn = rows.assign(split=manifest.assign_splits(rows, 0.15, 0.25, seed))
+    drawn = rows.assign(split=splits.assign_splits(rows, 0.15, 0.25, seed))
     assert drawn["split"].isin(manifest.SPLITS).all()
     shuffled = list(rows.index)
     order.shuffle(shuffled)
     again = rows.loc[shuffled].reset_index(drop=True)
-    again["split"] = manifest.assign_splits(again, 0.15, 0.25, seed)
+    again["split"] = splits.assign_splits(again, 0.15, 0.25, seed)
     assert dict(zip(again["path"], again["split"], strict=True)) == dict(
         zip(drawn["path"], drawn["split"], strict=True)
     )
@@ -55,14 +55,14 @@ def test_splits_are_disjoint_stable_and_never_cut_a_group(counts: list[int], gro
 def test_identical_pictures_are_never_split() -> None:
     rows = rows_of({"a": 40, "b": 40})
     rows["hash"] = [f"h{n // 2}" for n in range(80)]
-    drawn = rows.assign(split=manifest.assign_splits(rows, 0.15, 0.25, 0))
+    drawn = rows.assign(split=splits.assign_splits(rows, 0.15, 0.25, 0))
     assert (drawn.groupby("hash")["split"].nunique() == 1).all()
 
 
 def test_given_splits_stay_and_a_missing_val_is_taken_from_train() -> None:
     rows = rows_of({"a": 50, "b": 50})
     rows["split"] = np.where(np.arange(100) % 5 == 0, "test", "train")
-    drawn = manifest.assign_splits(rows, 0.15, 0.25, 0)
+    drawn = splits.assign_splits(rows, 0.15, 0.25, 0)
     assert ((drawn == "test") == (rows["split"] == "test")).all()
     assert 0.10 < (drawn == "val").mean() < 0.20
 
@@ -70,7 +70,7 @@ def test_given_splits_stay_and_a_missing_val_is_taken_from_train() -> None:
 def test_all_given_splits_stay() -> None:
     rows = rows_of({"a": 30, "b": 30})
     rows["split"] = [("train", "val", "test")[n % 3] for n in range(60)]
-    assert (manifest.assign_splits(rows, 0.15, 0.25, 3) == rows["split"]).all()
+    assert (splits.assign_splits(rows, 0.15, 0.25, 3) == rows["split"]).all()
 
 
 @st.composite
@@ -83,34 +83,34 @@ def folded(draw: st.DrawFn) -> tuple[pd.DataFrame, pd.DataFrame]:
     for key in {"group", "hash"} & set(rows):
         rows[key] = rows[key].where(rows.index % 6 != 1, rows[key].shift(before))
     folds, seed = draw(st.integers(2, 6)), draw(st.integers(0, 2**32 - 1))
-    return rows, pd.DataFrame({fold: manifest.assign_folds(rows, 0.15, fold, folds, seed) for fold in range(folds)})
+    return rows, pd.DataFrame({fold: splits.assign_folds(rows, 0.15, fold, folds, seed) for fold in range(folds)})
 
 
 @given(folded())
 @settings(max_examples=30, deadline=None)
 def test_folds_put_every_picture_into_test_once(drawn: tuple[pd.DataFrame, pd.DataFrame]) -> None:
-    _, splits = drawn
-    assert splits.isin(manifest.SPLITS).all(axis=None)
-    assert ((splits == "test").sum(axis=1) == 1).all()
+    _, by_fold = drawn
+    assert by_fold.isin(manifest.SPLITS).all(axis=None)
+    assert ((by_fold == "test").sum(axis=1) == 1).all()
 
 
 @given(folded())
 @settings(max_examples=30, deadline=None)
 def test_no_fold_cuts_a_group_or_parts_twins(drawn: tuple[pd.DataFrame, pd.DataFrame]) -> None:
-    rows, splits = drawn
+    rows, by_fold = drawn
     for key in {"group", "hash"} & set(rows):
-        assert (splits.groupby(rows[key].where(rows[key] != "")).nunique() == 1).all(axis=None)
+        assert (by_fold.groupby(rows[key].where(rows[key] != "")).nunique() == 1).all(axis=None)
 
 
 @given(folded())
 @settings(max_examples=30, deadline=None)
 def test_every_split_of_every_fold_has_its_share_of_every_class(drawn: tuple[pd.DataFrame, pd.DataFrame]) -> None:
-    rows, splits = drawn
-    for split in splits.to_dict("series").values():
-        manifest.check_splits(rows.assign(split=split), sorted(set(rows["label"])))
+    rows, by_fold = drawn
+    for split in by_fold.to_dict("series").values():
+        splits.check_splits(rows.assign(split=split), sorted(set(rows["label"])))
         if "group" not in rows:
             shares = pd.crosstab(rows["label"], split, normalize="index")
-            assert (shares["test"] - 1 / splits.shape[1]).abs().max() < 0.1
+            assert (shares["test"] - 1 / by_fold.shape[1]).abs().max() < 0.1
             assert (shares["val"] - 0.15).abs().max() < 0.1
 
 
@@ -121,7 +121,7 @@ def test_folds_depend_on_the_seed_and_not_on_the_order_of_pictures(order) -> Non
     shuffled = list(rows.index)
     order.shuffle(shuffled)
     drawn, again, other = (
-        manifest.assign_folds(*each).sort_index()
+        splits.assign_folds(*each).sort_index()
         for each in ((rows, 0.15, 1, 3, 0), (rows.loc[shuffled], 0.15, 1, 3, 0), (rows, 0.15, 1, 3, 1))
     )
     assert drawn.equals(again)
@@ -130,10 +130,10 @@ def test_folds_depend_on_the_seed_and_not_on_the_order_of_pictures(order) -> Non
 
 def test_folds_of_pictures_with_splits_are_refused() -> None:
     rows = rows_of({"a": 30, "b": 30}).assign(split="")
-    assert set(manifest.assign_folds(rows, 0.15, 0, 3, 0)) == set(manifest.SPLITS)  # empty ones are none
+    assert set(splits.assign_folds(rows, 0.15, 0, 3, 0)) == set(manifest.SPLITS)  # empty ones are none
     rows.loc[7, "split"] = "test"
     with pytest.raises(InputError, match=r"\A[^\n]*prepare\.folds[^\n]* these come with splits[^\n]*\Z"):
-        manifest.assign_folds(rows, 0.15, 0, 3, 0)
+        splits.assign_folds(rows, 0.15, 0, 3, 0)
 
 
 @pytest.mark.parametrize(
@@ -150,16 +150,16 @@ def test_more_folds_than_the_smallest_class_has_pictures_or_groups_are_refused(
     rows = rows_of({"a": 40, "b": 12}, groups)
     if twins:
         rows["hash"] = [f"h{n // 2}" for n in range(len(rows))]
-    assert "test" in set(manifest.assign_folds(rows, 0.15, 0, most, 0))
+    assert "test" in set(splits.assign_folds(rows, 0.15, 0, most, 0))
     with pytest.raises(InputError, match=rf"folds is {most + 1}, but there are {most} {what}: use 2 to {most}\Z"):
-        manifest.assign_folds(rows, 0.15, 0, most + 1, 0)
+        splits.assign_folds(rows, 0.15, 0, most + 1, 0)
 
 
 def test_the_class_with_fewest_groups_limits_the_folds_however_many_pictures_it_has() -> None:
     rows = rows_of({"a": 10, "b": 20}, 0)
     rows["group"] = [f"a{n}" if n < 10 else f"b{n % 2}" for n in range(30)]
     with pytest.raises(InputError, match=r"folds is 4, but there are 2 groups with pictures of class 'b': use 2 to 2"):
-        manifest.assign_folds(rows, 0.15, 0, 4, 0)
+        splits.assign_folds(rows, 0.15, 0, 4, 0)
 
 
 def rule_without_given_splits(rows: pd.DataFrame, val: float, test: float, seed: int) -> pd.Series:
@@ -189,9 +189,10 @@ def test_without_a_given_split_the_draw_is_what_it_always_was(
     pictures: list[tuple[int, int, int]], seed: int, given: bool
 ) -> None:
     rows = pd.DataFrame(pictures, columns=["label", "group", "hash"]).astype(str)
+    rows["hash"] += "of" + rows["group"]  # no twins in different groups, which are kept together since
     rows = rows.assign(path=[f"{n}.png" for n in range(len(rows))], group=rows["group"].replace("0", ""))
     expected = rule_without_given_splits(rows, 0.15, 0.25, seed)
-    drawn = manifest.assign_splits(rows.assign(split="") if given else rows, 0.15, 0.25, seed)
+    drawn = splits.assign_splits(rows.assign(split="") if given else rows, 0.15, 0.25, seed)
     assert drawn.sort_index().tolist() == expected.tolist()
 
 
@@ -203,7 +204,7 @@ def test_the_split_of_the_default_data_is_the_published_one() -> None:
     rows = pd.read_csv(table, sep=r"\s+", names=["path", "target", "wafer"])
     rows["label"] = np.where(rows["target"] > 0.5, "defective", "functional")
     rows["group"] = [f"rows-{n // 60:02d}" for n in range(len(rows))]
-    rows["split"] = manifest.assign_splits(rows.assign(hash=rows["path"]), 0.15, 0.25, 0)
+    rows["split"] = splits.assign_splits(rows.assign(hash=rows["path"]), 0.15, 0.25, 0)
     assert rows["split"].value_counts().to_dict() == {"train": 1544, "test": 660, "val": 420}
     text = rows[["path", "split"]].to_csv(index=False, lineterminator="\n")
     expected = "464a2f33040664aa2f76d79a9d741ba4a766feec74293ad2b9529abf775d4884"
@@ -252,22 +253,22 @@ def test_no_picture_ever_moves_through_any_sequence_of_additions(
     given_ones: bool,
 ) -> None:
     known = batch_of(0, first, classes, grouped).drop(columns="split")
-    before = known.assign(split=manifest.assign_splits(known, *shares))
+    before = known.assign(split=splits.assign_splits(known, *shares))
     frozen = False
     for number, (pictures, other_shares) in enumerate(batches, 1):
         new = batch_of(number, pictures, classes, grouped)
         new = manifest.only_new(known, new if given_ones else new.assign(split=""))
-        known = manifest.join(known, new, *(other_shares if frozen else shares), frozen)
+        known = splits.join(known, new, *(other_shares if frozen else shares), frozen)
         frozen = True
-        splits = known.set_index("path")["split"]
-        assert splits[before["path"]].tolist() == before["split"].tolist()
-        assert splits.isin(manifest.SPLITS).all()
-        assert (manifest.assign_splits(known, *shares, frozen=True).sort_index() == known["split"]).all()
+        after = known.set_index("path")["split"]
+        assert after[before["path"]].tolist() == before["split"].tolist()
+        assert after.isin(manifest.SPLITS).all()
+        assert (splits.assign_splits(known, *shares, frozen=True).sort_index() == known["split"]).all()
         assert (known.groupby("hash")["split"].nunique() == 1).all()
         if grouped and not given_ones:
             assert (known[known["group"] != ""].groupby("group")["split"].nunique() == 1).all()
         told = new.set_index("path")["split"]
-        assert (splits[told[told != ""].index] == told[told != ""]).all()
+        assert (after[told[told != ""].index] == told[told != ""]).all()
         assert manifest.only_new(known, new).empty
         before = known
 
@@ -276,9 +277,9 @@ def test_no_picture_ever_moves_through_any_sequence_of_additions(
 @settings(max_examples=5, deadline=None)
 def test_totals_come_near_the_shares_when_pictures_arrive_one_by_one(labels: list[str], start: int) -> None:
     rows = rows_of({label: labels.count(label) for label in "ab"}).sample(frac=1, random_state=0)
-    known = rows.iloc[:start].assign(split=lambda part: manifest.assign_splits(part, 0.15, 0.25, 0))
+    known = rows.iloc[:start].assign(split=lambda part: splits.assign_splits(part, 0.15, 0.25, 0))
     for number in range(start, len(rows)):
-        known = manifest.join(known, rows.iloc[[number]].assign(split=""), 0.15, 0.25, 0, frozen=True)
+        known = splits.join(known, rows.iloc[[number]].assign(split=""), 0.15, 0.25, 0, frozen=True)
     counts = pd.crosstab(known["label"], known["split"])
     for split, share in {"train": 0.6, "val": 0.15, "test": 0.25}.items():
         assert (counts[split] - share * counts.sum(axis=1)).abs().max() <= 1.5
@@ -297,7 +298,7 @@ def test_a_picture_follows_its_twin_and_its_group_and_they_those_that_follow_the
         ],
         columns=["path", "label", "hash", "group", "split"],
     )
-    rows = rows.assign(split=manifest.assign_splits(rows, 0.15, 0.25, 0, frozen=True))
+    rows = rows.assign(split=splits.assign_splits(rows, 0.15, 0.25, 0, frozen=True))
     assert rows["split"].tolist() == ["test", "val", "train", "test", "val", "val", "test"]
 
 
@@ -315,7 +316,7 @@ def test_a_class_that_a_split_lacks_is_refused() -> None:
     rows = rows_of({"a": 30, "b": 30})
     rows["split"] = ["train", "val", "test"] * 10 + ["train", "train", "test"] * 10
     with pytest.raises(InputError, match=r"class 'b' has no picture in the val split \(30 in all\)"):
-        manifest.check_splits(rows, ["a", "b"])
+        splits.check_splits(rows, ["a", "b"])
 
 
 CELLS = st.text(st.characters(exclude_categories=["Cs"]), max_size=6) | st.sampled_from(

@@ -60,6 +60,7 @@ def _log_of(flow_run_id: UUID) -> list[str]:
         return [entry.message for entry in client.read_logs(log_filter=of_run)]
 
 
+@pytest.mark.quick
 def test_states_say_what_dvc_did_and_the_run_is_shown(server: str, toy: Path) -> None:
     first = _retrain()
     flow_run_id = first.state_details.flow_run_id

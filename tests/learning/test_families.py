@@ -48,10 +48,25 @@ ONE_OF_EACH_FAMILY = [
     "vit_b_32",
     "wide_resnet50_2",
 ]
+EVERY_DAY = {
+    "convnext_tiny",
+    "densenet121",
+    "efficientnet_lite0",
+    "mobilenet_v3_small",
+    "regnet_y_400mf",
+    "resnet18",
+    "swin_t",
+    "vit_b_32",
+}
 WITHOUT_BATCHNORM = {"alexnet", "convnext_tiny", "squeezenet1_1", "swin_t", "swin_v2_t", "vit_b_32"}
 SMALLEST = {"alexnet": 63, "inception_v3": 75, "maxvit_t": 224}
 RANDOM = (nn.modules.dropout._DropoutNd, StochasticDepth)
 NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)
+
+
+def each(backbones: list[str]) -> list[Any]:
+    """The backbones as parameters of a law; `make quick` takes those of every day."""
+    return [name if name in EVERY_DAY else pytest.param(name, marks=pytest.mark.slow) for name in backbones]
 
 
 def size_for(name: str) -> int:
@@ -96,7 +111,7 @@ class ParametersUsed(TorchFunctionMode):
         return function(*args, **(kwargs or {}))
 
 
-@pytest.fixture(scope="module", params=names())
+@pytest.fixture(scope="module", params=each(names()))
 def walk(request: pytest.FixtureRequest) -> Walk:
     """Each network, and what happened to two pictures on their way through its backbone in training mode."""
     model = on_meta(request.param).train()
@@ -215,7 +230,7 @@ class Step(NamedTuple):
     into: list[Tensor]  # what came to the block, in the step and in the prediction
 
 
-@pytest.fixture(scope="module", params=ONE_OF_EACH_FAMILY)
+@pytest.fixture(scope="module", params=each(ONE_OF_EACH_FAMILY))
 def step(request: pytest.FixtureRequest) -> Step:
     torch.manual_seed(0)
     model = create(request.param, "random", 3, size_for(request.param))
@@ -253,7 +268,7 @@ def test_frozen_blocks_compute_the_same_in_training_and_in_prediction(step: Step
     assert torch.equal(*step.into)
 
 
-@pytest.mark.parametrize("name", sorted(set(ONE_OF_EACH_FAMILY) - WITHOUT_BATCHNORM))
+@pytest.mark.parametrize("name", each(sorted(set(ONE_OF_EACH_FAMILY) - WITHOUT_BATCHNORM)))
 def test_folding_batchnorm_changes_no_output_and_no_block(name: str) -> None:
     model = create(name, "random", 3, size_for(name)).eval()
     for module in model.modules():
@@ -300,7 +315,9 @@ def test_sizes_that_a_backbone_cannot_take_are_refused_with_one_that_it_can(
         check_size(name, weights, refused)
 
 
-@pytest.mark.parametrize("name", ["densenet121", "googlenet", "inception_v3", "mnasnet0_5", "vit_b_32", "vit_b_16"])
+@pytest.mark.parametrize(
+    "name", each(["densenet121", "googlenet", "inception_v3", "mnasnet0_5", "vit_b_32", "vit_b_16"])
+)
 def test_a_checkpoint_rebuilds_what_pretrained_weights_made(
     name: str, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

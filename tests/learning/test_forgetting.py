@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from copy import deepcopy
+from typing import Any
 
 import pytest
 import torch
@@ -54,6 +55,37 @@ def test_output_of_an_unchanged_network_does_not_drift_and_that_of_a_shifted_one
     found = forgetting.drift(before, after)
     assert found["kept"] < 0.5
     assert found["kl"] > 1
+
+
+class OnMps(torch.Tensor):
+    """A tensor that has no float64, as on MPS, until it is brought to the CPU."""
+
+    @classmethod
+    def __torch_function__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = super().__torch_function__(function, types, args, kwargs or {})
+        if function is torch.Tensor.cpu:
+            return result.as_subclass(torch.Tensor)
+        if isinstance(result, torch.Tensor) and result.dtype == torch.float64:
+            raise TypeError("the MPS framework doesn't support float64")
+        return result
+
+
+def test_forgetting_needs_no_float64_of_the_device(network: Callable[..., Classifier]) -> None:
+    pictures = [torch.randn(4, 3, 32, 32).as_subclass(OnMps)]
+    looks = [forgetting.look(network().backbone, pictures) for _ in range(2)]
+    looks = [
+        one._replace(
+            blocks=[
+                block._replace(parameters=tuple(p.detach().as_subclass(OnMps) for p in block.parameters))
+                for block in one.blocks
+            ]
+        )
+        for one in looks
+    ]
+    assert (forgetting.by_block(*looks)["distance"] == 0).all()
+    assert all(type(one.scores) is torch.Tensor for one in looks)
+    scores = torch.randn(4, 10).as_subclass(OnMps)
+    assert forgetting.drift(scores, scores) == pytest.approx({"kept": 1, "kl": 0})
 
 
 def test_old_head_put_back_gives_the_old_classes(monkeypatch: pytest.MonkeyPatch) -> None:

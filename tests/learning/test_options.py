@@ -14,6 +14,7 @@ from thaw.data.pictures import Normaliser, Pictures
 from thaw.learning import training
 from thaw.learning.backbones import Classifier
 from thaw.learning.freezing import unfreeze
+from thaw.learning.machine import use_bfloat16
 from thaw.learning.prediction import predict
 from thaw.learning.training import FineTuning, HeadTraining, Trained, fine_tune, fit_head, loss_of
 
@@ -44,8 +45,50 @@ def _distance(one: Weights, other: Weights) -> float:
 
 def test_l2_sp_keeps_the_backbone_near_where_it_began(train: Train, network: Callable[..., Classifier]) -> None:
     start = {name: value.clone() for name, value in network().state_dict().items()}
-    far, near = (_distance(train(l2_sp=strength).weights, start) for strength in (0.0, 100.0))
+    far, near = (_distance(train(l2_sp=strength).weights, start) for strength in (0.0, 3000.0))
     assert 0 < near < 0.8 * far
+
+
+def test_l2_sp_pulls_beside_the_moments_of_adam_and_takes_the_place_of_weight_decay_in_the_backbone(
+    train: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two steps the first begins at the start, so that only the second one is pulled."""
+    steps: list[dict[str, Any]] = []
+    original = torch.optim.AdamW.step
+
+    def step(self: torch.optim.AdamW, *args: object) -> object:
+        done = original(self, *args)  # type: ignore[arg-type]
+        group = next(group for group in self.param_groups if group["name"] == "backbone")
+        weights = [parameter.detach().clone() for parameter in group["params"]]
+        moments = [self.state[parameter]["exp_avg"].clone() for parameter in group["params"]]
+        decays = {(group["name"], group["weight_decay"]) for group in self.param_groups}
+        steps.append({"weights": weights, "moments": moments, "rate": group["lr"], "decays": decays})
+        return done
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", step)
+    train(epochs=1, weight_decay=0.5, l2_sp=0.0)
+    plain = steps[:]
+    steps.clear()
+    train(epochs=1, weight_decay=0.5, l2_sp=100.0)
+    assert plain[0]["decays"] == {("head", 0.0), ("head", 0.5), ("backbone", 0.0), ("backbone", 0.5)}
+    assert steps[0]["decays"] == {("head", 0.0), ("head", 0.5), ("backbone", 0.0)}
+    undecayed = steps[:]
+    steps.clear()
+    monkeypatch.setattr(training, "_pull", lambda *_: None)
+    train(epochs=1, weight_decay=0.5, l2_sp=100.0)
+    for pulled, free in zip(undecayed, steps, strict=True):
+        assert all(map(torch.equal, pulled["moments"], free["moments"]))
+    assert not all(map(torch.equal, undecayed[1]["weights"], steps[1]["weights"]))
+
+
+def test_a_pull_of_l2_sp_is_the_rate_times_its_strength_of_the_way_and_never_more_than_all() -> None:
+    weight, free = torch.nn.Parameter(torch.tensor([3.0])), torch.nn.Parameter(torch.tensor([3.0]))
+    optimizer = torch.optim.AdamW([weight, free], lr=0.1)
+    anchors = {weight: torch.tensor([1.0])}
+    training._pull(optimizer, anchors, 2.0)
+    assert weight.item() == pytest.approx(3 - 0.1 * 2 * (3 - 1))
+    training._pull(optimizer, anchors, 50.0)
+    assert (weight.item(), free.item()) == (1, 3)
 
 
 def test_smoothed_targets_are_the_targets_mixed_with_all_classes() -> None:
@@ -61,15 +104,25 @@ def test_class_weights_scale_the_loss_of_each_class() -> None:
 
 @pytest.mark.parametrize("way", ["mixup", "cutmix"])
 def test_mixed_targets_follow_mixed_pictures(way: str) -> None:
-    torch.manual_seed(0)
-    classes = torch.arange(8) % 2
-    pictures = classes.view(-1, 1, 1, 1).float().expand(8, 3, 16, 16).contiguous()
-    seen, targets = training._mixing(replace(HOW, **{way: 1.0}), 2)(pictures, torch.eye(2)[classes])
-    assert seen.mean((1, 2, 3)).numpy() == pytest.approx(targets[:, 1].numpy(), abs=1e-5)
-    assert ((targets > 0) & (targets < 1)).any()
-    same, untouched = training._mixing(HOW, 2)(pictures, targets)
-    assert same is pictures
-    assert untouched is targets
+    classes = torch.arange(9) % 2
+    pictures = classes.view(-1, 1, 1, 1).float().expand(9, 3, 16, 16).contiguous()
+    shares = []
+    for seed in range(20):
+        random = np.random.default_rng(seed)
+        seen, targets = training._mixed(pictures, torch.eye(2)[classes], replace(HOW, **{way: 1.0}), random)
+        assert len(seen) == len(targets) == 8
+        assert seen.mean((1, 2, 3)).numpy() == pytest.approx(targets[:, 1].numpy(), abs=1e-5)
+        assert targets.sum(1).numpy() == pytest.approx(1)
+        shares.append(float(targets[0, 1]))
+    assert 0 <= min(shares) < 0.3
+    assert 0.7 < max(shares) <= 1
+
+
+def test_with_mixup_and_cutmix_either_is_drawn() -> None:
+    pictures, targets = torch.eye(2)[[0, 1]].view(2, 2, 1, 1).expand(2, 2, 16, 16), torch.eye(2)
+    how, random = replace(HOW, mixup=1.0, cutmix=1.0), np.random.default_rng(0)
+    mixed = [training._mixed(pictures, targets, how, random)[0] for _ in range(40)]
+    assert 10 < sum(not torch.equal(seen, seen.round()) for seen in mixed) < 30
 
 
 def test_moving_average_lags_behind_and_is_what_is_judged(train: Train) -> None:
@@ -78,6 +131,24 @@ def test_moving_average_lags_behind_and_is_what_is_judged(train: Train) -> None:
     assert not plain.history["val_loss"].equals(averaged.history["val_loss"])
     assert not all(torch.equal(plain.weights[name], averaged.weights[name]) for name in plain.weights)
     assert plain.weights.keys() == averaged.weights.keys()
+
+
+def test_a_moving_average_in_bfloat16_is_itself_what_is_judged(
+    network: Callable[..., Classifier], pictures: Pictures, targets: torch.Tensor, normalise: Normaliser
+) -> None:
+    def figures(weights: Weights) -> float:
+        model = network()
+        model.load_state_dict(weights)
+        use_bfloat16(model, normalise.device)
+        return loss_of(predict(model, pictures, VAL, normalise, 1, 16), targets[VAL]).item()
+
+    model = network()
+    use_bfloat16(model, normalise.device)
+    unfreeze(model, "all", "frozen")
+    split = [(rows, targets[rows]) for rows in (TRAIN, VAL)]
+    trained = fine_tune(model, pictures, *split, normalise, replace(HOW, ema=0.9), 0)
+    assert trained.kept["val_loss"] == pytest.approx(figures(trained.weights), rel=1e-3)
+    assert trained.kept["val_loss"] != pytest.approx(figures(model.state_dict()), rel=1e-2)
 
 
 def test_an_interrupted_moving_average_goes_on(train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

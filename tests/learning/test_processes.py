@@ -35,7 +35,7 @@ decoded = np.random.default_rng(0).integers(0, 120, (24, 32, 32, 1), dtype=np.ui
 decoded[1::2, :, :16] += 100
 pictures = Pictures([], Shape(32, 32, "bilinear", "whole", 1), decoded, 1)
 targets = torch.eye(2)[torch.arange(24) % 2]
-how = FineTuning(0.003, 10, 1.0, 0.05, batch_size=5, epochs=2, warmup=0.1, views=8, jitter=0.3)
+how = FineTuning(0.003, 10, 1.0, 0.05, batch_size=5, epochs=2, warmup=0.1, views=8, jitter=0.3, **eval(sys.argv[2]))
 split = [(rows, targets[rows]) for rows in (np.arange(17), np.arange(17, 24))]
 before = partial(unfreeze, model, "gradual", "frozen", epochs=2)
 trained = fine_tune(model, pictures, *split, Normaliser(preprocessing, device), how, 0, None, before)
@@ -45,11 +45,15 @@ processes.leave()
 """
 
 
-def test_three_processes_train_as_one_with_the_same_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [{}, {"mixup": 0.4, "cutmix": 1.0}], ids=["recipe", "mixed"])
+def test_three_processes_train_as_one_with_the_same_batches(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, float]
+) -> None:
     """Of batches of 5, 5, 5 and 2, so that shares are uneven and one is empty; blocks are unfrozen gradually."""
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     for count in (1, 3):
-        assert processes.start(count, [sys.executable, "-c", TRAIN_SHARED, str(tmp_path)]) == 0
+        assert processes.start(count, [sys.executable, "-c", TRAIN_SHARED, str(tmp_path), str(options)]) == 0
     alone, together = (pd.read_csv(tmp_path / f"history0of{count}.csv") for count in (1, 3))
     pd.testing.assert_frame_equal(alone, together, rtol=1e-4)
     weights = torch.load(tmp_path / "weights0of1.pt")
@@ -82,6 +86,7 @@ processes.leave()
 """
 
 
+@pytest.mark.slow
 def test_all_processes_go_on_from_a_state_or_none_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each has a folder of its own, as on several machines."""
     monkeypatch.setenv("PYTHONPATH", str(ROOT))

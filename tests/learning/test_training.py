@@ -395,11 +395,102 @@ def test_of_epochs_with_equal_validation_loss_the_head_keeps_and_names_the_first
     assert all(torch.equal(value, first.weights[name]) for name, value in all_epochs.weights.items())
 
 
-def test_training_that_diverged_is_one_sentence_and_keeps_nothing() -> None:
-    features, targets = np.full((8, 1, 4), 1e30, np.float32), torch.eye(2)[[0, 1] * 4]
-    how = HeadTraining(1e30, 0.0, batch_size=4, max_epochs=3, patience=3)
-    with pytest.raises(InputError, match=r"\Atraining diverged: after epoch 1, .* lower head\.learning_rate"):
+@pytest.mark.parametrize("rate", [1e20, 1e30])
+def test_a_head_whose_loss_leaves_all_bounds_is_one_sentence_and_keeps_nothing(rate: float) -> None:
+    """However good the epochs before were: the first has a finite loss here."""
+    random = np.random.default_rng(0)
+    features, targets = random.normal(size=(8, 1, 4)).astype(np.float32), torch.eye(2)[[0, 1] * 4]
+    how = HeadTraining(rate, 0.01, batch_size=4, max_epochs=50, patience=50)
+    sentence = r"\Aphase 1 diverged: after epoch \d+ .* most likely the learning rate is too high: lower head\.learning"
+    with pytest.raises(InputError, match=sentence):
         fit_head(torch.nn.Linear(4, 2), (features, targets), (features, targets), how, 0)
+
+
+@pytest.mark.parametrize("epochs", [0, 3])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_head_on_features_that_are_not_finite_is_one_sentence_that_names_them(epochs: int, value: float) -> None:
+    features, targets = np.full((8, 1, 4), value, np.float32), torch.eye(2)[[0, 1] * 4]
+    how = HeadTraining(0.1, 0.0, batch_size=4, max_epochs=epochs, patience=3)
+    with pytest.raises(InputError, match=r"\Aphase 1 diverged: .*features of the backbone are not finite"):
+        fit_head(torch.nn.Linear(4, 2), (features, targets), (features, targets), how, 0)
+
+
+@pytest.mark.parametrize("keep", ["best", "last"])
+@pytest.mark.parametrize("loss", [np.nan, np.inf])
+def test_a_training_loss_that_is_not_finite_ends_phase_2_and_the_last_good_state_stays(
+    network: Make,
+    pictures: Pictures,
+    targets: torch.Tensor,
+    normalise: Normaliser,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    keep: Literal["best", "last"],
+    loss: float,
+) -> None:
+    how, scratch = replace(HOW, keep=keep), tmp_path / "scratch.pt"
+    train_epoch = training._train_epoch
+
+    def diverge(*arguments: Any) -> float:
+        trained = train_epoch(*arguments)
+        return loss if len(training._read(scratch, normalise.device)["history"]) == 3 else trained  # type: ignore[index]
+
+    monkeypatch.setattr(training, "_train_epoch", diverge)
+    sentence = r"\Aphase 2 diverged: after epoch 3 the training loss is (nan|inf) .*unfreeze\.ratio, which is 10,"
+    with pytest.raises(InputError, match=sentence):
+        train(network, pictures, targets, normalise, scratch, how=how)
+    state = training._read(scratch, normalise.device)
+    assert state is not None
+    assert [row["epoch"] for row in state["history"]] == [0, 1, 2]
+    assert all(value.isfinite().all() for value in state["model"].values())
+    monkeypatch.setattr(training, "_train_epoch", train_epoch)
+    resumed = train(network, pictures, targets, normalise, scratch, how=how)
+    assert_equal(resumed, train(network, pictures, targets, normalise, how=how))
+
+
+@pytest.mark.parametrize("keep", ["best", "last"])
+def test_a_rate_that_makes_validation_infinite_ends_phase_2(
+    network: Make, pictures: Pictures, targets: torch.Tensor, normalise: Normaliser, keep: Literal["best", "last"]
+) -> None:
+    with pytest.raises(InputError, match=r"\Aphase 2 diverged: after epoch 1 .* the validation loss is nan"):
+        train(network, pictures, targets, normalise, how=replace(HOW, ratio=1e-30, keep=keep))
+
+
+def test_a_network_that_is_not_finite_before_phase_2_is_not_blamed_on_its_rate(
+    network: Make, pictures: Pictures, targets: torch.Tensor, normalise: Normaliser
+) -> None:
+    model = network()
+    model.backbone.conv1.weight.data.fill_(np.inf)
+    split = [(rows, targets[rows]) for rows in (TRAIN, VAL)]
+    with pytest.raises(InputError, match=r"\Aphase 2 diverged: before the first step .* the weights it starts from"):
+        fine_tune(model, pictures, split[0], split[1], normalise, HOW, 0)
+
+
+@pytest.mark.parametrize(
+    ("targets", "accuracies", "sentence"),
+    [
+        ([1, 1, 1, 1, 0], [0.8, 0.8], r"calls every validation picture 'b', .* 80% of the training .* class_weights"),
+        ([1, 0], [0.9, 0.5], r"calls every validation picture 'b', .* overwrote .* raise unfreeze\.ratio"),
+        ([1, 0], [0.5, 0.5], r"calls every validation picture 'b', .* not learnt enough; try more epochs"),
+    ],
+)
+def test_a_network_of_one_class_is_told_with_its_likely_cause(
+    targets: list[int], accuracies: list[float], sentence: str
+) -> None:
+    history = pd.DataFrame({"epoch": [0, 1], "val_accuracy": accuracies})
+    trained = Trained({}, {"val_accuracy": accuracies[-1]}, history, only_class=1)
+    assert re.search(sentence, training.one_class_warning(trained, ["a", "b"], torch.eye(2)[targets]))
+    assert not training.one_class_warning(replace(trained, only_class=None), ["a", "b"], torch.eye(2)[targets])
+
+
+def test_the_only_class_is_that_of_the_weights_that_are_kept(
+    network: Make, pictures: Pictures, targets: torch.Tensor, normalise: Normaliser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = iter([torch.eye(2)[[0] * 8], torch.eye(2)[[1] * 8] * 0.1, *[torch.eye(2)[[0, 1] * 4]] * 2])
+    monkeypatch.setattr(training, "predict", lambda *_: next(said))
+    assert train(network, pictures, targets, normalise).only_class is None
+    worse = iter([torch.eye(2)[[0] * 8], *[torch.eye(2)[[1, 0] * 4] * 9] * 3])
+    monkeypatch.setattr(training, "predict", lambda *_: next(worse))
+    assert train(network, pictures, targets, normalise, how=replace(HOW, keep="best")).only_class == 0
 
 
 def test_head_learns_what_features_tell_and_stops_when_validation_does_not_improve() -> None:

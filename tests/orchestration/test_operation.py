@@ -126,7 +126,8 @@ def client(server: str) -> Iterator[Any]:
 
 
 def _deployment(client: Any, name: str) -> Any:
-    return client.read_deployment_by_name(f"retrain/{name}")
+    (deployment,) = (known for known in client.read_deployments() if known.name == name)
+    return deployment
 
 
 def _runs(client: Any, name: str, *states: str) -> list[Any]:

@@ -73,7 +73,8 @@ def theirs(server: str, toy: Path) -> Iterator[Any]:
 
     from flows.retrain import retrain
 
-    made = retrain.to_deployment("theirs", schedule=Cron(CRON), tags=["retrain", "elsewhere:/srv/their/thaw"]).apply()
+    clone = retrain.with_options(name=schedule._flow_name())  # of the same project
+    made = clone.to_deployment("theirs", schedule=Cron(CRON), tags=["retrain", "elsewhere:/srv/their/thaw"]).apply()
     with get_client(sync_client=True) as client:
         yield lambda: client.read_deployment(made)
         client.delete_deployment(made)
@@ -91,6 +92,29 @@ def test_workspaces_on_one_server_leave_each_others_schedules_alone(theirs: Call
     said: list[str] = []
     schedule.show(said.append)
     assert f"theirs: {CRON} (UTC), active, elsewhere:/srv/their/thaw" in said
+
+
+@pytest.mark.server
+def test_a_schedule_of_another_project_is_out_of_reach_and_its_name_is_free(server: str, toy: Path) -> None:
+    from prefect import get_client
+    from prefect.schedules import Cron
+
+    from flows.retrain import retrain
+
+    other = retrain.with_options(name="retrain other")
+    made = other.to_deployment("weekly", schedule=Cron(CRON), tags=["retrain"]).apply()
+    with get_client(sync_client=True) as client:
+        try:
+            before = client.read_deployment(made)
+            schedule._free(client, "weekly")
+            with pytest.raises(InputError, match="this workspace has no schedule 'weekly'"):
+                schedule.remove("weekly", print)
+            said: list[str] = []
+            schedule.show(said.append)
+            assert not [line for line in said if line.startswith("weekly")]
+            assert client.read_deployment(made) == before
+        finally:
+            client.delete_deployment(made)
 
 
 @pytest.mark.server

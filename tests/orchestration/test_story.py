@@ -57,6 +57,7 @@ def test_table_says_what_each_phase_did_and_why_and_the_summary_has_pictures(ser
     summary = _text(run_id, "summary")
     assert summary.startswith("**Phase 2")
     assert summary.count("](data:image/png;base64,") == 2  # confusion matrix, worst mistakes
+    assert "| **all pictures** | 1 | 1 |" in _text(run_id, "data")
     keys = [artifact.key for artifact in _shown(run_id)]
     assert len(keys) == len(set(keys))
 
@@ -187,7 +188,7 @@ def test_run_is_tagged_and_named_with_commit_and_data_beside_its_own_tags(server
     with get_client(sync_client=True) as client:
         run = client.read_flow_run(run_id)
     data = results.data_hash()
-    assert set(run.tags) == {"mine", f"commit:{commit.stdout[:7]}+", f"data:{data}"}
+    assert set(run.tags) == {"mine", f"project:{trained_toy.name}", f"commit:{commit.stdout[:7]}+", f"data:{data}"}
     assert run.name.startswith(f"efficientnet_lite0 ratio 10 (head.patience=9) data {data} ")
 
 

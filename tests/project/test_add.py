@@ -17,7 +17,7 @@ from PIL import Image
 
 from tasks import prepare
 from thaw import cli
-from thaw.data import manifest
+from thaw.data import manifest, splits
 from thaw.errors import InputError
 from thaw.project import add, phase, workspace
 from thaw.project.lock import only_retraining
@@ -88,7 +88,7 @@ def splits_in(root: Path) -> dict[str, str]:
     """The split of each content, as prepare gives it."""
     rows = manifest.read_folder(root / "data")
     rows["hash"] = [manifest.content_hash(root / "data" / path) for path in rows["path"]]
-    rows["split"] = manifest.assign_splits(rows, 0.15, 0.25, 0, (root / "data/splits.csv").is_file())
+    rows["split"] = splits.assign_splits(rows, 0.15, 0.25, 0, (root / "data/splits.csv").is_file())
     return dict(zip(rows["hash"], rows["split"], strict=True))
 
 
@@ -149,8 +149,8 @@ def test_prepare_gives_the_splits_of_splits_csv_and_before_the_first_add_those_t
     after = prepared()
     assert {path: after[path] for path in before} == before
     assert after == dict(pd.read_csv(root / "data/splits.csv").to_numpy().tolist())
-    splits = (root / "data/splits.csv").read_text()
-    (root / "data/splits.csv").write_text(splits.replace(",val", ",train"))
+    text = (root / "data/splits.csv").read_text()
+    (root / "data/splits.csv").write_text(text.replace(",val", ",train"))
     with pytest.raises(InputError, match="has no picture in the val split"):  # none is taken out of frozen train
         prepared()
 
@@ -165,16 +165,22 @@ def test_with_folds_an_add_may_not_freeze_splits_and_splits_that_are_frozen_win_
     with pytest.raises(InputError, match=r"\Aprepare.folds is 3, [^\n]* freezes the splits [^\n]* to null first\Z"):
         add.add(new)
     assert everything(root) == before
-    override(["prepare.folds=null"], root / "params.yaml")
+    override(["prepare.folds=null", "prepare.split_by=group"], root / "params.yaml")
+    with pytest.raises(
+        InputError, match=r"\Aprepare.split_by is 'group', [^\n]* freezes the splits [^\n]* to null first"
+    ):
+        add.add(new)
+    assert everything(root / "data") == {name[5:]: text for name, text in before.items() if name.startswith("data/")}
+    override(["prepare.split_by=null"], root / "params.yaml")
     add.add(new)
-    splits = splits_in(root)
+    earlier = splits_in(root)
     override(["prepare.folds=3"], root / "params.yaml")
     add.add(fill(tmp_path / "more", "table", range(44, 48), start=100))
     after = splits_in(root)
-    assert len(after) == len(splits) + 4
-    assert {content: after[content] for content in splits} == splits
+    assert len(after) == len(earlier) + 4
+    assert {content: after[content] for content in earlier} == earlier
     with pytest.raises(InputError, match="folds divides all pictures anew, but these come with splits"):
-        manifest.assign_folds(manifest.read_folder(root / "data").assign(hash="h"), 0.15, 0, 3, 0)
+        splits.assign_folds(manifest.read_folder(root / "data").assign(hash="h"), 0.15, 0, 3, 0)
 
 
 def test_val_that_thaw_takes_out_of_train_stays_val(space: Callable[[str], Path], tmp_path: Path) -> None:
@@ -464,7 +470,13 @@ def test_bad_input_is_one_sentence_and_changes_nothing(
     [
         ("path,label,wafer\nx.png,cat,mono\n", False, "has the columns wafer, which class folders have no place for"),
         ("path,label\nx.png,../out\n", True, r"new class '\.\./out' cannot be the name of a folder"),
-        ("path,label\nx.picture,cat\n", False, "x.picture would not be found in a class folder; give it one of"),
+        (
+            "path,label\n.x.png,cat\n",
+            False,
+            ".x.png would not be found in a class folder; give it a name that does not",
+        ),
+        ("path,label\nx.png,@eaDir\n", True, "new class '@eaDir' cannot be the name of a folder"),
+        ("path,label\nx.picture,cat\n", False, "x.picture would not be found in a class folder; .* one of the endings"),
     ],
 )
 def test_what_class_folders_cannot_hold_is_refused(
@@ -472,7 +484,8 @@ def test_what_class_folders_cannot_hold_is_refused(
 ) -> None:
     root = space("classes")
     picture(tmp_path / "new/x.png", 100)
-    shutil.copy(tmp_path / "new/x.png", tmp_path / "new/x.picture")
+    for name in ("x.picture", ".x.png"):
+        shutil.copy(tmp_path / "new/x.png", tmp_path / "new" / name)
     (tmp_path / "new/labels.csv").write_text(table)
     before = everything(root)
     with pytest.raises(InputError, match=sentence):
@@ -506,6 +519,16 @@ def test_linked_pictures_join_as_files_and_linked_ones_in_the_data_are_refused(
     assert add.add(tmp_path / "new").new == 1
     assert (root / "data/cat/100.png").is_file()
     assert not (root / "data/cat/100.png").is_symlink()
+
+
+def test_new_pictures_that_are_left_out_are_a_warning(space: Callable[[str], Path], tmp_path: Path) -> None:
+    space("classes")
+    picture(tmp_path / "new/cat/100.png", 100)
+    picture(tmp_path / "new/loose.png", 101)
+    (tmp_path / "new/cat/.DS_Store").touch()
+    said: list[str] = []
+    assert add.add(tmp_path / "new", on_line=said.append).new == 1
+    assert said[0] == "warning: 1 picture left out, such as loose.png: in no class folder"
 
 
 def test_a_dry_run_says_the_same_and_changes_nothing(space: Callable[[str], Path], tmp_path: Path) -> None:
@@ -548,6 +571,8 @@ def test_a_folder_without_pictures_is_nothing_that_arrived(tmp_path: Path) -> No
     (incoming / "dogs").symlink_to(tmp_path)
     assert add.arrived(incoming), "and then add says that links to folders are not read"
     (incoming / "dogs").unlink()
+    picture(incoming / "@eaDir/1.png", 1)
+    assert not add.arrived(incoming)
     picture(incoming / "cat/1.PNG", 1)
     assert add.arrived(incoming)
 

@@ -169,8 +169,9 @@ def test_the_very_same_network_is_as_good_in_every_picture(root: Path) -> None:
     must(root, sys.executable, "-m", "thaw.project.compare", "artifacts/unfreeze/model", "v1.0.0")
     outcome = compare.decision()
     assert outcome
-    assert outcome.promoted
-    assert [outcome.gain[name] for name in ("accuracy", "low", "high", "auc", "auc_low")] == [0] * 5
+    assert [outcome.gain[name] for name in ("accuracy", "auc")] == [0] * 2
+    assert 2 / 15 < outcome.gain["high"] == -outcome.gain["low"] < 3 / 15
+    assert not outcome.promoted, "15 pictures cannot show a margin of one point"
 
 
 def test_the_version_in_use_is_not_compared_with_itself(root: Path, champion: None) -> None:

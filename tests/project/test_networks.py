@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from thaw.data.pictures import Pictures, Shape
-from thaw.project.networks import Dataset
+from thaw.errors import InputError
+from thaw.project.networks import Dataset, of_splits
 
 CLASSES = ["a", "b", "c"]
 
@@ -18,7 +19,8 @@ def dataset(labels: list[str], splits: list[str], targets: torch.Tensor | None =
     if targets is None:
         targets = torch.eye(len(CLASSES))[[CLASSES.index(label) for label in labels]]
     rows = pd.DataFrame({"label": labels, "split": splits})
-    return Dataset(rows, CLASSES, targets, Pictures([], Shape(8, 8, "bilinear", "whole", 1), None, 1), {})
+    pictures = Pictures([], Shape(8, 8, "bilinear", "whole", 1), None, 1)
+    return of_splits(("train", "val"), rows, CLASSES, targets, pictures, {})
 
 
 PICTURES = st.lists(
@@ -33,6 +35,22 @@ def of(pictures: list[tuple[str, str]]) -> Dataset:
     return dataset(list(labels), list(splits))
 
 
+@given(PICTURES)
+@settings(max_examples=60, deadline=None)
+def test_a_phase_cannot_see_rows_targets_or_pictures_of_a_split_that_it_does_not_declare(
+    pictures: list[tuple[str, str]],
+) -> None:
+    data = of(pictures)
+    hidden = [row for row, (_, split) in enumerate(pictures) if split == "test"]
+    assert not set(hidden) & set(data.rows.index)
+    assert data.targets[hidden].isnan().all()
+    with pytest.raises(InputError, match="asks for the rows of test and declares that it reads train and val"):
+        data.split("test")
+    for row in hidden:
+        with pytest.raises(AssertionError, match="of a split that the phase does not read"):
+            data.pictures.batches([np.array([row])])
+
+
 @given(PICTURES, SHARE, SEED)
 @settings(max_examples=60, deadline=None)
 def test_labels_are_used_of_the_same_share_of_each_class_and_of_one_at_least(
@@ -42,7 +60,7 @@ def test_labels_are_used_of_the_same_share_of_each_class_and_of_one_at_least(
     used = data.labelled(share, seed)
     assert used.tolist() == sorted(set(used.tolist()))
     assert set(used) <= set(data.split("train"))
-    there, found = (data.rows["label"].iloc[rows].value_counts() for rows in (data.split("train"), used))
+    there, found = (data.rows["label"].loc[rows].value_counts() for rows in (data.split("train"), used))
     assert found.to_dict() == np.ceil(share * there).astype(int).to_dict()
 
 

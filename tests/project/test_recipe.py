@@ -17,34 +17,45 @@ TASKS = {  # what a phase imports of thaw: numbers only, tensors too, and what d
 }
 
 
-@pytest.fixture
-def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of the library, which the recipe takes for the one that runs."""
-    folder = Path(shutil.copytree(ROOT / "thaw", tmp_path / "library", ignore=shutil.ignore_patterns("__pycache__")))
-    monkeypatch.setattr(recipe, "LIBRARY", folder)
-    return folder
-
-
-@pytest.fixture
-def project(tmp_path: Path, library: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A project of three phases that only count how often they ran, all up to date."""
-    folder = tmp_path / "project"
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the library, and a project of three phases that count how often they ran, all up to date."""
+    top = tmp_path_factory.mktemp("made")
+    shutil.copytree(ROOT / "thaw", top / "library", ignore=shutil.ignore_patterns("__pycache__"))
+    folder = top / "project"
     (folder / "tasks").mkdir(parents=True)
-    monkeypatch.setattr(workspace, "ROOT", folder)
-    stages = ["stages:"]
-    for name, line in TASKS.items():
-        (folder / f"tasks/{name}.py").write_text(line + "\n")
-        stages += [f"  {name}:", f"    cmd: echo ran >> {name}.log && touch {name}.txt", "    params:"]
-        stages += [f"      - thaw.yaml: [{', '.join(recipe.keys(name))}]", f"    outs: [{name}.txt]"]
-    (folder / "dvc.yaml").write_text("\n".join(stages) + "\n")
-    (folder / "params.yaml").write_text("backbone: {name: resnet18, weights: own.pth}\n")
-    (folder / "own.pth").write_text("weights")
-    (folder / "thaw.yaml").write_text(f"project: test\nthaw: {recipe.thaw.__version__}\n")
-    call(folder, "dvc", "init", "-q", "--no-scm")
-    recipe.refresh()
-    assert ran(folder) == set(TASKS)
-    assert ran(folder) == set()
-    return folder
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(recipe, "LIBRARY", top / "library")
+        patch.setattr(workspace, "ROOT", folder)
+        stages = ["stages:"]
+        for name, line in TASKS.items():
+            (folder / f"tasks/{name}.py").write_text(line + "\n")
+            stages += [f"  {name}:", f"    cmd: echo ran >> {name}.log && touch {name}.txt", "    params:"]
+            stages += [f"      - thaw.yaml: [{', '.join(recipe.keys(name))}]", f"    outs: [{name}.txt]"]
+        (folder / "dvc.yaml").write_text("\n".join(stages) + "\n")
+        (folder / "params.yaml").write_text("backbone: {name: resnet18, weights: own.pth}\n")
+        (folder / "own.pth").write_text("weights")
+        (folder / "thaw.yaml").write_text(f"project: test\nthaw: {recipe.thaw.__version__}\n")
+        call(folder, "dvc", "init", "-q", "--no-scm")
+        recipe.refresh()
+        assert ran(folder) == set(TASKS)
+        assert ran(folder) == set()
+    return top
+
+
+@pytest.fixture
+def library(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the library, which the recipe takes for the one that runs."""
+    shutil.copytree(made, tmp_path, dirs_exist_ok=True, symlinks=True)
+    monkeypatch.setattr(recipe, "LIBRARY", tmp_path / "library")
+    return tmp_path / "library"
+
+
+@pytest.fixture
+def project(library: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The project that runs it."""
+    monkeypatch.setattr(workspace, "ROOT", library.with_name("project"))
+    return library.with_name("project")
 
 
 def ran(folder: Path) -> set[str]:
@@ -65,7 +76,7 @@ def add_line(file: Path) -> None:
         ("statistics/metrics.py", {"count"}),
         ("learning/folding.py", {"learn"}),
         ("report/page.py", {"draw"}),
-        ("report/report.html.jinja", {"draw"}),
+        ("report/page.html.jinja", {"draw"}),
         ("project/registry.py", set()),
     ],
 )
@@ -80,8 +91,8 @@ def test_a_change_of_the_library_runs_exactly_the_phases_that_import_it(
 def test_another_version_runs_exactly_the_phases_that_import_the_package_and_dvc_names_it(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = recipe._version
-    monkeypatch.setattr(recipe, "_version", lambda name: "99.0" if name == "scikit-learn" else real(name))
+    real = recipe.installed
+    monkeypatch.setattr(recipe, "installed", lambda name: "99.0" if name == "scikit-learn" else real(name))
     monkeypatch.setattr(recipe, "in_own_repository", lambda: True)
     recipe.refresh()
     assert "versions.scikit-learn" in call(project, "dvc", "status")
@@ -90,7 +101,7 @@ def test_another_version_runs_exactly_the_phases_that_import_the_package_and_dvc
 
 def test_what_a_version_was_built_for_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recipe, "version", lambda name: "2.14.1+cpu")
-    assert recipe._version("torch") == "2.14.1"
+    assert recipe.installed("torch") == "2.14.1"
 
 
 def test_weights_from_a_file_count_by_their_content(project: Path) -> None:

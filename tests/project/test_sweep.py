@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from thaw.errors import InputError
 from thaw.project import sweep
-from thaw.report.sweeps import plot, readable
+from thaw.report.sweep_plot import sweep_plot
+from thaw.report.sweeps import readable
 from thaw.statistics.sweeps import best, by_setting
 
 TREE = ("embed.batch_size", "head.batch_size", "unfreeze.batch_size", "unfreeze.epochs", "evaluate.batch_size")
@@ -183,7 +184,7 @@ def test_the_table_says_mean_and_spread_and_nothing_where_there_is_none() -> Non
     arms = _arms(setting=["a", "a", "b", "b"], val_loss=0.3, gain=[0.01, 0.03, -0.02, 0.0]).drop(index=3)
     first, second = readable(by_setting(arms))
     assert (first["seeds"], first["gain"]) == ("2", "+2.0 ± 1.4 points")
-    assert (second["seeds"], second["gain"]) == ("1", "-2.0 points")
+    assert (second["seeds"], second["gain"]) == ("1", "−2.0 points")
 
 
 def test_a_setting_that_kept_nothing_of_phase_2_has_no_gain() -> None:
@@ -197,4 +198,4 @@ def test_the_plot_is_a_picture_for_any_number_of_settings() -> None:
     for settings_of_arms in (["a"] * 4, ["a", "a", "b", "b"], list("abcd")):
         arms = _arms(setting=settings_of_arms, val_loss=0.3)
         table = by_setting(arms)
-        assert plot(arms, table, best(table)).startswith(b"\x89PNG")
+        assert sweep_plot(arms, table, best(table)).startswith(b"\x89PNG")

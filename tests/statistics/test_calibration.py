@@ -67,13 +67,13 @@ def test_threshold_keeps_its_promise_and_no_other_that_does_finds_more(
 def test_at_threshold_agrees_with_a_count_and_its_intervals_hold_it() -> None:
     scores = np.array([0.9, 0.8, 0.7, 0.6, 0.4, 0.3, 0.2, 0.1] * 10)
     positive = np.array([True, True, False, True, True, False, False, False] * 10)
-    found = calibration.at_threshold(scores, positive, 0.6, None, 0)
+    found = calibration.at_threshold(scores, positive, 0.6, None)
     assert [found[name]["value"] for name in ("recall", "precision", "specificity")] == [0.75, 0.75, 0.75]
     for values in found.values():
         assert values["low"] < values["value"] < values["high"]
 
 
 def test_at_threshold_of_an_absent_class_has_no_value() -> None:
-    found = calibration.at_threshold(np.array([0.2, 0.9]), np.array([False, False]), 0.5, None, 0)
+    found = calibration.at_threshold(np.array([0.2, 0.9]), np.array([False, False]), 0.5, None)
     assert found["recall"] == {"value": None, "low": None, "high": None}
     assert found["specificity"]["value"] == 0.5

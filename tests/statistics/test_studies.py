@@ -9,6 +9,8 @@ import pytest
 from PIL import Image
 
 from thaw.report import studies as looks
+from thaw.report.ablation import ablation_plot
+from thaw.report.differences import differences
 from thaw.statistics import metrics
 from thaw.statistics import studies as study
 from thaw.statistics.studies import Run
@@ -41,13 +43,26 @@ def _drawn(setting: str, seed: int, head: float, finetuned: float, count: int = 
     return _run(setting, seed, {"head": random.random(count) < head, "finetuned": random.random(count) < finetuned})
 
 
-def test_no_change_is_no_difference_and_a_certain_one_has_no_width() -> None:
+def test_no_change_is_no_difference_and_a_certain_one_holds_up_to_one() -> None:
     runs = [_run("x", seed, {"head": [True, False] * 20, "finetuned": [True] * 40}) for seed in range(3)]
     groups, head = study.groups_of(runs), study.verdicts(runs, "head")
-    assert study.difference(head, head, groups) == {"mean": 0, "low": 0, "high": 0}
+    none = study.difference(head, head, groups)
+    assert none["mean"] == 0
+    assert 0.04 < none["high"] == -none["low"] < 0.1
     always = [_run("x", 0, {"head": [False] * 40, "finetuned": [True] * 40})]
     both = [study.verdicts(always, name) for name in ("head", "finetuned")]
-    assert study.difference(*both, study.groups_of(always)) == {"mean": 1, "low": 1, "high": 1}
+    sure = study.difference(*both, study.groups_of(always))
+    assert sure["mean"] == sure["high"] == 1
+    assert 0.7 < sure["low"] < 0.9
+
+
+def test_two_seeds_have_no_interval_and_one_has_that_of_its_pictures() -> None:
+    runs = [_drawn("x", seed, 0.7, 0.8) for seed in range(3)]
+    known = []
+    for count in (1, 2, 3):
+        of = [study.verdicts(runs[:count], name) for name in ("head", "finetuned")]
+        known.append(not np.isnan(study.difference(*of, study.groups_of(runs))["low"]))
+    assert known == [True, False, True]
 
 
 def test_interval_is_wider_where_seeds_disagree() -> None:
@@ -120,7 +135,8 @@ def test_auc_of_arms_differs_by_as_much_as_their_own_auc_does() -> None:
 
     runs = [
         scored(*arm, noise)
-        for noise, arm in [(0.5, ("recipe", 0)), (0.5, ("recipe", 1)), (1.5, ("high", 0)), (1.5, ("high", 1))]
+        for noise, setting in [(0.5, "recipe"), (1.5, "high")]
+        for arm in [(setting, seed) for seed in range(3)]
     ]
     row = study.ablation(runs, "recipe").set_index("arm").loc["high"]
     own = {
@@ -149,7 +165,7 @@ def test_every_arm_of_a_study_is_in_its_picture() -> None:
         for setting in ("recipe", "high", "low")
     ]
     table = study.ablation(runs, "recipe")
-    for png in (looks.draw_ablation(runs, table), looks.draw_differences(table)):
+    for png in (ablation_plot(runs, table), differences(table)):
         assert Image.open(io.BytesIO(png)).size[0] > 1000
     text = looks.page("title", ["about"], {"arms": looks.readable(table, ["accuracy"])}, {"figure": png})
     assert all(f"<td>{arm}</td>" in text for arm in table["arm"])

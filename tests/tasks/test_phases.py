@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -31,6 +33,8 @@ from thaw.learning.prediction import predict
 from thaw.learning.training import FineTuning
 from thaw.project import settings
 from thaw.project.settings import Settings
+from thaw.statistics.metrics import calibration_error
+from thaw.statistics.records import joined
 
 ROOT = Path(__file__).resolve().parents[2]
 PHASES = ("prepare", "embed", "head", "unfreeze", "evaluate", "report")
@@ -103,6 +107,12 @@ def copied(finished: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(finished, tmp_path / "copy"))
 
 
+def figures_of(workspace: Path) -> dict[str, Any]:
+    """All figures of evaluate."""
+    folder = workspace / "artifacts" / "evaluate"
+    return joined(*(json.loads((folder / f"{name}.json").read_text()) for name in ("metrics", "details")))
+
+
 def test_same_seed_gives_byte_identical_artifacts(finished: Path, tmp_path: Path) -> None:
     again = make_workspace(tmp_path)
     assert run(again, *PHASES).returncode == 0
@@ -121,7 +131,10 @@ def test_test_pictures_change_nothing_before_evaluate(finished: Path, copied: Pa
     changed = {name for name in before if before[name] != after[name]}
     assert {name.split("/")[0] for name in changed} == {"prepare", "evaluate"}
     assert "evaluate/forgetting.csv" not in changed
-    first, second = (json.loads(files["evaluate/metrics.json"]) for files in (before, after))
+    first, second = (
+        joined(*(json.loads(files[f"evaluate/{name}.json"]) for name in ("metrics", "details")))
+        for files in (before, after)
+    )
     for name in ("head", "finetuned"):
         assert first[name]["ece"] != second[name]["ece"]
         assert first[name]["temperature"] == second[name]["temperature"]
@@ -130,14 +143,23 @@ def test_test_pictures_change_nothing_before_evaluate(finished: Path, copied: Pa
 
 
 def test_metrics_say_what_the_predictions_say(finished: Path) -> None:
-    metrics = json.loads((finished / "artifacts/evaluate/metrics.json").read_text())
+    metrics = figures_of(finished)
     predictions = pd.read_csv(finished / "artifacts/evaluate/predictions.csv")
     assert metrics["test_pictures"] == len(predictions)
     for name in ("head", "finetuned"):
         right = predictions[f"{name}_prediction"] == predictions["label"]
         assert metrics[name]["accuracy"] == pytest.approx(right.mean())
         columns = [f"{name}_p_noise", f"{name}_p_stripes"]
-        assert predictions[columns].sum(axis=1).to_numpy() == pytest.approx(1)
+        p = predictions[columns].to_numpy()
+        assert p.sum(axis=1) == pytest.approx(1)
+        labels = (predictions["label"] == "stripes").to_numpy().astype(int)
+        uncalibrated = p ** metrics[name]["temperature"]
+        uncalibrated /= uncalibrated.sum(axis=1, keepdims=True)
+        for key, said in (("ece", p), ("ece_uncalibrated", uncalibrated)):
+            assert metrics[name][key] == pytest.approx(calibration_error(said, labels))
+        if point := metrics["operating"][name]:
+            called = p[:, 1] >= point["threshold"]
+            assert point["recall"]["value"] == pytest.approx(called[labels == 1].mean())
     gain = metrics["gain"]
     assert gain["accuracy"] == pytest.approx(metrics["finetuned"]["accuracy"] - metrics["head"]["accuracy"])
     assert gain["low"] <= gain["accuracy"] <= gain["high"]
@@ -225,8 +247,9 @@ def lose_a_picture(name: str) -> Callable[[Path], None]:
     return edit
 
 
-def break_a_picture(folder: Path) -> None:
-    (folder / "data/noise/3.png").write_bytes(b"no picture")
+def break_pictures(folder: Path) -> None:
+    for number in (1, 2, 3, 4):
+        (folder / f"data/noise/{number}.png").write_bytes(b"no picture")
 
 
 def forget_the_data(folder: Path) -> None:
@@ -255,7 +278,7 @@ def train_batchnorm_in_two_processes(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("phase", "mistake", "sentence"),
     [
-        ("prepare", break_a_picture, "noise/3.png cannot be read"),
+        ("prepare", break_pictures, "cannot be read: noise/1.png (it is no picture of an allowed format"),
         ("prepare", forget_the_data, "there is no folder"),
         ("prepare", leave_a_small_class, "class 'noise' has 4 pictures, too few; add pictures until it has 10"),
         ("prepare", change("name: shufflenet_v2_x0_5", "name: shuflenet"), "unknown backbone 'shuflenet'"),
@@ -289,6 +312,29 @@ def test_bad_input_is_one_sentence_exit_code_two_and_nothing_half_written(
     assert done.stderr.count("\n") == 1, done.stderr
     assert done.stderr.startswith("error: ")
     assert files_under(copied / "artifacts") == before
+
+
+@pytest.mark.parametrize("phase", ["head", "unfreeze"])
+def test_a_training_that_diverged_is_one_sentence_exit_code_two_and_nothing_half_written(
+    copied: Path, phase: str
+) -> None:
+    change("  ratio: 10 ", "  ratio: 1e-30 ")(copied)
+    features = np.load(copied / "artifacts/embed/train.npy")
+    np.save(copied / "artifacts/embed/train.npy", np.full_like(features, np.inf))
+    shutil.rmtree(copied / "artifacts" / phase)
+    before = files_under(copied / "artifacts")
+    done = run(copied, phase)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert done.stderr.startswith(f"error: phase {1 if phase == 'head' else 2} diverged: after epoch 1 ")
+    assert files_under(copied / "artifacts") == before
+
+
+def test_a_network_that_says_one_class_is_a_warning(copied: Path) -> None:
+    change("  ratio: 10 ", "  ratio: 1e-3 ")(copied)
+    done = run(copied, "unfreeze")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("warning: the network calls every validation picture '") == 1
 
 
 def test_unfreeze_says_what_it_does_and_warns_of_a_ratio_outside_10_to_100(copied: Path) -> None:
@@ -425,15 +471,6 @@ def test_a_stopped_phase_2_goes_on_only_where_all_that_decides_its_bits_is_the_s
     assert len(set(keys)) == len(keys)
 
 
-def test_a_file_that_is_no_picture_is_an_error_that_counts_the_others(copied: Path) -> None:
-    for number in (1, 2, 3):
-        (copied / f"data/noise/{number}.png").write_bytes(b"no picture")
-    done = run(copied, "prepare")
-    assert done.returncode == 2
-    assert "noise/1.png cannot be read" in done.stderr
-    assert "(2 more pictures cannot be read)" in done.stderr
-
-
 # ------------------------------------------------------------------------------------- what settings change
 
 
@@ -545,9 +582,10 @@ def test_a_phase_2_that_was_not_kept_is_told_and_has_no_gain(copied: Path) -> No
     change("keep: last ", "keep: best ")(copied)
     done = run(copied, *PHASES[3:])
     assert done.returncode == 0, done.stderr
-    assert "they are the same, phase 2 was not kept" in done.stdout
-    metrics = json.loads((copied / "artifacts/evaluate/metrics.json").read_text())
+    assert "they are the same, phase 2 was not kept; the report says what to try" in done.stdout
+    metrics = figures_of(copied)
     assert metrics["phase_2"] == {"keep": "best", "kept_epoch": 0, "same": True}
+    assert set(metrics["gain"].values()) == {None}
     predictions = pd.read_csv(copied / "artifacts/evaluate/predictions.csv")
     for label in ("noise", "stripes"):
         assert (predictions[f"head_p_{label}"] == predictions[f"finetuned_p_{label}"]).all()
@@ -555,10 +593,33 @@ def test_a_phase_2_that_was_not_kept_is_told_and_has_no_gain(copied: Path) -> No
     assert page.count("Phase 2 was not kept: no epoch was better on validation than head only") == 1
 
 
+def test_the_page_on_changing_the_report_adds_the_section_that_it_shows(copied: Path) -> None:
+    blocks = re.findall(r"```(python|diff)\n(.*?)```", (ROOT / "docs/report.md").read_text(), re.DOTALL)
+    (module,) = (text for kind, text in blocks if kind == "python")
+    (copied / "pages").mkdir()
+    (copied / "pages/unsure.py").write_text(module)
+    shutil.copytree(ROOT / "tasks", copied / "tasks")
+    files = [copied / "tasks/report.py", Path(shutil.copy(ROOT / "dvc.yaml", copied / "pages"))]
+    for diff in (text for kind, text in blocks if kind == "diff"):
+        before, after = (
+            "".join(f"{line[1:]}\n" for line in diff.splitlines() if line[0] in signs) for signs in (" ", " +")
+        )
+        changed = [file for file in files if before in file.read_text()]
+        assert len(changed) == 1, diff
+        changed[0].write_text(changed[0].read_text().replace(before, after, 1))
+    done = run(copied, "report")
+    assert done.returncode == 0, done.stderr
+    page = (copied / "artifacts/report/report.html").read_text()
+    assert '<a href="#unsure">Unsure pictures</a>' in page
+    section = page.split('<section id="unsure">')[1].split("</section>")[0]
+    assert re.search(r"less than 90.0 % sure of \d+ test pictures", section)
+    assert 'src="data:image/png;base64,' in section
+
+
 def test_phase_2_keeps_its_last_epoch_and_evaluate_says_so(finished: Path) -> None:
     kept = json.loads((finished / "artifacts/unfreeze/metrics.json").read_text())
     assert kept["kept_epoch"] == kept["epochs"] == 2
-    metrics = json.loads((finished / "artifacts/evaluate/metrics.json").read_text())
+    metrics = figures_of(finished)
     assert metrics["phase_2"] == {"keep": "last", "kept_epoch": 2, "same": False}
 
 
@@ -571,6 +632,6 @@ def test_without_phase_1_the_drawn_head_goes_through_all_further_phases(copied: 
     kept = load_file(copied / "artifacts/head/model/weights.safetensors")
     np.testing.assert_array_equal(kept["head.weight"], drawn.weight.detach().numpy())
     np.testing.assert_array_equal(kept["head.bias"], drawn.bias.detach().numpy())
-    metrics = json.loads((copied / "artifacts/evaluate/metrics.json").read_text())
+    metrics = figures_of(copied)
     assert metrics["head"] != metrics["finetuned"]
     assert (copied / "artifacts/report/report.html").stat().st_size > 0

@@ -68,9 +68,10 @@ def main(phase: str) -> None:
             "phase_2": {"keep": keep, "kept_epoch": 2 if keep == "last" else 0, "same": keep == "best"},
             "head": network,
             "finetuned": network | {"accuracy": 0.8 + better},
-            "gain": gain | {"mcnemar_p": 1.0},
-            "forgetting": {"distance": 1 / (1 + ratio), "cka": 1 - 0.5 / (1 + ratio)},
+            "gain": gain,
         }
+        details = {"forgetting": {"distance": 1 / (1 + ratio), "cka": 1 - 0.5 / (1 + ratio)}}
+        (folder / "details.json").write_text(json.dumps(details))
         (folder / "metrics.json").write_text(json.dumps(metrics))
         trained = zlib.crc32(Path("artifacts/unfreeze/model/weights.safetensors").read_bytes()) % 100
         header, *rows = PREDICTIONS.replace("0.9,0.1\n", f"0.9,0.1{trained}\n").splitlines(keepends=True)
@@ -78,8 +79,8 @@ def main(phase: str) -> None:
         rows = [row for number, row in enumerate(rows) if number % test["folds"] == test["fold"]]
         (folder / "predictions.csv").write_text(header + "".join(rows))
     elif phase == "prepare":
-        (folder / "manifest.csv").write_text("path,label\npicture.txt,good\n")
-        test = {"folds": settings["folds"] or 1, "fold": settings["fold"]}
+        (folder / "manifest.csv").write_text("path,label,target,split,group,hash\npicture.txt,good,,train,,\n")
+        test = {"folds": settings["folds"] or 1, "fold": settings["fold"], "classes": ["good"]}
         (folder / "meta.json").write_text(json.dumps(test))
     elif phase == "embed":
         (folder / "features.txt").write_text(Path("artifacts/prepare/meta.json").read_text())

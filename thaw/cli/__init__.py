@@ -16,7 +16,7 @@ from thaw.cli.pictures import add, data
 from thaw.cli.projects import init, upgrade
 from thaw.cli.runs import run, schedule, ui
 from thaw.cli.studies import ablate, curve, seeds, sweep
-from thaw.cli.versions import models, promote, rollback
+from thaw.cli.versions import models, promote, reproduce, rollback
 
 app = typer.Typer(
     add_completion=False,
@@ -70,6 +70,7 @@ for command in (
     models,
     promote,
     rollback,
+    reproduce,
     upgrade,
     phase,
 ):

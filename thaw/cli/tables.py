@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from thaw.cli.endings import console, say
+from thaw.formats import percent, score
 from thaw.statistics.records import same_networks
 
 if TYPE_CHECKING:
@@ -33,16 +34,17 @@ def show_versions(versions: "list[Version]") -> None:
 
     def scores(network: dict[str, float | None]) -> str:
         accuracy, auc = network.get("accuracy"), network.get("auc")
-        return ("–" if accuracy is None else f"{accuracy:.1%}") + ("" if auc is None else f"\nAUC {auc:.3f}")
+        return percent(accuracy) + ("" if auc is None else f"\nAUC {score(auc)}")
 
     def points(metrics: dict[str, Any]) -> str:
         if same_networks(metrics):
             return "not kept"
         if "gain" not in metrics:
             return "–"
-        return "{:+.1f}\n[{:+.1f}, {:+.1f}]".format(
-            *(100 * metrics["gain"][key] for key in ("accuracy", "low", "high"))
-        )
+        gain = metrics["gain"]
+        if gain["low"] is None:
+            return f"{100 * gain['accuracy']:+.1f}"
+        return "{:+.1f}\n[{:+.1f}, {:+.1f}]".format(*(100 * gain[key] for key in ("accuracy", "low", "high")))
 
     table = Table(box=None, padding=(1, 2, 0, 0))
     for column in ("version", "when", "head only", "fine-tuned", "gain, points", "data,\ncommit", "why"):

@@ -2,11 +2,12 @@
 
 import json
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from thaw.cli.endings import one_sentence_endings
+from thaw.cli.endings import one_sentence_endings, say
 from thaw.cli.tables import show_versions
 
 
@@ -42,6 +43,32 @@ def rollback() -> None:
 
         registry.rollback()
         _show_in_use()
+
+
+def reproduce(
+    version: Annotated[str, typer.Argument(help="Such as v2.0.0; `thaw models` shows all.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FOLDER", help="Where; without it beside the project.")
+    ] = None,
+    source: Annotated[
+        str | None, typer.Option("--from", metavar="WHEEL", help="The thaw of then, if another one is installed now.")
+    ] = None,
+    environment: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="An environment that has it, instead of one made by uv.")
+    ] = None,
+) -> None:
+    """Compute a version anew with the thaw and the packages of then, and say which outputs are the same bytes.
+
+    Makes the project as it was in a folder of its own. Only the data come from a cache or remote.
+    """
+    with one_sentence_endings():
+        from thaw.project import reproduce as reproducing
+
+        outputs = reproducing.reproduce(version, out, source, environment, say)
+        for line in reproducing.lines(outputs):
+            say(line)
+        if not reproducing.is_reproduced(outputs):
+            raise typer.Exit(1)
 
 
 def _show_in_use() -> None:

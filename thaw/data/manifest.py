@@ -8,14 +8,14 @@ Data come as class folders (`data/defective/1.png`, optionally under train/val/t
 import hashlib
 import re
 from collections.abc import Iterable, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import BinaryIO
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from thaw.data.pictures import SUFFIXES
+from thaw.data.pictures import FORMATS, SUFFIXES
 from thaw.errors import InputError
 
 SPLITS = ("train", "val", "test")
@@ -27,6 +27,35 @@ FOLDERS = {
     "validation": "val",
     "test": "test",
 }
+# Folders that operating systems and storages make for themselves.
+SYSTEM_FOLDERS = frozenset(
+    {
+        "#recycle",
+        "#snapshot",
+        "$recycle.bin",
+        "@eadir",
+        "@recently-snapshot",
+        "@recycle",
+        "@tmp",
+        "__macosx",
+        "__pycache__",
+        "lost+found",
+        "system volume information",
+    }
+)
+# Endings of pictures in formats that thaw does not read.
+_NOT_READ = """
+    .arw .cr2 .cr3 .czi .dcm .dds .dib .dicom .dng .eps .exr .fit .fits .hdr .heic .heics .heif .hif .ico .jxl .jxr
+    .mha .mhd .nd2 .nef .nii .npy .nrrd .orf .pcx .pdf .psd .qoi .raf .raw .rw2 .sgi .svg .svs .tga .vsi .xcf
+"""
+OTHER_FORMATS = frozenset(_NOT_READ.split())
+HIDDEN = "hidden"
+SYSTEM = "in a folder of the operating system or the storage"
+NO_PICTURE = "not a picture, by the ending of its name"
+NOT_LISTED = "not named in labels.csv"
+NO_CLASS = "in no class folder"
+BESIDE = "beside the folders of the splits"
+HARMLESS = (HIDDEN, SYSTEM, NO_PICTURE)
 KNOWN = ("path", "label", "target", "split", "group", "hash")
 
 
@@ -130,6 +159,11 @@ def columns_of(table: Path) -> list[str]:
     return list(_read_csv(table, ("path", "label")).columns)
 
 
+def line_of(table: Path, path: str) -> int:
+    """The line of a picture in a labels.csv, where no cell has several lines."""
+    return _read_table(table)["path"].tolist().index(path) + 2
+
+
 def _read_table(table: Path) -> pd.DataFrame:
     rows = _read_csv(table, ("path", "label"))
     if "hash" in rows:
@@ -163,8 +197,66 @@ def _read_table(table: Path) -> pd.DataFrame:
     return rows
 
 
+def is_picture(path: PurePath) -> bool:
+    """Whether a file in the data, with its path from there, is taken for a picture: by its name alone."""
+    return not _is_hidden(path) and not _is_system(path) and path.suffix.lower() in SUFFIXES
+
+
+def _is_hidden(path: PurePath) -> bool:
+    return any(part.startswith(".") for part in path.parts)
+
+
+def _is_system(path: PurePath) -> bool:
+    return any(part.casefold() in SYSTEM_FOLDERS for part in path.parts)
+
+
+def left_out(root: Path, rows: pd.DataFrame) -> pd.DataFrame:
+    """Every file under `root` that is neither a picture of the rows nor a table: its path from there, and why."""
+    tables = [name for name in ("labels.csv", "splits.csv") if (root / name).is_file()]
+    used = {*rows["path"], *tables}
+    files = [file.relative_to(root) for file in root.rglob("*") if file.is_file()]
+    inner = {top.name for _, top in _split_folders(root)}
+    reasons = {
+        file.as_posix().encode("utf-8", "backslashreplace").decode(): _why_left_out(file, "labels.csv" in tables, inner)
+        for file in files
+        if file.as_posix() not in used
+    }
+    return pd.DataFrame(sorted(reasons.items()), columns=["path", "reason"], dtype=str)
+
+
+def _why_left_out(file: PurePath, listed: bool, splits: set[str]) -> str:
+    suffix = file.suffix.lower()
+    if _is_system(file):
+        return SYSTEM
+    if _is_hidden(file):
+        return HIDDEN
+    if suffix in OTHER_FORMATS:
+        return f"thaw does not read {suffix}: save it as PNG, TIFF or JPEG"
+    if suffix not in SUFFIXES:
+        return NO_PICTURE
+    if listed:
+        return NOT_LISTED
+    return BESIDE if splits and file.parts[0] not in splits else NO_CLASS
+
+
+def counted(values: pd.Series) -> str:
+    """How often there is each of the values, the most frequent first."""
+    counts = values.value_counts(sort=False).sort_index().sort_values(ascending=False, kind="stable")
+    return ", ".join(f"{count} {value}" for value, count in counts.items())
+
+
+def warnings_of_left_out(files: pd.DataFrame) -> list[str]:
+    """What somebody may have meant to be used among the files that are left out."""
+    meant = files[~files["reason"].isin(HARMLESS)]
+    return [
+        f"{len(paths)} picture{'s' * (len(paths) > 1)} left out, such as {paths.iloc[0]}: {reason}"
+        for reason, paths in meant.groupby("reason", sort=True)["path"]
+    ]
+
+
 def _folders_in(root: Path) -> list[Path]:
-    return sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+    visible = (path for path in root.iterdir() if not _is_hidden(PurePath(path.name)))
+    return sorted(path for path in visible if path.is_dir() and not _is_system(PurePath(path.name)))
 
 
 def _named(folder: Path) -> str:
@@ -173,27 +265,47 @@ def _named(folder: Path) -> str:
 
 def split_folders(root: Path) -> dict[str, Path]:
     """The folder of each split under `root`; empty where folders are classes."""
+    return dict(_split_folders(root))
+
+
+def _split_folders(root: Path) -> list[tuple[str, Path]]:
+    """The folders that are splits, if there are train and another one of them with class folders in them, or nothing
+    else: a stray folder beside them makes no classes of them."""
     tops = _folders_in(root)
-    names = [FOLDERS.get(_named(top).lower(), "") for top in tops]
-    return dict(zip(names, tops, strict=True)) if all(names) else {}
+    named = [(FOLDERS[name], top) for top in tops if (name := _named(top).lower()) in FOLDERS]
+    several = {"train"} < {split for split, _ in named} and any(_folders_in(top) for _, top in named)
+    return named if several or len(named) == len(tops) else []
+
+
+def _class_folders(root: Path) -> list[tuple[str, Path]]:
+    """The split, empty where thaw shall decide, and the folder of each class."""
+    if splits := _split_folders(root):
+        return [(split, folder) for split, top in splits for folder in _folders_in(top)]
+    return [("", folder) for folder in _folders_in(root)]
+
+
+def empty_classes(root: Path, rows: pd.DataFrame) -> list[str]:
+    """The class folders in which no picture was found, so that they are no classes."""
+    if (root / "labels.csv").is_file():
+        return []
+    names = {_named(folder) for _, folder in _class_folders(root)}
+    return sorted(names - set(rows["label"]))
 
 
 def _read_class_folders(root: Path) -> pd.DataFrame:
-    tops = _folders_in(root)
-    split = bool(split_folders(root))
-    if split:
-        classes = [(FOLDERS[_named(top).lower()], folder) for top in tops for folder in _folders_in(top)]
-    else:
-        classes = [("", folder) for folder in tops]
+    classes = _class_folders(root)
+    split = any(name for name, _ in classes)
     rows = [
-        {"path": path.relative_to(root).as_posix(), "label": _named(folder), "split": split}
-        for split, folder in classes
+        {"path": path.relative_to(root).as_posix(), "label": _named(folder), "split": name}
+        for name, folder in classes
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.suffix.lower() in SUFFIXES
+        if path.is_file() and is_picture(path.relative_to(root))
     ]
     if not rows:
+        files = left_out(root, pd.DataFrame({"path": []}))
+        there = f" ({counted(files['reason'])})" if len(files) else ""
         raise InputError(
-            f"no pictures found under {root}; allowed are a folder for each class with {', '.join(sorted(SUFFIXES))} "
+            f"no pictures found under {root}{there}; allowed are a folder for each class with {', '.join(FORMATS)} "
             "files in it, or pictures with a labels.csv (columns path and label)"
         )
     for row in rows:
@@ -242,83 +354,6 @@ def content_hash(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def assign_folds(rows: pd.DataFrame, val: float, fold: int, folds: int, seed: int) -> pd.Series:
-    """The split of every row with one of so many folds as test split, and val drawn from the others; stratified by
-    label, groups kept whole. Over all folds every row is in test once."""
-    if "split" in rows and (rows["split"] != "").any():
-        raise InputError(
-            "prepare.folds divides all pictures anew, but these come with splits: leave them out, or folds"
-        )
-    groups = rows["group"].where(rows["group"] != "", rows["hash"]) if "group" in rows else rows["hash"]
-    by_class = groups.groupby(rows["label"]).nunique()
-    smallest, most = by_class.idxmin(), int(by_class.min())
-    if folds > most:
-        what = f"groups with pictures of class '{smallest}'" if "group" in rows else f"pictures of class '{smallest}'"
-        raise InputError(f"prepare.folds is {folds}, but there are {most} {what}: use 2 to {most}")
-    rows = rows.sort_values("path")
-    free = pd.Series("", rows.index)
-    drawn = _draw(rows, free, {str(number): 1 / folds for number in range(folds)}, seed)
-    rest = drawn != str(fold)
-    shares = {"train": 1 - val * folds / (folds - 1), "val": val * folds / (folds - 1)}
-    return drawn.mask(~rest, "test").mask(rest, _draw(rows[rest], free[rest], shares, seed))
-
-
-def assign_splits(rows: pd.DataFrame, val: float, test: float, seed: int, frozen: bool = False) -> pd.Series:
-    """The split of every row: what is given stays; a picture identical to one with a split, or of its group, follows
-    it; the rest is drawn stratified by label, groups kept whole, so that all rows together come near the shares.
-
-    Identical pictures without a group count as one. Depends on the rows and the seed, not on their order. Where splits
-    are given but none is val, val is taken from train, unless they are `frozen`: said by an earlier draw.
-    """
-    rows = rows.sort_values("path")
-    given = _follow(rows, rows["split"]) if "split" in rows else pd.Series("", index=rows.index)
-    shares = {"train": 1 - val - test, "val": val, "test": test}
-    if (given != "").any() and not frozen:
-        missing = [split for split in SPLITS if split not in set(given)]
-        if "train" in missing:
-            raise InputError("splits are given but no picture is in train; mark some as train, or give no splits")
-        if missing:
-            taken = given.isin(["train", ""])
-            shares = {"train": 1 - sum(shares[name] for name in missing), **{name: shares[name] for name in missing}}
-            return given.mask(taken, _draw(rows[taken], pd.Series("", rows.index[taken]), shares, seed))
-    return given.mask(given == "", _draw(rows, given, shares, seed))
-
-
-def _follow(rows: pd.DataFrame, given: pd.Series) -> pd.Series:
-    """The given splits, and for rows without one that of their twins or group (of several: test, then train)."""
-    keys = [rows[column].where(rows[column] != "") for column in ("hash", "group") if column in rows]
-    while True:
-        before = given
-        for key in keys:
-            known = given[given != ""].groupby(key).min()
-            given = given.where(given != "", key.map(known).fillna(""))
-        if given.equals(before):
-            return given
-
-
-def _draw(rows: pd.DataFrame, given: pd.Series, shares: dict[str, float], seed: int) -> pd.Series:
-    """Splits for the rows without a given one: whole groups, large ones first, each to the split that lacks most of
-    what the group has."""
-    groups = rows["group"].where(rows["group"] != "", rows["hash"]) if "group" in rows else rows["hash"]
-    free = given == ""
-    totals = rows["label"].value_counts().sort_index()
-    counts = pd.crosstab(groups[free], rows["label"][free]).sort_index().reindex(columns=totals.index, fill_value=0)
-    names = list(shares)
-    there = pd.crosstab(given, rows["label"]).reindex(index=names, columns=totals.index, fill_value=0)
-    sizes = counts.to_numpy(dtype=np.float64)
-    order = np.random.default_rng(seed).permutation(len(counts))
-    order = order[np.argsort(-sizes.sum(axis=1)[order], kind="stable")]
-    total = totals.to_numpy(dtype=np.float64)
-    wanted = np.outer(list(shares.values()), total)
-    lacking = wanted - there.to_numpy(dtype=np.float64)
-    chosen: dict[str, str] = {}
-    for row in order:
-        split = int(np.argmax(lacking / np.maximum(wanted, 1e-9) @ (sizes[row] / total)))
-        lacking[split] -= sizes[row]
-        chosen[str(counts.index[row])] = names[split]
-    return groups.map(chosen)
-
-
 def only_new(known: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
     """The rows whose picture is neither among the known ones nor twice in the rows; refused if labels contradict."""
     labelled = set(zip(known["hash"], known["label"], strict=True))
@@ -335,26 +370,6 @@ def only_new(known: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
         names[row.hash] = f"the new picture {row.path} ({row.label})"
         kept.append(row.Index)
     return rows.loc[kept]
-
-
-def join(known: pd.DataFrame, new: pd.DataFrame, val: float, test: float, seed: int, frozen: bool) -> pd.DataFrame:
-    """The known rows in the splits that they have without the new ones, and after them the new ones in theirs."""
-    known = known.assign(split=assign_splits(known, val, test, seed, frozen))
-    both = pd.concat([known, new], ignore_index=True)
-    both["split"] = both["split"].fillna("")
-    return both.assign(split=assign_splits(both, val, test, seed, frozen=True))
-
-
-def check_splits(rows: pd.DataFrame, classes: Sequence[str]) -> None:
-    """Raise unless every class is in every split."""
-    table = pd.crosstab(rows["label"], rows["split"]).reindex(index=list(classes), columns=list(SPLITS), fill_value=0)
-    for split in SPLITS:
-        for label in classes:
-            if table.loc[label, split] == 0:
-                raise InputError(
-                    f"class '{label}' has no picture in the {split} split ({table.loc[label].sum()} in all); add "
-                    "pictures or groups of it, change prepare.val and prepare.test, or set prepare.seed to draw again"
-                )
 
 
 def complete(rows: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:
@@ -398,6 +413,11 @@ def warnings(rows: pd.DataFrame, classes: Sequence[str]) -> list[str]:
     labels = copies.groupby("hash")["label"].nunique()
     if (labels > 1).any():
         found.append(f"{(labels > 1).sum()} sets of identical pictures have different labels: correct them")
+    shared = copies[copies["group"] != ""].groupby("hash")["group"].nunique()
+    if (shared > 1).any():
+        found.append(
+            f"{(shared > 1).sum()} sets of identical pictures lie in several groups: thaw keeps those together"
+        )
     names = pd.Series(classes, dtype=str)
     for _, same in names.groupby(names.str.casefold()):
         if len(same) > 1:

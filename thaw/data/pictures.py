@@ -6,7 +6,7 @@ read from a memory map; without one the same batches are decoded from the files 
 
 import mmap
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -16,16 +16,28 @@ from typing import Any, BinaryIO, TypeVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from thaw.errors import InputError
 
-SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
+# Endings of files that are taken for pictures. What is in them decides how they are read.
+_READ = """
+    .apng .avif .bmp .gif .j2c .j2k .jfif .jp2 .jpc .jpe .jpeg .jpf .jpg .jpx .mpo .pbm .pfm .pgm .png .pnm .ppm
+    .tif .tiff .webp
+"""
+SUFFIXES = frozenset(_READ.split())
 # What pictures may be. Pillow goes by what is in a file, not by its name, and hands some formats to other programs: it
 # asks only the decoders named here. JPEG's is that of MPO too.
-FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
-GREY = ("1", "L", "I")
+FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+GREY = ("1", "L", "LA", "La", "I", "F")
+# Every kind of pixels becomes 8 bits by `eight_bits`. Its number is part of each `Shape`, so that a model carries it:
+# another rule needs another number.
+PIXEL_RULE = 1
+BACKGROUND = "white"
+TOPS = (255, 1023, 4095, 16383, 65535)  # the brightest value of 8, 10, 12, 14 and 16 bits
+STRETCHED = "from its darkest to its brightest pixel"
+BITS_PER_SAMPLE, SAMPLE_FORMAT = 258, 339  # tags of TIFF; a sample format of 1 is without a sign
 # What decoders raise over broken files.
 UNREADABLE = (
     OSError,
@@ -36,10 +48,19 @@ UNREADABLE = (
     MemoryError,
     Image.DecompressionBombError,
 )
+
 VIEWS = {"none": 1, "flip": 2, "flips": 4, "square": 8}
 QUARTER_TURNS = (0, 2, 1, 3)  # of each pair of views
 LARGE = 2**28  # bytes of a memory map; pages of a smaller one may all be in memory
 Number = TypeVar("Number", bound=np.generic)
+
+
+class Unreadable(InputError):
+    """A file that is there but whose picture cannot be read, and why."""
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(f"picture {path} cannot be read ({reason}); repair it or take it out")
+        self.reason = reason
 
 
 @dataclass(frozen=True)
@@ -71,6 +92,14 @@ class Shape:
     interpolation: str
     fit: str
     channels: int
+    pixels: int = PIXEL_RULE
+
+    def __post_init__(self) -> None:
+        if self.pixels != PIXEL_RULE:
+            raise InputError(
+                f"these pictures were read by pixel rule {self.pixels}, this thaw has rule {PIXEL_RULE}; use the thaw "
+                "that made them, or run prepare again and train anew"
+            )
 
     @classmethod
     def of(cls, preprocessing: Preprocessing, size: int | None, fit: str, channels: int) -> "Shape":
@@ -96,7 +125,11 @@ def open_image(source: Path | BinaryIO) -> Image.Image:
 def channels_of(path: Path) -> int:
     """1 for a grey picture, 3 for any other, read from the file's header."""
     with _readable(path), open_image(path) as file:
-        return 1 if file.mode.startswith(GREY) else 3
+        return 1 if _is_grey(file.mode) else 3
+
+
+def _is_grey(mode: str) -> bool:
+    return mode in GREY or mode.startswith("I;16")
 
 
 @contextmanager
@@ -107,25 +140,80 @@ def _readable(path: Path) -> Iterator[None]:
         raise InputError(f"picture {path} does not exist; correct its row in labels.csv or bring the file") from None
     except UNREADABLE as error:
         reason = " ".join(str(error).split()) or type(error).__name__
+        if isinstance(error, OSError) and error.errno:  # of the machine, not of the picture
+            raise InputError(f"picture {path} cannot be opened ({error.strerror}); mend that and try again") from None
         if isinstance(error, UnidentifiedImageError):
             reason = f"it is no picture of an allowed format; allowed are {', '.join(FORMATS)}"
-        raise InputError(f"picture {path} cannot be read ({reason}); repair it or take it out") from None
+        raise Unreadable(path, reason) from None
+
+
+def read_picture(path: Path) -> tuple[Image.Image, str]:
+    """A file, fully decoded, upright, 8-bit grey or RGB; and the rule by which its pixels became so."""
+    with _readable(path), open_image(path) as file:
+        file.load()
+        picture, rule = eight_bits(file)
+        picture.getexif()[ExifTags.Base.Orientation] = file.getexif().get(ExifTags.Base.Orientation, 1)
+        return ImageOps.exif_transpose(picture), rule
 
 
 def open_picture(path: Path) -> Image.Image:
-    """Open and fully decode a file: upright, grey or RGB; 16-bit grey is scaled to 8 bit."""
-    with _readable(path), open_image(path) as file:
-        picture = ImageOps.exif_transpose(file)
-        picture.load()
-        if picture.mode.startswith("I"):
-            pixels = np.asarray(picture, dtype=np.int64).clip(0, 65535) // 257
-            return Image.fromarray(pixels.astype(np.uint8))
-        return picture.convert("L" if picture.mode.startswith(GREY) else "RGB")
+    """A file, fully decoded, upright, 8-bit grey or RGB."""
+    return read_picture(path)[0]
+
+
+def eight_bits(picture: Image.Image) -> tuple[Image.Image, str]:
+    """Any picture as 8-bit grey or RGB, and the rule for pixels of its kind; no other picture has a say in it."""
+    mode = "L" if _is_grey(picture.mode) else "RGB"
+    if picture.mode == "F" or picture.mode.startswith("I"):
+        return _from_numbers(picture)
+    if not picture.has_transparency_data:
+        names = {"P": "its palette", "CMYK": "without a profile", "LAB": "as sRGB"}
+        return picture.convert(mode), names.get(picture.mode, "as they are")
+    with_alpha = (picture.convert("LA") if picture.mode == "La" else picture).convert("RGBA")
+    if not with_alpha.getchannel("A").getbbox():
+        return with_alpha.convert("RGB").convert(mode), "alpha left out"
+    background = Image.new("RGBA", picture.size, BACKGROUND)
+    return Image.alpha_composite(background, with_alpha).convert(mode), f"on {BACKGROUND}"
+
+
+def _from_numbers(picture: Image.Image) -> tuple[Image.Image, str]:
+    """Grey of more than 8 bits: white is the brightest value of the fewest bits that hold every pixel, of floats also
+    1. Where a pixel is negative or needs more than 16 bits, the darkest is black and the brightest white."""
+    numbers = np.asarray(picture)
+    tags = getattr(picture, "tag_v2", {})
+    if tags.get(SAMPLE_FORMAT, (1,)) == (1,) and tags.get(BITS_PER_SAMPLE) == (32,) and numbers.dtype == np.int32:
+        numbers = numbers.view(np.uint32)  # Pillow has no mode for it
+    finite = numbers[np.isfinite(numbers)]
+    if not finite.size:
+        raise ValueError("none of its pixels is a finite number")
+    black, white, rule = float(finite.min()), float(finite.max()), STRETCHED
+    if black >= 0 and white <= TOPS[-1]:
+        tops = (1, *TOPS) if picture.mode == "F" else TOPS
+        top = next(top for top in tops if white <= top)
+        black, white, rule = 0.0, float(top), f"white is {top}"
+    scaled = (np.clip(numbers, black, white).astype(np.float64) - black) * 255 / ((white - black) or 1)
+    return Image.fromarray(np.rint(np.nan_to_num(scaled)).astype(np.uint8)), rule
+
+
+def rule_warnings(rules: Mapping[str, int]) -> list[str]:
+    """A warning where pictures of more than 8 bits were read in ways that do not compare."""
+    deep = {rule: count for rule, count in rules.items() if rule.startswith("white is") or rule == STRETCHED}
+    if len(deep) < 2:
+        return []
+    counts = ", ".join(f"{count} of them {rule}" for rule, count in sorted(deep.items()))
+    return [
+        f"grey pictures of more than 8 bits differ in what white is ({counts}): save them as 8 bits if that is wrong"
+    ]
 
 
 def decode(path: Path, shape: Shape) -> NDArray[np.uint8]:
-    """A file as pixels (size, size, channels): the whole picture squeezed, or its centre as the weights crop it."""
-    picture = open_picture(path).convert("L" if shape.channels == 1 else "RGB")
+    """A file as pixels (size, size, channels)."""
+    return squared(open_picture(path), shape)
+
+
+def squared(picture: Image.Image, shape: Shape) -> NDArray[np.uint8]:
+    """A picture as pixels (size, size, channels): squeezed whole, or its centre as the weights crop it."""
+    picture = picture.convert("L" if shape.channels == 1 else "RGB")
     resampling = Image.Resampling[shape.interpolation.upper()]
     if shape.fit == "whole":
         picture = picture.resize((shape.size, shape.size), resampling)

@@ -42,7 +42,7 @@ def look(backbone: nn.Module, pictures: Iterable[Tensor], head: tuple[str, nn.Mo
             for module in block.modules:
                 hooks.callback(module.register_forward_hook(partial(note, number)).remove)
         for batch in pictures:
-            scores.append(backbone.eval()(batch))
+            scores.append(backbone.eval()(batch).float().cpu())
             for output, outputs in zip(latest, said, strict=True):
                 outputs.append(_without_places(output, isinstance(backbone, SwinTransformer)).float().cpu())
     return Look(found, [torch.cat(outputs) for outputs in said], torch.cat(scores))
@@ -63,7 +63,7 @@ def by_block(before: Look, after: Look) -> pd.DataFrame:
 def drift(before: Tensor, after: Tensor) -> dict[str, float]:
     """How far class scores (n, classes) drifted: `kept` is the share of pictures that both give the same class, `kl`
     the mean divergence in nats."""
-    old, new = (scores.double().log_softmax(1) for scores in (before, after))
+    old, new = (scores.cpu().double().log_softmax(1) for scores in (before, after))
     same, divergence = (old.argmax(1) == new.argmax(1)).double(), (old.exp() * (old - new)).sum(1)
     return {"kept": float(same.mean()), "kl": float(divergence.mean())}
 
@@ -73,7 +73,7 @@ def cka(one: Tensor, other: Tensor) -> float:
 
     1 where one is the other turned and scaled, 0 where they have nothing in common.
     """
-    one, other = ((each - each.mean(0)).double() for each in (one, other))
+    one, other = ((outputs - outputs.mean(0)).cpu().double() for outputs in (one, other))
     shared = torch.linalg.matrix_norm(one.T @ other) ** 2
     own = torch.linalg.matrix_norm(one.T @ one) * torch.linalg.matrix_norm(other.T @ other)
     return float(shared / own) if own > 0 else float("nan")
@@ -82,8 +82,8 @@ def cka(one: Tensor, other: Tensor) -> float:
 def _distance(old: Iterable[Tensor], new: Iterable[Tensor]) -> float:
     with torch.no_grad():
         pairs = list(zip(old, new, strict=True))
-        moved = sum(float(((b - a).double() ** 2).sum()) for a, b in pairs)
-        size = sum(float((a.double() ** 2).sum()) for a, _ in pairs)
+        moved = sum(float(((b - a).cpu().double() ** 2).sum()) for a, b in pairs)  # MPS has no float64
+        size = sum(float((a.cpu().double() ** 2).sum()) for a, _ in pairs)
     return float((moved / size) ** 0.5) if size else 0.0
 
 

@@ -2,6 +2,7 @@
 
 import ctypes
 import platform
+from types import MethodType
 
 import torch
 
@@ -40,4 +41,5 @@ def compiling_pays(compiling: str, device: torch.device, pictures: int) -> bool:
 def use_bfloat16(model: Classifier, device: torch.device) -> None:
     """Let the network multiply in bfloat16 from now on; its weights stay as they are."""
     for module in (model, model.backbone):
-        module.forward = torch.autocast(device.type, torch.bfloat16)(module.forward)
+        # A bound method: in a deep copy, such as a moving average is, it belongs to the copy. A closure would not.
+        module.forward = MethodType(torch.autocast(device.type, torch.bfloat16)(type(module).forward), module)

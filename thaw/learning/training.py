@@ -20,7 +20,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
 from torchvision.ops import StochasticDepth
-from torchvision.transforms import v2
 
 from thaw.data.pictures import Normaliser, Pictures, copied, in_batches, in_views, jittered, rows_of
 from thaw.errors import InputError
@@ -80,13 +79,23 @@ class Trained:
     weights: dict[str, Tensor]
     kept: dict[str, float]
     history: pd.DataFrame
+    only_class: int | None  # the class that these weights give every validation picture; None: they give several
 
-    def __post_init__(self) -> None:
-        if math.isnan(self.kept["val_loss"]):
-            raise InputError(
-                f"training diverged: after epoch {self.kept['epoch']}, which would be kept, the validation loss is no "
-                "number; lower head.learning_rate or raise unfreeze.ratio"
-            )
+
+def one_class_warning(trained: Trained, classes: Sequence[str], targets: Tensor) -> str:
+    """That the network gives every validation picture one class, why that is most likely and what to try, as one
+    sentence; empty where it gives several. `targets` are those of the training pictures."""
+    number = trained.only_class
+    if number is None:
+        return ""
+    share, start = float(targets.mean(0)[number]), trained.history.iloc[0]
+    if start["epoch"] == 0 and start["val_accuracy"] > trained.kept["val_accuracy"]:
+        cause = "phase 2 overwrote what told the classes apart; raise unfreeze.ratio or use unfreeze.batchnorm frozen"
+    elif share * len(classes) > 1.5:
+        cause = f"{share:.0%} of the training pictures are of it; try class_weights balanced"
+    else:
+        cause = "it has not learnt enough; try more epochs (head.max_epochs, unfreeze.epochs) or a higher learning rate"
+    return f"the network calls every validation picture '{classes[number]}', most likely because {cause}"
 
 
 def loss_of(logits: Tensor, targets: Tensor, smoothing: float = 0.0, weight: Tensor | None = None) -> Tensor:
@@ -118,6 +127,7 @@ def fit_head(
     history: list[dict[str, float]] = []
     kept: dict[str, float] = {}
     weights: dict[str, Tensor] = {}
+    only_class: int | None = None
     progress = Progress(how.max_epochs * len(features))
     for epoch in range(1, how.max_epochs + 1):
         random = np.random.default_rng([seed, epoch])
@@ -131,20 +141,26 @@ def fit_head(
             loss.backward()
             optimizer.step()
             total += loss.item() * len(rows)
-        figures = _figures(_logits(head, val[0]), val[1], weight)
+        logits = _logits(head, val[0])
+        figures = _figures(logits, val[1], weight)
         history.append(_row(epoch, how.learning_rate, total / len(features), figures))
+        if not _is_finite(history[-1]):
+            raise InputError(_diverged(1, history[-1], _cause_in_phase_1(how, (features, val[0]))))
         if not kept or _deciding(figures) < _deciding(kept):
-            kept = {"epoch": epoch, **figures}
+            kept, only_class = {"epoch": epoch, **figures}, _only_class(logits)
             weights = {name: value.clone() for name, value in head.state_dict().items()}
         progress.step(len(features), f"epoch {epoch}, validation loss {figures['val_loss']:.4f}")
         if epoch - kept["epoch"] >= how.patience:
             break
     progress.end(f"epoch {len(history)}, validation has stopped improving")
     if not history:
-        figures = _figures(_logits(head, val[0]), val[1], weight)
+        logits = _logits(head, val[0])
+        figures = _figures(logits, val[1], weight)
         history = [_row(0, float("nan"), float("nan"), figures)]
-        kept, weights = {"epoch": 0, **figures}, head.state_dict()
-    return Trained(weights, kept, pd.DataFrame(history))
+        if not _is_finite(history[-1]):
+            raise InputError(_diverged(1, history[-1], _cause_in_phase_1(how, (features, val[0]))))
+        kept, weights, only_class = {"epoch": 0, **figures}, head.state_dict(), _only_class(logits)
+    return Trained(weights, kept, pd.DataFrame(history), only_class)
 
 
 def _logits(head: nn.Linear, features: NDArray[np.float32]) -> Tensor:
@@ -208,13 +224,14 @@ def fine_tune(
     rows, targets = train
     quicken(model)
     steps = len(_training_batches(rows, how.batch_size))
-    needed = how.l2_sp or how.interpolate
-    start = {name: value.detach().clone() for name, value in model.state_dict().items()} if needed else {}
+    start = {name: value.detach().clone() for name, value in model.state_dict().items()} if how.interpolate else {}
+    anchors = {parameter: parameter.detach().clone() for parameter in model.backbone.parameters() if how.l2_sp}
     averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(how.ema), use_buffers=True) if how.ema else None
     judged: nn.Module = averaged.module if averaged else model
     history: list[dict[str, float]] = []
     kept: dict[str, float] = {}
     weights: dict[str, Tensor] = {}
+    only_class: int | None = None
     optimizer = None
     if scratch and (state := _read(scratch, normalise.device)) is not None:
         try:
@@ -222,6 +239,7 @@ def fine_tune(
             optimizer, schedule = _optimizer(model, how, 0, steps)
             _restore(state, model, judged, averaged, optimizer, how.epochs)
             history, kept, weights = state["history"], state["kept"], state["weights"]
+            only_class = state["only_class"]
             print(f"going on after epoch {len(history) - 1}, where the last run was stopped", flush=True)
         except Exception as error:  # whatever is in the file, the phase ends, and ends as without it
             optimizer = None
@@ -239,7 +257,7 @@ def fine_tune(
             optimizer, schedule = _optimizer(model, how, (epoch - 1) * steps, steps, optimizer)
             loss = _train_epoch(
                 model, pictures, rows, targets, normalise, how, (seed, epoch), optimizer, schedule, progress,
-                start, averaged, weight,
+                anchors, averaged, weight,
             )  # fmt: skip
         else:
             loss = float("nan")  # the start is only looked at
@@ -247,26 +265,33 @@ def fine_tune(
         rate = optimizer.param_groups[-1]["lr"] if epoch else float("nan")
         figures = _figures(logits, val[1], weight)
         history.append(_row(epoch, rate, loss, figures))
+        if not _is_finite(history[-1]):
+            raise InputError(_diverged(2, history[-1], _cause_in_phase_2(how, epoch)))
         if not kept or how.keep == "last" or _deciding(figures) < _deciding(kept):
             kept = {"epoch": epoch, **figures}
             weights = {name: value.detach().cpu().clone() for name, value in judged.state_dict().items()}
+            only_class = _only_class(logits)
         print(_sentence(history[-1], how.epochs), flush=True)
         if scratch and processes.first():
-            _keep(scratch, model, optimizer, history, kept, weights, averaged)
+            _keep(scratch, model, optimizer, history, kept, weights, averaged, only_class)
     if how.interpolate:
 
-        def measure() -> dict[str, float]:
-            return _figures(predict(model, pictures, val[0], normalise, 1, 2 * how.batch_size), val[1], weight)
+        def measure() -> tuple[dict[str, float], int | None]:
+            logits = predict(model, pictures, val[0], normalise, 1, 2 * how.batch_size)
+            return _figures(logits, val[1], weight), _only_class(logits)
 
-        weights, share, figures = _interpolated(model, start, weights, measure)
+        weights, share, (figures, only_class) = _interpolated(model, start, weights, measure)
         kept = {"epoch": kept["epoch"], "share": share, **figures}
         print(f"{share:.0%} of the way from the head-only weights, {_worded(kept)}", flush=True)
-    return Trained(weights, kept, pd.DataFrame(history))
+    return Trained(weights, kept, pd.DataFrame(history), only_class)
 
 
 def _interpolated(
-    model: nn.Module, start: dict[str, Tensor], end: dict[str, Tensor], measure: Callable[[], dict[str, float]]
-) -> tuple[dict[str, Tensor], float, dict[str, float]]:
+    model: nn.Module,
+    start: dict[str, Tensor],
+    end: dict[str, Tensor],
+    measure: Callable[[], tuple[dict[str, float], int | None]],
+) -> tuple[dict[str, Tensor], float, tuple[dict[str, float], int | None]]:
     """The weights between start and end that are best on validation (WiSE-FT, Wortsman et al. 2022), of equal ones
     the first; their share of the way; and what `measure` says of them."""
     found = []
@@ -277,8 +302,8 @@ def _interpolated(
         }
         model.load_state_dict(weights)
         found.append((weights, tenths / 10, measure()))
-    weights, share, figures = min(found, key=lambda each: _deciding(each[2]))
-    return {name: value.cpu() for name, value in weights.items()}, share, figures
+    weights, share, measured = min(found, key=lambda each: _deciding(each[2][0]))
+    return {name: value.cpu() for name, value in weights.items()}, share, measured
 
 
 def _optimizer(
@@ -290,6 +315,9 @@ def _optimizer(
     `before` keeps its momentum.
     """
     groups = parameter_groups(model, how.learning_rate, how.ratio, how.weight_decay, how.layer_decay)
+    for group in groups:
+        if how.l2_sp and group["name"] == "backbone":
+            group["weight_decay"] = 0.0  # it is pulled to where it began instead of to zero
     optimizer = torch.optim.AdamW(groups, fused=True)
     for parameter in model.parameters():
         if before and parameter.requires_grad and parameter in before.state:
@@ -298,6 +326,18 @@ def _optimizer(
         optimizer, lambda step: warmup_and_cosine((done + step) / (how.epochs * steps), how.warmup)
     )
     return optimizer, schedule
+
+
+def _pull(optimizer: torch.optim.Optimizer, anchors: dict[nn.Parameter, Tensor], strength: float) -> None:
+    """L2-SP: move each weight towards its anchor by the share rate x strength of the way, beside the gradient.
+
+    Through the gradient Adam would divide the pull by the size of the gradients, as it does with L2.
+    """
+    for group in optimizer.param_groups:
+        share = min(1.0, group["lr"] * strength)
+        for parameter in group["params"]:
+            if parameter in anchors:
+                parameter.data.lerp_(anchors[parameter], share)
 
 
 def warmup_and_cosine(done: float, warmup: float) -> float:
@@ -318,7 +358,7 @@ def _train_epoch(
     optimizer: torch.optim.Optimizer,
     schedule: torch.optim.lr_scheduler.LambdaLR,
     progress: Progress,
-    start: dict[str, Tensor],
+    anchors: dict[nn.Parameter, Tensor],
     averaged: AveragedModel | None,
     weight: Tensor | None,
 ) -> float:
@@ -336,13 +376,11 @@ def _train_epoch(
     # Who has no share of a short last batch takes its first picture, and counts it nothing.
     shares = [processes.share(np.arange(len(batch))) for batch in batches]
     taken = [share if len(share) else np.arange(1) for share in shares]
+    mixes = how.mixup > 0 or how.cutmix > 0
+    if mixes:  # each picture with the one before it in the batch, which may be in the share of another process
+        taken = [np.r_[mine[0] - 1, mine] % len(batch) for batch, mine in zip(batches, taken, strict=True)]
+    random = np.random.default_rng([*seed, 3])
     read = pictures.batches([rows[batch[mine]] for batch, mine in zip(batches, taken, strict=True)])
-    mix = _mixing(how, targets.shape[1])
-    pulled = [
-        (parameter, start[f"backbone.{name}"])
-        for name, parameter in model.backbone.named_parameters()
-        if how.l2_sp and parameter.requires_grad
-    ]
     weight = None if weight is None else weight.to(normalise.device)
 
     def lost(seen: Tensor, wanted: Tensor) -> Tensor:
@@ -351,12 +389,12 @@ def _train_epoch(
     total = torch.zeros((), device=normalise.device)
     for batch, share, mine, pixels in zip(batches, shares, taken, read, strict=True):
         seen = _augmented(pixels, mine, len(batch), normalise, how, generator)
-        seen, wanted = mix(seen, copied(targets[batch[mine]], normalise.device))
+        wanted = copied(targets[batch[mine]], normalise.device)
+        if mixes:
+            seen, wanted = _mixed(seen, wanted, how, random)
         optimizer.zero_grad()
         loss = cores.backward(network, lost, seen, wanted, len(share) * processes.count() / len(batch))
-        for parameter, before in pulled:
-            assert parameter.grad is not None
-            parameter.grad.add_(parameter.detach() - before, alpha=how.l2_sp)
+        _pull(optimizer, anchors, how.l2_sp)
         optimizer.step()
         schedule.step()
         if averaged:
@@ -380,11 +418,24 @@ def _augmented(
     return seen
 
 
-def _mixing(how: FineTuning, classes: int) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """What blends each picture of a batch, and its target, with another one: mixup, cutmix, one of both, or nothing."""
-    ways = [(v2.MixUp, how.mixup), (v2.CutMix, how.cutmix)]
-    chosen = [way(alpha=alpha, num_classes=classes) for way, alpha in ways if alpha]
-    return v2.RandomChoice(chosen) if chosen else lambda seen, targets: (seen, targets)
+def _mixed(pictures: Tensor, targets: Tensor, how: FineTuning, random: np.random.Generator) -> tuple[Tensor, Tensor]:
+    """Each picture but the first, and its target, mixed with the one before it: mixup (Zhang et al. 2018), cutmix
+    (Yun et al. 2019), or, where both are on, one of them at random. The numbers drawn are those of the whole batch."""
+    alpha = (how.mixup, how.cutmix)
+    cut = bool(random.integers(2)) if all(alpha) else alpha[1] > 0
+    share = random.beta(alpha[cut], alpha[cut])  # of the picture itself
+    pictures, others = pictures[1:], pictures[:-1]
+    if cut:
+        height, width = pictures.shape[-2:]
+        centre, side = random.integers([height, width]), (1 - share) ** 0.5
+        top, left = (int(max(0, c - side * n / 2)) for c, n in zip(centre, (height, width), strict=True))
+        bottom, right = (int(min(n, c + side * n / 2)) for c, n in zip(centre, (height, width), strict=True))
+        pictures = pictures.clone()
+        pictures[..., top:bottom, left:right] = others[..., top:bottom, left:right]
+        share = 1 - (bottom - top) * (right - left) / (height * width)
+    else:
+        pictures = others.lerp(pictures, share)
+    return pictures, targets[:-1].lerp(targets[1:], share)
 
 
 def _training_batches(order: Rows, size: int) -> list[Rows]:
@@ -407,6 +458,49 @@ def _figures(logits: Tensor, targets: Tensor, weight: Tensor | None) -> dict[str
 def _deciding(figures: dict[str, float]) -> float:
     """The loss that decides which weights are kept: where classes have weights, that with them."""
     return figures.get("weighted_val_loss", figures["val_loss"])
+
+
+def _only_class(logits: Tensor) -> int | None:
+    """The class that every picture gets; None where there are several."""
+    classes = logits.argmax(1).unique()
+    return int(classes[0]) if len(classes) == 1 else None
+
+
+def _is_finite(row: dict[str, float]) -> bool:
+    """Whether the losses of an epoch are numbers; epoch 0 has no training loss."""
+    losses = [value for name, value in row.items() if name.endswith("loss") and (row["epoch"] or name != "train_loss")]
+    return all(map(math.isfinite, losses))
+
+
+def _diverged(phase: int, row: dict[str, float], cause: str) -> str:
+    """The sentence about a loss that is not finite."""
+    when = f"after epoch {row['epoch']}" if row["epoch"] else "before the first step"
+    losses = f"the validation loss is {row['val_loss']:g}"
+    if row["epoch"]:
+        losses = f"the training loss is {row['train_loss']:g} and {losses}"
+    return f"phase {phase} diverged: {when} {losses}; {cause}"
+
+
+def _cause_in_phase_1(how: HeadTraining, features: Sequence[NDArray[np.float32]]) -> str:
+    for part in features:
+        if not all(np.isfinite(part[rows]).all() for rows in in_batches(np.arange(len(part)), 4096)):
+            return (
+                "features of the backbone are not finite, most likely because its weights are damaged: "
+                "use other backbone.weights, or resources.precision float32"
+            )
+    return f"most likely the learning rate is too high: lower head.learning_rate, which is {how.learning_rate:g}"
+
+
+def _cause_in_phase_2(how: FineTuning, epoch: int) -> str:
+    if not epoch:
+        return (
+            "most likely the weights it starts from are damaged, or BatchNorm's adapted statistics are: run head "
+            "again, with other backbone.weights or unfreeze.batchnorm frozen"
+        )
+    return (
+        f"most likely the learning rate is too high: raise unfreeze.ratio, which is {how.ratio:g}, or lower "
+        f"head.learning_rate, which is {how.learning_rate:g}"
+    )
 
 
 def _row(epoch: int, rate: float, loss: float, figures: dict[str, float]) -> dict[str, float]:
@@ -432,13 +526,14 @@ def _keep(
     kept: dict[str, float],
     weights: dict[str, Tensor],
     averaged: nn.Module | None,
+    only_class: int | None,
 ) -> None:
     """Keep the state after an epoch; where that fails, training goes on without."""
     state = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
     if averaged:
         state["averaged"] = averaged.state_dict()
     try:
-        _write(path, {**state, "history": history, "kept": kept, "weights": weights})
+        _write(path, {**state, "history": history, "kept": kept, "weights": weights, "only_class": only_class})
     except (OSError, RuntimeError) as error:  # torch makes a RuntimeError of a full disk
         why = _first_line(error.__context__ or error)
         print(

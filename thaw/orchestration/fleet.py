@@ -42,7 +42,7 @@ from prefect.utilities.callables import parameter_schema
 
 from thaw.errors import InputError
 from thaw.orchestration import story
-from thaw.project import experiment, study
+from thaw.project import experiment, pipeline, study
 from thaw.project import sweep as sweeps
 from thaw.project.stage import StageError
 from thaw.report.sweeps import readable
@@ -150,7 +150,7 @@ def _deploy(client: SyncPrefectClient, arm: Flow[..., Any], wanted: sweeps.Sweep
         flow_id=client.create_flow(arm),
         name=wanted.name,
         description=f"The arms of a sweep from commit {wanted.base.commit[:7]}",
-        tags=["sweep"],
+        tags=["sweep", f"project:{pipeline.project()}"],
         work_pool_name=pool,
         entrypoint="flows/sweep.py:arm",
         pull_steps=[

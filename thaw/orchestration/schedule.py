@@ -1,8 +1,9 @@
 """Retraining on a schedule: `thaw schedule --cron "0 3 * * 1"` keeps it on the Prefect server and serves it here.
 
-A schedule is a Prefect deployment of the flow, tagged with the workspace that it retrains, so that two workspaces on
-one server stay apart. One process serves all schedules of its workspace, one run at a time; it needs no work pool.
-Schedules outlive it: of the runs that were due while nothing served, the last one is caught up.
+A schedule is a Prefect deployment of the flow. The flow is called after the project, so two projects on one server stay
+apart; a tag names the folder, so that two clones of one project do too. One process serves all schedules of its
+workspace, one run at a time; it needs no work pool. Schedules outlive it: of the runs that were due while nothing
+served, the last one is caught up.
 """
 
 import asyncio
@@ -25,7 +26,7 @@ from uuid import UUID
 
 from thaw.errors import InputError
 from thaw.orchestration import server
-from thaw.project import workspace
+from thaw.project import pipeline, workspace
 from thaw.project.overrides import settings_with
 
 if TYPE_CHECKING:
@@ -69,7 +70,10 @@ def serve(name: str | None, cron: str | None, timezone: str | None, overrides: l
                 raise InputError('this workspace has no schedule: make one, such as thaw schedule --cron "0 3 * * 1"')
             for word, what in kept.items():
                 deployment = retrain.to_deployment(
-                    word, tags=[FLOW, _here()], entrypoint_type=EntrypointType.MODULE_PATH, **what
+                    word,
+                    tags=[FLOW, f"project:{pipeline.project()}", _here()],
+                    entrypoint_type=EntrypointType.MODULE_PATH,
+                    **what,
                 )
                 added = runner.add_deployment(deployment)
                 assert isinstance(added, UUID)
@@ -184,6 +188,11 @@ def _lock() -> Path:
     return folder / "schedule.lock"
 
 
+def _flow_name() -> str:
+    """The name of this project's flow, which no other project's deployments bear."""
+    return f"{FLOW} {pipeline.project()}"
+
+
 def _here() -> str:
     """The tag that says which workspace a schedule belongs to."""
     return f"{socket.gethostname()}:{workspace.ROOT}"
@@ -203,7 +212,7 @@ def _owner(found: "DeploymentResponse") -> str:
 def _all(client: "SyncPrefectClient") -> "list[DeploymentResponse]":
     from prefect.client.schemas.filters import FlowFilter, FlowFilterName
 
-    found = client.read_deployments(flow_filter=FlowFilter(name=FlowFilterName(any_=[FLOW])))
+    found = client.read_deployments(flow_filter=FlowFilter(name=FlowFilterName(any_=[_flow_name()])))
     return sorted(found, key=lambda each: each.name)
 
 

@@ -33,9 +33,9 @@ from prefect.client.schemas.objects import Artifact, FlowRun, State
 from prefect.exceptions import MissingContextError, PrefectHTTPStatusError
 from prefect.runtime import flow_run, task_run
 
-from thaw.formats import change, percent, score
+from thaw.formats import change, escaped, percent, score
 from thaw.progress import LINE
-from thaw.project import results
+from thaw.project import pipeline, results
 from thaw.project.stage import Verdict
 from thaw.report.drawing import data_uri
 from thaw.statistics.records import same_networks
@@ -79,7 +79,7 @@ class PhaseTable:
 
 def _cell(text: str) -> str:
     """A text in a table of Markdown, as it stands."""
-    return re.sub(r"([\\`*_\[\]<>|~])", r"\\\1", " ".join(text.split()))
+    return escaped(" ".join(text.split()))
 
 
 @contextmanager
@@ -140,7 +140,7 @@ def _show_curves(phase: str, drawn: bytes) -> None:
 
 def outcome() -> None:
     """Show what came out: the curves of both phases, whether or not they ran; the metrics as a table; gain, confusion
-    matrix and worst mistakes as one page to read.
+    matrix and worst mistakes as one page to read; and the data that it was learned from.
     """
     with _kept_apart("the learning curves"):
         _show_curves("unfreeze", results.picture("curves"))
@@ -153,6 +153,9 @@ def outcome() -> None:
             with _kept_apart(f"the {title.lower()}"):
                 page += [f"### {title}", picture(title, results.picture(name))]
         _show("markdown", "summary", "\n\n".join(page), "Gain, confusion matrix, worst mistakes")
+    with _kept_apart("the data"):
+        if data := results.data():
+            _show("markdown", "data", data, "Pictures by class and split, warnings, what was left out")
 
 
 def decision(decision: Mapping[str, Any], acted: bool = True) -> None:
@@ -215,7 +218,11 @@ def describe(name: str, tags: list[str]) -> None:
     """Name the run, and tag it with these, the git commit and the data as they are now."""
     with _kept_apart("name and tags"):
         commit, data = results.commit(), results.data_hash()
-        origin = [*([f"commit:{commit}"] if commit else []), *([f"data:{data}"] if data else [])]
+        origin = [
+            f"project:{pipeline.project()}",
+            *([f"commit:{commit}"] if commit else []),
+            *([f"data:{data}"] if data else []),
+        ]
         tagged = sorted({*flow_run.tags, *tags, *origin})
         run_id = UUID(flow_run.id)
         _send("name and tags", lambda client: client.update_flow_run(run_id, name=name, tags=tagged))
@@ -226,7 +233,10 @@ def metric_rows(metrics: dict[str, Any]) -> dict[str, dict[str, str]]:
     head, finetuned, gain = metrics["head"], metrics["finetuned"], metrics["gain"]
     accuracy = [change(gain[key], "percent") for key in ("accuracy", "low", "high")]
     auc = [change(gain[key], "score") for key in ("auc", "auc_low", "auc_high")]
-    gained = {"accuracy": "{} [{}, {}] points".format(*accuracy), "AUC": "{} [{}, {}]".format(*auc)}
+    gained = {
+        "accuracy": ("{} points, no interval" if gain["low"] is None else "{} [{}, {}] points").format(*accuracy),
+        "AUC": ("{}, no interval" if gain["auc_low"] is None else "{} [{}, {}]").format(*auc),
+    }
     if same_networks(metrics):
         gained = {"accuracy": "phase 2 not kept", "AUC": "–"}
     return {

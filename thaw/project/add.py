@@ -46,17 +46,17 @@ def arrived(path: Path) -> bool:
 
     A link to a folder is something too: `add` says what to do with it.
     """
-    found = [file for file in path.rglob("*") if not file.name.startswith(".")]
-    files = [file for file in found if file.is_file()]
-    if any(file.is_dir() and file.is_symlink() for file in found):
+    entries = [entry for entry in path.rglob("*") if not entry.name.startswith(".")]
+    files = [entry for entry in entries if entry.is_file()]
+    if any(entry.is_dir() and entry.is_symlink() for entry in entries):
         return True
     if not files:
         return False
-    from thaw.data.pictures import SUFFIXES
+    from thaw.data.manifest import is_picture
 
     table = path / "labels.csv"
     rows = table.read_bytes().strip().splitlines()[1:] if table.is_file() else []
-    return bool(rows) or any(file.suffix.lower() in SUFFIXES for file in files)
+    return bool(rows) or any(is_picture(file.relative_to(path)) for file in files)
 
 
 def add(path: Path, new_classes: bool = False, on_line: OnLine = print, dry_run: bool = False) -> Added:
@@ -67,7 +67,7 @@ def add(path: Path, new_classes: bool = False, on_line: OnLine = print, dry_run:
 
 def add_held(path: Path, new_classes: bool = False, on_line: OnLine = print, dry_run: bool = False) -> Added:
     """The same for a caller that holds the workspace already."""
-    from thaw.data import manifest
+    from thaw.data import manifest, splits
     from thaw.data.parallel import each, of_each
     from thaw.data.pictures import open_picture
     from thaw.project.links import check_links
@@ -80,6 +80,8 @@ def add_held(path: Path, new_classes: bool = False, on_line: OnLine = print, dry
     check_links(path, copied=True)
     check_links(data)
     new = manifest.read_folder(path)
+    for warning in manifest.warnings_of_left_out(manifest.left_out(path, new)):
+        on_line(f"warning: {warning}")
     if not (data.is_dir() and any(data.iterdir())):
         finish("data", [sys.executable, "-m", "thaw.project.bring"], on_line)
     frozen = (data / "splits.csv").is_file()
@@ -87,6 +89,11 @@ def add_held(path: Path, new_classes: bool = False, on_line: OnLine = print, dry
         raise InputError(
             f"prepare.folds is {chosen.prepare.folds}, which draws the splits anew for each fold, but an add freezes "
             "the splits of all pictures: set prepare.folds to null first"
+        )
+    if chosen.prepare.split_by and not frozen:
+        raise InputError(
+            f"prepare.split_by is '{chosen.prepare.split_by}', which decides the splits by what is there, but an add "
+            "freezes the splits of all pictures: set prepare.split_by and prepare.hold_out to null first"
         )
     old = manifest.read_folder(data)
     _check_columns(new, old, path, data)
@@ -106,20 +113,20 @@ def add_held(path: Path, new_classes: bool = False, on_line: OnLine = print, dry
     new = manifest.only_new(old, all_new)
     _check_classes(new, old, path, data, new_classes)
 
-    rows = manifest.join(old, new, chosen.prepare.val, chosen.prepare.test, chosen.prepare.seed, frozen)
-    splits = rows["split"].iloc[len(old) :]
-    added = Added(len(new), len(all_new) - len(new), {split: int((splits == split).sum()) for split in manifest.SPLITS})
+    rows = splits.join(old, new, chosen.prepare.val, chosen.prepare.test, chosen.prepare.seed, frozen)
+    drawn = rows["split"].iloc[len(old) :]
+    added = Added(len(new), len(all_new) - len(new), {split: int((drawn == split).sum()) for split in manifest.SPLITS})
     if new.empty:
         return added
     classes = manifest.classes_of(rows, chosen.prepare.positive, 1)
     sources = [path / name for name in new["path"]]
-    new = new.assign(path=_places(new, splits, data))
+    new = new.assign(path=_places(new, drawn, data))
     rows = rows.assign(path=[*old["path"], *new["path"]])
     if not dry_run:
         _change(sources, new, rows)
     try:
         manifest.classes_of(rows, chosen.prepare.positive, chosen.prepare.smallest_class)
-        manifest.check_splits(rows, classes)
+        splits.check_splits(rows, classes)
     except InputError as mistake:
         on_line(f"warning: {mistake}")
     for warning in manifest.warnings(manifest.complete(rows, classes), classes):
@@ -177,6 +184,7 @@ def _check_columns(new: "pd.DataFrame", old: "pd.DataFrame", path: Path, data: P
 
 
 def _check_classes(new: "pd.DataFrame", old: "pd.DataFrame", path: Path, data: Path, new_classes: bool) -> None:
+    from thaw.data.manifest import SYSTEM_FOLDERS, is_picture
     from thaw.data.pictures import SUFFIXES
 
     unknown = new[~new["label"].isin(old["label"])]
@@ -189,13 +197,13 @@ def _check_classes(new: "pd.DataFrame", old: "pd.DataFrame", path: Path, data: P
     if (data / "labels.csv").is_file():
         return
     for label in unknown["label"].unique():
-        if label != Path(label).name or label.startswith("."):
+        if label != Path(label).name or label.startswith(".") or label.casefold() in SYSTEM_FOLDERS:
             raise InputError(f"the new class '{label}' cannot be the name of a folder in data/; call it otherwise")
     for name in new["path"]:
-        if Path(name).suffix.lower() not in SUFFIXES:
+        if not is_picture(PurePosixPath(PurePosixPath(name).name)):
             raise InputError(
-                f"{path / name} would not be found in a class folder; give it one of the endings "
-                f"{', '.join(sorted(SUFFIXES))}"
+                f"{path / name} would not be found in a class folder; give it a name that does not begin with a dot, "
+                f"and one of the endings {', '.join(sorted(SUFFIXES))}"
             )
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from thaw.errors import InputError
 from thaw.project import phase, registry, settings, workspace
@@ -23,6 +23,10 @@ from thaw.project.stage import OnLine, finish
 from thaw.project.stage import run as run_command
 from thaw.project.workspace import EVALUATE
 from thaw.startup import search_less_for_garbage
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -80,12 +84,13 @@ def compare(chosen: Settings, folder: Path, version: str) -> None:
     from thaw.learning.prediction import predict
     from thaw.progress import Progress
     from thaw.project import networks
+    from thaw.statistics import calibration
     from thaw.statistics.promotion import Limits, aligned, decide
 
     device = networks.use_resources(chosen)
-    data = networks.dataset(chosen)
-    test = data.split("test")
-    rows = data.rows.iloc[test].reset_index(drop=True)
+    data = networks.dataset(chosen, "val", "test")
+    val, test = data.split("val"), data.split("test")
+    rows = data.rows.loc[test].reset_index(drop=True)
     predictions = read_predictions(EVALUATE / "predictions.csv")
     assert predictions["path"].tolist() == rows["path"].tolist(), "evaluate saw other test pictures"
     model, meta = checkpoint.load(folder)
@@ -94,21 +99,19 @@ def compare(chosen: Settings, folder: Path, version: str) -> None:
         fold_batchnorm(model, shape.blank())
     decoded = data.pictures.decoded if shape == data.pictures.shape else None
     views = VIEWS[chosen.evaluate.views]
-    logits = predict(
-        model.to(device),
-        Pictures(data.pictures.files, shape, decoded, chosen.resources.workers),
-        test,
-        Normaliser(Preprocessing.from_json(meta["preprocessing"]), device),
-        views,
-        chosen.evaluate.batch_size,
-        Progress(len(test) * views),
-        version,
+    pictures = Pictures(data.pictures.files, shape, decoded, chosen.resources.workers)
+    normalise = Normaliser(Preprocessing.from_json(meta["preprocessing"]), device)
+    progress = Progress((len(val) + len(test)) * views)
+    seen, unseen = (
+        predict(model.to(device), pictures, rows, normalise, views, chosen.evaluate.batch_size, progress, version)
+        for rows in (val, test)
     )
     classes = list(dict.fromkeys([*data.classes, *meta["classes"]]))
+    temperature = calibration.temperature(*_known(seen, data.rows["label"].iloc[val], meta["classes"]))
     challenger = predictions[[f"finetuned_p_{label}" for label in data.classes]].to_numpy()
     grouped = (rows["group"] != "").any()
     found = decide(
-        aligned(logits.double().softmax(1).numpy(), meta["classes"], classes),
+        aligned(calibration.probabilities(unseen, temperature), meta["classes"], classes),
         aligned(challenger, data.classes, classes),
         labels_of(rows, data.classes),
         classes,
@@ -119,6 +122,15 @@ def compare(chosen: Settings, folder: Path, version: str) -> None:
     )
     _write(Outcome("compared", version, **asdict(found), inputs={}))
     print(f"{'promoted' if found.promoted else 'not promoted'}: {found.reason}", flush=True)
+
+
+def _known(logits: "Tensor", labels: "pd.Series", classes: list[str]) -> "tuple[Tensor, Tensor]":
+    """The logits and labels of the pictures whose class the model knows."""
+    import pandas as pd
+    import torch
+
+    codes = torch.from_numpy(pd.Categorical(labels, classes).codes.astype("int64"))
+    return logits[codes >= 0], codes[codes >= 0]
 
 
 def _compared(champion: Version, on_line: OnLine) -> Outcome:

@@ -22,6 +22,9 @@ def create(folder: Path, name: str | None = None, demo: bool = False) -> list[st
     if shutil.which("git") is None:
         raise InputError("thaw keeps projects in git, and there is no git here: install it and run this again")
     folder = folder.absolute()
+    name = name or folder.name
+    if not name or set(name) & set("/%"):
+        raise InputError(f"'{name}' cannot be the name of a project on a Prefect server: give one without / and %")
     if around := workspace.find(folder):
         kind = "is a project already" if around == folder else f"lies in the project {around}"
         raise InputError(f"{folder} {kind}; `thaw upgrade` brings one up to date, `thaw init FOLDER` makes another")
@@ -34,7 +37,7 @@ def create(folder: Path, name: str | None = None, demo: bool = False) -> list[st
         said += _dvc_repository(folder)
     except OSError as error:
         raise InputError(f"{folder} cannot become a project: {error.strerror} ({error.filename})") from None
-    _note(folder, name or folder.name)
+    _note(folder, name)
     _call(folder, "git", "add", "--force", "--", *texts, MADE, ".dvc/config", ".dvc/.gitignore")
     return said
 

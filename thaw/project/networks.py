@@ -1,6 +1,7 @@
 """Networks and the data set as the learning phases read and write them."""
 
 import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,8 +24,12 @@ AGAIN = "make it anew with `dvc repro --single-item --force {}`"
 
 
 class Dataset(NamedTuple):
-    """What prepare left: the manifest's rows, the classes, and the pixels by row number."""
+    """What prepare left of the splits that a phase reads: rows and targets by row number, and the pixels.
 
+    Rows of other splits are not there, and their targets are NaN.
+    """
+
+    reads: tuple[str, ...]
     rows: pd.DataFrame
     classes: list[str]
     targets: torch.Tensor
@@ -33,14 +38,19 @@ class Dataset(NamedTuple):
 
     def split(self, name: str) -> NDArray[np.int64]:
         """The row numbers of a split."""
-        return np.flatnonzero(self.rows["split"] == name)
+        if name not in self.reads:
+            raise InputError(
+                f"this phase asks for the rows of {name} and declares that it reads {' and '.join(self.reads)}: "
+                f"name {name} in its call of networks.dataset, if it may see them"
+            )
+        return self.rows.index[self.rows["split"] == name].to_numpy(np.int64)
 
     def labelled(self, share: float, seed: int) -> NDArray[np.int64]:
         """The row numbers of the training pictures whose labels are used, `share` of each class; a smaller share is
         part of a larger one."""
         train = self.split("train")
         drawn = pd.Series(np.random.default_rng(seed).permutation(len(train)), index=train)
-        labels = self.rows["label"].iloc[train]
+        labels = self.rows["label"][self.rows["split"] == "train"]
         rank, size = drawn.groupby(labels.to_numpy()).rank(), labels.groupby(labels).transform("size")
         used: NDArray[np.int64] = train[(rank <= np.ceil(share * size)).to_numpy()]
         return used
@@ -92,8 +102,22 @@ def place(model: Classifier, device: torch.device, chosen: Settings) -> None:
         use_bfloat16(model, device)
 
 
-def dataset(chosen: Settings) -> Dataset:
-    """Read what prepare wrote."""
+class _Visible(Pictures):
+    """The pictures of some rows; no other one is decoded or handed out."""
+
+    def __init__(self, pictures: Pictures, rows: NDArray[np.int64]) -> None:
+        super().__init__(pictures.files, pictures.shape, pictures.decoded, pictures.workers)
+        self.rows = rows
+
+    def batches(self, batches: Sequence[NDArray[np.int64]]) -> Iterator[torch.Tensor]:
+        """As of all pictures, of rows that may be read."""
+        for rows in batches:
+            assert np.isin(rows, self.rows).all(), "these pictures are of a split that the phase does not read"
+        return super().batches(batches)
+
+
+def dataset(chosen: Settings, *reads: str) -> Dataset:
+    """Read what prepare wrote of the splits in `reads`: `networks.dataset(settings, "train", "val")`."""
     meta = read_json(PREPARE / "meta.json")
     rows = read_manifest(PREPARE / "manifest.csv")
     kept = PREPARE / "pictures.npy"
@@ -104,8 +128,23 @@ def dataset(chosen: Settings) -> Dataset:
         counts = f"{len(rows)} rows for {len(decoded)} decoded pictures"
         raise InputError(f"{PREPARE}/manifest.csv has {counts}; {AGAIN.format('prepare')}")
     files = [DATA / path for path in rows["path"]]
+    targets = torch.from_numpy(targets_of(rows, meta["classes"]))
     pictures = Pictures(files, Shape(**meta["shape"]), decoded, chosen.resources.workers)
-    return Dataset(rows, meta["classes"], torch.from_numpy(targets_of(rows, meta["classes"])), pictures, meta)
+    return of_splits(reads, rows, meta["classes"], targets, pictures, meta)
+
+
+def of_splits(
+    reads: tuple[str, ...],
+    rows: pd.DataFrame,
+    classes: list[str],
+    targets: torch.Tensor,
+    pictures: Pictures,
+    meta: dict[str, Any],
+) -> Dataset:
+    """A data set of which only the splits in `reads` can be seen."""
+    visible = rows["split"].isin(reads).to_numpy()
+    targets = targets.masked_fill(torch.from_numpy(~visible)[:, None], torch.nan)
+    return Dataset(reads, rows[visible], classes, targets, _Visible(pictures, np.flatnonzero(visible)), meta)
 
 
 def features(data: Dataset, split: str) -> NDArray[np.float32]:

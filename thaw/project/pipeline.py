@@ -19,6 +19,11 @@ def stages() -> dict[str, Any]:
     return stages
 
 
+def project() -> str:
+    """What the project is called, on a Prefect server too: its name in thaw.yaml, else that of its folder."""
+    return str(read("thaw.yaml").get("project") or workspace.ROOT.name)
+
+
 def phases() -> dict[str, str]:
     """What DVC is asked to reproduce for each phase of a run, in their order: the data, then every stage."""
     return {"data": "data.dvc", **{name: name for name in stages()}}

@@ -77,7 +77,7 @@ def current() -> dict[str, Any]:
             modules, packages = _imported(file)
             code[phase] = _fingerprint(modules)
             used |= packages
-    return {"weights": _weights(), "code": code, "versions": {name: _version(name) for name in sorted(used)}}
+    return {"weights": _weights(), "code": code, "versions": {name: installed(name) for name in sorted(used)}}
 
 
 def keys(phase: str) -> list[str]:
@@ -127,7 +127,7 @@ def require_same() -> None:
             f"what changes, or install thaw-vision {made_with}"
         )
     for package, before in (kept.get("versions") or {}).items():
-        if (now := _version(package)) != before:
+        if (now := installed(package)) != before:
             raise InputError(
                 f"this project's results were made with {package} {before}, and {now} is installed: `thaw upgrade` "
                 f"shows which phases run again, or install {package} {before}"
@@ -226,7 +226,7 @@ def _fingerprint(modules: set[str]) -> str:
     return digest.hexdigest()[:16]
 
 
-def _version(package: str) -> str | None:
+def installed(package: str) -> str | None:
     """The installed version, without what it was built for, such as `+cpu`."""
     try:
         return version(package).partition("+")[0]

@@ -10,15 +10,20 @@ from typing import Any
 from thaw.project import overrides, pipeline, settings, workspace
 from thaw.project.git import git
 from thaw.project.settings import Settings
+from thaw.statistics.records import joined
 
 RECIPE = ("seed", "backbone", "prepare", "embed", "head", "unfreeze", "evaluate")  # the settings that make the result
 MOST_NAMED = 3  # changed settings in the name of a run
 
 
 def metrics() -> dict[str, Any]:
-    """The numbers of `evaluate`: test_pictures, head, finetuned, gain."""
-    found: dict[str, Any] = json.loads((workspace.ROOT / "artifacts/evaluate/metrics.json").read_text())
-    return found
+    """All figures of `evaluate`: those of metrics.json and those of details.json, if there is one."""
+    folder = workspace.ROOT / "artifacts" / "evaluate"
+    details = folder / "details.json"
+    return joined(
+        json.loads((folder / "metrics.json").read_text(encoding="utf-8")),
+        json.loads(details.read_text(encoding="utf-8")) if details.is_file() else {},
+    )
 
 
 def learning_curves(*phases: str) -> bytes:
@@ -43,6 +48,19 @@ def warning() -> str:
     from thaw.report.summary import warning as _warning
 
     return _warning(metrics())
+
+
+def data() -> str:
+    """Pictures by class and split, and what prepare warned of and left out, as Markdown; empty without prepare."""
+    from thaw.data.manifest import read_manifest
+    from thaw.project import notes
+    from thaw.report.data import data_markdown
+
+    folder = workspace.ROOT / "artifacts" / "prepare"
+    if not (folder / "manifest.csv").is_file():
+        return ""
+    classes = json.loads((folder / "meta.json").read_text(encoding="utf-8"))["classes"]
+    return data_markdown(read_manifest(folder / "manifest.csv"), classes, notes.read(folder))
 
 
 def picture(name: str) -> bytes:

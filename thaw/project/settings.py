@@ -2,15 +2,17 @@
 
 import difflib
 import re
+import runpy
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError, create_model
 from pydantic_core import PydanticCustomError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from thaw.errors import InputError
+from thaw.project import pipeline
 from thaw.project.workspace import ROOT
 
 FILE = ROOT / "params.yaml"
@@ -30,6 +32,7 @@ NotNegative = Annotated[float, Field(ge=0)]
 Limit = Annotated[float, Field(ge=0, le=1)]
 Minutes = Annotated[float, Field(gt=0)] | None
 Views = Literal["none", "flip", "flips", "square"]
+S = TypeVar("S", bound="Section")
 
 
 def _which_blocks(value: Any) -> Any:
@@ -69,8 +72,11 @@ class Prepare(Section):
     seed: Annotated[int, Field(ge=0)]
     folds: Annotated[int, Field(ge=2)] | None
     fold: Annotated[int, Field(ge=0)]
+    split_by: str | None
+    hold_out: str | int | None
     positive: str | None
     smallest_class: Annotated[int, Field(ge=3)]
+    unreadable: Limit
     cache_gb: NotNegative
 
 
@@ -81,7 +87,7 @@ class Embed(Section):
 
 
 class Head(Section):
-    learning_rate: Rate
+    learning_rate: Annotated[float, Field(gt=0, le=1000)]  # far larger ones leave the range of a float
     weight_decay: NotNegative
     batch_size: Count
     max_epochs: Annotated[int, Field(ge=0)]
@@ -158,6 +164,11 @@ class Settings(Section):
     promote: Promote
     timeouts: Timeouts
 
+    def section(self, kind: type[S]) -> S:
+        """The settings of a phase of the project's own, by the class that its file in tasks/ declares."""
+        value: S = getattr(self, kind.__name__.lower())
+        return value
+
 
 def read(path: Path = FILE) -> Settings:
     """The settings in `path`, or the first mistake in it."""
@@ -189,10 +200,10 @@ def override(changes: list[str], path: Path = FILE) -> None:
         partial.replace(path)
 
 
-def all_keys() -> list[str]:
+def all_keys(model: type[Settings] = Settings) -> list[str]:
     """Every key, such as `unfreeze.ratio`."""
     found = []
-    for name, field in Settings.model_fields.items():
+    for name, field in model.model_fields.items():
         section = field.annotation
         inner = section.model_fields if isinstance(section, type) and issubclass(section, Section) else None
         found += [f"{name}.{key}" for key in inner] if inner is not None else [name]
@@ -219,16 +230,51 @@ def _load(path: Path) -> Any:
 
 
 def _check(values: Any, source: str) -> Settings:
+    model = _with_own_phases()
     try:
-        settings = Settings.model_validate(_plain(values))
+        settings = model.model_validate(_plain(values))
     except ValidationError as error:
-        raise InputError(_sentence(error.errors(), source)) from None
+        raise InputError(_sentence(error.errors(), source, model)) from None
     if settings.prepare.val + settings.prepare.test >= 1:
         raise InputError(f"{source}: prepare.val and prepare.test leave nothing to train on; their sum must be below 1")
     if settings.prepare.folds and settings.prepare.fold >= settings.prepare.folds:
         last = settings.prepare.folds - 1
         raise InputError(f"{source}: prepare.fold is {settings.prepare.fold}; of {last + 1} folds it is 0 to {last}")
+    if settings.prepare.split_by and settings.prepare.folds:
+        raise InputError(f"{source}: prepare.folds and prepare.split_by both decide the test split; set one to null")
+    if settings.prepare.hold_out is not None and not settings.prepare.split_by:
+        raise InputError(
+            f"{source}: prepare.hold_out is '{settings.prepare.hold_out}', but no prepare.split_by names its column"
+        )
     return settings
+
+
+def _with_own_phases() -> type[Settings]:
+    """The settings with those that phases of the project's own declare, and time limits for these phases."""
+    own = [
+        phase
+        for phase in pipeline.stages()
+        if phase not in Settings.model_fields and phase not in Timeouts.model_fields
+    ]
+    if not own:
+        return Settings
+    sections: dict[str, Any] = {phase: (kind, ...) for phase in own if (kind := _declared(phase))}
+    limits: dict[str, Any] = dict.fromkeys(own, (Minutes, None))
+    sections["timeouts"] = (create_model("Timeouts", __base__=Timeouts, **limits), ...)
+    return create_model("Settings", __base__=Settings, **sections)
+
+
+def _declared(phase: str) -> type[Section] | None:
+    """The class by which a phase's own file declares its settings: `Duplicates` in tasks/duplicates.py."""
+    file = ROOT / "tasks" / f"{phase}.py"
+    name = phase.capitalize()
+    if not file.is_file() or f"class {name}(" not in file.read_text(encoding="utf-8"):
+        return None
+    try:
+        kind = runpy.run_path(str(file)).get(name)
+    except Exception as error:
+        raise InputError(f"{file} cannot be imported for its settings: {type(error).__name__}: {error}") from None
+    return kind if isinstance(kind, type) and issubclass(kind, Section) else None
 
 
 def _plain(value: Any) -> Any:
@@ -243,13 +289,13 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _sentence(errors: list[Any], source: str) -> str:
+def _sentence(errors: list[Any], source: str, model: type[Settings]) -> str:
     """The first mistake as one sentence; a union reports each of its parts, which are put together."""
     errors = sorted(errors, key=lambda error: error["type"] != "extra_forbidden")  # explains what is missing
     first = errors[0]
     key = ".".join(str(part) for part in first["loc"][:2])
     if first["type"] == "extra_forbidden":
-        return _unknown(key, source)
+        return _unknown(key, source, model)
     if first["type"] == "missing":
         return f"{source}: '{key}' is missing; add it, or bring the file back with `git checkout params.yaml`"
     reasons = [each["msg"] for each in errors if each["loc"][:2] == first["loc"][:2]]
@@ -257,8 +303,8 @@ def _sentence(errors: list[Any], source: str) -> str:
     return f"{source}: '{key}' is {first['input']!r}, which is not allowed: {wanted}"
 
 
-def _unknown(key: str, source: str) -> str:
+def _unknown(key: str, source: str, model: type[Settings] = Settings) -> str:
     if key in FORMER:
         return f"{source}: '{key}' {FORMER[key]}"
-    near = difflib.get_close_matches(key, all_keys(), 1, 0.0)[0]
+    near = difflib.get_close_matches(key, all_keys(model), 1, 0.0)[0]
     return f"{source}: unknown key '{key}'; the nearest that exists is '{near}'"

@@ -18,6 +18,7 @@ from thaw.project import workspace
 from thaw.project.git import dvc, git
 from thaw.project.overrides import settings_with
 from thaw.project.sweep import Arm, Sweep, arm, finished, reference
+from thaw.statistics.records import is_whole, joined
 
 if TYPE_CHECKING:
     from thaw.statistics.studies import Run
@@ -39,7 +40,7 @@ ABLATION = {
 OPTIONS = {
     RECIPE: [],
     "label smoothing": ["unfreeze.label_smoothing=0.1"],
-    "L2-SP": ["unfreeze.l2_sp=0.01"],
+    "L2-SP": ["unfreeze.l2_sp=10"],
     "mixup": ["unfreeze.mixup=0.2"],
     "cutmix": ["unfreeze.cutmix=1"],
     "moving average": ["unfreeze.ema=0.99"],
@@ -54,13 +55,14 @@ OPTIONS = {
 }
 COMPARED = (
     "over head, over recipe: points of test accuracy, auc over recipe: of AUC, which shows too what an arm lost in the "
-    "order of its verdicts; with the 95 % interval of a bootstrap over groups and seeds. "
+    "order of its verdicts; with the 95 % interval over groups and seeds, from six groups and three seeds on (or one). "
     "distance, cka, kept, kl: how far the network moved from what it was trained to know, as in every report. "
     "Accuracy, distance and kept are in percent."
 )
 ABOUT = {
     "seeds": [
-        "Mean ± standard deviation over the seeds; intervals are 95 % of a bootstrap over groups of pictures and seeds."
+        "Mean ± standard deviation over the seeds; 95 % intervals over groups of pictures and seeds, from six groups "
+        "and three seeds on (or one)."
     ],
     "curve": [
         "Whether more labels would help: a curve that still rises at its end says yes. Mean and spread over the seeds."
@@ -129,6 +131,9 @@ def _seeds(count: int) -> range:
 def answer(question: str, of: Sweep) -> Answer | None:
     """What the arms that ended say, if any did; tables, pictures and a page of it are kept in the study's folder."""
     from thaw.report import studies as looks
+    from thaw.report.ablation import ablation_plot
+    from thaw.report.differences import differences
+    from thaw.report.label_curve import label_curve
     from thaw.statistics import studies
 
     runs = [_run(of, each) for each in finished(of)]
@@ -139,16 +144,16 @@ def answer(question: str, of: Sweep) -> Answer | None:
         table = studies.curve(runs)
         percent = [f"{network}_accuracy" for network in studies.NETWORKS]
         tables["accuracy and AUC by share of the labels"] = looks.readable(table, percent)
-        figures["do more labels help?"] = looks.draw_curve(table)
+        figures["do more labels help?"] = label_curve(table)
     elif question in ("ablate", "options"):
         if not any(run.setting == RECIPE for run in runs):
             return None
         table = studies.ablation(runs, RECIPE)
         tables["arms"] = looks.readable(table, ["accuracy", "over_head", "over_recipe", "distance", "kept"])
         if question == "ablate":
-            figures["the lesson"] = looks.draw_ablation(runs, table)
+            figures["the lesson"] = ablation_plot(runs, table)
         elif len(table) > 2:
-            figures["over the recipe"] = looks.draw_differences(table)
+            figures["over the recipe"] = differences(table)
     else:
         known = {"path", "label", "group", "seed"}
         slices = [
@@ -180,20 +185,22 @@ def _run(of: Sweep, each: Arm) -> "Run":
 
     commit = reference(of, each.name)
     metrics = json.loads(git("show", f"{commit}:artifacts/evaluate/metrics.json"))
+    if not is_whole(metrics):
+        metrics = joined(metrics, json.loads(_file(commit, "details.json", each.name)))
     history = pd.read_csv(io.StringIO(git("show", f"{commit}:artifacts/unfreeze/history.csv")))
-    predictions = read_predictions(io.BytesIO(_predictions(commit, each.name)))
+    predictions = read_predictions(io.BytesIO(_file(commit, "predictions.csv", each.name)))
     return Run(each.setting, each.settings.seed, metrics, history, predictions)
 
 
 @cache
-def _predictions(commit: str, name: str) -> bytes:
-    """The predictions of an arm; asked once, because each question to DVC takes a second or two."""
+def _file(commit: str, name: str, arm_name: str) -> bytes:
+    """A file of evaluate of an arm; asked for once, because each call of DVC takes a second or two."""
     with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "predictions.csv"
-        command = dvc("get", ".", "artifacts/evaluate/predictions.csv", "--rev", commit)
+        file = Path(folder) / name
+        command = dvc("get", ".", f"artifacts/evaluate/{name}", "--rev", commit)
         got = subprocess.run(
             [*command, "--out", str(file)], cwd=workspace.ROOT, text=True, capture_output=True, stdin=subprocess.DEVNULL
         )
         if got.returncode:
-            raise InputError(f"the predictions of {name} are neither in DVC's cache nor in its remote")
+            raise InputError(f"{name} of {arm_name} is neither in DVC's cache nor in its remote")
         return file.read_bytes()

@@ -30,7 +30,6 @@ COLUMNS = {  # of the table: where the number is in the metrics of an arm
     "val_loss": ("unfreeze", "val_loss"),
     "head_accuracy": ("evaluate", "head", "accuracy"),
     "accuracy": ("evaluate", "finetuned", "accuracy"),
-    "gain": ("evaluate", "gain", "accuracy"),
     "auc": ("evaluate", "finetuned", "auc"),
 }
 SOURCES = {path[0] for path in COLUMNS.values()}
@@ -289,7 +288,7 @@ def outcome(of: Sweep) -> Findings | None:
     """What came out of the arms that ended, if any did; table and plot of it are kept in its folder."""
     import pandas as pd
 
-    from thaw.report.sweeps import plot
+    from thaw.report.sweep_plot import sweep_plot
     from thaw.statistics import sweeps
 
     done = finished(of)
@@ -301,7 +300,7 @@ def outcome(of: Sweep) -> Findings | None:
     folder = workspace.ROOT / "artifacts" / "sweeps" / of.name
     folder.mkdir(parents=True, exist_ok=True)
     arms_done.to_csv(folder / "table.csv", index=False, lineterminator="\n")
-    picture = plot(arms_done, table, best)
+    picture = sweep_plot(arms_done, table, best)
     (folder / "plot.png").write_bytes(picture)
     return Findings(table, best, next(arm for arm in done if arm.setting == best), picture, folder)
 
@@ -314,6 +313,7 @@ def _row(of: Sweep, arm: Arm) -> dict[str, Any]:
     metrics = {phase: json.loads(git("show", f"{commit}:artifacts/{phase}/metrics.json")) for phase in SOURCES}
     row: dict[str, Any] = {"arm": arm.name, "setting": arm.setting, "seed": arm.settings.seed}
     row |= {column: reduce(lambda place, part: place[part], path, metrics) for column, path in COLUMNS.items()}
+    row["gain"] = row["accuracy"] - row["head_accuracy"]  # 0 where phase 2 was not kept, for the mean over seeds
     row["same"] = same_networks(metrics["evaluate"])
     took = git("log", "-1", f"--format=%(trailers:key={MINUTES},valueonly)", commit)
     return row | {"minutes": float(took) if took else None}

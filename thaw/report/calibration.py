@@ -1,6 +1,5 @@
 """Whether the networks' confidence can be believed, as PNG."""
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -8,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from thaw.report.drawing import COLOURS, GREY, INK, NETWORKS, canvas, png_of, tidy
+from thaw.statistics.intervals import wilson
 
 Numbers = np.ndarray[Any, np.dtype[np.float64]]
 CALIBRATION_BINS = 10
@@ -17,25 +17,20 @@ def probabilities_of(predictions: pd.DataFrame, network: str, classes: Sequence[
     return predictions[[f"{network}_p_{name}" for name in classes]].to_numpy(dtype=np.float64)
 
 
-def _wilson(rate: float, count: int) -> tuple[float, float]:
-    """The 95 % interval of a rate seen in `count` pictures, good for small counts too."""
-    z = 1.96
-    middle = (rate + z * z / (2 * count)) / (1 + z * z / count)
-    half = z / (1 + z * z / count) * math.sqrt(rate * (1 - rate) / count + z * z / (4 * count * count))
-    return max(0.0, middle - half), min(1.0, middle + half)
-
-
-def calibration(predictions: pd.DataFrame, classes: Sequence[str], temperatures: Mapping[str, float]) -> bytes:
+def calibration(
+    predictions: pd.DataFrame, classes: Sequence[str], temperatures: Mapping[str, float], narrow: bool = False
+) -> bytes:
     """Reliability diagrams of both networks as PNG: accuracy against top-class confidence, counts below.
 
-    The thin line is what dividing the logits by the temperature of validation makes of it.
+    The thin line is what it was before the logits were divided by the temperature. `narrow`: for a phone.
     """
     from matplotlib.ticker import MaxNLocator, PercentFormatter
 
     lowest = CALIBRATION_BINS // max(len(classes), 1) / CALIBRATION_BINS  # the top class never has less than 1/n
-    figure = canvas(10, 5.2)
+    width = 5.0 if narrow else 10.0
+    figure = canvas(width, 5.2)
     grid = figure.subplots(2, 2, sharex=True, sharey="row", squeeze=False, height_ratios=(3, 1))
-    figure.subplots_adjust(left=0.08, right=0.985, top=0.93, bottom=0.1, wspace=0.1, hspace=0.08)
+    figure.subplots_adjust(left=0.8 / width, right=1 - 0.2 / width, top=0.93, bottom=0.1, wspace=0.1, hspace=0.08)
     for column, (network, title) in enumerate(NETWORKS.items()):
         above, below = grid[0, column], grid[1, column]
         colour = COLOURS[network]
@@ -51,7 +46,7 @@ def calibration(predictions: pd.DataFrame, classes: Sequence[str], temperatures:
             table["confidence"], table["rate"], yerr=whiskers, color=colour, linewidth=1.8,
             marker="o", markersize=5, elinewidth=1, capsize=2.5,
         )  # fmt: skip
-        powers = probabilities ** (1 / temperatures[network])
+        powers = probabilities ** temperatures[network]
         table = _reliability((powers / powers.sum(axis=1, keepdims=True)).max(axis=1), right)
         above.plot(table["confidence"], table["rate"], color=INK, linewidth=1, marker=".", markersize=5)
         above.set_title(title, color=colour, fontsize=11, fontweight="bold")
@@ -59,13 +54,14 @@ def calibration(predictions: pd.DataFrame, classes: Sequence[str], temperatures:
         above.set_xlim(lowest - 0.01, 1.01)
         above.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
         below.xaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
-        below.xaxis.set_major_locator(MaxNLocator(nbins=10, steps=[1, 2, 5, 10]))
+        below.xaxis.set_major_locator(MaxNLocator(nbins=4 if narrow else 10, steps=[1, 2, 5, 10]))
         below.yaxis.set_major_locator(MaxNLocator(nbins=3, integer=True))
         below.set_xlabel("confidence of the prediction", color=INK, fontsize=9.5)
-    grid[0, 0].text(
-        0.02, 0.95, "above the dashed line: more often right than it says\nthin: after temperature scaling",
-        transform=grid[0, 0].transAxes, verticalalignment="top", fontsize=8.5, color=GREY,
-    )  # fmt: skip
+    if not narrow:
+        grid[0, 0].text(
+            0.02, 0.95, "above the dashed line: more often right than it says\nthin: before temperature scaling",
+            transform=grid[0, 0].transAxes, verticalalignment="top", fontsize=8.5, color=GREY,
+        )  # fmt: skip
     grid[0, 0].set_ylabel("accuracy", color=INK)
     grid[1, 0].set_ylabel("pictures", color=INK)
     figure.align_ylabels(grid[:, 0])
@@ -79,7 +75,7 @@ def _reliability(confidence: Numbers, right: np.ndarray[Any, np.dtype[np.bool_]]
     for number in np.unique(bins):
         inside = bins == number
         rate, count = float(right[inside].mean()), int(inside.sum())
-        low, high = _wilson(rate, count)
+        low, high, _ = wilson(rate, count)
         middle = (number + 0.5) / CALIBRATION_BINS
         rows.append((middle, count, float(confidence[inside].mean()), rate, low, high))
     return pd.DataFrame(rows, columns=["middle", "pictures", "confidence", "rate", "low", "high"])

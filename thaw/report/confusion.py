@@ -7,13 +7,15 @@ import numpy as np
 import pandas as pd
 
 from thaw.formats import short
-from thaw.report.drawing import COLOURS, GREY, INK, LINE, NETWORKS, canvas, png_of
+from thaw.report.drawing import COLOURS, GREY, INK, LINE, NETWORKS, Plot, canvas, png_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 Numbers = np.ndarray[Any, np.dtype[np.float64]]
 Counts = np.ndarray[Any, np.dtype[np.int64]]
+MOST_ON_A_PHONE = 6  # with more classes a confusion matrix is too wide for a phone, and scrolls
+MOST_BESIDE = 14  # with more classes the page shows one confusion matrix above the other
 MOST_NUMBERED = 30  # a confusion matrix of more classes shows colours without numbers
 MOST_NAMED = 120  # and of even more, without names
 
@@ -22,6 +24,12 @@ def _counts(predictions: pd.DataFrame, network: str, classes: Sequence[str]) -> 
     """Rows are true classes, columns predicted ones."""
     table = pd.crosstab(predictions["label"].astype(str), predictions[f"{network}_prediction"].astype(str))
     return table.reindex(index=list(classes), columns=list(classes), fill_value=0).to_numpy(dtype=np.int64)
+
+
+def confusion_plot(predictions: pd.DataFrame, classes: Sequence[str]) -> Plot:
+    """Both matrices as the page shows them: one above the other where there is no room side by side."""
+    wide = confusion(predictions, classes, stacked=len(classes) > MOST_BESIDE)
+    return Plot(wide, confusion(predictions, classes, stacked=True) if len(classes) <= MOST_ON_A_PHONE else None)
 
 
 def confusion(predictions: pd.DataFrame, classes: Sequence[str], stacked: bool = False) -> bytes:

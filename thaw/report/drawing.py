@@ -2,6 +2,8 @@
 
 import base64
 import io
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -12,6 +14,19 @@ NETWORKS = {"head": "head only", "finetuned": "fine-tuned"}
 COLOURS = {"head": "#3f7fb5", "finetuned": "#d9642a"}  # cold before the thaw, warm after it
 TINTS = {"head": "#eef4fa", "finetuned": "#fdf3ec"}
 INK, GREY, LINE = "#22303c", "#7b8794", "#cbd2d9"
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A plot as PNG: for a wide page, and for a phone where it has a form for one."""
+
+    wide: bytes
+    narrow: bytes | None = None
+
+
+def both_widths(draw: Callable[..., bytes]) -> Plot:
+    """A plot drawn for a wide page, and again with `narrow=True`."""
+    return Plot(draw(), draw(narrow=True))
 
 
 def canvas(width: float, height: float) -> "Figure":

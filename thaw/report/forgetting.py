@@ -8,9 +8,12 @@ from thaw.report.curves import numbers
 from thaw.report.drawing import COLOURS, GREY, INK, canvas, png_of, tidy
 
 
-def forgetting(blocks: pd.DataFrame) -> bytes:
-    """How far phase 2 moved each block, from input to output, as PNG: its weights above, what it says below."""
-    figure = canvas(10, 4.6)
+def forgetting(blocks: pd.DataFrame, narrow: bool = False) -> bytes:
+    """How far phase 2 moved each block, from input to output, as PNG: its weights above, its output below.
+
+    `narrow`: for a phone.
+    """
+    figure = canvas(5 if narrow else 10, 4.6)
     above, below = figure.subplots(2, 1, sharex=True)
     places = np.arange(len(blocks))
     for axes in (above, below):

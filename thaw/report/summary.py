@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from thaw.formats import DASH, Unit, change, count, number, p_value, percent, score
+from thaw.formats import DASH, Unit, change, count, number, percent, score
 from thaw.report.drawing import NETWORKS
 from thaw.statistics.records import same_networks
 
@@ -29,11 +29,11 @@ METRICS: list[tuple[str, str, Unit, bool, str]] = [
         "expected calibration error, the mean distance between confidence and accuracy: lower is better",
     ),
     (
-        "ece_calibrated",
-        "ECE, calibrated",
+        "ece_uncalibrated",
+        "ECE, uncalibrated",
         "percent",
         False,
-        "the same after dividing the logits by a temperature that validation chose; no verdict changes",
+        "the same without dividing the logits by the temperature that validation chose; no verdict changes by it",
     ),
 ]
 
@@ -89,24 +89,21 @@ def headline_of(metrics: Mapping[str, Any]) -> tuple[Verdict, str]:
     low, high = number(gain.get("low")), number(gain.get("high"))
     span = f"{change(low, 'percent')} to {change(high, 'percent')}"
     verdict = verdict_of(low, high)
-    p = number(gain.get("mcnemar_p"))
-    mcnemar = f"; McNemar {p_value(p)}" if p is not None else ""
+    why = f": {gain['no_interval']}" if gain.get("no_interval") else ""
 
     if low is None or high is None:
         sentence = (
-            f"Phase 2 moved accuracy from {before} to {after} ({moved}), "
-            f"but without an interval this is no evidence of a change{mcnemar}."
+            f"Phase 2 moved accuracy from {before} to {after} ({moved}), but without an interval this is no evidence "
+            f"of a change{why}."
         )
     elif verdict == "none":
         sentence = (
             f"Phase 2 did not measurably change accuracy: {before} before, {after} after ({moved}), "
-            f"and the 95 % interval, {span}, includes zero{mcnemar}."
+            f"and the 95 % interval, {span}, includes zero."
         )
     else:
         verb = "raised" if verdict == "gain" else "lowered"
-        sentence = f"Phase 2 {verb} accuracy from {before} to {after}: {moved}, 95 % interval {span}{mcnemar}."
-    if low is not None and p is not None and (verdict == "none") != (p >= 0.05):
-        sentence += " Interval and test disagree, so read this with caution."
+        sentence = f"Phase 2 {verb} accuracy from {before} to {after}: {moved}, 95 % interval {span}."
     return verdict, sentence
 
 
@@ -155,7 +152,9 @@ def operating(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
             rates = {
                 rate: (
                     percent(found[rate]["value"]),
-                    f"{percent(found[rate]['low'])} to {percent(found[rate]['high'])}",
+                    "no interval"
+                    if found[rate]["low"] is None
+                    else f"{percent(found[rate]['low'])} to {percent(found[rate]['high'])}",
                 )
                 for rate in ("recall", "precision", "specificity")
             }
@@ -181,10 +180,41 @@ def summary(metrics: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def kept_epoch(phase_2: Mapping[str, Any]) -> str:
-    """Which epoch of phase 2 the fine-tuned network comes from, as the end of a sentence; empty where none does."""
-    if not (epoch := phase_2.get("kept_epoch")) or phase_2.get("share") == 0:
-        return ""
-    which = "its last one" if phase_2.get("keep") == "last" else "its best one on validation"
-    way = f", {100 * phase_2['share']:.0f} % of the way there from head only" if "share" in phase_2 else ""
-    return f"; of phase 2 epoch {epoch} is kept, {which}{way}"
+def kept_epochs(head: Mapping[str, Any], phase_2: Mapping[str, Any], epochs: int) -> str:
+    """Which weights each phase kept, in sentences. `head`: epochs and kept_epoch of phase 1; `epochs`: of phase 2."""
+    sentences = ["There was no phase 1: phase 2 starts from a head with random weights."]
+    if head["epochs"]:
+        sentences = [
+            f"Phase 1 ran {_epochs(head['epochs'])} and kept epoch {head['kept_epoch']}, the best on validation; "
+            "phase 2 starts from it."
+        ]
+    ran, kept = f"Phase 2 ran {_epochs(epochs)}", phase_2.get("kept_epoch")
+    which = "the last" if phase_2.get("keep") == "last" else f"epoch {kept}"
+    if kept is None:
+        return " ".join([*sentences, f"{ran}."])
+    if kept == 0 or phase_2.get("share") == 0:
+        return " ".join([*sentences, f"{ran} and kept none of them."])
+    if "share" in phase_2:
+        way = f"weights that lie {100 * phase_2['share']:.0f} % of the way from head only to {which}"
+        return " ".join([*sentences, f"{ran} and kept {way}, the best on validation."])
+    best = "" if phase_2.get("keep") == "last" else ", the best on validation"
+    return " ".join([*sentences, f"{ran} and kept {which}{best}."])
+
+
+def _epochs(number: int) -> str:
+    return f"{number} epoch{'s' if number != 1 else ''}"
+
+
+def chosen_on_validation(head: Mapping[str, Any], metrics: Mapping[str, Any]) -> str:
+    """What the validation pictures decided in this run, as a list in words."""
+    phase_2 = metrics.get("phase_2", {})
+    first, second = head["epochs"] > 0, phase_2.get("keep") == "best"
+    things = []
+    if first and second:
+        things.append("the epochs of both phases")
+    elif first or second:
+        things.append(f"the epoch of phase {1 if first else 2}")
+    things += ["the interpolation"] if "share" in phase_2 else []
+    things.append("the temperature")
+    things += ["the threshold"] if metrics.get("operating", {}).get("promise") else []
+    return ", ".join(things[:-1]) + " and " + things[-1] if len(things) > 1 else things[0]

@@ -1,22 +1,23 @@
-"""How the outcome of a sweep looks: its table in words, and a picture."""
+"""The outcome of a sweep as a table in words."""
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from thaw.formats import DASH
-from thaw.report.drawing import COLOURS, INK, LINE, NETWORKS, TINTS, canvas, png_of, tidy
+from thaw.formats import DASH, change, in_percent, score
 from thaw.statistics.sweeps import SPREAD
 
 if TYPE_CHECKING:
     import pandas as pd
 
-# column of the arms: its title, how a value is written, the unit behind it, and what one of it is
-SHOWN = {
-    "val_loss": ("validation loss", "{:.3f}", "", 1),
-    "head_accuracy": ("head only", "{:.1f}", " %", 100),
-    "accuracy": ("fine-tuned", "{:.1f}", " %", 100),
-    "gain": ("gain", "{:+.1f}", " points", 100),
-    "auc": ("AUC", "{:.3f}", "", 1),
-    "minutes": ("minutes", "{:.1f}", "", 1),
+Writer = Callable[[float], str]
+# column of the arms: its title, how its mean and its spread are written, the unit behind both
+SHOWN: dict[str, tuple[str, Writer, Writer, str]] = {
+    "val_loss": ("validation loss", score, score, ""),
+    "head_accuracy": ("head only", in_percent, in_percent, " %"),
+    "accuracy": ("fine-tuned", in_percent, in_percent, " %"),
+    "gain": ("gain", lambda gain: change(gain, "percent"), in_percent, " points"),
+    "auc": ("AUC", score, score, ""),
+    "minutes": ("minutes", "{:.1f}".format, "{:.1f}".format, ""),
 }
 
 
@@ -25,44 +26,11 @@ def readable(table: "pd.DataFrame") -> list[dict[str, str]]:
     rows = []
     for setting, values in table.iterrows():
         row = {"setting": str(setting), "seeds": f"{values['seeds']:.0f}"}
-        for column, (title, form, unit, scale) in SHOWN.items():
-            mean, spread = (scale * float(values[name]) for name in (column, column + SPREAD))
-            beside = "" if spread != spread else f" ± {form.replace('+', '').format(spread)}"
-            row[title] = DASH if mean != mean else f"{form.format(mean)}{beside}{unit}"
+        for column, (title, mean_of, spread_of, unit) in SHOWN.items():
+            mean, spread = float(values[column]), float(values[column + SPREAD])
+            beside = "" if spread != spread else f" ± {spread_of(spread)}"
+            row[title] = DASH if mean != mean else f"{mean_of(mean)}{beside}{unit}"
         if values["same"]:
             row["gain"] = "not kept"
         rows.append(row)
     return rows
-
-
-def plot(arms: "pd.DataFrame", table: "pd.DataFrame", chosen: str) -> bytes:
-    """Accuracy on the test pictures of head-only and fine-tuned networks by setting, as the bytes of a PNG."""
-    from matplotlib.ticker import PercentFormatter
-
-    names = [str(name) for name in table.index]
-    rank = {name: number for number, name in enumerate(names)}
-    figure = canvas(9, 1.6 + 0.55 * len(names))
-    axes = figure.subplots()
-    tidy(axes)
-    axes.grid(axis="y", visible=False)
-    axes.grid(axis="x", color=LINE, linewidth=0.7)
-    axes.axhspan(rank[chosen] - 0.45, rank[chosen] + 0.45, color=TINTS["finetuned"], zorder=0)
-    for network, column, aside in (("head", "head_accuracy", -0.13), ("finetuned", "accuracy", 0.13)):
-        style: dict[str, Any] = {"color": COLOURS[network], "label": NETWORKS[network]}
-        places = [number + aside for number in range(len(names))]
-        spreads = table[column + SPREAD].fillna(0)
-        axes.errorbar(table[column], places, xerr=spreads, fmt="o", markersize=7, capsize=4, linewidth=1.8, **style)
-        if table["seeds"].max() > 1:
-            places = [rank[name] + 2 * aside for name in arms["setting"]]
-            axes.plot(arms[column], places, "|", color=COLOURS[network], markersize=6)
-    axes.set_ylim(len(names) - 0.5, -0.5)
-    axes.set_yticks(range(len(names)), names)
-    axes.get_yticklabels()[rank[chosen]].set_fontweight("bold")
-    axes.xaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
-    seeds = int(table["seeds"].max())
-    spread = f"; mean, spread and each of {seeds} seeds" if seeds > 1 else ""
-    axes.set_xlabel(f"accuracy on the test pictures{spread}", color=INK)
-    axes.set_title("shaded: best on validation", loc="left", fontsize=10.5, color=INK)
-    figure.tight_layout()
-    figure.legend(loc="upper right", ncols=2, frameon=False)
-    return png_of(figure)

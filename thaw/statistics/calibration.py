@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from thaw.statistics.metrics import resamples_of
+from thaw.statistics import intervals
 
 Scores = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -21,8 +21,10 @@ Mask = NDArray[np.bool_]
 def temperature(logits: Tensor, labels: Tensor) -> float:
     """The number that logits (n, classes) are divided by so that labels (n,) are as likely as can be (Guo et al. 2017).
 
-    It changes no verdict. Networks that are too sure of themselves have one above 1.
+    It changes no verdict. Networks that are too sure of themselves have one above 1; without pictures it is 1.
     """
+    if not len(labels):
+        return 1.0
     logits = logits.double()
     logarithm = torch.zeros((), dtype=torch.float64, requires_grad=True)
     optimizer = torch.optim.LBFGS([logarithm], max_iter=100, line_search_fn="strong_wolfe")
@@ -36,6 +38,13 @@ def temperature(logits: Tensor, labels: Tensor) -> float:
 
     optimizer.step(loss)
     return float(logarithm.detach().exp())
+
+
+def probabilities(logits: Tensor, temperature: float) -> Scores:
+    """What a network's answer is taken as, everywhere: the softmax of its logits, which are averaged over the views of
+    a picture and then divided by the temperature that validation chose."""
+    found: Scores = (logits.double() / temperature).softmax(1).numpy()
+    return found
 
 
 def threshold(scores: Scores, positive: Mask, promise: str, at_least: float) -> float | None:
@@ -63,26 +72,15 @@ def threshold(scores: Scores, positive: Mask, promise: str, at_least: float) -> 
     return float(scores[order][last_of_ties[best]])
 
 
-def at_threshold(
-    scores: Scores, positive: Mask, cut: float, groups: Sequence[str] | None, seed: int, resamples: int = 2000
-) -> dict[str, Any]:
-    """Recall, precision and specificity of `scores >= cut`, each with its bootstrap 95 % interval (of whole groups)."""
-    called = scores >= cut
-    parts = {
-        "recall": (called & positive, positive),
-        "precision": (called & positive, called),
-        "specificity": (~called & ~positive, ~positive),
-    }
-    drawn: dict[str, list[Scores]] = {name: [] for name in parts}
-    with np.errstate(invalid="ignore"):
-        for weights in resamples_of(groups, len(scores), seed, resamples):
-            for name, (hits, of) in parts.items():
-                drawn[name].append((weights @ hits) / (weights @ of))
+def at_threshold(scores: Scores, positive: Mask, cut: float, groups: Sequence[str] | None) -> dict[str, Any]:
+    """Recall, precision and specificity of `scores >= cut`, each with its 95 % interval (of whole groups)."""
+    called, codes = scores >= cut, intervals.codes_of(groups, len(scores))
     found: dict[str, Any] = {}
-    for name, (hits, of) in parts.items():
-        if of.any():
-            low, high = np.nanquantile(np.concatenate(drawn[name]), [0.025, 0.975])
-            found[name] = {"value": float(hits.sum() / of.sum()), "low": float(low), "high": float(high)}
-        else:
-            found[name] = {"value": None, "low": None, "high": None}
+    for name, hits, of in (
+        ("recall", called, positive),
+        ("precision", positive, called),
+        ("specificity", ~called, ~positive),
+    ):
+        span = intervals.of_share(hits, of, codes)
+        found[name] = {"value": float(hits[of].mean()) if of.any() else None, "low": span.low, "high": span.high}
     return found

@@ -70,7 +70,7 @@ def decide(
         "before": float((before.argmax(1) == labels).mean()),
         "after": float((after.argmax(1) == labels).mean()),
         "margin": limits.margin,
-        **metrics.gain(before, after, labels, groups, seed),
+        **metrics.gain(before, after, labels, groups),
     }
     falls = _falls(before, after, labels, classes, slices, limits)
     enough, verdict, change = _judged(found)

@@ -4,14 +4,15 @@ A run is one training with one setting and seed; runs of one study answered the 
 each picture once for each seed.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from thaw.statistics.metrics import Weights, headline, resamples_of, weighted_auc
+from thaw.statistics import intervals
+from thaw.statistics.metrics import headline
 from thaw.statistics.records import same_networks
 
 SPREAD = "_spread"
@@ -77,18 +78,15 @@ def groups_of(runs: Sequence[Run]) -> pd.Series:
 
 
 def difference(one: pd.DataFrame, other: pd.DataFrame, groups: pd.Series) -> dict[str, float]:
-    """How much more of the pictures `other` named rightly than `one`, with the 95 % interval of a paired bootstrap.
+    """How much more of the pictures `other` named rightly than `one`, with a paired 95 % interval, NaN where there is
+    none.
 
-    Both chances are in it: whole groups of pictures are drawn anew, and so are the seeds. With a single seed the
-    second is missing.
+    Both chances are in it: other pictures (whole groups) and other seeds. With a single seed the second is missing.
     """
     change = (other - one).dropna(axis="columns")
     assert not change.empty, "the two have no seed in common"
-
-    def by_seed(weights: Weights) -> Weights:
-        return np.asarray(weights @ change.to_numpy() / weights.sum(1, keepdims=True))
-
-    return _interval(by_seed, groups.loc[change.index])
+    values = change.to_numpy()
+    return _with_interval(float(values.mean()), intervals.of_change(values, _codes(groups.loc[change.index])))
 
 
 def auc_difference(
@@ -98,26 +96,26 @@ def auc_difference(
     seeds = [seed for seed in one if seed in other]
     paths = one[seeds[0]].index
     wanted = pd.Categorical(labels.loc[paths], one[seeds[0]].columns).codes.astype(np.int64)
+    codes = _codes(groups.loc[paths])
+    areas = [
+        intervals.difference(*(intervals.auc(arm[seed].loc[paths].to_numpy(), wanted, codes) for arm in (one, other)))
+        for seed in seeds
+    ]
+    if np.isnan([area.value for area in areas]).any():
+        return {}
+    mean = float(np.mean([area.value for area in areas]))
+    return _with_interval(mean, intervals.of_class_mean(areas, wanted, codes))
 
-    def by_seed(weights: Weights) -> Weights:
-        def areas(scores: pd.DataFrame) -> Weights:
-            return weighted_auc(scores.loc[paths].to_numpy(), wanted, weights)
 
-        return np.stack([areas(other[seed]) - areas(one[seed]) for seed in seeds], axis=1)
-
-    known = not np.isnan(by_seed(np.ones((1, len(paths))))).any()
-    return _interval(by_seed, groups.loc[paths]) if known else {}
+def _codes(groups: pd.Series) -> intervals.Codes:
+    return intervals.codes_of(groups.astype(str).tolist(), len(groups))
 
 
-def _interval(by_seed: Callable[[Weights], Weights], groups: pd.Series) -> dict[str, float]:
-    """The mean over the seeds of what `by_seed` finds with each under weights of the pictures, and its interval."""
-    means = by_seed(np.ones((1, len(groups))))
-    count, random, drawn = means.shape[1], np.random.default_rng(0), []
-    for weights in resamples_of(groups.tolist(), len(groups), seed=0, resamples=2000):
-        found = by_seed(weights)
-        drawn.append((found * random.multinomial(count, np.full(count, 1 / count), size=len(found))).sum(1) / count)
-    low, high = np.nanquantile(np.concatenate(drawn), [0.025, 0.975])
-    return {"mean": float(means.mean()), "low": float(low), "high": float(high)}
+def _with_interval(mean: float, span: intervals.Span) -> dict[str, float]:
+    return {
+        "mean": mean,
+        **{end: np.nan if value is None else value for end, value in span._asdict().items() if end != "why"},
+    }
 
 
 def over_seeds(values: Sequence[float]) -> dict[str, float | None]:
@@ -136,7 +134,7 @@ def seeds(runs: Sequence[Run], slices: Sequence[str]) -> tuple[pd.DataFrame, pd.
     together = averaged(runs)
     groups, both = groups_of(runs), {name: verdicts(runs, name) for name in NETWORKS}
     rows = []
-    for figure in ("accuracy", "balanced_accuracy", "auc", "ece", "ece_calibrated"):
+    for figure in ("accuracy", "balanced_accuracy", "auc", "ece", "ece_uncalibrated"):
         row: dict[str, Any] = {"figure": figure}
         for name in NETWORKS:
             if known := _known(runs, name, figure):
