@@ -7,7 +7,6 @@ and gets all of it once it is back; what cannot be shown is a warning in the log
 import contextvars
 import json
 import logging
-import re
 import textwrap
 import threading
 import time
