@@ -41,13 +41,13 @@ def test_arms_are_all_combinations_and_every_setting_gets_every_seed(trained_toy
 
 
 def test_brackets_protect_the_commas_of_a_list(trained_toy: Path) -> None:
-    grid = ["unfreeze.blocks=all,[features.7, features.8],2"]
+    grid = ["unfreeze.blocks=all,[features.7.0, features.8],2"]
     chosen = [arm.settings.unfreeze.blocks for arm in sweep.arms(grid, None, 50)]
-    assert chosen == ["all", ["features.7", "features.8"], 2]
+    assert chosen == ["all", ["features.7.0", "features.8"], 2]
 
 
 def test_names_of_arms_are_names_for_git(trained_toy: Path) -> None:
-    names = _names(["unfreeze.blocks=all,[a..b, c.],[x/y~z]", "head.learning_rate=1e-3,0.01", "embed.views=none,flip"])
+    names = _names(["prepare.positive=a..b,c.,x/y~z", "head.learning_rate=1e-3,0.01", "embed.views=none,flip"])
     for name in names:
         subprocess.run(["git", "check-ref-format", f"refs/exps/aa/bb/sweep-1-{name}"], check=True)
     alike = _names(["embed.views=none,flip", "evaluate.views=none,flip"])

@@ -67,11 +67,11 @@ def push(stage: str) -> State[Any]:
 
 
 @task(cache_policy=NO_CACHE, persist_result=False)
-def record(name: str, message: str) -> State[Any]:
-    """Save the arm as a DVC experiment, and send that to the git repository."""
+def record(name: str, minutes: float) -> State[Any]:
+    """Save the arm as a DVC experiment that took so many minutes, and send that to the git repository."""
 
     def body() -> None:
-        experiment.save(name, message, get_run_logger().info)
+        experiment.save(name, sweeps.message(name, minutes), get_run_logger().info)
         sweeps.publish(name)
 
     return _said(body, f"saved as {name}")

@@ -33,7 +33,7 @@ COLUMNS = {  # of the table: where the number is in the metrics of an arm
     "auc": ("evaluate", "finetuned", "auc"),
 }
 SOURCES = {path[0] for path in COLUMNS.values()}
-TOOK = re.compile(r" in ([\d.]+) minutes$")
+MINUTES = "Minutes"  # the trailer of git that says how long an arm took
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class Findings:
     """What a sweep found: a row for each setting, the best one and one of its arms, a plot; and where they are kept."""
 
     table: "pd.DataFrame"
@@ -261,6 +261,11 @@ def use_cache(folder: str) -> None:
     _call(*dvc("config", "--local", "cache.dir", folder))
 
 
+def message(name: str, minutes: float) -> str:
+    """The message of an arm's experiment, from which its row reads the minutes."""
+    return f"{name}\n\n{MINUTES}: {minutes:.1f}"
+
+
 def publish(name: str) -> None:
     """Send an experiment to the git repository that this clone comes from; the sweep finds it there."""
     references = git("for-each-ref", "--format=%(refname)", "refs/exps").split()
@@ -279,7 +284,7 @@ def finished(of: Sweep) -> list[Arm]:
     return [arm for arm in of.arms if begin + arm.name in found]
 
 
-def outcome(of: Sweep) -> Outcome | None:
+def outcome(of: Sweep) -> Findings | None:
     """What came out of the arms that ended, if any did; table and plot of it are kept in its folder."""
     import pandas as pd
 
@@ -297,7 +302,7 @@ def outcome(of: Sweep) -> Outcome | None:
     arms_done.to_csv(folder / "table.csv", index=False, lineterminator="\n")
     picture = sweep_plot(arms_done, table, best)
     (folder / "plot.png").write_bytes(picture)
-    return Outcome(table, best, next(arm for arm in done if arm.setting == best), picture, folder)
+    return Findings(table, best, next(arm for arm in done if arm.setting == best), picture, folder)
 
 
 def _row(of: Sweep, arm: Arm) -> dict[str, Any]:
@@ -310,8 +315,8 @@ def _row(of: Sweep, arm: Arm) -> dict[str, Any]:
     row |= {column: reduce(lambda place, part: place[part], path, metrics) for column, path in COLUMNS.items()}
     row["gain"] = row["accuracy"] - row["head_accuracy"]  # 0 where phase 2 was not kept, for the mean over seeds
     row["same"] = same_networks(metrics["evaluate"])
-    took = TOOK.search(git("log", "-1", "--format=%s", commit))
-    return row | {"minutes": float(took[1]) if took else None}
+    took = git("log", "-1", f"--format=%(trailers:key={MINUTES},valueonly)", commit)
+    return row | {"minutes": float(took) if took else None}
 
 
 def reference(of: Sweep, arm: str) -> str:
