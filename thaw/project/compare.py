@@ -165,7 +165,7 @@ def _said(
         predict(model.to(device), pictures, rows, normalise, views, chosen.evaluate.batch_size, progress, version)
         for rows in (val, test)
     )
-    labels = data.rows["label"].loc[val]
+    labels = data.rows["label"][data.rows["split"] == "val"]
     temperature = calibration.temperature(*_known(seen, labels, meta["classes"]))
     cut = None
     if len(data.classes) == 2:
