@@ -382,6 +382,28 @@ def test_prepare_warns_of_labels_that_contradict_their_targets_and_refuses_the_w
     assert "prepare.positive is 'noise', with a mean target of 0.127; that of 'stripes' is 0.9" in done.stderr
 
 
+def test_another_loss_is_used_as_the_documents_say(copied: Path, finished: Path) -> None:
+    """The example of docs/learning.md, put into a project's own tasks/unfreeze.py."""
+    section = (ROOT / "docs/learning.md").read_text().split("## Use another loss")[1].split("\n## ")[0]
+    (loss,) = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
+    (arguments,) = re.findall(r" +loss_fn=.*\n +criterion=.*\n", section)
+    shutil.copytree(ROOT / "tasks", copied / "tasks", ignore=shutil.ignore_patterns("__pycache__"))
+    file = copied / "tasks/unfreeze.py"
+    text, passed = re.subn(r" +loss_fn=.*\n +criterion=.*\n", arguments, file.read_text())
+    text = text.replace("import cross_entropy, lowest_loss", "import Criterion")
+    text = text.replace("\ndef unfreeze(", f"\n{loss}\n\ndef unfreeze(")
+    file.write_text(text)
+    assert passed == 1
+    change("keep: last ", "keep: best ")(copied)
+    done = run(copied, "unfreeze")
+    assert done.returncode == 0, done.stderr
+    ours, theirs = (pd.read_csv(f / "artifacts/unfreeze/history.csv") for f in (copied, finished))
+    assert not np.allclose(ours["train_loss"][1:], theirs["train_loss"][1:])
+    metrics = json.loads((copied / "artifacts/unfreeze/metrics.json").read_text())
+    assert metrics["val_focal_loss"] == ours["val_focal_loss"].min()
+    assert ours["val_loss"][0] == theirs["val_loss"][0]  # the figure that all trainings share
+
+
 STOPPED = """
 import runpy, sys
 from thaw.learning import scratch
