@@ -3,7 +3,7 @@
 decision = decide(before, after, labels, classes, groups, slices, Limits("accuracy", 0.01, 0.7, 0.05, 0.05, 20))
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -188,10 +188,10 @@ def _falls(
         of = row.pop("of")
         row["change"] = row["after"] - row["before"]
         inside = np.unique(codes[of], return_inverse=True)[1]
-        row["within"] = _within(row, lambda: intervals.of_change(right[1][of] - right[0][of], inside, confidence))  # noqa: B023
+        row["within"] = _within(row, intervals.of_change(right[1][of] - right[0][of], inside, confidence))
     for row in promised:
         figure, sizes = row.pop("figure"), np.bincount(codes).astype(np.float64)
-        row["within"] = _within(row, lambda: intervals.of_figure([figure], sizes, confidence=confidence))  # noqa: B023
+        row["within"] = _within(row, intervals.of_figure([figure], sizes, confidence=confidence))
     return [*promised, *rows]
 
 
@@ -212,12 +212,11 @@ def _promised(pictures: _Pictures, limits: Limits, points: Points) -> list[dict[
     return [row | {"figure": intervals.difference(*figures)}]
 
 
-def _within(row: dict[str, Any], span: Callable[[], Span]) -> bool:
+def _within(row: dict[str, Any], span: Span) -> bool:
     """Whether a part loses no more than its limit, or chance may be why."""
     if row["limit"] is None or row["change"] >= -row["limit"] - ROUNDING:
         return True
-    high = span().high
-    return high is None or high >= 0
+    return span.high is None or span.high >= 0
 
 
 def _judged(found: dict[str, Any]) -> tuple[bool, str, str]:
