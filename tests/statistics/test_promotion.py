@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from thaw.report.page import Section
 from thaw.report.page import html as html_of
 from thaw.report.promotion import page
-from thaw.statistics.promotion import NAMES, Decision, Limits, Points, aligned, decide
+from thaw.statistics.promotion import Decision, Limits, Points, aligned, decide
+from thaw.statistics.records import FIGURES
 
 LIMITS = Limits(by="accuracy", margin=0.01, sure=0.975, class_limit=0.05, slice_limit=0.05, smallest=20)
 PICTURES = 400
@@ -148,11 +149,11 @@ def test_the_figure_that_is_named_decides_and_comes_first(by: str) -> None:
     slices = pd.DataFrame({"wafer": WAFER})
     points = Points(1, 0.3, 0.3, "precision")
     found = decide(before, after, LABELS, CLASSES, None, slices, LIMITS._replace(by=by), points)
-    assert [row["by"] for row in found.gain["figures"]] == [by, *(n for n in NAMES if n != by)]
+    assert [row["by"] for row in found.gain["figures"]] == [by, *(n for n in FIGURES if n != by)]
     assert found.gain["by"] == by
     assert found.promoted
     assert found.reason.startswith("better" if by in ("auc", "recall") else "not worse")
-    assert NAMES[by] in found.reason
+    assert FIGURES[by] in found.reason
     back = decide(after, before, LABELS, CLASSES, None, slices, LIMITS._replace(by=by), points)
     assert back.promoted == (by in ("accuracy", "macro_f1"))
 
@@ -163,6 +164,39 @@ def test_where_no_threshold_keeps_the_promise_nothing_is_found() -> None:
         answers(), answers(), LABELS, CLASSES, None, pd.DataFrame(index=LABELS), LIMITS._replace(by="recall"), points
     )
     assert (found.gain["before"], found.gain["after"], found.promoted) == (1, 0, False)
+
+
+def test_recall_that_is_bought_with_precision_is_refused() -> None:
+    """The new model calls everything positive from its threshold on: it finds all, and half of what it calls is not."""
+    before, after = answers(np.flatnonzero(LABELS == 1)[:60]), np.full((PICTURES, 2), 0.5)
+    slices = pd.DataFrame({"wafer": WAFER})
+    for promise in ("precision", "specificity"):
+        points = Points(1, 0.5, 0.5, promise)
+        found = decide(
+            before, after, LABELS, CLASSES, None, slices, LIMITS._replace(by="recall", class_limit=0.1), points
+        )
+        assert found.gain["low"] > 0
+        assert not found.promoted
+        assert f"{promise} at the operating point falls from 100.0 %" in found.reason
+
+
+def test_a_figure_that_is_undefined_decides_nothing_and_no_other_takes_its_place() -> None:
+    labels = np.zeros(40, int)
+    found = decide(
+        answers(labels=labels), answers(labels=labels), labels, CLASSES, None, pd.DataFrame(index=labels),
+        LIMITS._replace(by="auc"),
+    )  # fmt: skip
+    assert found.reason == "cannot be told: AUC, and it is undefined, because a class has no test pictures"
+    assert not found.promoted
+
+
+def test_auc_is_over_the_classes_that_have_pictures() -> None:
+    before, after = (aligned(answers(wrong), CLASSES, [*CLASSES, "gone"]) for wrong in (WRONG, WRONG[:20]))
+    found = decide(
+        before, after, LABELS, [*CLASSES, "gone"], None, pd.DataFrame(index=LABELS), LIMITS._replace(by="auc")
+    )
+    assert found.promoted
+    assert found.gain["before"] == pytest.approx(0.8)
 
 
 def test_a_class_the_model_in_use_does_not_know_counts_for_the_one_that_does() -> None:

@@ -5,8 +5,7 @@ from importlib import resources
 from typing import Any
 
 from thaw.formats import change, count, escaped, number, percent, score
-
-FIGURES = {"accuracy": "accuracy", "auc": "AUC", "macro_f1": "macro F1", "recall": "recall at the operating point"}
+from thaw.statistics.records import FIGURES
 
 
 def page(report: str, **decision: Any) -> str:

@@ -1,6 +1,6 @@
 """Promotion: whether a new model takes the place of the one in use, judged on the same test pictures, and why.
 
-decision = decide(Pair(before, after, labels, classes, groups, slices), Limits("accuracy", 0.01, 0.8, 0.05, 0.05, 20))
+decision = decide(before, after, labels, classes, groups, slices, Limits("accuracy", 0.01, 0.7, 0.05, 0.05, 20))
 """
 
 from collections.abc import Sequence
@@ -12,18 +12,18 @@ import pandas as pd
 
 from thaw.formats import percent, points, score
 from thaw.statistics import intervals
-from thaw.statistics.intervals import Codes, Figure, Span
+from thaw.statistics.intervals import Codes, Figure, Mask, Span
 from thaw.statistics.metrics import Labels, Probabilities
+from thaw.statistics.records import FIGURES
 
 ROUNDING = 1e-9  # a fall of exactly the limit is within it, however its binary fraction ends
 CHANCE = 0.05  # in so many comparisons of equal models a class or slice may be taken as worse, all of them together
-NAMES = {"accuracy": "accuracy", "auc": "AUC", "macro_f1": "macro F1", "recall": "recall at the operating point"}
 
 
 class Limits(NamedTuple):
     """What a new model is judged by, and how much worse it may be, as shares."""
 
-    by: str  # one of NAMES
+    by: str  # one of FIGURES
     margin: float  # of this figure
     sure: float  # how sure it must be that it loses no more than the margin
     class_limit: float  # of the recall of a class
@@ -115,22 +115,25 @@ def _figures(pictures: _Pictures, limits: Limits, points: Points | None) -> list
     before, after, labels, codes = pictures
     right = [(p.argmax(1) == labels).astype(np.float64) for p in (before, after)]
     rows = [_mean("accuracy", right[0], right[1], codes, limits.sure)]
-    areas, f1 = (
-        [intervals.auc(p, labels, codes) for p in (before, after)],
-        [intervals.macro_f1(p.argmax(1), labels, codes, before.shape[1]) for p in (before, after)],
-    )
-    if not np.isnan(areas[0].value):
-        rows.append(_class_mean("auc", areas, pictures, limits.sure, intervals.averaged(before)))
+    present, known = np.unique(labels, return_inverse=True)
+    if len(present) > 1:  # AUC is over the classes that have pictures
+        columns = [p[:, present] for p in (before, after)]
+        areas = [intervals.auc(p, known, codes) for p in columns]
+        rows.append(_class_mean("auc", areas, pictures, limits.sure, intervals.averaged(columns[0])))
+    f1 = [intervals.macro_f1(p.argmax(1), labels, codes, before.shape[1]) for p in (before, after)]
     rows.append(_class_mean("macro_f1", f1, pictures, limits.sure, before.shape[1]))
     if points:
         positive = labels == points.positive
         if positive.any():
             called = [each[positive].astype(np.float64) for each in _called(pictures, points)]
             rows.append(_mean("recall", called[0], called[1], codes[positive], limits.sure))
+    if all(row["by"] != limits.by for row in rows):
+        why = "it is undefined, because a class has no test pictures"
+        rows.append(_row(limits.by, np.nan, np.nan, [Span(None, None, why)] * 2))
     return sorted(rows, key=lambda row: row["by"] != limits.by)
 
 
-def _called(pictures: _Pictures, points: Points) -> list[Codes]:
+def _called(pictures: _Pictures, points: Points) -> list[Mask]:
     return [
         np.asarray(p[:, points.positive] >= (np.inf if cut is None else cut))
         for p, cut in ((pictures.before, points.before), (pictures.after, points.after))
@@ -154,8 +157,10 @@ def _class_mean(by: str, figures: Sequence[Figure], pictures: _Pictures, sure: f
 
 def _row(by: str, before: float, after: float, spans: Sequence[Span]) -> dict[str, Any]:
     wide, asked = spans
-    row: dict[str, Any] = {"by": by, "unit": "score" if by == "auc" else "percent", "before": before, "after": after}
-    row |= {"change": after - before, "low": wide.low, "high": wide.high, "floor": asked.low}
+    numbers = {"before": before, "after": after, "change": after - before}
+    row: dict[str, Any] = {"by": by, "unit": "score" if by == "auc" else "percent"}
+    row |= {name: None if np.isnan(value) else value for name, value in numbers.items()}
+    row |= {"low": wide.low, "high": wide.high, "floor": asked.low}
     return row | ({"no_interval": wide.why} if wide.why else {})
 
 
@@ -176,16 +181,42 @@ def _falls(
         for part, value, of, limit in parts
         if len(of)
     ]
-    deciding = max(1, sum(row["limit"] is not None for row in rows))
+    promised = _promised(pictures, limits, points) if points and limits.by == "recall" else []
+    deciding = max(1, sum(row["limit"] is not None for row in [*rows, *promised]))
+    confidence = 1 - 2 * CHANCE / deciding
     for row in rows:
         of = row.pop("of")
         row["change"] = row["after"] - row["before"]
-        row["within"] = True
-        if row["limit"] is not None and row["change"] < -row["limit"] - ROUNDING:
-            inside = np.unique(codes[of], return_inverse=True)[1]
-            high = intervals.of_change(right[1][of] - right[0][of], inside, 1 - 2 * CHANCE / deciding).high
-            row["within"] = high is None or high >= 0
-    return rows
+        inside = np.unique(codes[of], return_inverse=True)[1]
+        row["within"] = _within(row, intervals.of_change(right[1][of] - right[0][of], inside, confidence))
+    for row in promised:
+        figure, sizes = row.pop("figure"), np.bincount(codes).astype(np.float64)
+        row["within"] = _within(row, intervals.of_figure([figure], sizes, confidence=confidence))
+    return [*promised, *rows]
+
+
+def _promised(pictures: _Pictures, limits: Limits, points: Points) -> list[dict[str, Any]]:
+    """What the threshold promises, precision or specificity; without it recall could rise by calling everything."""
+    positive = pictures.labels == points.positive
+    figures = [
+        intervals.share(positive, called, pictures.codes)
+        if points.promise == "precision"
+        else intervals.share(~called, ~positive, pictures.codes)
+        for called in _called(pictures, points)
+    ]
+    before, after = (figure.value for figure in figures)
+    if np.isnan([before, after]).any():
+        return []
+    row = {"part": points.promise, "value": "at the operating point", "pictures": len(positive)}
+    row |= {"before": before, "after": after, "change": after - before, "limit": limits.class_limit}
+    return [row | {"figure": intervals.difference(*figures)}]
+
+
+def _within(row: dict[str, Any], span: Span) -> bool:
+    """Whether a part loses no more than its limit, or chance may be why."""
+    if row["limit"] is None or row["change"] >= -row["limit"] - ROUNDING:
+        return True
+    return span.high is None or span.high >= 0
 
 
 def _judged(found: dict[str, Any]) -> tuple[bool, str, str]:
@@ -193,9 +224,10 @@ def _judged(found: dict[str, Any]) -> tuple[bool, str, str]:
     low, high, floor, margin, unit = (found[key] for key in ("low", "high", "floor", "margin", "unit"))
     shown, sure = percent if unit == "percent" else score, f"{100 * found['sure']:g} % sure"
     allowed = f"{100 * margin:.1f} points" if unit == "percent" else f"{margin:.3f}"
-    moved = f"{NAMES[found['by']]} went from {shown(found['before'])} to {shown(found['after'])} "
+    moved = f"{FIGURES[found['by']]} went from {shown(found['before'])} to {shown(found['after'])} "
     if low is None:
-        return False, "cannot be told", f"{moved}({_signed(found['change'], unit)}), and {found['no_interval']}"
+        moved = f"{moved}({_signed(found['change'], unit)})" if found["change"] is not None else FIGURES[found["by"]]
+        return False, "cannot be told", f"{moved}, and {found['no_interval']}"
     span = f"{_signed(low, unit).removesuffix(' points')} to {_signed(high, unit).removesuffix(' points')}"
     moved += f"({_signed(found['change'], unit)}, 95 % interval {span})"
     if low > 0:
@@ -218,6 +250,8 @@ def _signed(value: float, unit: str) -> str:
 
 def _fall(row: dict[str, Any]) -> str:
     where = f"class '{row['value']}'" if row["part"] == "class" else f"slice {row['part']} '{row['value']}'"
+    if row["part"] in ("precision", "specificity") and row["value"] == "at the operating point":
+        where = f"{row['part']} at the operating point"
     return (
         f"{where} falls from {percent(row['before'])} to {percent(row['after'])} of its {row['pictures']} "
         f"pictures, and the limit is {100 * row['limit']:.1f} points"
