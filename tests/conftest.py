@@ -59,6 +59,16 @@ LONGEST = (
     "test_end_to_end",
     "test_families",
 )
+# files whose tests call DVC again and again, without the toy of this module
+CALL_DVC = (
+    "test_data",
+    "test_experiment",
+    "test_pipeline",
+    "test_provenance",
+    "test_recipe",
+    "test_registry",
+    "test_upgrade",
+)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -66,8 +76,12 @@ def pytest_configure(config: pytest.Config) -> None:
     config.option.loadscopereorder = False
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest files first, so that no process waits for another one at the end."""
+    """What calls DVC is slow. The longest files come first, so that no process waits for another one at the end."""
+    for item in items:
+        if item.path.stem in CALL_DVC or "_trained_template" in getattr(item, "fixturenames", ()):
+            item.add_marker("slow")
     items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
 
 
@@ -82,7 +96,8 @@ def pytest_unconfigure() -> None:
 @pytest.fixture(scope="session")
 def empty_database(request: pytest.FixtureRequest) -> Callable[[Path], None]:
     """Fills the home of a Prefect server that is to be started. The database stays in pytest's cache."""
-    kept = request.config.cache.mkdir("prefect")  # type: ignore[union-attr]
+    cache = getattr(request.config, "cache", None)  # which -p no:cacheprovider takes away
+    kept = cache.mkdir("prefect") if cache else _RUN
     return lambda home: databases.fill(home, kept)
 
 

@@ -297,7 +297,9 @@ def test_without_a_pool_arms_run_here_and_a_command_that_was_stopped_goes_on(
         child.send_signal(signal.SIGINT)
         assert child.wait(300) == 130
     printed = (tmp_path / "one" / "printed").read_text()
-    assert printed.splitlines()[-1].startswith("Stopped, and with it all arms")
+    # On a busy machine prefect has the last word: "… | WARNING | EventsWorker - Still processing items".
+    said = [line for line in printed.splitlines() if " | WARNING | EventsWorker - " not in line]
+    assert said[-1].startswith("Stopped, and with it all arms")
     assert not any(alive(pid) for pid in pids)
     assert not list((tmp_path / "one").glob("tmp*prefect"))  # no clone stays
 
