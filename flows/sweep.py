@@ -15,8 +15,8 @@ from prefect.states import Cancelled, Failed
 from thaw.errors import InputError
 from thaw.orchestration import fleet
 from thaw.orchestration.run import PhaseFailed, Tasks, phase
+from thaw.project import grid, pipeline
 from thaw.project import overrides as changes
-from thaw.project import pipeline
 from thaw.project import sweep as sweeps
 from thaw.project.stage import Verdict
 
@@ -64,7 +64,7 @@ def sweep(name: str, arms: list[tuple[str, list[str]]], question: str, pool: str
         cache: the folder of DVC's cache, if all workers are on this machine.
     """
     try:
-        wanted = sweeps.sweep([sweeps.arm(*each) for each in arms], pool=cache is None)
+        wanted = sweeps.sweep([grid.arm(*each) for each in arms], pool=cache is None)
     except InputError as error:
         return Failed(message=str(error), data=error)
     done = sweeps.finished(wanted)

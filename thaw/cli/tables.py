@@ -7,9 +7,9 @@ from thaw.formats import percent, score
 from thaw.statistics.records import same_networks
 
 if TYPE_CHECKING:
+    from thaw.project.findings import Findings
     from thaw.project.registry import Version
     from thaw.project.study import Answer
-    from thaw.project.sweep import Findings
 
 
 def show_outcome() -> None:
