@@ -27,8 +27,8 @@ def backward(network: nn.Module, loss_fn: LossFn, pictures: Tensor, targets: Ten
     parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
 
     def share(part: tuple[Tensor, Tensor]) -> Tensor:
-        some, wanted = part
-        return loss_fn(network(some).float(), wanted) * (weight * len(some) / len(pictures))
+        inputs, labels = part
+        return loss_fn(network(inputs).float(), labels) * (weight * len(inputs) / len(pictures))
 
     def learn(part: tuple[Tensor, Tensor]) -> Tensor:
         loss = share(part)

@@ -35,7 +35,7 @@ def features_of(
     progress = Progress(views.size)
     batches = in_batches(processes.share(np.arange(len(rows))), batch_size)
     with torch.inference_mode():
-        for batch, pixels in zip(batches, pictures.batches([rows[each] for each in batches]), strict=True):
+        for batch, pixels in zip(batches, pictures.batches([rows[places] for places in batches]), strict=True):
             pixels = copied(pixels, normalise.device)
             for place, numbers in enumerate(torch.from_numpy(views[batch]).unbind(1)):
                 features = model.backbone(normalise(in_views(pixels, numbers)))
