@@ -13,29 +13,29 @@ from thaw.project.settings import Settings
 from thaw.project.workspace import HEAD
 
 
-def head(chosen: Settings) -> None:
+def head(config: Settings) -> None:
     """From features to a network with a trained head."""
-    networks.use_resources(chosen)
+    networks.use_resources(config)
     torch.set_num_threads(1)  # the steps are too small to share: waiting for each other would cost more
-    data = networks.dataset(chosen, "train", "val")
-    model = networks.new_network(chosen, data)
-    labelled = data.labelled(chosen.labels, chosen.seed)
+    data = networks.dataset(config, "train", "val")
+    model = networks.new_network(config, data)
+    labelled = data.labelled(config.labels, config.seed)
     features, val_features = (networks.features(data, split) for split in ("train", "val"))
-    if chosen.labels < 1:
+    if config.labels < 1:
         features = features[np.isin(data.split("train"), labelled)]
-    class_weights = data.class_weights(chosen.class_weights, labelled)
+    class_weights = data.class_weights(config.class_weights, labelled)
     trained = fit_head(
         model.head,
         (features, data.targets[labelled]),
         (val_features, data.targets[data.split("val")]),
-        HeadTraining(seed=chosen.seed, **chosen.head.model_dump()),
+        HeadTraining(seed=config.seed, **config.head.model_dump()),
         loss_fn=cross_entropy(class_weights=class_weights),
         criterion=lowest_loss(class_weights),
     )
     if sentence := one_class_warning(trained, data.classes, data.targets[labelled]):
         print(f"warning: {sentence}", flush=True)
     model.head.load_state_dict(trained.weights)
-    meta = networks.meta_of(chosen, data, folded=False, parent=None)
+    meta = networks.meta_of(config, data, folded=False, parent=None)
     networks.write_network(HEAD, model.state_dict(), trained.kept, trained.history, meta)
 
 

@@ -31,69 +31,74 @@ from thaw.project.settings import Settings
 from thaw.project.workspace import HEAD, SCRATCH, UNFREEZE
 
 
-def unfreeze(chosen: Settings) -> None:
+def unfreeze(config: Settings) -> None:
     """From the network with a trained head to the fine-tuned one."""
-    device = networks.use_resources(chosen)
-    data = networks.dataset(chosen, "train", "val")
-    train, val = data.labelled(chosen.labels, chosen.seed), data.split("val")
-    for what, pictures in (("train", len(train)), ("val", len(val)), ("a batch", chosen.unfreeze.batch_size)):
+    device = networks.use_resources(config)
+    data = networks.dataset(config, "train", "val")
+    train, val = data.labelled(config.labels, config.seed), data.split("val")
+    for what, pictures in (("train", len(train)), ("val", len(val)), ("a batch", config.unfreeze.batch_size)):
         processes.check(what, pictures)
     normalise = Normaliser(networks.preprocessing(data), device)
-    how = FineTuning(
-        seed=chosen.seed,
-        learning_rate=chosen.head.learning_rate,
-        views=VIEWS[chosen.unfreeze.views],
-        **chosen.unfreeze.model_dump(exclude={"blocks", "batchnorm", "views", "drop", "label_smoothing"}),
+    fine_tuning = FineTuning(
+        seed=config.seed,
+        learning_rate=config.head.learning_rate,
+        views=VIEWS[config.unfreeze.views],
+        **config.unfreeze.model_dump(exclude={"blocks", "batchnorm", "views", "drop", "label_smoothing"}),
     )
-    shown = TrainingData(data.pictures, normalise, Split(train, data.targets[train]), Split(val, data.targets[val]))
-    class_weights = data.class_weights(chosen.class_weights, train)
+    training_data = TrainingData(
+        data.pictures, normalise, Split(train, data.targets[train]), Split(val, data.targets[val])
+    )
+    class_weights = data.class_weights(config.class_weights, train)
     model, _ = checkpoint.load(HEAD / "model")
-    which, batchnorm = chosen.unfreeze.blocks, chosen.unfreeze.batchnorm
+    selection, batchnorm = config.unfreeze.blocks, config.unfreeze.batchnorm
     if batchnorm == "train" and processes.count() > 1:
         model = _synchronised(model, device)
-    unfrozen = unfreeze_blocks(model, which, batchnorm)
-    order = ", evenly over the epochs, the last one first" if which == "gradual" else ""
+    unfrozen = unfreeze_blocks(model, selection, batchnorm)
+    order = ", evenly over the epochs, the last one first" if selection == "gradual" else ""
     print(f"{len(unfrozen)} blocks unfrozen: {unfrozen[0]} to {unfrozen[-1]}{order}", flush=True)
-    ratio, decay = chosen.unfreeze.ratio, chosen.unfreeze.layer_decay
+    ratio, decay = config.unfreeze.ratio, config.unfreeze.layer_decay
     before = f", {decay:g} times as much in each block before the last" if decay < 1 else ""
-    print(f"learning rates: head {how.learning_rate:g}, backbone {how.learning_rate / ratio:g}{before}", flush=True)
+    print(
+        f"learning rates: head {fine_tuning.learning_rate:g}, backbone {fine_tuning.learning_rate / ratio:g}{before}",
+        flush=True,
+    )
     if not 10 <= ratio <= 100:
         why = "pretrained features may be overwritten" if ratio < 10 else "the backbone will hardly learn"
         print(f"warning: unfreeze.ratio is {ratio:g}, outside 10 to 100: {why}", flush=True)
     if batchnorm == "adapt":
-        adapt_batchnorm(model.to(device), shown, how)
+        adapt_batchnorm(model.to(device), training_data, fine_tuning)
     folded = batchnorm != "train"
     if folded:
         fold_batchnorm(model.cpu(), data.pictures.shape.blank())
-    networks.place(model, device, chosen)
-    if which != "gradual" and compiling_pays(chosen.resources.compile, device, len(train) * how.epochs):
+    networks.place(model, device, config)
+    if selection != "gradual" and compiling_pays(config.resources.compile, device, len(train) * fine_tuning.epochs):
         model.compile()
-    scale_dropout(model, chosen.unfreeze.drop)
+    scale_dropout(model, config.unfreeze.drop)
     parent = checkpoint.weights_hash(HEAD / "model")
-    scratch = SCRATCH / f"unfreeze-{key(chosen, how, data.meta, parent, device)}.pt"
+    scratch = SCRATCH / f"unfreeze-{key(config, fine_tuning, data.meta, parent, device)}.pt"
     trained = fine_tune(
         model,
-        shown,
-        how,
-        loss_fn=cross_entropy(chosen.unfreeze.label_smoothing, class_weights),
+        training_data,
+        fine_tuning,
+        loss_fn=cross_entropy(config.unfreeze.label_smoothing, class_weights),
         criterion=lowest_loss(class_weights),
-        unfreeze=partial(unfreeze_blocks, model, which, batchnorm, epochs=how.epochs),
+        unfreeze=partial(unfreeze_blocks, model, selection, batchnorm, epochs=fine_tuning.epochs),
         scratch_file=scratch,
     )
     if sentence := one_class_warning(trained, data.classes, data.targets[train]):
         print(f"warning: {sentence}", flush=True)
     if processes.first():
-        meta = networks.meta_of(chosen, data, folded, parent)
+        meta = networks.meta_of(config, data, folded, parent)
         networks.write_network(UNFREEZE, trained.weights, trained.kept, trained.history, meta)
         finished(scratch, "artifacts/unfreeze/model")
 
 
-def key(chosen: Settings, how: FineTuning, meta: dict[str, Any], parent: str, device: torch.device) -> str:
-    """A hash of all that decides the bits of this training: one that was stopped goes on only where all is the same."""
-    settings = (chosen.seed, chosen.labels, chosen.class_weights, chosen.unfreeze, how)
+def key(config: Settings, fine_tuning: FineTuning, meta: dict[str, Any], parent: str, device: torch.device) -> str:
+    """A hash of all that decides the bits of this training; a stopped run goes on only if it is the same."""
+    settings = (config.seed, config.labels, config.class_weights, config.unfreeze, fine_tuning)
     processor = torch.cuda.get_device_name(device) if device.type == "cuda" else torch.backends.cpu.get_cpu_capability()
     machine = (device.type, processor, torch.get_num_threads(), processes.count())
-    resources = (chosen.resources.precision, chosen.resources.compile)
+    resources = (config.resources.precision, config.resources.compile)
     versions = (torch.__version__, torchvision.__version__, np.__version__)
     return _digest(f"{parent} {meta} {settings} {machine} {resources} {versions} {_code()}".encode())
 

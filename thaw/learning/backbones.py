@@ -127,8 +127,8 @@ def old_head(name: str, weights: str) -> tuple[str, nn.Module] | None:
 
 def check_size(name: str, weights: str, size: int) -> None:
     """Raise unless the backbone takes pictures of `size`; costs no arithmetic (shapes only, on the meta device)."""
-    wanted = preprocessing_of(name, weights).size
-    trained = wanted if weights in get_model_weights(name).__members__ else size
+    expected = preprocessing_of(name, weights).size
+    trained = expected if weights in get_model_weights(name).__members__ else size
     try:
         with torch.device("meta"):
             create(name, "random", 2, trained).eval()(torch.empty(1, 3, size, size))
@@ -137,7 +137,7 @@ def check_size(name: str, weights: str, size: int) -> None:
     except (AssertionError, RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0].rstrip(".")
         raise InputError(
-            f"{name} cannot take pictures of {size} x {size} ({reason}); set prepare.resolution to {wanted}, "
+            f"{name} cannot take pictures of {size} x {size} ({reason}); set prepare.resolution to {expected}, "
             "the size its weights were trained for"
         ) from None
 
@@ -148,19 +148,19 @@ def blocks(backbone: nn.Module) -> list[Block]:
     A block is a residual block, a transformer layer, a dense block, or a convolution with what follows it up to
     the next one. Norms and parameters that stand alone belong to the block before them (at the start: after).
     """
-    found: list[tuple[str, list[nn.Module], list[nn.Parameter]]] = []
+    parts: list[tuple[str, list[nn.Module], list[nn.Parameter]]] = []
     waiting: list[nn.Parameter] = []
     for name, part in _parts("", backbone):
         if isinstance(part, nn.Parameter):
-            (found[-1][2] if found else waiting).append(part)
-        elif found and not any(isinstance(module, STEPS) for module in part.modules()):
-            found[-1][1].append(part)
+            (parts[-1][2] if parts else waiting).append(part)
+        elif parts and not any(isinstance(module, STEPS) for module in part.modules()):
+            parts[-1][1].append(part)
         else:
-            found.append((name, [part], waiting))
+            parts.append((name, [part], waiting))
             waiting = []
     return [
         Block(name, tuple(modules), (*loose, *(p for module in modules for p in module.parameters())))
-        for name, modules, loose in found
+        for name, modules, loose in parts
     ]
 
 
@@ -227,7 +227,7 @@ def _read_weights(name: str, weights: str) -> dict[str, Tensor]:
 
 def _load(model: nn.Module, name: str, weights: str, head: str) -> None:
     """Load a file by names; its heads may be there or not, everything else must fit, or the difference is shown."""
-    wanted, state = model.state_dict(), {}
+    expected, state = model.state_dict(), {}
     for key, value in _read_weights(name, weights).items():
         for pattern, replacement in LEGACY:
             key = pattern.sub(replacement, key)
@@ -236,13 +236,13 @@ def _load(model: nn.Module, name: str, weights: str, head: str) -> None:
     # Files from before 2018 do not count batches, and nothing needs the count.
     lines = [
         f"- {key} {tuple(value.shape)} is missing"
-        for key, value in wanted.items()
+        for key, value in expected.items()
         if key not in state and not key.endswith("num_batches_tracked")
     ]
-    lines += [f"+ {key} {tuple(state[key].shape)} is not part of it" for key in sorted(state.keys() - wanted.keys())]
+    lines += [f"+ {key} {tuple(state[key].shape)} is not part of it" for key in sorted(state.keys() - expected.keys())]
     lines += [
-        f"! {key} is {tuple(state[key].shape)}, wanted {tuple(value.shape)}"
-        for key, value in wanted.items()
+        f"! {key} is {tuple(state[key].shape)}, expected {tuple(value.shape)}"
+        for key, value in expected.items()
         if key in state and state[key].shape != value.shape
     ]
     if lines:

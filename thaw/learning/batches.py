@@ -78,10 +78,10 @@ def training_batches(
     read = data.pictures.batches([rows[batch[mine]] for batch, mine in zip(batches, taken, strict=True)])
     for batch, share, mine, pixels in zip(batches, shares, taken, read, strict=True):
         pictures = augmented(pixels, mine, len(batch), data.normalise, augmentation, generator)
-        wanted = copied(targets[batch[mine]], device)
+        probabilities = copied(targets[batch[mine]], device)
         if mixes:
-            pictures, wanted = mixed(pictures, wanted, augmentation, random)
-        yield Batch(pictures, wanted, len(share) / len(batch), len(batch))
+            pictures, probabilities = mixed(pictures, probabilities, augmentation, random)
+        yield Batch(pictures, probabilities, len(share) / len(batch), len(batch))
 
 
 def augmented(

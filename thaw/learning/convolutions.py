@@ -22,8 +22,8 @@ from thaw.learning.efficientnet_lite0 import SameConv2d
 
 # oneDNN's convolution that ends with an activation, as torch.compile uses it; None where PyTorch is without oneDNN.
 _WITH_ACTIVATION = getattr(torch.ops.mkldnn, "_convolution_pointwise", None)
-How = tuple[Any, ...]  # stride, padding, dilation, groups
-OfWeight = Callable[[Tensor, Tensor, Tensor, How], Tensor]  # the gradient of the weights, from that of the output
+Geometry = tuple[Any, ...]  # stride, padding, dilation, groups
+OfWeight = Callable[[Tensor, Tensor, Tensor, Geometry], Tensor]  # the gradient of the weights, from that of the output
 
 
 def quicken(model: nn.Module) -> None:
@@ -92,8 +92,8 @@ def _is_quick(module: nn.Conv2d) -> bool:
 
 def _replace(module: nn.Conv2d, clamped: bool, alone: bool) -> None:
     """`clamped`: with a ReLU6 at its end; `alone`: nobody but a convolution takes its output."""
-    how = module.stride, module.padding, module.dilation, module.groups
-    module._conv_forward = partial(_Convolution.apply, how, clamped, alone, _of_weight(module))  # type: ignore[method-assign]
+    geometry = module.stride, module.padding, module.dilation, module.groups
+    module._conv_forward = partial(_Convolution.apply, geometry, clamped, alone, _of_weight(module))  # type: ignore[method-assign]
 
 
 class _Convolution(Function):
@@ -103,7 +103,7 @@ class _Convolution(Function):
     @custom_fwd(device_type="cpu", cast_inputs=torch.bfloat16)  # type: ignore[untyped-decorator]
     def forward(
         ctx: Any,
-        how: How,
+        geometry: Geometry,
         clamped: bool,
         alone: bool,
         of_weight: OfWeight,
@@ -112,14 +112,14 @@ class _Convolution(Function):
         bias: Tensor | None,
     ) -> Tensor:
         if not clamped:
-            output = F.conv2d(inputs, weight, bias, *how)
+            output = F.conv2d(inputs, weight, bias, *geometry)
         elif _WITH_ACTIVATION and inputs.dtype == torch.float32:
-            stride, padding, *rest = how
+            stride, padding, *rest = geometry
             output = _WITH_ACTIVATION(inputs, weight, bias, padding, stride, *rest, "hardtanh", [0.0, 6.0], "")
         else:
-            output = F.conv2d(inputs, weight, bias, *how).clamp_(0, 6)
+            output = F.conv2d(inputs, weight, bias, *geometry).clamp_(0, 6)
         ctx.save_for_backward(inputs, weight, output if clamped else None)
-        ctx.how, ctx.alone, ctx.of_weight = how, alone, of_weight
+        ctx.geometry, ctx.alone, ctx.of_weight = geometry, alone, of_weight
         return output
 
     @staticmethod
@@ -137,20 +137,20 @@ class _Convolution(Function):
             None,
             None,
             None,
-            _native(gradient, inputs, weight, ctx.how, 0) if inputs_wanted else None,
-            ctx.of_weight(gradient, inputs, weight, ctx.how) if weight_wanted else None,
+            _native(gradient, inputs, weight, ctx.geometry, 0) if inputs_wanted else None,
+            ctx.of_weight(gradient, inputs, weight, ctx.geometry) if weight_wanted else None,
             gradient.sum((0, 2, 3)) if bias_wanted else None,
         )
 
 
-def _native(gradient: Tensor, inputs: Tensor, weight: Tensor, how: How, which: int) -> Tensor:
+def _native(gradient: Tensor, inputs: Tensor, weight: Tensor, geometry: Geometry, which: int) -> Tensor:
     """PyTorch's own gradient: of the inputs (0) or of the weights (1)."""
-    stride, padding, dilation, groups = how
-    wanted = [which == 0, which == 1, False]
-    found: tuple[Tensor, ...] = torch.ops.aten.convolution_backward(
-        gradient, inputs, weight, None, stride, padding, dilation, False, [0, 0], groups, wanted
+    stride, padding, dilation, groups = geometry
+    needed = [which == 0, which == 1, False]
+    gradients: tuple[Tensor, ...] = torch.ops.aten.convolution_backward(
+        gradient, inputs, weight, None, stride, padding, dilation, False, [0, 0], groups, needed
     )
-    return found[which]
+    return gradients[which]
 
 
 def _of_weight(module: nn.Conv2d) -> OfWeight:
@@ -172,24 +172,24 @@ def _is_wide(module: nn.Conv2d) -> bool:
     )
 
 
-def _usual(gradient: Tensor, inputs: Tensor, weight: Tensor, how: How) -> Tensor:
-    return _native(gradient, inputs, weight, how, 1)
+def _usual(gradient: Tensor, inputs: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
+    return _native(gradient, inputs, weight, geometry, 1)
 
 
-def _product(gradient: Tensor, inputs: Tensor, weight: Tensor, how: How) -> Tensor:
+def _product(gradient: Tensor, inputs: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
     """Of weights (outputs, inputs, 1, 1), each pixel being a row of both factors."""
-    rows, columns = (each.permute(0, 2, 3, 1).flatten(0, 2) for each in (gradient, inputs))
+    rows, columns = (tensor.permute(0, 2, 3, 1).flatten(0, 2) for tensor in (gradient, inputs))
     return (rows.T @ columns)[:, :, None, None]
 
 
-def _columns(gradient: Tensor, inputs: Tensor, weight: Tensor, how: How) -> Tensor:
+def _columns(gradient: Tensor, inputs: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
     """Of weights (channels, 1, 5, 5): the three columns in the middle at once, the outer ones each."""
     if inputs.shape[-1] < 3:  # so narrow that the outer ones see nothing
-        return _usual(gradient, inputs, weight, how)
+        return _usual(gradient, inputs, weight, geometry)
 
     def part(gradient: Tensor, inputs: Tensor, columns: int) -> Tensor:
-        gradient, inputs = (each.contiguous(memory_format=torch.channels_last) for each in (gradient, inputs))
-        stride, (high, _), *rest = how
+        gradient, inputs = (tensor.contiguous(memory_format=torch.channels_last) for tensor in (gradient, inputs))
+        stride, (high, _), *rest = geometry
         return _usual(gradient, inputs, weight[..., :columns], (stride, (high, columns // 2), *rest))
 
     first = part(gradient[..., 2:], inputs[..., :-2], 1)

@@ -1,7 +1,7 @@
-"""Cores: on a CPU each learns from pictures of its own, which is quicker than to share every operation.
+"""Cores: on a CPU each core learns from its own part of a batch, which is faster than sharing every operation.
 
-The operations of a small network are short. Cores that share one wait for each other at its end, and all of them want
-the memory at once, or none.
+The operations of a small network are short. Cores that share one wait for each other at its end, and they all need
+memory at the same time.
 """
 
 from concurrent.futures import ThreadPoolExecutor
@@ -27,8 +27,8 @@ def backward(network: nn.Module, loss_fn: LossFn, pictures: Tensor, targets: Ten
     parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
 
     def share(part: tuple[Tensor, Tensor]) -> Tensor:
-        some, wanted = part
-        return loss_fn(network(some).float(), wanted) * (weight * len(some) / len(pictures))
+        inputs, labels = part
+        return loss_fn(network(inputs).float(), labels) * (weight * len(inputs) / len(pictures))
 
     def learn(part: tuple[Tensor, Tensor]) -> Tensor:
         loss = share(part)
@@ -53,9 +53,9 @@ def backward(network: nn.Module, loss_fn: LossFn, pictures: Tensor, targets: Ten
 
 
 def _parts(network: nn.Module, pictures: int) -> int:
-    """In how many parts a batch is learnt from: one where its pictures see each other, or random numbers are drawn.
+    """Into how many parts a batch is cut: one if its pictures depend on each other or random numbers are drawn.
 
-    And one where the first layers are frozen: theirs are so short that threads wait for each other's Python.
+    One too if the first layers are frozen: the steps are then so short that threads wait for each other's Python.
     """
     first = next(network.parameters())
     if processes.count() > 1 or first.device.type != "cpu" or not first.requires_grad:
@@ -71,7 +71,7 @@ def _parts(network: nn.Module, pictures: int) -> int:
 
 @cache
 def _team(number: int, cores: int) -> ThreadPoolExecutor:
-    """So many threads, and for each a part of the cores."""
+    """A pool of threads, each with its part of the cores."""
     ready = Barrier(number + 1)
 
     def begin() -> None:

@@ -1,7 +1,7 @@
 """Forgetting: how far fine-tuning moved a network from what it was trained to know.
 
-Three views of it: how far the weights of each block moved, how alike what each block says of the same pictures still
-is (linear CKA), and whether the old head, put back, still names the same of its 1000 classes.
+Three measures: how far the weights of each block moved, how similar its outputs on the same pictures still are
+(linear CKA), and whether the old head, put back, still predicts the same of its 1000 classes.
 """
 
 from collections.abc import Iterable
@@ -18,7 +18,7 @@ from thaw.learning.backbones import Block, blocks
 
 
 class Look(NamedTuple):
-    """What a backbone says of some pictures: each block (n, channels), averaged over places, and the end of it."""
+    """Outputs of a backbone on some pictures: of each block (n, channels), averaged over places, and its end."""
 
     blocks: list[Block]
     outputs: list[Tensor]
@@ -26,26 +26,26 @@ class Look(NamedTuple):
 
 
 def look(backbone: nn.Module, pictures: Iterable[Tensor], head: tuple[str, nn.Module] | None = None) -> Look:
-    """Show it normalised batches. With its old head put back (a place and a module) its end are class scores."""
-    found = blocks(backbone)
+    """Run normalised batches through it. With its old head put back (a path and a module) it ends in class scores."""
+    all_blocks = blocks(backbone)
     if head:
         backbone.set_submodule(*head)
-    latest: list[Tensor] = [torch.empty(0)] * len(found)
-    said: list[list[Tensor]] = [[] for _ in found]
+    latest: list[Tensor] = [torch.empty(0)] * len(all_blocks)
+    outputs_of: list[list[Tensor]] = [[] for _ in all_blocks]
     scores = []
 
     def note(number: int, module: nn.Module, inputs: Any, output: Tensor) -> None:
         latest[number] = output
 
     with ExitStack() as hooks, torch.inference_mode():
-        for number, block in enumerate(found):
+        for number, block in enumerate(all_blocks):
             for module in block.modules:
                 hooks.callback(module.register_forward_hook(partial(note, number)).remove)
         for batch in pictures:
             scores.append(backbone.eval()(batch).float().cpu())
-            for output, outputs in zip(latest, said, strict=True):
+            for output, outputs in zip(latest, outputs_of, strict=True):
                 outputs.append(_without_places(output, isinstance(backbone, SwinTransformer)).float().cpu())
-    return Look(found, [torch.cat(outputs) for outputs in said], torch.cat(scores))
+    return Look(all_blocks, [torch.cat(outputs) for outputs in outputs_of], torch.cat(scores))
 
 
 def by_block(before: Look, after: Look) -> pd.DataFrame:

@@ -15,36 +15,36 @@ from thaw.learning.backbones import Block, Classifier, blocks
 Selection = str | int | list[str]
 
 
-def select(found: list[Block], which: Selection, epoch: int = 1, epochs: int = 1) -> list[Block]:
-    """The blocks that `which` names: `all`, the last N, `first N`, a list of names, or `gradual`.
+def select(all_blocks: list[Block], selection: Selection, epoch: int = 1, epochs: int = 1) -> list[Block]:
+    """The blocks that `selection` names: `all`, the last N, `first N`, a list of names, or `gradual`.
 
     `gradual` is from the last block on, evenly more in each epoch and all of them in the last one.
     """
-    count = len(found)
-    if which == "all":
-        return found
-    if which == "gradual":
-        return found[-math.ceil(count * epoch / epochs) :]
-    first = re.fullmatch(r"first (\d+)", which) if isinstance(which, str) else None
-    number = int(first[1]) if first else which
+    count = len(all_blocks)
+    if selection == "all":
+        return all_blocks
+    if selection == "gradual":
+        return all_blocks[-math.ceil(count * epoch / epochs) :]
+    first = re.fullmatch(r"first (\d+)", selection) if isinstance(selection, str) else None
+    number = int(first[1]) if first else selection
     if isinstance(number, int):
         if not 1 <= number <= count:
             raise InputError(
-                f"unfreeze.blocks is {which}, but the backbone has {count} blocks: "
+                f"unfreeze.blocks is {selection}, but the backbone has {count} blocks: "
                 f"use all, 1 to {count} for the last ones, or first 1 to first {count}"
             )
-        return found[:number] if first else found[-number:]
-    if isinstance(which, (str, int)) or not which:
+        return all_blocks[:number] if first else all_blocks[-number:]
+    if isinstance(selection, (str, int)) or not selection:
         raise InputError(
-            f"unfreeze.blocks is {which!r}; allowed are all, gradual, a number of last blocks, first N, "
+            f"unfreeze.blocks is {selection!r}; allowed are all, gradual, a number of last blocks, first N, "
             "or a list of names"
         )
-    names = [block.name for block in found]
-    for name in which:
+    names = [block.name for block in all_blocks]
+    for name in selection:
         if name not in names:
             near = difflib.get_close_matches(name, names, 1, 0.0)[0]
             raise InputError(f"unfreeze.blocks names '{name}', which is no block of this backbone; nearest is '{near}'")
-    return [block for block in found if block.name in which]
+    return [block for block in all_blocks if block.name in selection]
 
 
 def freeze(module: nn.Module) -> None:
@@ -70,18 +70,18 @@ def _ignore_mode(module: nn.Module, mode: bool = True) -> nn.Module:
     return module
 
 
-def unfreeze(model: Classifier, which: Selection, batchnorm: str, epoch: int = 1, epochs: int = 1) -> list[str]:
+def unfreeze(model: Classifier, selection: Selection, batchnorm: str, epoch: int = 1, epochs: int = 1) -> list[str]:
     """Make the head and the selected blocks trainable, freeze the rest; returns the names of the trainable blocks.
 
     With `batchnorm` "train" the statistics of trainable blocks follow the new pictures; else every BatchNorm keeps
     its own. Whatever was frozen or trainable before is forgotten, so that each epoch may unfreeze other blocks.
     """
-    found = blocks(model.backbone)
-    chosen = select(found, which, epoch, epochs)
+    all_blocks = blocks(model.backbone)
+    selected = select(all_blocks, selection, epoch, epochs)
     for module in model.backbone.modules():
         obey_mode(module)
-    for block in found:
-        trainable = any(block is other for other in chosen)
+    for block in all_blocks:
+        trainable = any(block is other for other in selected)
         for parameter in block.parameters:
             parameter.requires_grad_(trainable)
         for module in block.modules:
@@ -91,7 +91,7 @@ def unfreeze(model: Classifier, which: Selection, batchnorm: str, epoch: int = 1
                 for part in module.modules():
                     if isinstance(part, nn.modules.batchnorm._BatchNorm):
                         stay_in_eval(part)
-    return [block.name for block in chosen]
+    return [block.name for block in selected]
 
 
 def scale_dropout(model: nn.Module, factor: float) -> None:

@@ -12,7 +12,7 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -3, -4, -8  # 
 
 
 def keep_freed_memory() -> None:
-    """Let glibc keep what a network frees; else each layer's output is taken from the kernel anew, page by page.
+    """Let glibc keep what a network frees; otherwise each layer asks the kernel for its memory again, page by page.
 
     Forward passes and training steps are up to twice as fast. Other C libraries are left alone.
     """
@@ -25,15 +25,15 @@ def keep_freed_memory() -> None:
 
 
 def bfloat16_pays(precision: str, device: torch.device) -> bool:
-    """Whether `precision` (auto, float32, bfloat16) means bfloat16; by itself only where a GPU has units for it."""
+    """Whether `precision` (auto, float32, bfloat16) means bfloat16; `auto` does on GPUs with units for it."""
     has_units = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     return precision == "bfloat16" or (precision == "auto" and has_units)
 
 
 def compiling_pays(compiling: str, device: torch.device, pictures: int) -> bool:
-    """Whether `compiling` (auto, always, never) means torch.compile for a training over so many pictures.
+    """Whether `compiling` (auto, always, never) means torch.compile for a training over that many pictures.
 
-    It takes a minute or so; by itself only on a GPU, where that comes back within a million of them.
+    Compiling takes about a minute. `auto` compiles on GPUs from 1,000,000 pictures on.
     """
     return compiling == "always" or (compiling == "auto" and device.type == "cuda" and pictures >= 1_000_000)
 

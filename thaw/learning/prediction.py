@@ -1,4 +1,4 @@
-"""Prediction: what a network says of pictures, as features of its backbone or as logits."""
+"""Prediction: features of the backbone, or logits, of pictures."""
 
 import mmap
 from typing import Any
@@ -28,14 +28,14 @@ def features_of(
 ) -> None:
     """Write the frozen backbone's features of every picture in its views (n, views) into `out` (n, views, features).
 
-    Of several processes each writes those of its share.
+    Each rank writes those of its share.
     """
     model.eval()
     quicken(model)
     progress = Progress(views.size)
     batches = in_batches(processes.share(np.arange(len(rows))), batch_size)
     with torch.inference_mode():
-        for batch, pixels in zip(batches, pictures.batches([rows[each] for each in batches]), strict=True):
+        for batch, pixels in zip(batches, pictures.batches([rows[places] for places in batches]), strict=True):
             pixels = copied(pixels, normalise.device)
             for place, numbers in enumerate(torch.from_numpy(views[batch]).unbind(1)):
                 features = model.backbone(normalise(in_views(pixels, numbers)))
@@ -54,20 +54,20 @@ def predict(
     views: int,
     batch_size: int,
     progress: Progress | None = None,
-    what: str = "",
+    label: str = "",
 ) -> Tensor:
     """Logits (n, classes) of the pictures in `rows`, averaged over their first `views` views.
 
-    Of several processes each computes its share, and all know the whole.
+    Each rank computes its share, and all get the whole.
     """
     model.eval()
     quicken(model)
-    found = []
+    parts = []
     with torch.inference_mode():
         for pixels in pictures.batches(in_batches(processes.share(rows), batch_size)):
             pixels = copied(pixels, normalise.device)
             logits = [model(normalise(view(pixels, number))) for number in range(views)]
-            found.append(torch.stack(logits).mean(0).float().cpu())
+            parts.append(torch.stack(logits).mean(0).float().cpu())
             if progress:
-                progress.step(len(pixels) * views * processes.count(), what)
-    return processes.gathered(torch.cat(found))
+                progress.step(len(pixels) * views * processes.count(), label)
+    return processes.gathered(torch.cat(parts))

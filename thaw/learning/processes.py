@@ -1,8 +1,8 @@
-"""Processes: several run one phase side by side and each takes a share; alone, each function here does nothing.
+"""Processes: several share one phase; with one process the functions here do nothing.
 
     torchrun --nproc-per-node 2 -m tasks.embed      # by hand, or on several machines; else `resources.processes: 2`
 
-Who is who stands in the variables that torchrun sets; `start` sets the same ones for processes of its own.
+Rank and world size are in the variables that torchrun sets; `start` sets the same ones for its processes.
 """
 
 import os
@@ -28,12 +28,12 @@ GRACE = 5.0  # seconds between SIGTERM and SIGKILL
 
 
 def count() -> int:
-    """How many processes run this phase."""
+    """The world size: how many processes run this phase."""
     return int(os.environ.get("WORLD_SIZE", 1))
 
 
 def number() -> int:
-    """Which one this is, from 0."""
+    """The rank of this process, from 0."""
     return int(os.environ.get("RANK", 0))
 
 
@@ -43,19 +43,19 @@ def here() -> int:
 
 
 def number_here() -> int:
-    """Which one of those on this machine this is, from 0."""
+    """The rank of this process on this machine, from 0."""
     return int(os.environ.get("LOCAL_RANK", 0))
 
 
 def first() -> bool:
-    """Whether this is the one that prints and writes."""
+    """Whether this is rank 0, which prints and writes."""
     return number() == 0
 
 
 def start(processes: int, command: list[str]) -> int:
-    """Run a command in so many processes, in the process group of the caller; the exit code of who failed, or 0.
+    """Run a command in several processes, in the caller's process group; returns the exit code of the failure, or 0.
 
-    What they write to stderr is shown at the end, and of a failure only what the one says that began it.
+    What they write to stderr is shown at the end; after a failure only the stderr of the rank that failed first.
     """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -63,24 +63,24 @@ def start(processes: int, command: list[str]) -> int:
     shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes}
     children: list[subprocess.Popen[bytes]] = []
     with ExitStack() as files:
-        complaints = [files.enter_context(tempfile.TemporaryFile()) for _ in range(processes)]
+        errors = [files.enter_context(tempfile.TemporaryFile()) for _ in range(processes)]
         try:
-            for each, complaint in enumerate(complaints):
-                own = {**shared, "RANK": each, "LOCAL_RANK": each}
+            for rank, error_file in enumerate(errors):
+                own = {**shared, "RANK": rank, "LOCAL_RANK": rank}
                 environment = os.environ | {name: str(value) for name, value in own.items()}
-                children.append(subprocess.Popen(command, env=environment, stderr=complaint))
+                children.append(subprocess.Popen(command, env=environment, stderr=error_file))
             while not any(codes := [child.poll() for child in children]) and None in codes:
                 time.sleep(0.05)
         finally:
             _end(children)
-        # Who loses a peer fails too, perhaps at once: a user's mistake goes before what it led to.
-        failed = [each for each, child in enumerate(children) if child.returncode == 2]
-        failed += [each for each, code in enumerate(codes) if code]
-        told = failed[0] if failed else 0
-        complaints[told].seek(0)
-        sys.stderr.write(complaints[told].read().decode(errors="replace"))
+        # One rank's failure fails the others: report the user's error first.
+        failed = [rank for rank, child in enumerate(children) if child.returncode == 2]
+        failed += [rank for rank, code in enumerate(codes) if code]
+        reported = failed[0] if failed else 0
+        errors[reported].seek(0)
+        sys.stderr.write(errors[reported].read().decode(errors="replace"))
         sys.stderr.flush()
-    return children[told].returncode
+    return children[reported].returncode
 
 
 def _end(children: list[subprocess.Popen[bytes]]) -> None:
@@ -96,7 +96,7 @@ def _end(children: list[subprocess.Popen[bytes]]) -> None:
 
 
 def join(device: "torch.device") -> None:
-    """Meet the other processes; nobody waits for another longer than a day."""
+    """Join the other ranks; no rank waits for another longer than a day."""
     if count() > 1:
         import torch
 
@@ -105,7 +105,7 @@ def join(device: "torch.device") -> None:
 
 
 def leave() -> None:
-    """Part from the other processes when all is done."""
+    """Leave the group when all is done."""
     if count() > 1:
         import torch
 
@@ -113,7 +113,7 @@ def leave() -> None:
 
 
 def wait() -> None:
-    """Go on when all have come this far."""
+    """Wait until every rank is here."""
     if count() > 1:
         import torch
 
@@ -121,12 +121,12 @@ def wait() -> None:
 
 
 def share(values: "Sliced") -> "Sliced":
-    """The part of `values` that is this process's, in one piece; the parts are of one size, but for one at most."""
+    """This rank's part of `values`, in one piece; parts differ by one at most."""
     return values[len(values) * number() // count() : len(values) * (number() + 1) // count()]
 
 
 def gathered(mine: "torch.Tensor") -> "torch.Tensor":
-    """The parts of all, one after the other."""
+    """The parts of all ranks, one after the other."""
     if count() == 1:
         return mine
     import torch
@@ -137,7 +137,7 @@ def gathered(mine: "torch.Tensor") -> "torch.Tensor":
 
 
 def mean(mine: "torch.Tensor") -> "torch.Tensor":
-    """The mean of what all have."""
+    """The mean over all ranks."""
     if count() > 1:
         import torch
 

@@ -261,8 +261,8 @@ def fine_tune(
     The weights that are kept are those after the last epoch, or the best by `criterion`: the start among them, of
     equal ones the first. `unfreeze` is called with the number of each epoch before it, and may unfreeze more.
 
-    With `scratch_file` the state after each epoch is kept there, and a run that finds it goes on from it. Its name says
-    all that decides the bits. What is no such state changes nothing, nor does a file that cannot be written.
+    The state after each epoch is written to `scratch_file`, and a run that finds it resumes from it. The file's name
+    says all that decides the bits. A file that is damaged or cannot be written changes nothing but the time.
     """
     quicken(model)
     start = {name: value.detach().clone() for name, value in model.state_dict().items()} if config.interpolate else {}

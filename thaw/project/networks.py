@@ -43,7 +43,7 @@ class Dataset(NamedTuple):
                 f"this phase asks for the rows of {name} and declares that it reads {' and '.join(self.reads)}: "
                 f"name {name} in its call of networks.dataset, if it may see them"
             )
-        return self.rows.index[self.rows["split"] == name].to_numpy(np.int64)
+        return self.rows.index[self.rows["split"] == name].to_numpy(np.int64, copy=True)
 
     def labelled(self, share: float, seed: int) -> NDArray[np.int64]:
         """The row numbers of the training pictures whose labels are used, `share` of each class; a smaller share is
