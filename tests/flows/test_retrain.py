@@ -98,6 +98,8 @@ def test_run_with_nothing_to_do_asks_dvc_once_and_shows_everything_once(
 ) -> None:
     from prefect.client.orchestration import SyncPrefectClient
 
+    import flows.retrain  # noqa: F401  (before Popen is replaced, which modules name in their types)
+
     started: list[list[str]] = []
     updated: list[Any] = []
     popen, update = subprocess.Popen, SyncPrefectClient.update_artifact
