@@ -19,7 +19,7 @@ from prefect.states import Completed, Failed
 
 from thaw.errors import InputError
 from thaw.orchestration import story
-from thaw.orchestration.run import PhaseFailed, Run, incoming, phase, promote, push, save
+from thaw.orchestration.run import PhaseFailed, Standing, Tasks, incoming, phase, promote, push, save
 from thaw.project import compare, experiment, mend, pipeline, reasons, recipe, registry, results
 from thaw.project import overrides as changes
 from thaw.project.lock import only_retraining
@@ -34,7 +34,7 @@ def name_of_run() -> str:
         return f"retrain {datetime.now().astimezone():%Y-%m-%d %H:%M}"
 
 
-def run_phases(run: Run, force: bool) -> None:
+def run_phases(run: Tasks, force: bool) -> None:
     """Run the phases in turn, each if it has a reason to; raise `PhaseFailed` at the first that does not end well."""
     why, stale = reasons.changed(), False
     for word in pipeline.phases():
@@ -46,22 +46,22 @@ def run_phases(run: Run, force: bool) -> None:
         stale |= state.name != Verdict.CACHED
 
 
-def carry_out(force: bool, record: bool) -> Run:
+def carry_out(force: bool, record: bool) -> Tasks:
     """Run everything with the settings that params.yaml has now; raise `PhaseFailed` where a task does not end well."""
     chosen = changes.settings_with([])
     recipe.refresh()
-    story.describe(["recorded"] if record else [])
-    run = Run(chosen)
+    story.describe(results.name_of([]), ["recorded"] if record else [])
+    run = Tasks(chosen)
     if record and chosen.retrain.incoming:
         run.do("incoming", incoming, chosen.retrain.incoming)
-        story.describe(["recorded"])  # the data may be other ones now
+        story.describe(results.name_of([]), ["recorded"])  # the data may be other ones now
     run_phases(run, force)
     story.outcome()
     known = registry.versions()
     if record or registry.in_use(known):
         state = run.do("promote", promote, known, record)
     if record:
-        decision = compare.decision() if state.name in ("Promoted", "Kept") else None
+        decision = compare.decision() if state.name in list(Standing) else None
         name = f"{experiment.PREFIX}{datetime.now().astimezone():%Y-%m-%d-%H%M%S}"
         run.do("record", save, name, decision)
         run.do("push", push, chosen.retrain.git_remote)

@@ -14,9 +14,9 @@ from prefect.states import Cancelled, Failed
 
 from thaw.errors import InputError
 from thaw.orchestration import fleet
-from thaw.orchestration.run import PhaseFailed, Run, phase
+from thaw.orchestration.run import PhaseFailed, Tasks, phase
+from thaw.project import grid, pipeline
 from thaw.project import overrides as changes
-from thaw.project import pipeline
 from thaw.project import sweep as sweeps
 from thaw.project.stage import Verdict
 
@@ -37,14 +37,14 @@ def arm(name: str, overrides: list[str], until: str, cache: str | None = None) -
         changes.write(overrides)
         if cache:
             sweeps.use_cache(cache)
-        run = Run(changes.settings_with([]))
+        run = Tasks(changes.settings_with([]))
         for word in words[: words.index(until) + 1]:
             state = run.do(word, phase, word, [fleet.NEW], [] if cache else ["--pull"], why=fleet.NEW)
             if state.name == Verdict.COMPLETED and word != "data" and not cache:
                 run.done.pop("push", None)
                 run.do("push", fleet.push, word)
         if until == words[-1]:
-            run.do("record", fleet.record, name, f"{name} in {(time.monotonic() - started) / 60:.1f} minutes")
+            run.do("record", fleet.record, name, (time.monotonic() - started) / 60)
     except InputError as error:
         return Failed(message=str(error), data=error)
     except PhaseFailed as failure:
@@ -64,7 +64,7 @@ def sweep(name: str, arms: list[tuple[str, list[str]]], question: str, pool: str
         cache: the folder of DVC's cache, if all workers are on this machine.
     """
     try:
-        wanted = sweeps.sweep([sweeps.arm(*each) for each in arms], pool=cache is None)
+        wanted = sweeps.sweep([grid.arm(*each) for each in arms], pool=cache is None)
     except InputError as error:
         return Failed(message=str(error), data=error)
     done = sweeps.finished(wanted)

@@ -6,6 +6,7 @@ thaw phase head      artifacts/embed -> artifacts/head/{model/,history.csv,metri
 import numpy as np
 import torch
 
+from thaw.learning.losses import cross_entropy, lowest_loss
 from thaw.learning.training import HeadTraining, fit_head, one_class_warning
 from thaw.project import networks, phase
 from thaw.project.settings import Settings
@@ -22,13 +23,14 @@ def head(chosen: Settings) -> None:
     features, val_features = (networks.features(data, split) for split in ("train", "val"))
     if chosen.labels < 1:
         features = features[np.isin(data.split("train"), labelled)]
+    class_weights = data.class_weights(chosen.class_weights, labelled)
     trained = fit_head(
         model.head,
         (features, data.targets[labelled]),
         (val_features, data.targets[data.split("val")]),
-        HeadTraining(**chosen.head.model_dump()),
-        chosen.seed,
-        data.class_weights(chosen.class_weights, labelled),
+        HeadTraining(seed=chosen.seed, **chosen.head.model_dump()),
+        loss_fn=cross_entropy(class_weights=class_weights),
+        criterion=lowest_loss(class_weights),
     )
     if sentence := one_class_warning(trained, data.classes, data.targets[labelled]):
         print(f"warning: {sentence}", flush=True)

@@ -19,7 +19,7 @@ from numpy.lib.format import write_array_header_1_0
 from numpy.typing import NDArray
 
 from thaw.data import manifest, splits
-from thaw.data.parallel import each
+from thaw.data.parallel import stream
 from thaw.data.pictures import Shape, Unreadable, channels_of, read_picture, rule_warnings, squared
 from thaw.errors import InputError
 from thaw.learning.backbones import check_size, preprocessing_of
@@ -55,12 +55,12 @@ def prepare(config: Settings) -> None:
 
     with phase.outputs(PREPARE) as folder, ThreadPoolExecutor(config.resources.workers) as threads:
         shape = Shape.of(
-            preprocessing, config.prepare.resolution, config.prepare.fit, max(each(threads, _channels, files))
+            preprocessing, config.prepare.resolution, config.prepare.fit, max(stream(threads, _channels, files))
         )
         size = (shape.size, shape.size, shape.channels)
         kept = len(files) * np.prod(size, dtype=np.int64) <= config.prepare.cache_gb * 1e9
         with (folder / "pictures.npy").open("wb") if kept else nullcontext() as decoded:
-            read = each(threads, lambda file: _read(file, shape), files)
+            read = stream(threads, lambda file: _read(file, shape), files)
             hashes, reasons, rules = _read_all(read, Progress(len(files)), size, decoded)
         # Split before unreadable pictures are set aside, as `thaw add` does, which reads none of these files.
         rows = rows.assign(hash=hashes, reason=reasons)
@@ -73,8 +73,8 @@ def prepare(config: Settings) -> None:
         rows = manifest.complete(rows, classes)
         if len(quarantine):
             path, reason = quarantine.iloc[0]
-            pictures = f"{len(quarantine)} picture{'s' * (len(quarantine) > 1)}"
-            warnings.append(f"{pictures} cannot be read and set aside, such as {path} ({reason})")
+            pictures = f"unreadable picture{'s' * (len(quarantine) > 1)}"
+            warnings.append(f"{len(quarantine)} {pictures} set aside, such as {path} ({reason})")
         split_by = config.prepare.split_by
         if config.prepare.hold_out is not None and (nameless := int((rows[split_by] == "").sum())):
             warnings.append(
@@ -104,7 +104,7 @@ def prepare(config: Settings) -> None:
         for warning in warnings:
             print(f"warning: {warning}", flush=True)
         print(f"{len(rows)} pictures, {shape.size} x {shape.size}, " + ("decoded" if kept else "not kept decoded"))
-        print(f"{len(quarantine)} cannot be read and were set aside, {len(left_out)} other files were left out", end="")
+        print(f"{len(quarantine)} unreadable pictures set aside, {len(left_out)} other files left out", end="")
         print(f": {manifest.counted(left_out['reason'])}" if len(left_out) else "", flush=True)
 
 
@@ -112,7 +112,7 @@ def _channels(file: Path) -> int:
     try:
         return channels_of(file)
     except Unreadable:
-        return 1  # it is told when its pixels are read
+        return 1  # `_read` reports it
 
 
 def _read(file: Path, shape: Shape) -> Read:
@@ -127,8 +127,8 @@ def _read(file: Path, shape: Shape) -> Read:
 def _read_all(
     pictures: Iterable[Read], progress: Progress, size: tuple[int, int, int], decoded: BinaryIO | None
 ) -> tuple[list[str], list[str], Counter[str]]:
-    """Write the pixels of what can be read; of all files the hashes, and the reasons why they cannot be read, empty
-    where they can; how many fell under each rule for pixels."""
+    """Write the pixels of every readable picture. Return the hash of each file, the reason why it cannot be read (empty
+    if it can), and the number of pictures under each pixel rule."""
     hashes, reasons, rules = [], [], Counter[str]()
     if decoded:
         _write_header(decoded, 0, size)

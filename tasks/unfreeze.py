@@ -18,9 +18,11 @@ from thaw.data.pictures import VIEWS, Normaliser
 from thaw.errors import InputError
 from thaw.learning import checkpoint, processes
 from thaw.learning.backbones import Classifier
+from thaw.learning.batches import Split, TrainingData
 from thaw.learning.folding import fold_batchnorm
 from thaw.learning.freezing import scale_dropout
 from thaw.learning.freezing import unfreeze as unfreeze_blocks
+from thaw.learning.losses import cross_entropy, lowest_loss
 from thaw.learning.machine import compiling_pays
 from thaw.learning.training import FineTuning, adapt_batchnorm, fine_tune, one_class_warning
 from thaw.project import networks, phase
@@ -38,10 +40,13 @@ def unfreeze(chosen: Settings) -> None:
         processes.check(what, pictures)
     normalise = Normaliser(networks.preprocessing(data), device)
     how = FineTuning(
+        seed=chosen.seed,
         learning_rate=chosen.head.learning_rate,
         views=VIEWS[chosen.unfreeze.views],
-        **chosen.unfreeze.model_dump(exclude={"blocks", "batchnorm", "views", "drop"}),
+        **chosen.unfreeze.model_dump(exclude={"blocks", "batchnorm", "views", "drop", "label_smoothing"}),
     )
+    shown = TrainingData(data.pictures, normalise, Split(train, data.targets[train]), Split(val, data.targets[val]))
+    class_weights = data.class_weights(chosen.class_weights, train)
     model, _ = checkpoint.load(HEAD / "model")
     which, batchnorm = chosen.unfreeze.blocks, chosen.unfreeze.batchnorm
     if batchnorm == "train" and processes.count() > 1:
@@ -56,7 +61,7 @@ def unfreeze(chosen: Settings) -> None:
         why = "pretrained features may be overwritten" if ratio < 10 else "the backbone will hardly learn"
         print(f"warning: unfreeze.ratio is {ratio:g}, outside 10 to 100: {why}", flush=True)
     if batchnorm == "adapt":
-        adapt_batchnorm(model.to(device), data.pictures, train, normalise, how, chosen.seed)
+        adapt_batchnorm(model.to(device), shown, how)
     folded = batchnorm != "train"
     if folded:
         fold_batchnorm(model.cpu(), data.pictures.shape.blank())
@@ -68,15 +73,12 @@ def unfreeze(chosen: Settings) -> None:
     scratch = SCRATCH / f"unfreeze-{key(chosen, how, data.meta, parent, device)}.pt"
     trained = fine_tune(
         model,
-        data.pictures,
-        (train, data.targets[train]),
-        (val, data.targets[val]),
-        normalise,
+        shown,
         how,
-        chosen.seed,
-        scratch,
-        partial(unfreeze_blocks, model, which, batchnorm, epochs=how.epochs),
-        data.class_weights(chosen.class_weights, train),
+        loss_fn=cross_entropy(chosen.unfreeze.label_smoothing, class_weights),
+        criterion=lowest_loss(class_weights),
+        unfreeze=partial(unfreeze_blocks, model, which, batchnorm, epochs=how.epochs),
+        scratch_file=scratch,
     )
     if sentence := one_class_warning(trained, data.classes, data.targets[train]):
         print(f"warning: {sentence}", flush=True)

@@ -193,7 +193,7 @@ def test_bad_input_ends_with_one_sentence_and_exit_code_two(
 ) -> None:
     before = (workspace / "params.yaml").read_bytes()
     done = thaw(workspace, "run", *arguments)
-    (workspace / "params.yaml").write_bytes(before)
+    assert (workspace / "params.yaml").read_bytes() == before
     assert done.returncode == 2
     assert sentence in done.stderr
     assert "Traceback" not in done.stdout + done.stderr

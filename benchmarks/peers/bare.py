@@ -14,11 +14,13 @@ import torch
 from benchmarks.peers.contest import BATCH_SIZE, Contest, given, tell
 from thaw.data.pictures import VIEWS, Normaliser, drawn_views
 from thaw.learning import cores
+from thaw.learning.batches import Split, TrainingData
 from thaw.learning.convolutions import quicken
 from thaw.learning.folding import fold_batchnorm
 from thaw.learning.freezing import parameter_groups, scale_dropout, unfreeze
+from thaw.learning.losses import VAL_LOSS, cross_entropy
 from thaw.learning.prediction import features_of
-from thaw.learning.training import FineTuning, fine_tune, loss_of
+from thaw.learning.training import FineTuning, fine_tune
 from thaw.project import networks, settings
 
 ROUNDS = 5
@@ -54,9 +56,10 @@ def main(contest: Contest) -> None:
     rows = data.split("train")[: BATCHES * BATCH_SIZE]
     one = data.split("val")[:1]  # its two validations are counted as training, and take no time to speak of
     how = FineTuning(
+        seed=contest.seed,
         learning_rate=chosen.head.learning_rate,
         views=VIEWS[chosen.unfreeze.views],
-        **chosen.unfreeze.model_dump(exclude={"blocks", "batchnorm", "views", "drop"})
+        **chosen.unfreeze.model_dump(exclude={"blocks", "batchnorm", "views", "drop", "label_smoothing"})
         | {"batch_size": BATCH_SIZE, "epochs": 1},
     )
     groups = parameter_groups(model, how.learning_rate, how.ratio, how.weight_decay, how.layer_decay)
@@ -65,17 +68,17 @@ def main(contest: Contest) -> None:
     floats = random_pictures(BATCH_SIZE, contest.size)
     targets = data.targets[rows[np.arange(BATCH_SIZE) % len(rows)]]
 
-    def lost(seen: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-        return loss_of(model(seen), wanted)
+    loss_fn = cross_entropy()
+    shown = TrainingData(data.pictures, normalise, Split(rows, data.targets[rows]), Split(one, data.targets[one]))
 
     def step() -> None:
         model.train()
         optimizer.zero_grad()
-        cores.backward(model, lost, floats, targets)
+        cores.backward(model, loss_fn, floats, targets)
         optimizer.step()
 
     in_turn("training", BATCH_SIZE, step, len(rows), lambda: fine_tune(
-        model, data.pictures, (rows, data.targets[rows]), (one, data.targets[one]), normalise, how, contest.seed
+        model, shown, how, loss_fn, VAL_LOSS
     ))  # fmt: skip
 
 

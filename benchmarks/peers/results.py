@@ -27,6 +27,16 @@ NAMES = {
     "plain-last": "plain PyTorch, last blocks",
     "thaw-last": "thaw, last blocks",
 }
+# Learning rates of phase 1; of phase 2. Nobody's were tuned for this bench: they are those of tutorials and defaults.
+RATES = {
+    "plain": "1e-3; 1e-5",
+    "fastai": "2e-3; backbone 1e-5, head 1e-3",
+    "lightning": "1e-3; backbone from 1e-4 up to 1e-3, head 1e-3",
+    "transformers": "1e-3; 5e-5",
+    "thaw": "params.yaml",
+    "plain-last": "1e-3; 1e-5",
+    "thaw-last": "params.yaml",
+}
 # All say how many times as fast thaw is: the other's seconds over thaw's, or thaw's rate over the bare loop's.
 RATIOS: dict[str, Callable[[dict[str, Any]], float]] = {
     "phase1_vs_plain": lambda at: at["plain"]["phase1"] / at["thaw"]["phase1"],
@@ -96,8 +106,9 @@ def table(rows: Sequence[dict[str, Any]], protocol: dict[str, Any]) -> str:
     head_epochs, epochs, pictures = (protocol[name] for name in ("head_epochs", "epochs", "training_pictures"))
     lines = [
         f"| {protocol['pictures']} pictures, {protocol['size']} px | phase 1, {head_epochs} epochs | phase 2, an epoch "
-        f"| pictures/s | all, {epochs} epochs | peak memory | accuracy | AUC | accuracy over plain, 95 % interval |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
+        f"| pictures/s | all, {epochs} epochs | peak memory | accuracy | AUC | accuracy over plain, 95 % interval "
+        "| learning rates |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|---:|---|",
     ]
     for contestant, name in NAMES.items():
         own = _timed(rows, contestant)
@@ -116,6 +127,7 @@ def table(rows: Sequence[dict[str, Any]], protocol: dict[str, Any]) -> str:
             f"{scored[0]['accuracy']:.1%}" if scored else "",
             f"{scored[0]['auc']:.3f}" if scored else "",
             _interval(scored[0].get("over_plain")) if scored and contestant != "plain" else "",
+            RATES[contestant],
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)

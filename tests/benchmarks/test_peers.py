@@ -204,3 +204,16 @@ def test_predictions_of_other_pictures_are_refused(tmp_path: Path) -> None:
     ours.write_text("b.png,0.1,0.9\n")
     with pytest.raises(AssertionError, match="not about the test pictures"):
         results.scores(test, ["bad", "good"], ours, plain)
+
+
+def test_the_table_names_the_rates_that_each_contestant_uses() -> None:
+    rows = [row | {"peak_gb": 1.0} for row in repeat_of(1, 4.0)]
+    protocol = {"head_epochs": HEAD_EPOCHS, "epochs": EPOCHS, "training_pictures": 10, "pictures": 20, "size": 32}
+    table = results.table(rows, protocol)
+    assert results.RATES.keys() == results.NAMES.keys()
+    for name, rates in results.RATES.items():
+        assert f"| {results.NAMES[name]} |" in table
+        assert f"| {rates} |" in table
+    for name in ("plain", "transformers"):
+        code = (ROOT / f"benchmarks/peers/{name}.py").read_text()
+        assert all(rate in code for rate in results.RATES[name].split("; "))

@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from thaw.data.parallel import AHEAD, each
+from thaw.data.parallel import AHEAD, stream
 from thaw.errors import InputError
 
 
@@ -18,8 +18,8 @@ def test_a_stream_keeps_order_and_never_holds_more_than_a_bounded_number() -> No
         return number * number
 
     with ThreadPoolExecutor(4) as threads:
-        for taken, found in enumerate(each(threads, work, range(10 * AHEAD))):
-            assert found == taken * taken
+        for taken, result in enumerate(stream(threads, work, range(10 * AHEAD))):
+            assert result == taken * taken
             assert len(started) <= taken + AHEAD
     assert sorted(started) == list(range(10 * AHEAD))
 
@@ -38,10 +38,10 @@ def test_a_stream_tries_all_and_tells_of_the_first_mistake_and_the_number_of_oth
         ThreadPoolExecutor(4) as threads,
         pytest.raises(InputError, match=r"^picture 7 cannot be read \(2 more pictures cannot be read\)$"),
     ):
-        taken.extend(each(threads, work, range(300)))
+        taken.extend(stream(threads, work, range(300)))
     assert sorted(tried) == list(range(300))
 
 
 def test_a_stream_of_nothing_is_nothing() -> None:
     with ThreadPoolExecutor(1) as threads:
-        assert list(each(threads, str, [])) == []
+        assert list(stream(threads, str, [])) == []

@@ -41,13 +41,10 @@ def learnt(
     model.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
     pictures, targets = batch(of)
 
-    def lost(pictures: Tensor, targets: Tensor) -> Tensor:
-        return nn.functional.cross_entropy(model(pictures), targets)
-
     if in_parts:
-        loss = cores.backward(model, lost, pictures, targets, counts)
+        loss = cores.backward(model, nn.functional.cross_entropy, pictures, targets, counts)
     else:
-        loss = counts * lost(pictures, targets)
+        loss = counts * nn.functional.cross_entropy(model(pictures), targets)
         loss.backward()
     return loss.detach(), [parameter.grad for parameter in model.parameters()], seen
 
@@ -109,8 +106,8 @@ def test_each_part_has_its_share_of_the_cores(several_cores: int) -> None:
 
 
 def test_a_failure_in_a_part_is_told() -> None:
-    def lost(pictures: Tensor, targets: Tensor) -> Tensor:
+    def loss_fn(logits: Tensor, targets: Tensor) -> Tensor:
         raise ValueError("no memory")
 
     with pytest.raises(ValueError, match="no memory"):
-        cores.backward(network(), lost, *batch(PICTURES))
+        cores.backward(network(), loss_fn, *batch(PICTURES))

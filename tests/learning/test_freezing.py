@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tuning import config, fit, tune
 
 from thaw.data.pictures import Normaliser, Pictures, drawn_views
 from thaw.errors import InputError
@@ -14,9 +15,9 @@ from thaw.learning.backbones import Block, Classifier, blocks, create
 from thaw.learning.folding import fold_batchnorm
 from thaw.learning.freezing import parameter_groups, scale_dropout, select, unfreeze
 from thaw.learning.prediction import features_of, predict
-from thaw.learning.training import FineTuning, HeadTraining, fine_tune, fit_head
+from thaw.learning.training import HeadTraining
 
-HOW = FineTuning(0.01, 10, 1.0, 0.05, batch_size=8, epochs=2, warmup=0.1, views=8, jitter=0.1)
+HOW = config(learning_rate=0.01, epochs=2, views=8)
 TRAIN, VAL = np.arange(16), np.arange(16, 24)
 Make = Callable[..., Classifier]
 
@@ -47,7 +48,7 @@ def test_frozen_blocks_are_bit_identical_after_unfreezing_whatever_calls_train(
     model.backbone.train()
     model.train()
     assert not any(m.training for b in blocks(model.backbone)[:-3] for part in b.modules for m in part.modules())
-    fine_tune(model, pictures, (TRAIN, targets[TRAIN]), (VAL, targets[VAL]), normalise, HOW, seed=0)
+    tune(model, pictures, (TRAIN, targets[TRAIN]), (VAL, targets[VAL]), normalise, HOW)
     after = frozen_state(model, trained)
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)
@@ -62,7 +63,7 @@ def test_frozen_batchnorm_keeps_its_statistics_in_trained_blocks(
     model = network()
     unfreeze(model, "all", "frozen")
     before = {name: value.clone() for name, value in model.named_buffers()}
-    fine_tune(model, pictures, (TRAIN, targets[TRAIN]), (VAL, targets[VAL]), normalise, HOW, seed=0)
+    tune(model, pictures, (TRAIN, targets[TRAIN]), (VAL, targets[VAL]), normalise, HOW)
     assert all(torch.equal(before[name], value) for name, value in model.named_buffers())
 
 
@@ -73,8 +74,8 @@ def test_backbone_is_bit_identical_after_head_training(
     before = {name: value.clone() for name, value in model.backbone.state_dict().items()}
     features = np.empty((24, 2, model.head.in_features), np.float32)
     features_of(model, pictures, np.arange(24), normalise, drawn_views(24, 2, None), 8, features)
-    how = HeadTraining(0.01, 0.0, batch_size=8, max_epochs=5, patience=5)
-    best = fit_head(model.head, (features[TRAIN], targets[TRAIN]), (features[VAL], targets[VAL]), how, 0).weights
+    how = HeadTraining(0, 0.01, 0.0, batch_size=8, max_epochs=5, patience=5)
+    best = fit(model.head, (features[TRAIN], targets[TRAIN]), (features[VAL], targets[VAL]), how).weights
     model.head.load_state_dict(best)
     assert all(torch.equal(before[name], value) for name, value in model.backbone.state_dict().items())
 
@@ -145,7 +146,7 @@ def test_ratio_holds_through_the_whole_schedule(
     monkeypatch.setattr(torch.optim.AdamW, "step", spy)
     model = network()
     unfreeze(model, 2, "frozen")
-    fine_tune(model, pictures, (TRAIN, targets[TRAIN]), (VAL, targets[VAL]), normalise, HOW, seed=0)
+    tune(model, pictures, (TRAIN, targets[TRAIN]), (VAL, targets[VAL]), normalise, HOW)
     assert len(seen) == 4
     assert all(head == pytest.approx(10 * backbone) and 0 < head <= 0.01 for head, backbone in seen)
 

@@ -9,19 +9,24 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from tuning import config, fit, tune
 
 from thaw.data.pictures import Normaliser, Pictures
+from thaw.learning import scratch as scratch_files
 from thaw.learning import training
 from thaw.learning.backbones import Classifier
+from thaw.learning.batches import mixed
 from thaw.learning.freezing import unfreeze
+from thaw.learning.losses import cross_entropy
 from thaw.learning.machine import use_bfloat16
 from thaw.learning.prediction import predict
-from thaw.learning.training import FineTuning, HeadTraining, Trained, fine_tune, fit_head, loss_of
+from thaw.learning.training import HeadTraining, Trained
 
-HOW = FineTuning(0.003, 10, 1.0, 0.0, batch_size=8, epochs=3, warmup=0.1, views=1, jitter=0.0)
+HOW = config(weight_decay=0.0, views=1, jitter=0.0)
 TRAIN, VAL = np.arange(16), np.arange(16, 24)
 Weights = dict[str, torch.Tensor]
 Train = Callable[..., Trained]
+loss_of = cross_entropy()
 
 
 @pytest.fixture
@@ -33,7 +38,7 @@ def train(
         unfreeze(model, "all", "frozen")
         split = [(rows, targets[rows]) for rows in (TRAIN, VAL)]
         how = replace(HOW, **options)
-        return fine_tune(model, pictures, *split, normalise, how, 0, scratch, weight=weight)
+        return tune(model, pictures, *split, normalise, how, scratch, weight=weight)
 
     return run
 
@@ -94,12 +99,12 @@ def test_a_pull_of_l2_sp_is_the_rate_times_its_strength_of_the_way_and_never_mor
 
 def test_smoothed_targets_are_the_targets_mixed_with_all_classes() -> None:
     logits, targets = torch.randn(5, 3), torch.eye(3)[torch.tensor([0, 1, 2, 0, 1])]
-    assert loss_of(logits, targets, 0.3) == pytest.approx(loss_of(logits, 0.7 * targets + 0.1).item())
+    assert cross_entropy(0.3)(logits, targets) == pytest.approx(loss_of(logits, 0.7 * targets + 0.1).item())
 
 
 def test_class_weights_scale_the_loss_of_each_class() -> None:
     logits, targets = torch.randn(4, 2), torch.eye(2)[torch.tensor([0, 0, 1, 1])]
-    weighted = loss_of(logits, targets, weight=torch.tensor([2.0, 0.0]))
+    weighted = cross_entropy(class_weights=torch.tensor([2.0, 0.0]))(logits, targets)
     assert weighted == pytest.approx(loss_of(logits[:2], targets[:2]).item())
 
 
@@ -110,7 +115,7 @@ def test_mixed_targets_follow_mixed_pictures(way: str) -> None:
     shares = []
     for seed in range(20):
         random = np.random.default_rng(seed)
-        seen, targets = training._mixed(pictures, torch.eye(2)[classes], replace(HOW, **{way: 1.0}), random)
+        seen, targets = mixed(pictures, torch.eye(2)[classes], replace(HOW, **{way: 1.0}).augmentation, random)
         assert len(seen) == len(targets) == 8
         assert seen.mean((1, 2, 3)).numpy() == pytest.approx(targets[:, 1].numpy(), abs=1e-5)
         assert targets.sum(1).numpy() == pytest.approx(1)
@@ -122,8 +127,8 @@ def test_mixed_targets_follow_mixed_pictures(way: str) -> None:
 def test_with_mixup_and_cutmix_either_is_drawn() -> None:
     pictures, targets = torch.eye(2)[[0, 1]].view(2, 2, 1, 1).expand(2, 2, 16, 16), torch.eye(2)
     how, random = replace(HOW, mixup=1.0, cutmix=1.0), np.random.default_rng(0)
-    mixed = [training._mixed(pictures, targets, how, random)[0] for _ in range(40)]
-    assert 10 < sum(not torch.equal(seen, seen.round()) for seen in mixed) < 30
+    drawn = [mixed(pictures, targets, how.augmentation, random)[0] for _ in range(40)]
+    assert 10 < sum(not torch.equal(seen, seen.round()) for seen in drawn) < 30
 
 
 @pytest.mark.slow
@@ -148,7 +153,7 @@ def test_a_moving_average_in_bfloat16_is_itself_what_is_judged(
     use_bfloat16(model, normalise.device)
     unfreeze(model, "all", "frozen")
     split = [(rows, targets[rows]) for rows in (TRAIN, VAL)]
-    trained = fine_tune(model, pictures, *split, normalise, replace(HOW, ema=0.9), 0)
+    trained = tune(model, pictures, *split, normalise, replace(HOW, ema=0.9))
     assert trained.kept["val_loss"] == pytest.approx(figures(trained.weights), rel=1e-3)
     assert trained.kept["val_loss"] != pytest.approx(figures(model.state_dict()), rel=1e-2)
 
@@ -156,17 +161,17 @@ def test_a_moving_average_in_bfloat16_is_itself_what_is_judged(
 @pytest.mark.slow
 def test_an_interrupted_moving_average_goes_on(train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = train(ema=0.9)
-    keep = training._keep
+    keep = scratch_files.keep
 
-    def keep_and_stop(path: Path, *state: object) -> None:
-        keep(path, *state)  # type: ignore[arg-type]
-        if len(state[2]) == 2:  # type: ignore[arg-type]
+    def keep_and_stop(path: Path, state: dict[str, Any]) -> None:
+        keep(path, state)
+        if len(state["history"]) == 2:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(training, "_keep", keep_and_stop)
+    monkeypatch.setattr(scratch_files, "keep", keep_and_stop)
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path / "scratch.pt", ema=0.9)
-    monkeypatch.setattr(training, "_keep", keep)
+    monkeypatch.setattr(scratch_files, "keep", keep)
     resumed = train(tmp_path / "scratch.pt", ema=0.9)
     pd.testing.assert_frame_equal(whole.history, resumed.history, check_exact=True)
     assert whole.kept == resumed.kept
@@ -217,7 +222,7 @@ def test_figures_are_those_of_the_weights_that_are_kept(
     assert trained.kept["val_accuracy"] == (logits.argmax(1) == wanted.argmax(1)).double().mean().item()
     weight = options.get("weight")
     if weight is not None:
-        weighted = loss_of(logits, wanted, weight=weight).item()
+        weighted = cross_entropy(class_weights=weight)(logits, wanted).item()
         assert trained.kept["weighted_val_loss"] == pytest.approx(weighted, rel=1e-4)
 
 
@@ -251,7 +256,7 @@ def test_without_phase_1_the_head_stays_as_it_was_drawn() -> None:
     head = torch.nn.Linear(4, 2)
     before = head.weight.detach().clone()
     features, targets = np.zeros((6, 1, 4), np.float32), torch.eye(2)[torch.arange(6) % 2]
-    trained = fit_head(head, (features, targets), (features, targets), HeadTraining(0.1, 0.0, 4, 0, 3), 0)
+    trained = fit(head, (features, targets), (features, targets), HeadTraining(0, 0.1, 0.0, 4, 0, 3))
     assert torch.equal(trained.weights["weight"], before)
     assert trained.history["epoch"].tolist() == [0]
     assert trained.kept["epoch"] == 0

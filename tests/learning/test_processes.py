@@ -23,7 +23,7 @@ from thaw.learning import processes
 from thaw.learning.backbones import create
 from thaw.learning.freezing import unfreeze
 from thaw.data.pictures import Normaliser, Pictures, Preprocessing, Shape
-from thaw.learning.training import FineTuning, fine_tune
+from tuning import config, tune
 
 preprocessing = Preprocessing(32, 32, "bilinear", (0.5,) * 3, (0.25,) * 3)
 device = torch.device("cpu")
@@ -35,10 +35,10 @@ decoded = np.random.default_rng(0).integers(0, 120, (24, 32, 32, 1), dtype=np.ui
 decoded[1::2, :, :16] += 100
 pictures = Pictures([], Shape(32, 32, "bilinear", "whole", 1), decoded, 1)
 targets = torch.eye(2)[torch.arange(24) % 2]
-how = FineTuning(0.003, 10, 1.0, 0.05, batch_size=5, epochs=2, warmup=0.1, views=8, jitter=0.3, **eval(sys.argv[2]))
+how = config(batch_size=5, epochs=2, views=8, jitter=0.3, **eval(sys.argv[2]))
 split = [(rows, targets[rows]) for rows in (np.arange(17), np.arange(17, 24))]
 before = partial(unfreeze, model, "gradual", "frozen", epochs=2)
-trained = fine_tune(model, pictures, *split, Normaliser(preprocessing, device), how, 0, None, before)
+trained = tune(model, pictures, *split, Normaliser(preprocessing, device), how, None, before)
 trained.history.to_csv(f"{sys.argv[1]}/history{processes.number()}of{processes.count()}.csv", index=False)
 torch.save(model.state_dict(), f"{sys.argv[1]}/weights{processes.number()}of{processes.count()}.pt")
 processes.leave()
@@ -51,7 +51,7 @@ def test_three_processes_train_as_one_with_the_same_batches(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, float]
 ) -> None:
     """Of batches of 5, 5, 5 and 2, so that shares are uneven and one is empty; blocks are unfrozen gradually."""
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("PYTHONPATH", f"{ROOT}:{ROOT}/tests/support")
     for count in (1, 3):
         assert processes.start(count, [sys.executable, "-c", TRAIN_SHARED, str(tmp_path), str(options)]) == 0
     alone, together = (pd.read_csv(tmp_path / f"history0of{count}.csv") for count in (1, 3))
@@ -67,7 +67,7 @@ AGREE = """
 import sys
 from pathlib import Path
 import torch
-from thaw.learning import processes, training
+from thaw.learning import processes, scratch
 
 cpu = torch.device("cpu")
 processes.join(cpu)
@@ -79,8 +79,8 @@ for case, ours in (("same", [1, 1]), ("missing", [1, None]), ("other", [1, 2]), 
     if content == "?":
         path.write_bytes(b"no state")
     elif content:
-        training._write(path, {"history": [content]})
-    found.append(training._read(path, cpu) is not None)
+        scratch.write(path, {"history": [content]})
+    found.append(scratch.read(path, cpu) is not None)
 Path(sys.argv[1], f"found{processes.number()}").write_text(str(found))
 processes.leave()
 """
@@ -89,7 +89,7 @@ processes.leave()
 @pytest.mark.slow
 def test_all_processes_go_on_from_a_state_or_none_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each has a folder of its own, as on several machines."""
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("PYTHONPATH", f"{ROOT}:{ROOT}/tests/support")
     assert processes.start(2, [sys.executable, "-c", AGREE, str(tmp_path)]) == 0
     assert [(tmp_path / f"found{number}").read_text() for number in (0, 1)] == [str([True, False, False, False])] * 2
 

@@ -17,14 +17,18 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from torchvision.transforms.functional import normalize, to_tensor
+from tuning import config, fit, tune
 
 from thaw.data.pictures import Normaliser, Pictures, Preprocessing, drawn_views, in_batches, in_views, view
 from thaw.errors import InputError
+from thaw.learning import scratch as scratch_files
 from thaw.learning import training
 from thaw.learning.backbones import Classifier, blocks
+from thaw.learning.batches import Split, TrainingData
 from thaw.learning.convolutions import quicken
 from thaw.learning.folding import fold_batchnorm
 from thaw.learning.freezing import Selection, select, unfreeze
+from thaw.learning.losses import cross_entropy
 from thaw.learning.machine import bfloat16_pays, compiling_pays, use_bfloat16
 from thaw.learning.prediction import predict
 from thaw.learning.training import (
@@ -32,12 +36,10 @@ from thaw.learning.training import (
     HeadTraining,
     Trained,
     adapt_batchnorm,
-    fine_tune,
-    fit_head,
     warmup_and_cosine,
 )
 
-HOW = FineTuning(0.003, 10, 1.0, 0.05, batch_size=8, epochs=3, warmup=0.1, views=2, jitter=0.1)
+HOW = config()
 TRAIN, VAL = np.arange(16), np.arange(16, 24)
 Make = Callable[..., Classifier]
 
@@ -54,7 +56,7 @@ def train(
     model = network("efficientnet_lite0")  # has dropout and stochastic depth, so global random numbers matter
     before = partial(unfreeze, model, which, "frozen", epochs=HOW.epochs)
     split = [(rows, targets[rows]) for rows in (TRAIN, VAL)]
-    return fine_tune(model, pictures, split[0], split[1], normalise, how, 0, scratch, before)
+    return tune(model, pictures, split[0], split[1], normalise, how, scratch, before)
 
 
 def test_same_seed_gives_the_same_bits(
@@ -85,17 +87,17 @@ def test_an_interrupted_run_equals_the_uninterrupted_one(
 ) -> None:
     whole = train(network, pictures, targets, normalise, which=which)
     scratch = tmp_path / "scratch.pt"
-    keep = training._keep
+    keep = scratch_files.keep
 
-    def keep_and_stop(path: Path, *state: object) -> None:
-        keep(path, *state)  # type: ignore[arg-type]
-        if len(state[2]) == stop:  # type: ignore[arg-type]
+    def keep_and_stop(path: Path, state: dict[str, Any]) -> None:
+        keep(path, state)
+        if len(state["history"]) == stop:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(training, "_keep", keep_and_stop)
+    monkeypatch.setattr(scratch_files, "keep", keep_and_stop)
     with pytest.raises(KeyboardInterrupt):
         train(network, pictures, targets, normalise, scratch, which)
-    monkeypatch.setattr(training, "_keep", keep)
+    monkeypatch.setattr(scratch_files, "keep", keep)
     torch.manual_seed(12345)
     assert_equal(train(network, pictures, targets, normalise, scratch, which), whole)
 
@@ -119,10 +121,10 @@ def changed_state(change: Callable[[dict[str, Any]], object]) -> Damage:
     """A file that is whole, with another state in it."""
 
     def damage(path: Path) -> None:
-        state = training._read(path, torch.device("cpu"))
+        state = scratch_files.read(path, torch.device("cpu"))
         assert state is not None
         change(state)
-        training._write(path, state)
+        scratch_files.write(path, state)
 
     return damage
 
@@ -136,10 +138,10 @@ def in_its_place(make: Damage) -> Damage:
 
 
 def of_another_run(path: Path) -> None:
-    state = training._read(path, torch.device("cpu"))
+    state = scratch_files.read(path, torch.device("cpu"))
     assert state is not None
     state["weights"]["head.bias"] += 1
-    training._write(path.with_name("unfreeze-2.pt"), state)
+    scratch_files.write(path.with_name("unfreeze-2.pt"), state)
     path.with_name("unfreeze-2.pt").replace(path)
 
 
@@ -190,16 +192,16 @@ def test_a_scratch_file_of_which_any_bit_differs_or_that_was_cut_anywhere_is_not
     data: st.DataObject, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "unfreeze-1.pt"
-    training._write(path, {"weights": {"a": torch.arange(12.0)}, "history": [{"epoch": 0}]})
+    scratch_files.write(path, {"weights": {"a": torch.arange(12.0)}, "history": [{"epoch": 0}]})
     content = bytearray(path.read_bytes())
-    assert training._read(path, torch.device("cpu")) is not None
+    assert scratch_files.read(path, torch.device("cpu")) is not None
     position = data.draw(st.integers(0, len(content) - 1))
     if data.draw(st.booleans()):
         content[position] ^= 1 << data.draw(st.integers(0, 7))
         path.write_bytes(content)
     else:
         path.write_bytes(content[:position])
-    assert training._read(path, torch.device("cpu")) is None
+    assert scratch_files.read(path, torch.device("cpu")) is None
     assert capsys.readouterr().out.count("warning: ") == 1
 
 
@@ -238,11 +240,11 @@ def test_a_write_that_fails_leaves_the_state_before_it_in_place(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "unfreeze-1.pt"
-    training._write(path, {"history": [1]})
+    scratch_files.write(path, {"history": [1]})
     monkeypatch.setattr(os, "fsync", no_space)
     with pytest.raises(OSError, match="No space"):
-        training._write(path, {"history": [1, 2]})
-    assert training._read(path, torch.device("cpu")) == {"history": [1]}
+        scratch_files.write(path, {"history": [1, 2]})
+    assert scratch_files.read(path, torch.device("cpu")) == {"history": [1]}
     assert list(tmp_path.iterdir()) == [path]
 
 
@@ -268,7 +270,7 @@ def test_gradual_neither_moves_nor_decays_nor_remembers_what_is_not_yet_unfrozen
     monkeypatch.setattr(torch.optim.AdamW, "step", step)
     split = [(rows, targets[rows]) for rows in (TRAIN, VAL)]
     before = partial(unfreeze, model, "gradual", "frozen", epochs=HOW.epochs)
-    fine_tune(model, pictures, split[0], split[1], normalise, HOW, 0, None, before)
+    tune(model, pictures, split[0], split[1], normalise, HOW, None, before)
     assert [len(each) for each in steps] == sorted(len(each) for each in steps)
     assert len({frozenset(each) for each in steps}) == HOW.epochs
     assert {name.split(".")[1] for name in steps[0] if name.startswith("backbone")} == {"layer3", "layer4"}
@@ -290,10 +292,14 @@ def test_momentum_and_rates_go_on_when_more_is_unfrozen(
     monkeypatch.setattr(torch.optim.AdamW, "step", step)
     split = [(rows, targets[rows]) for rows in (TRAIN, VAL)]
     before = partial(unfreeze, model, "gradual", "frozen", epochs=HOW.epochs)
-    fine_tune(model, pictures, split[0], split[1], normalise, HOW, 0, None, before)
+    tune(model, pictures, split[0], split[1], normalise, HOW, None, before)
     assert [number for number, _ in seen] == [1, 2, 3, 4, 5, 6]
     expected = [HOW.learning_rate * warmup_and_cosine(number / 6, HOW.warmup) for number in range(6)]
     assert [rate for _, rate in seen] == expected
+
+
+def seen_in(pictures: Pictures, rows: Any, normalise: Normaliser) -> TrainingData:
+    return TrainingData(pictures, normalise, Split(rows, torch.empty(0)), Split(rows[:0], torch.empty(0)))
 
 
 def test_adapted_statistics_are_those_of_the_training_pictures_and_nothing_else_changes(
@@ -303,7 +309,7 @@ def test_adapted_statistics_are_those_of_the_training_pictures_and_nothing_else_
     how = replace(HOW, batch_size=16, jitter=0.0, views=1)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     unfreeze(model, 2, "adapt")  # frozen blocks are adapted too
-    adapt_batchnorm(model, pictures, TRAIN, normalise, how, seed=0)
+    adapt_batchnorm(model, seen_in(pictures, TRAIN, normalise), how)
     after = model.state_dict()
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert {name.rsplit(".", 1)[1] for name in changed} == {"running_mean", "running_var", "num_batches_tracked"}
@@ -325,7 +331,7 @@ def test_adapting_counts_every_batch_the_same_and_repeats_itself(
     for _ in range(2):
         model = network()
         model.backbone.conv1.register_forward_pre_hook(lambda module, inputs: seen.append(len(inputs[0])))
-        adapt_batchnorm(model, pictures, np.arange(17), normalise, HOW, seed=0)
+        adapt_batchnorm(model, seen_in(pictures, np.arange(17), normalise), HOW)
         states.append(model.state_dict())
     assert seen == [6, 6, 5] * 2
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
@@ -336,7 +342,7 @@ def test_adapting_a_network_without_batchnorm_does_nothing(
 ) -> None:
     model = network("convnext_tiny")
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    adapt_batchnorm(model, pictures, TRAIN, normalise, HOW, seed=0)
+    adapt_batchnorm(model, seen_in(pictures, TRAIN, normalise), HOW)
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
 
 
@@ -386,12 +392,12 @@ def test_of_epochs_with_equal_validation_loss_the_head_keeps_and_names_the_first
     features, targets = np.random.default_rng(0).normal(size=(16, 1, 8)).astype(np.float32), torch.eye(2)[[0, 1] * 8]
     monkeypatch.setattr(training, "_logits", lambda *_: torch.zeros(16, 2))
 
-    def fit(epochs: int) -> Trained:
+    def fit_for(epochs: int) -> Trained:
         torch.manual_seed(0)
-        how = HeadTraining(0.05, 0.0, batch_size=4, max_epochs=epochs, patience=3)
-        return fit_head(torch.nn.Linear(8, 2), (features, targets), (features, targets), how, 0)
+        how = HeadTraining(0, 0.05, 0.0, batch_size=4, max_epochs=epochs, patience=3)
+        return fit(torch.nn.Linear(8, 2), (features, targets), (features, targets), how)
 
-    first, all_epochs = fit(1), fit(9)
+    first, all_epochs = fit_for(1), fit_for(9)
     assert (len(all_epochs.history), all_epochs.kept["epoch"]) == (1 + 3, 1)
     assert all(torch.equal(value, first.weights[name]) for name, value in all_epochs.weights.items())
 
@@ -401,19 +407,19 @@ def test_a_head_whose_loss_leaves_all_bounds_is_one_sentence_and_keeps_nothing(r
     """However good the epochs before were: the first has a finite loss here."""
     random = np.random.default_rng(0)
     features, targets = random.normal(size=(8, 1, 4)).astype(np.float32), torch.eye(2)[[0, 1] * 4]
-    how = HeadTraining(rate, 0.01, batch_size=4, max_epochs=50, patience=50)
+    how = HeadTraining(0, rate, 0.01, batch_size=4, max_epochs=50, patience=50)
     sentence = r"\Aphase 1 diverged: after epoch \d+ .* most likely the learning rate is too high: lower head\.learning"
     with pytest.raises(InputError, match=sentence):
-        fit_head(torch.nn.Linear(4, 2), (features, targets), (features, targets), how, 0)
+        fit(torch.nn.Linear(4, 2), (features, targets), (features, targets), how)
 
 
 @pytest.mark.parametrize("epochs", [0, 3])
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_a_head_on_features_that_are_not_finite_is_one_sentence_that_names_them(epochs: int, value: float) -> None:
     features, targets = np.full((8, 1, 4), value, np.float32), torch.eye(2)[[0, 1] * 4]
-    how = HeadTraining(0.1, 0.0, batch_size=4, max_epochs=epochs, patience=3)
+    how = HeadTraining(0, 0.1, 0.0, batch_size=4, max_epochs=epochs, patience=3)
     with pytest.raises(InputError, match=r"\Aphase 1 diverged: .*features of the backbone are not finite"):
-        fit_head(torch.nn.Linear(4, 2), (features, targets), (features, targets), how, 0)
+        fit(torch.nn.Linear(4, 2), (features, targets), (features, targets), how)
 
 
 @pytest.mark.parametrize("keep", ["best", "last"])
@@ -433,13 +439,13 @@ def test_a_training_loss_that_is_not_finite_ends_phase_2_and_the_last_good_state
 
     def diverge(*arguments: Any) -> float:
         trained = train_epoch(*arguments)
-        return loss if len(training._read(scratch, normalise.device)["history"]) == 3 else trained  # type: ignore[index]
+        return loss if len(scratch_files.read(scratch, normalise.device)["history"]) == 3 else trained  # type: ignore[index]
 
     monkeypatch.setattr(training, "_train_epoch", diverge)
     sentence = r"\Aphase 2 diverged: after epoch 3 the training loss is (nan|inf) .*unfreeze\.ratio, which is 10,"
     with pytest.raises(InputError, match=sentence):
         train(network, pictures, targets, normalise, scratch, how=how)
-    state = training._read(scratch, normalise.device)
+    state = scratch_files.read(scratch, normalise.device)
     assert state is not None
     assert [row["epoch"] for row in state["history"]] == [0, 1, 2]
     assert all(value.isfinite().all() for value in state["model"].values())
@@ -463,7 +469,7 @@ def test_a_network_that_is_not_finite_before_phase_2_is_not_blamed_on_its_rate(
     model.backbone.conv1.weight.data.fill_(np.inf)
     split = [(rows, targets[rows]) for rows in (TRAIN, VAL)]
     with pytest.raises(InputError, match=r"\Aphase 2 diverged: before the first step .* the weights it starts from"):
-        fine_tune(model, pictures, split[0], split[1], normalise, HOW, 0)
+        tune(model, pictures, split[0], split[1], normalise, HOW)
 
 
 @pytest.mark.parametrize(
@@ -501,14 +507,14 @@ def test_head_learns_what_features_tell_and_stops_when_validation_does_not_impro
     features[:, :, 0] += 4 * labels[:, None] - 2
     targets = torch.eye(2)[labels]
     head = torch.nn.Linear(8, 2)
-    how = HeadTraining(0.05, 0.0, batch_size=16, max_epochs=200, patience=3)
-    trained = fit_head(head, (features[:150], targets[:150]), (features[150:], targets[150:]), how, 0)
+    how = HeadTraining(0, 0.05, 0.0, batch_size=16, max_epochs=200, patience=3)
+    trained = fit(head, (features[:150], targets[:150]), (features[150:], targets[150:]), how)
     history = trained.history
     assert history["val_accuracy"].iloc[history["val_loss"].idxmin()] > 0.9
     assert len(history) < 200
     assert len(history) == history["val_loss"].idxmin() + 1 + 3
     head.load_state_dict(trained.weights)
-    loss = training.loss_of(head(torch.from_numpy(features[150:, 0])), targets[150:]).item()
+    loss = cross_entropy()(head(torch.from_numpy(features[150:, 0])), targets[150:]).item()
     assert loss == pytest.approx(history["val_loss"].min(), rel=1e-5)
     assert trained.kept["val_loss"] == history["val_loss"].min()
     assert trained.kept["epoch"] == history["val_loss"].idxmin() + 1
@@ -552,7 +558,7 @@ def test_the_fast_path_gives_the_logits_and_gradients_of_the_plain_one(
         picture = picture.rotate((0, 180, 90, 270)[number // 2])
         seen.append(normalize(to_tensor(picture), preprocessing.mean, preprocessing.std))
     expected = plain(torch.stack(seen))
-    training.loss_of(expected, targets[:8]).backward()
+    cross_entropy()(expected, targets[:8]).backward()
 
     np.save(tmp_path / "pictures.npy", pictures.decoded)
     mapped = Pictures(pictures.files, pictures.shape, np.load(tmp_path / "pictures.npy", mmap_mode="r"), 1)
@@ -561,7 +567,7 @@ def test_the_fast_path_gives_the_logits_and_gradients_of_the_plain_one(
     unfreeze(fast, which, "frozen")
     quicken(fast)
     logits = fast(normalise(in_views(next(mapped.batches([np.arange(8)])), numbers)))
-    training.loss_of(logits, targets[:8]).backward()
+    cross_entropy()(logits, targets[:8]).backward()
 
     torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-5)
     modules = dict(plain.named_modules())
@@ -624,7 +630,7 @@ def test_bfloat16_is_near_float32_and_leaves_the_weights_as_they_are(
         assert value.dtype == before[name].dtype
     before_training = partial(unfreeze, model, 2, "frozen")
     split = [(rows, targets[rows]) for rows in (TRAIN, VAL)]
-    history = fine_tune(model, pictures, split[0], split[1], normalise, HOW, 0, None, before_training).history
+    history = tune(model, pictures, split[0], split[1], normalise, HOW, None, before_training).history
     assert history["val_loss"].iloc[-1] < history["val_loss"][0]
 
 
@@ -639,7 +645,7 @@ def test_a_compiled_network_trains_as_an_uncompiled_one_and_keeps_its_names(
         if compiled:
             model.compile(backend="eager")
         split = [(rows, targets[rows]) for rows in (TRAIN, VAL)]
-        found.append(fine_tune(model, pictures, split[0], split[1], normalise, replace(HOW, epochs=1), 0))
+        found.append(tune(model, pictures, split[0], split[1], normalise, replace(HOW, epochs=1)))
     plain, compiled_one = found
     pd.testing.assert_frame_equal(plain.history, compiled_one.history)
     assert plain.weights.keys() == compiled_one.weights.keys()

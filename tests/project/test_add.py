@@ -440,10 +440,10 @@ def empty(new: Path) -> None:
         (rewrite("41.png,dog", "41.png,dgo"), "has the label 'dgo', which is no class yet; the classes are cat, dog"),
         (
             rewrite("path,label,group", "path,label,day"),
-            "does not tell group, as data/labels.csv does of every picture",
+            "lacks the columns group that data/labels.csv has",
         ),
         (rewrite('"day 10"', "10,wet"), "cannot be read as CSV"),
-        (no_table, "does not tell group, as data/labels.csv does of every picture; give it a labels.csv with"),
+        (no_table, "lacks the columns group that data/labels.csv has; give it a labels.csv with"),
         (known_otherwise, r"new picture images/40.png \(cat\) is identical to the known picture images/1.png \(dog\)"),
         (twins, r"new picture images/41.png \(dog\) is identical to the new picture images/40.png \(cat\)"),
         (linked, "new/images is a link to the folder .*; copy the folder itself there"),

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -152,7 +153,8 @@ def test_the_model_in_use_is_asked_as_it_was_trained_and_only_once(
     assert all(0 < row["before"] < 1 for row in outcome.falls[:2]), "the law is empty: it always says the same"
     assert [row["value"] for row in outcome.falls] == CLASSES
     assert outcome.falls[2]["before"] == 0
-    assert "v1.0.0 stays in use" in (root / "artifacts/promotion/report.html").read_text()
+    verdict = "To be put in use" if outcome.promoted else "v1.0.0 stays in use"
+    assert verdict in (root / "artifacts/promotion/report.html").read_text()
     assert not (root / ".dvc/tmp/thaw/champion").exists()
 
     def not_again(*_: Any) -> list[str]:
@@ -171,9 +173,88 @@ def test_the_very_same_network_is_as_good_in_every_picture(root: Path) -> None:
     must(root, sys.executable, "-m", "thaw.project.compare", "artifacts/unfreeze/model", "v1.0.0")
     outcome = compare.decision()
     assert outcome
-    assert [outcome.gain[name] for name in ("accuracy", "auc")] == [0] * 2
+    assert [row["change"] for row in outcome.gain["figures"]] == [0] * 3
     assert 2 / 15 < outcome.gain["high"] == -outcome.gain["low"] < 3 / 15
     assert not outcome.promoted, "15 pictures cannot show a margin of one point"
+    assert outcome.notes == [
+        "whether v1.0.0 learned from today's test pictures is not known: its manifest.csv is not to be had"
+    ]
+
+
+def test_a_model_that_learned_from_test_pictures_is_named_by_their_content(root: Path) -> None:
+    model = shutil.copytree(root / "artifacts/unfreeze/model", root / "v1.0.0")
+    manifest = pd.read_csv(root / "artifacts/prepare/manifest.csv", dtype=str, keep_default_na=False)
+    test = manifest.index[manifest["split"] == "test"]
+    (root / "artifacts/promotion").mkdir()
+    for learned, notes in (
+        (0, []),
+        (4, [f"v1.0.0 learned from 4 of today's {len(test)} test pictures, which favours it"]),
+    ):
+        manifest.loc[test[:learned], "split"] = "train"
+        manifest["path"] = "renamed/" + manifest["path"]
+        manifest.to_csv(root / "v1.0.0.csv", index=False)
+        must(root, sys.executable, "-m", "thaw.project.compare", str(model), "v1.0.0")
+        outcome = compare.decision()
+        assert outcome
+        assert outcome.notes == notes
+
+
+def test_a_new_model_must_be_as_good_as_the_best_that_was_in_use(root: Path) -> None:
+    """Against a model that says nothing but one class it is better; against itself 15 pictures cannot tell."""
+    (root / "artifacts/promotion").mkdir()
+    poor = shutil.copytree(root / "artifacts/unfreeze/model", root / "poor")
+    model, meta = checkpoint.load(poor)
+    model.head.weight.data.zero_()
+    model.head.bias.data.copy_(torch.tensor([9.0, 0, 0]))
+    shutil.rmtree(poor)
+    checkpoint.save(poor, model.state_dict(), meta)
+    pairs = [str(poor), "v2.0.0", "artifacts/unfreeze/model", "v1.0.0"]
+    must(root, sys.executable, "-m", "thaw.project.compare", *pairs)
+    outcome = compare.decision()
+    assert outcome
+    assert outcome.champion == "v2.0.0"
+    assert not outcome.promoted
+    assert outcome.anchor
+    assert outcome.anchor["name"] == "v1.0.0"
+
+
+def test_recall_decides_only_between_two_classes_and_the_figure_that_is_named_comes_first(root: Path) -> None:
+    (root / "artifacts/promotion").mkdir()
+    words = (sys.executable, "-m", "thaw.project.compare", "artifacts/unfreeze/model", "v1.0.0")
+    text = (root / "params.yaml").read_text()
+    (root / "params.yaml").write_text(text.replace("by: accuracy", "by: recall"))
+    done = command(root, *words)
+    assert done.returncode == 2
+    assert "promote.by is recall, which is that of the positive one of two classes, and there are 3" in done.stderr
+    (root / "params.yaml").write_text(text.replace("by: accuracy", "by: macro_f1"))
+    must(root, *words)
+    outcome = compare.decision()
+    assert outcome
+    assert outcome.gain["by"] == outcome.gain["figures"][0]["by"] == "macro_f1"
+
+
+def test_the_anchor_is_the_best_that_was_in_use_by_the_figure_that_decides(monkeypatch: pytest.MonkeyPatch) -> None:
+    def version(name: str, accuracy: float, auc: float) -> registry.Version:
+        metrics = {"finetuned": {"accuracy": accuracy, "auc": auc}, "test_pictures": 660}
+        return registry.Version(name, name, datetime.now(UTC), False, metrics, "", name, "")
+
+    known = [version("v1", 0.8, 0.9), version("v2", 0.9, 0.85), version("v3", 0.85, 0.88), version("v4", 0.99, 0.99)]
+    monkeypatch.setattr(registry, "were_in_use", lambda: ["v1", "v2", "v3"])
+    champion = known[2]
+    for by, name in (("accuracy", "v2"), ("auc", "v1")):
+        best = compare.anchor(champion, known, by)
+        assert best
+        assert best.name == name
+    assert compare.anchor(known[1], known, "accuracy") is None
+    assert compare.anchor(champion, [champion], "accuracy") is None
+
+
+def test_test_pictures_that_judged_many_models_are_said_to_be_worn() -> None:
+    now, metrics = datetime.now(UTC), {"test_pictures": 60}
+    known = [registry.Version(str(number), "", now, False, metrics, "", "", "") for number in range(19)]
+    assert compare._worn(known[1:], 66) == []
+    assert "have judged 20 models" in compare._worn(known, 66)[0]
+    assert compare._worn(known, 600) == []
 
 
 def test_the_version_in_use_is_not_compared_with_itself(root: Path, champion: None) -> None:

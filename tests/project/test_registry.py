@@ -193,7 +193,9 @@ def test_rollback_undoes_a_promotion_of_an_older_version(commits: list[str]) -> 
     assert registry.rollback().name == "v3.0.0"
     registry.rollback()
     registry.promote("v1.0.0", "by hand")  # in use so far: v1, v2, v1
+    assert registry.were_in_use() == ["v1.0.0", "v2.0.0", "v1.0.0"]
     assert [registry.rollback().name, registry.rollback().name] == ["v2.0.0", "v1.0.0"]
+    assert registry.were_in_use() == ["v1.0.0"]
 
 
 def test_an_unknown_version_is_one_sentence(commits: list[str]) -> None:

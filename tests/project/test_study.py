@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from thaw.errors import InputError
-from thaw.project import study, sweep
+from thaw.project import plan, study
+from thaw.project.grid import Arm
 
 
 def test_arms_of_seeds_go_through_every_fold_of_every_seed(trained_toy: Path) -> None:
@@ -17,7 +18,7 @@ def test_arms_of_seeds_go_through_every_fold_of_every_seed(trained_toy: Path) ->
 
 
 def test_seeds_share_what_no_seed_changes(trained_toy: Path) -> None:
-    jobs = sweep.plan(study.seeds(3, None, []))
+    jobs = plan.plan(study.seeds(3, None, []))
     assert [job.until for job in jobs] == ["embed", "report", "report", "report"]
     assert {job.after for job in jobs[1:]} == {jobs[0].name}
 
@@ -25,7 +26,7 @@ def test_seeds_share_what_no_seed_changes(trained_toy: Path) -> None:
 def test_shares_of_a_curve_share_prepare_and_embed(trained_toy: Path) -> None:
     arms = study.curve(2, [1, 0.05, 0.05], [])
     assert [arm.name for arm in arms] == ["0.05-seed0", "0.05-seed1", "1-seed0", "1-seed1"]
-    assert [job.until for job in sweep.plan(arms)] == ["embed", *["report"] * 4]
+    assert [job.until for job in plan.plan(arms)] == ["embed", *["report"] * 4]
     with pytest.raises(InputError, match="give shares above 0 and up to 1"):
         study.curve(2, [0.0, 1.0], [])
 
@@ -38,7 +39,7 @@ def test_shares_of_a_curve_share_prepare_and_embed(trained_toy: Path) -> None:
         (lambda change: study.ablation(1, [change]), "seed"),
     ],
 )
-def test_what_a_study_varies_cannot_be_set(trained_toy: Path, arms: Callable[[str], list[sweep.Arm]], key: str) -> None:
+def test_what_a_study_varies_cannot_be_set(trained_toy: Path, arms: Callable[[str], list[Arm]], key: str) -> None:
     with pytest.raises(InputError, match=f"--set {key}: the study chooses {key} itself"):
         arms(f"{key}=1")
 

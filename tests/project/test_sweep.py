@@ -11,7 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from thaw.errors import InputError
-from thaw.project import sweep
+from thaw.project import grid as grids
+from thaw.project import plan, sweep
 from thaw.report.sweep_plot import sweep_plot
 from thaw.report.sweeps import readable
 from thaw.statistics.sweeps import best, by_setting
@@ -20,7 +21,7 @@ TREE = ("embed.batch_size", "head.batch_size", "unfreeze.batch_size", "unfreeze.
 
 
 def _names(grid: list[str], seeds: int | None = None) -> list[str]:
-    return [arm.name for arm in sweep.arms(grid, seeds, 50)]
+    return [arm.name for arm in grids.arms(grid, seeds, 50)]
 
 
 def _git(root: Path, *arguments: str) -> None:
@@ -36,18 +37,18 @@ def test_arms_are_all_combinations_and_every_setting_gets_every_seed(trained_toy
     ]
     assert _names([], 3) == ["unchanged-seed0", "unchanged-seed1", "unchanged-seed2"]
     assert _names(["seed=7,9"]) == ["unchanged-seed7", "unchanged-seed9"]
-    (arm, _) = sweep.arms(["unfreeze.ratio=10,30", "unfreeze.epochs=2"], None, 50)
+    (arm, _) = grids.arms(["unfreeze.ratio=10,30", "unfreeze.epochs=2"], None, 50)
     assert arm.overrides == ["unfreeze.ratio=10", "unfreeze.epochs=2", "seed=0"]
 
 
 def test_brackets_protect_the_commas_of_a_list(trained_toy: Path) -> None:
-    grid = ["unfreeze.blocks=all,[features.7, features.8],2"]
-    chosen = [arm.settings.unfreeze.blocks for arm in sweep.arms(grid, None, 50)]
-    assert chosen == ["all", ["features.7", "features.8"], 2]
+    grid = ["unfreeze.blocks=all,[features.7.0, features.8],2"]
+    chosen = [arm.settings.unfreeze.blocks for arm in grids.arms(grid, None, 50)]
+    assert chosen == ["all", ["features.7.0", "features.8"], 2]
 
 
 def test_names_of_arms_are_names_for_git(trained_toy: Path) -> None:
-    names = _names(["unfreeze.blocks=all,[a..b, c.],[x/y~z]", "head.learning_rate=1e-3,0.01", "embed.views=none,flip"])
+    names = _names(["prepare.positive=a..b,c.,x/y~z", "head.learning_rate=1e-3,0.01", "embed.views=none,flip"])
     for name in names:
         subprocess.run(["git", "check-ref-format", f"refs/exps/aa/bb/sweep-1-{name}"], check=True)
     alike = _names(["embed.views=none,flip", "evaluate.views=none,flip"])
@@ -73,7 +74,7 @@ def test_names_of_arms_are_names_for_git(trained_toy: Path) -> None:
 )
 def test_a_wrong_grid_is_one_sentence(trained_toy: Path, grid: list[str], seeds: int | None, sentence: str) -> None:
     with pytest.raises(InputError, match=r"\A[^\n]+\Z") as raised:
-        sweep.arms(grid, seeds, 50)
+        grids.arms(grid, seeds, 50)
     assert sentence in str(raised.value)
 
 
@@ -89,8 +90,8 @@ def test_no_phase_is_computed_twice_whatever_the_grid(
 ) -> None:
     """Two jobs that would compute the same phase wait for one another."""
     grid = [f"{key}={','.join(map(str, each))}" for key, each in values.items()]
-    arms = sweep.arms(grid, seeds, 50)
-    jobs = {job.name: job for job in sweep.plan(arms)}
+    arms = grids.arms(grid, seeds, 50)
+    jobs = {job.name: job for job in plan.plan(arms)}
     settings_of = {tuple(arm.overrides): arm.settings for arm in arms}
     assert [name for name in jobs if not name.startswith("until-")] == sorted(
         (arm.name for arm in arms), key=list(jobs).index
@@ -125,7 +126,7 @@ def test_the_name_of_a_sweep_follows_from_its_commit_and_arms(trained_toy: Path)
     _git(trained_toy, "commit", "-qm", "start")
 
     def name(values: str) -> str:
-        return sweep.sweep(sweep.arms([f"unfreeze.ratio={values}"], 2, 50), False).name
+        return sweep.sweep(grids.arms([f"unfreeze.ratio={values}"], 2, 50), False).name
 
     first, same, other = map(name, ("10,30", "10,30", "10,20"))
     assert first == same != other

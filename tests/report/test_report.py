@@ -27,6 +27,7 @@ from thaw.report.forgetting import forgetting
 from thaw.report.mistakes import mistakes, worst_mistakes
 from thaw.report.page import html as page_of
 from thaw.report.promotion import markdown
+from thaw.report.promotion import page as promotion_page
 from thaw.report.sections import MOST_VALUES, largest, pairs, with_gain
 from thaw.report.summary import chosen_on_validation, headline_of, kept_epochs, summary, temperatures, warning
 
@@ -686,13 +687,20 @@ def test_worst_mistakes_can_be_drawn_for_any_number_of_them(number: int) -> None
 def decision(**changes: Any) -> dict[str, Any]:
     """A decision as the comparison of two models writes it."""
     fall = {"part": "shape", "value": "disc", "before": 0.9, "after": 0.8, "change": -0.1, "limit": 0.05}
-    gain = {"accuracy": 0.02, "low": -0.005, "high": 0.04, "before": 0.8, "after": 0.82, "margin": 0.01}
+    accuracy = {"by": "accuracy", "unit": "percent", "before": 0.8, "after": 0.82, "change": 0.02}
+    accuracy |= {"low": -0.005, "high": 0.04, "floor": 0.01}
+    area = {"by": "auc", "unit": "score", "before": 0.8, "after": 0.82, "change": 0.02}
+    area |= {"low": None, "high": None, "floor": None}
+    gain = {**accuracy, "margin": 0.01, "sure": 0.7, "figures": [accuracy, area]}
     return {
         "promoted": False,
         "champion": "v2.0.0",
         "reason": "better, but slice shape 'disc' falls",
         "gain": gain | {"test_pictures": 200},
-        "falls": [fall | {"within": False, "pictures": 40}, {"part": "class", "value": NAUGHTY, "limit": None}],
+        "falls": [
+            fall | {"within": False, "pictures": 40},
+            fall | {"part": "class", "value": NAUGHTY, "limit": None, "within": True, "pictures": 4},
+        ],
         **changes,
     }
 
@@ -700,8 +708,9 @@ def decision(**changes: Any) -> dict[str, Any]:
 def test_decision_is_told_with_its_reason_and_every_class_and_slice_beside_its_limit() -> None:
     page = markdown(decision())
     assert page.startswith("**Kept: v2.0.0 stays in use**\n\nBetter, but slice shape 'disc' falls.")
-    assert "| accuracy: all | 200 | 80.0 % | 82.0 % | +2.0 (−0.5 to +4.0) | 1.0 |" in page
+    assert "| decides: accuracy | 200 | 80.0 % | 82.0 % | +2.0 (−0.5 to +4.0) | 1.0 |" in page
     assert "| **shape: disc** | **40** | **90.0 %** | **80.0 %** | **−10.0** | **5.0** |" in page
+    assert "| also: AUC | 200 | 0.800 | 0.820 | +0.020 (no interval) |  |" in page
     assert "| too few |" in page
     assert markdown(decision(promoted=True)).startswith("**Promoted: this model is in use now**")
 
@@ -711,6 +720,12 @@ def test_decision_that_was_not_carried_out_says_so() -> None:
         assert "nothing was changed" in markdown(decision(promoted=promoted), acted=False)
 
 
+def test_what_to_distrust_of_a_decision_is_said() -> None:
+    note = "v2.0.0 learned from 12 of today's 200 test pictures, which favours it"
+    assert f"\n\nV{note[1:]}.\n" in markdown(decision(notes=[note]))
+    assert "V2.0.0 learned from 12 of today" in promotion_page("<main></main>", **decision(notes=[note]))
+
+
 def test_first_decision_has_nothing_to_compare_with() -> None:
     page = markdown({"promoted": True, "reason": "no model was in use", "gain": {}, "falls": []})
     assert "No model was in use." in page
@@ -718,7 +733,7 @@ def test_first_decision_has_nothing_to_compare_with() -> None:
 
 
 def test_names_of_users_cannot_break_the_tables_of_markdown() -> None:
-    falls = [{"part": "a|b", "value": "*x* <script>", "limit": 0.1, "within": True}]
+    falls = [{**decision()["falls"][0], "part": "a|b", "value": "*x* <script>", "within": True}]
     row = next(line for line in markdown(decision(falls=falls)).splitlines() if "script" in line)
     assert "a\\|b: \\*x\\* \\<script\\>" in row
     assert len(re.findall(r"(?<!\\)\|", row)) == 7

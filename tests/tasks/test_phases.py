@@ -21,6 +21,7 @@ import torchvision
 import yaml
 from PIL import Image
 from safetensors.numpy import load_file
+from tuning import config
 from warm import python
 
 from tasks import unfreeze
@@ -381,15 +382,37 @@ def test_prepare_warns_of_labels_that_contradict_their_targets_and_refuses_the_w
     assert "prepare.positive is 'noise', with a mean target of 0.127; that of 'stripes' is 0.9" in done.stderr
 
 
+def test_another_loss_is_used_as_the_documents_say(copied: Path, finished: Path) -> None:
+    """The example of docs/learning.md, put into a project's own tasks/unfreeze.py."""
+    section = (ROOT / "docs/learning.md").read_text().split("## Use another loss")[1].split("\n## ")[0]
+    (loss,) = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
+    (arguments,) = re.findall(r" +loss_fn=.*\n +criterion=.*\n", section)
+    shutil.copytree(ROOT / "tasks", copied / "tasks", ignore=shutil.ignore_patterns("__pycache__"))
+    file = copied / "tasks/unfreeze.py"
+    text, passed = re.subn(r" +loss_fn=.*\n +criterion=.*\n", arguments, file.read_text())
+    text = text.replace("import cross_entropy, lowest_loss", "import Criterion")
+    text = text.replace("\ndef unfreeze(", f"\n{loss}\n\ndef unfreeze(")
+    file.write_text(text)
+    assert passed == 1
+    change("keep: last ", "keep: best ")(copied)
+    done = run(copied, "unfreeze")
+    assert done.returncode == 0, done.stderr
+    ours, theirs = (pd.read_csv(f / "artifacts/unfreeze/history.csv") for f in (copied, finished))
+    assert not np.allclose(ours["train_loss"][1:], theirs["train_loss"][1:])
+    metrics = json.loads((copied / "artifacts/unfreeze/metrics.json").read_text())
+    assert metrics["val_focal_loss"] == ours["val_focal_loss"].min()
+    assert ours["val_loss"][0] == theirs["val_loss"][0]  # the figure that all trainings share
+
+
 STOPPED = """
 import runpy, sys
-from thaw.learning import training
-keep = training._keep
-def keep_and_stop(path, *state):
-    keep(path, *state)
-    if len(state[2]) == 2:
+from thaw.learning import scratch
+keep = scratch.keep
+def keep_and_stop(path, state):
+    keep(path, state)
+    if len(state["history"]) == 2:
         sys.exit(3)
-training._keep = keep_and_stop
+scratch.keep = keep_and_stop
 runpy.run_module("tasks.unfreeze", run_name="__main__")
 """
 
@@ -441,7 +464,7 @@ def test_a_stopped_phase_2_goes_on_only_where_all_that_decides_its_bits_is_the_s
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     chosen = settings.read(ROOT / "params.yaml")
-    how = FineTuning(0.003, 10, 1.0, 0.05, batch_size=8, epochs=3, warmup=0.1, views=2, jitter=0.1)
+    how = config()
     cpu = torch.device("cpu")
     module = ModuleType("thaw.some")
     module.__file__ = str(tmp_path / "some.py")

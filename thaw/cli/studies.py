@@ -10,7 +10,7 @@ from thaw.cli.tables import show_answer, show_sweep
 from thaw.errors import InputError
 
 if TYPE_CHECKING:
-    from thaw.project.sweep import Arm
+    from thaw.project.grid import Arm
 
 Pool = Annotated[str | None, typer.Option(help="The Prefect work pool whose workers train; without it this machine.")]
 Parallel = Annotated[
@@ -42,9 +42,9 @@ def sweep(
     an earlier one was stopped.
     """
     with one_sentence_endings():
-        from thaw.project import sweep as sweeps
+        from thaw.project.grid import arms
 
-        _train_all(sweeps.arms(grid or [], seeds, most), "sweep", pool, parallel)
+        _train_all(arms(grid or [], seeds, most), "sweep", pool, parallel)
 
 
 def seeds(
@@ -103,7 +103,7 @@ def ablate(
 def _train_all(arms: "list[Arm]", question: str, pool: str | None, parallel: int | None) -> None:
     """Have all arms trained, and show what they say together."""
     from thaw.orchestration.server import page, server
-    from thaw.project import study
+    from thaw.project import findings, study
     from thaw.project import sweep as sweeps
 
     if pool and parallel:
@@ -120,7 +120,7 @@ def _train_all(arms: "list[Arm]", question: str, pool: str | None, parallel: int
             raise typer.Exit(130) from None
         address = page(api, str(state.state_details.flow_run_id))
     if question == "sweep":
-        if found := sweeps.outcome(wanted):
+        if found := findings.outcome(wanted):
             show_sweep(found, wanted.name)
     elif answer := study.answer(question, wanted):
         show_answer(answer)

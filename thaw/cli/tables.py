@@ -7,9 +7,9 @@ from thaw.formats import percent, score
 from thaw.statistics.records import same_networks
 
 if TYPE_CHECKING:
+    from thaw.project.findings import Findings
     from thaw.project.registry import Version
     from thaw.project.study import Answer
-    from thaw.project.sweep import Outcome
 
 
 def show_outcome() -> None:
@@ -63,7 +63,7 @@ def show_versions(versions: "list[Version]") -> None:
     console().print(table)
 
 
-def show_sweep(found: "Outcome", name: str) -> None:
+def show_sweep(found: "Findings", name: str) -> None:
     from thaw.report.sweeps import readable
 
     rows = readable(found.table)

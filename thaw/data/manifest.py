@@ -51,7 +51,7 @@ _NOT_READ = """
 OTHER_FORMATS = frozenset(_NOT_READ.split())
 HIDDEN = "hidden"
 SYSTEM = "in a folder of the operating system or the storage"
-NO_PICTURE = "not a picture, by the ending of its name"
+NO_PICTURE = "not a picture by the ending of the name"
 NOT_LISTED = "not named in labels.csv"
 NO_CLASS = "in no class folder"
 BESIDE = "beside the folders of the splits"
@@ -60,7 +60,7 @@ KNOWN = ("path", "label", "target", "split", "group", "hash")
 
 
 def read_folder(root: Path) -> pd.DataFrame:
-    """The rows that `labels.csv` or the class folders under `root` tell, sorted by path."""
+    """The rows of `labels.csv`, or of the class folders under `root`, sorted by path."""
     if not root.is_dir():
         raise InputError(f"there is no folder {root}; put your pictures there or run `thaw data` for the demo's")
     table, splits = root / "labels.csv", root / "splits.csv"
@@ -70,21 +70,21 @@ def read_folder(root: Path) -> pd.DataFrame:
 
 
 def _freeze(rows: pd.DataFrame, table: Path) -> pd.DataFrame:
-    """The rows with the splits in `splits.csv`. What folders or labels.csv call train it may divide, nothing else."""
+    """The rows with the splits of `splits.csv`, which may move rows out of train but never out of val or test."""
     frozen = _read_csv(table, ("path", "split"))
     wrong = frozen[~frozen["split"].isin(SPLITS) | frozen["path"].duplicated()]
     if len(wrong):
         raise InputError(f"{table}: line {wrong.index[0] + 2} names a picture twice or no split; bring the file back")
-    told = rows["path"].map(frozen.set_index("path")["split"]).fillna("")
+    frozen_split = rows["path"].map(frozen.set_index("path")["split"]).fillna("")
     given = rows["split"] if "split" in rows else pd.Series("", rows.index)
-    wrong = rows[(told != "") & given.isin(["val", "test"]) & (told != given)]
+    wrong = rows[(frozen_split != "") & given.isin(["val", "test"]) & (frozen_split != given)]
     if len(wrong):
         path, row = wrong.iloc[0]["path"], wrong.index[0]
         raise InputError(
-            f"{path} is in {given[row]} by its folder or labels.csv and in {told[row]} by {table}; no picture changes "
-            "its split by itself: correct one of them"
+            f"{path} is in {given[row]} by its folder or labels.csv and in {frozen_split[row]} by {table}; no picture "
+            "changes its split by itself: correct one of them"
         )
-    return rows.assign(split=told.where(told != "", given))
+    return rows.assign(split=frozen_split.where(frozen_split != "", given))
 
 
 def slices_of(rows: pd.DataFrame) -> list[str]:
@@ -93,7 +93,7 @@ def slices_of(rows: pd.DataFrame) -> list[str]:
 
 
 def csv_of(rows: pd.DataFrame, header: bool = True) -> str:
-    """A table as CSV, from which `read_table` gives every cell back as it was, whatever is in it."""
+    """A table as CSV that `read_table` reads back cell by cell, whatever the cells contain."""
     text = str(rows.to_csv(index=False, header=header, lineterminator="\n"))
     if "\r" in text:
         # Before Python 3.13 only what is a part of a line's end is quoted, and a reader ends a row at a lone \r too.
@@ -108,14 +108,14 @@ def write_table(rows: pd.DataFrame, file: Path) -> None:
 
 
 def read_table(source: Path | BinaryIO, numbers: Iterable[str] = ()) -> pd.DataFrame:
-    """A table in which every cell is the text that was written, but for the columns of numbers; an empty one is NaN."""
+    """Read a table with every cell as text, except the columns of numbers, in which an empty cell is NaN."""
     # Without a header: pandas would rename columns, and take the first one for an index where rows are longer.
     rows = pd.read_csv(source, header=None, dtype=str, keep_default_na=False, encoding="utf-8")
     return _with_numbers(rows.iloc[1:].set_axis(list(rows.iloc[0]), axis=1).reset_index(drop=True), numbers)
 
 
 def read_predictions(source: Path | BinaryIO) -> pd.DataFrame:
-    """What evaluate said of each test picture: text but for the probabilities."""
+    """Read evaluate's predictions: every column is text except the probabilities."""
     rows = read_table(source)
     return _with_numbers(rows, [name for name in map(str, rows) if name.startswith(("head_p_", "finetuned_p_"))])
 
@@ -131,7 +131,7 @@ def _with_numbers(rows: pd.DataFrame, columns: Iterable[str]) -> pd.DataFrame:
 
 
 def _read_csv(table: Path, needed: tuple[str, str]) -> pd.DataFrame:
-    """A table that a user wrote: a known column is known however it is spelled, and spaces around cells are dropped."""
+    """Read a table that a user wrote: case and spaces of known columns do not matter, cells are stripped."""
     try:
         rows = read_table(table)
     except (ValueError, pd.errors.ParserError) as error:
@@ -320,7 +320,7 @@ def _read_class_folders(root: Path) -> pd.DataFrame:
 
 
 def classes_of(rows: pd.DataFrame, positive: str | None, smallest: int) -> list[str]:
-    """The class names in order; of two, the positive one is last: as told, or the one with the higher targets."""
+    """The class names in order; of two, the positive one is last: `positive`, or the one with the higher targets."""
     counts = rows["label"].value_counts()
     if len(counts) < 2:
         raise InputError(f"all pictures have the label '{counts.index[0]}'; a classifier needs at least two classes")
@@ -383,50 +383,50 @@ def complete(rows: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:
 
 
 def read_manifest(table: Path) -> pd.DataFrame:
-    """The manifest that was written to `table`; all is text but the target, which may be missing."""
+    """Read a manifest: every column is text except target, which may be empty."""
     return read_table(table, ["target"])
 
 
 def fingerprint(rows: pd.DataFrame) -> str:
-    """SHA-256 over the pictures and what is said of them: two manifests with the same one are the same data."""
+    """SHA-256 of the manifest, hashes of the pictures included: equal fingerprints mean equal data."""
     return hashlib.sha256(csv_of(rows).encode()).hexdigest()
 
 
 def warnings(rows: pd.DataFrame, classes: Sequence[str]) -> list[str]:
-    """What is allowed in a manifest but makes results less trustworthy."""
-    found = []
+    """What a manifest may contain but makes results less trustworthy."""
+    messages = []
     if len(classes) == 2:
         positive, target = rows["label"] == classes[1], rows["target"]
         against = rows[(positive & (target < 0.5)) | (~positive & (target > 0.5))]
         first = [f"{row.path} ({row.label}, {row.target:g})" for row in against.head(3).itertuples()]
         if first:
-            found.append(
+            messages.append(
                 f"label and target contradict each other in {len(against)} of {len(rows)} pictures, such as "
                 f"{', '.join(first)}: training follows the target, splits and scores follow the label"
             )
     copies = rows[rows["hash"].duplicated(keep=False)]
     across = copies.groupby("hash")["split"].nunique()
     if len(copies):
-        found.append(f"{len(copies)} pictures have an identical twin")
+        messages.append(f"{len(copies)} pictures have an identical twin")
     if (across > 1).any():
-        found.append(f"{(across > 1).sum()} sets of identical pictures lie in more than one split: results flatter")
+        messages.append(f"{(across > 1).sum()} sets of identical pictures lie in more than one split: results flatter")
     labels = copies.groupby("hash")["label"].nunique()
     if (labels > 1).any():
-        found.append(f"{(labels > 1).sum()} sets of identical pictures have different labels: correct them")
+        messages.append(f"{(labels > 1).sum()} sets of identical pictures have different labels: correct them")
     shared = copies[copies["group"] != ""].groupby("hash")["group"].nunique()
     if (shared > 1).any():
-        found.append(
+        messages.append(
             f"{(shared > 1).sum()} sets of identical pictures lie in several groups: thaw keeps those together"
         )
     names = pd.Series(classes, dtype=str)
     for _, same in names.groupby(names.str.casefold()):
         if len(same) > 1:
-            found.append(f"the classes {', '.join(same)} differ only in case: if they are one, give them one name")
+            messages.append(f"the classes {', '.join(same)} differ only in case: if they are one, give them one name")
     grouped = rows[rows["group"] != ""]
     crossing = grouped.groupby("group")["split"].nunique()
     if (crossing > 1).any():
-        found.append(f"{(crossing > 1).sum()} groups lie in more than one of the given splits: results flatter")
-    return found
+        messages.append(f"{(crossing > 1).sum()} groups lie in more than one of the given splits: results flatter")
+    return messages
 
 
 def targets_of(rows: pd.DataFrame, classes: Sequence[str]) -> NDArray[np.float32]:

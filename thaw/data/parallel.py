@@ -1,4 +1,4 @@
-"""A function over many files by threads, with its results in order."""
+"""Run a function over many files in threads and get the results in order."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -8,17 +8,17 @@ from typing import TypeVar
 
 from thaw.errors import InputError
 
-AHEAD = 64  # pictures that are decoded before the first of them is taken
+AHEAD = 64  # items computed ahead of the caller
 Item = TypeVar("Item")
-Found = TypeVar("Found")
+Result = TypeVar("Result")
 
 
-def each(threads: ThreadPoolExecutor, function: Callable[[Item], Found], items: Iterable[Item]) -> Iterator[Found]:
-    """The function's results in order, few of them ahead of who takes them, so that nothing piles up.
+def stream(threads: ThreadPoolExecutor, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+    """Yield the results in order, computing only a few ahead of the caller, so that memory stays bounded.
 
-    All items are tried, so that one sentence at the end can tell of all that fail.
+    Every item is tried. At the end one error names the first failure and counts the others.
     """
-    left, jobs = iter(items), deque[Future[Found]]()
+    left, jobs = iter(items), deque[Future[Result]]()
     mistakes, first = 0, ""
     while True:
         jobs.extend(threads.submit(function, item) for item in islice(left, AHEAD - len(jobs)))
@@ -33,6 +33,6 @@ def each(threads: ThreadPoolExecutor, function: Callable[[Item], Found], items: 
         raise InputError(first + more)
 
 
-def of_each(threads: ThreadPoolExecutor, function: Callable[[Item], Found], items: Iterable[Item]) -> list[Found]:
-    """All results of `each` at once."""
-    return list(each(threads, function, items))
+def gather(threads: ThreadPoolExecutor, function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
+    """All results of `stream` as a list."""
+    return list(stream(threads, function, items))

@@ -104,9 +104,9 @@ class Shape:
     @classmethod
     def of(cls, preprocessing: Preprocessing, size: int | None, fit: str, channels: int) -> "Shape":
         """The weights' own shape, or `size` with the same proportion between resizing and cropping."""
-        wanted = size or preprocessing.size
-        resize = round(preprocessing.resize * wanted / preprocessing.size)
-        return cls(wanted, resize, preprocessing.interpolation, fit, channels)
+        side = size or preprocessing.size
+        resize = round(preprocessing.resize * side / preprocessing.size)
+        return cls(side, resize, preprocessing.interpolation, fit, channels)
 
     def to_json(self) -> dict[str, Any]:
         """As plain values, so that `Shape(**values)` gives it back."""
@@ -262,11 +262,11 @@ def rows_of(array: NDArray[Number], *numbers: NDArray[np.int64]) -> NDArray[Numb
         return array[numbers]
     assert array.filename
     flat = np.ravel_multi_index(numbers, array.shape[: len(numbers)])
-    found = np.empty((len(flat), *array.shape[len(numbers) :]), array.dtype)
+    picked = np.empty((len(flat), *array.shape[len(numbers) :]), array.dtype)
     with open(array.filename, "rb", buffering=0) as opened:
-        for number, place in zip(flat.tolist(), found, strict=True):
+        for number, place in zip(flat.tolist(), picked, strict=True):
             os.preadv(opened.fileno(), [place], array.offset + number * place.nbytes)
-    return found
+    return picked
 
 
 def in_batches(rows: NDArray[np.int64], size: int) -> list[NDArray[np.int64]]:
@@ -277,11 +277,11 @@ def in_batches(rows: NDArray[np.int64], size: int) -> list[NDArray[np.int64]]:
 class Normaliser:
     """Turns uint8 pixels into what the weights expect: three channels, scaled, channels last in memory.
 
-    There are only 256 values a channel, so what becomes of each is looked up in a table.
+    A channel has only 256 values, so a table holds the result for each.
     """
 
     def __init__(self, preprocessing: Preprocessing, device: torch.device) -> None:
-        mean, std = (torch.tensor(each, device=device) for each in (preprocessing.mean, preprocessing.std))
+        mean, std = (torch.tensor(values, device=device) for values in (preprocessing.mean, preprocessing.std))
         self.table = (torch.arange(256.0, device=device).view(-1, 1) - mean * 255) * (1 / (std * 255))
         self.device = device
 
@@ -324,5 +324,5 @@ def in_views(pictures: Tensor, numbers: Tensor) -> Tensor:
 
 def jittered(pictures: Tensor, contrast: Tensor, brightness: Tensor) -> Tensor:
     """Normalised pictures, each with its contrast changed by so much, then its brightness, in standard deviations."""
-    contrast, brightness = (copied(each, pictures.device).view(-1, 1, 1, 1) for each in (contrast, brightness))
+    contrast, brightness = (copied(values, pictures.device).view(-1, 1, 1, 1) for values in (contrast, brightness))
     return pictures * (1 + contrast) + brightness

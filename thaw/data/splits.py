@@ -139,7 +139,7 @@ def _check_split_by(rows: pd.DataFrame, column: str) -> None:
 
 
 def _follow(rows: pd.DataFrame, given: pd.Series) -> pd.Series:
-    """The given splits, and for rows without one that of their twins or group (of several: test, then train)."""
+    """The given splits; rows without one take that of their twins or group (if these differ: test, then train)."""
     keys = [rows[column].where(rows[column] != "") for column in ("hash", "group") if column in rows]
     while True:
         before = given
@@ -151,8 +151,8 @@ def _follow(rows: pd.DataFrame, given: pd.Series) -> pd.Series:
 
 
 def _draw(rows: pd.DataFrame, given: pd.Series, shares: dict[str, float], seed: int) -> pd.Series:
-    """Splits for the rows without a given one: whole groups, large ones first, each to the split that lacks most of
-    what the group has."""
+    """Draw splits for the rows without one. Whole units are placed, large ones first, each into the split that lacks
+    most of the unit's classes."""
     units = units_of(rows)
     free = given == ""
     totals = rows["label"].value_counts().sort_index()
@@ -163,14 +163,14 @@ def _draw(rows: pd.DataFrame, given: pd.Series, shares: dict[str, float], seed: 
     order = np.random.default_rng(seed).permutation(len(counts))
     order = order[np.argsort(-sizes.sum(axis=1)[order], kind="stable")]
     total = totals.to_numpy(dtype=np.float64)
-    wanted = np.outer(list(shares.values()), total)
-    lacking = wanted - there.to_numpy(dtype=np.float64)
-    chosen: dict[str, str] = {}
+    goal = np.outer(list(shares.values()), total)
+    lacking = goal - there.to_numpy(dtype=np.float64)
+    assigned: dict[str, str] = {}
     for row in order:
-        split = int(np.argmax(lacking / np.maximum(wanted, 1e-9) @ (sizes[row] / total)))
+        split = int(np.argmax(lacking / np.maximum(goal, 1e-9) @ (sizes[row] / total)))
         lacking[split] -= sizes[row]
-        chosen[str(counts.index[row])] = names[split]
-    return units.map(chosen)
+        assigned[str(counts.index[row])] = names[split]
+    return units.map(assigned)
 
 
 def join(known: pd.DataFrame, new: pd.DataFrame, val: float, test: float, seed: int, frozen: bool) -> pd.DataFrame:

@@ -4,7 +4,6 @@ The operations of a small network are short. Cores that share one wait for each 
 the memory at once, or none.
 """
 
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from threading import Barrier
@@ -15,21 +14,21 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torchvision.ops import StochasticDepth
 
 from thaw.learning import processes
+from thaw.learning.losses import LossFn
 
 FEWEST = 8  # pictures of a part: each reads all weights
 MOST = 8  # parts: each has gradients of its own
 
 
-def backward(
-    network: nn.Module, lost: Callable[[Tensor, Tensor], Tensor], seen: Tensor, wanted: Tensor, counts: float = 1.0
-) -> Tensor:
-    """`counts` times what `lost` says of a batch, a mean over its pictures; the gradients come to the parameters."""
-    number = _parts(network, len(seen))
-    parts = list(zip(seen.tensor_split(number), wanted.tensor_split(number), strict=True))
+def backward(network: nn.Module, loss_fn: LossFn, pictures: Tensor, targets: Tensor, weight: float = 1.0) -> Tensor:
+    """`weight` times the mean loss of a batch; its gradients are added to those of the parameters."""
+    number = _parts(network, len(pictures))
+    parts = list(zip(pictures.tensor_split(number), targets.tensor_split(number), strict=True))
     parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
 
     def share(part: tuple[Tensor, Tensor]) -> Tensor:
-        return lost(*part) * (counts * len(part[0]) / len(seen))
+        some, wanted = part
+        return loss_fn(network(some).float(), wanted) * (weight * len(some) / len(pictures))
 
     def learn(part: tuple[Tensor, Tensor]) -> Tensor:
         loss = share(part)
@@ -45,9 +44,9 @@ def backward(
     team = _team(number, torch.get_num_threads())
     first, others = team.submit(learn, parts[0]), [*team.map(gradients, parts[1:])]
     total = first.result()
-    for loss, found in others:  # in this order, so that the sum is always the same
+    for loss, theirs in others:  # in this order, so that the sum is always the same
         total += loss
-        for parameter, gradient in zip(parameters, found, strict=True):
+        for parameter, gradient in zip(parameters, theirs, strict=True):
             if parameter.grad is not None and gradient is not None:
                 parameter.grad += gradient
     return total

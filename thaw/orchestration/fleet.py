@@ -42,7 +42,7 @@ from prefect.utilities.callables import parameter_schema
 
 from thaw.errors import InputError
 from thaw.orchestration import story
-from thaw.project import experiment, pipeline, study
+from thaw.project import experiment, findings, grid, pipeline, plan, study
 from thaw.project import sweep as sweeps
 from thaw.project.stage import StageError
 from thaw.report.sweeps import readable
@@ -67,11 +67,11 @@ def push(stage: str) -> State[Any]:
 
 
 @task(cache_policy=NO_CACHE, persist_result=False)
-def record(name: str, message: str) -> State[Any]:
-    """Save the arm as a DVC experiment, and send that to the git repository."""
+def record(name: str, minutes: float) -> State[Any]:
+    """Save the arm as a DVC experiment that took so many minutes, and send that to the git repository."""
 
     def body() -> None:
-        experiment.save(name, message, get_run_logger().info)
+        experiment.save(name, sweeps.message(name, minutes), get_run_logger().info)
         sweeps.publish(name)
 
     return _said(body, f"saved as {name}")
@@ -89,10 +89,10 @@ def _said(body: Callable[[], object], message: str) -> State[Any]:
 
 
 def see_to_the_end(
-    arm: Flow[..., Any], wanted: sweeps.Sweep, arms: list[sweeps.Arm], pool: str, cache: str | None
+    arm: Flow[..., Any], wanted: sweeps.Sweep, arms: list[grid.Arm], pool: str, cache: str | None
 ) -> dict[str, str]:
     """See every arm to its end; those that came to none, and why."""
-    jobs = sweeps.plan(arms)
+    jobs = plan.plan(arms)
     began = time.monotonic()
     ended: dict[str, str] = {}  # job: why it failed, or nothing
     tries: dict[str, int] = {}
@@ -134,7 +134,7 @@ def see_to_the_end(
     return {job: why for job, why in ended.items() if why}
 
 
-def _outlook(job: str, arms: list[sweeps.Arm], ended: dict[str, str], seconds: float) -> str:
+def _outlook(job: str, arms: list[grid.Arm], ended: dict[str, str], seconds: float) -> str:
     """After a training: how many there are by now, and how long the others take at this pace."""
     names = {arm.name for arm in arms}
     done = len(names & ended.keys())
@@ -166,7 +166,7 @@ def _deploy(client: SyncPrefectClient, arm: Flow[..., Any], wanted: sweeps.Sweep
     )
 
 
-def _hand_out(wanted: sweeps.Sweep, job: sweeps.Job, deployment: UUID, cache: str | None) -> UUID:
+def _hand_out(wanted: sweeps.Sweep, job: plan.Job, deployment: UUID, cache: str | None) -> UUID:
     parameters = {"name": f"{wanted.name}-{job.name}", "overrides": job.overrides, "until": job.until, "cache": cache}
     tell(f"{job.name}: handed out")
     run = run_deployment(
@@ -242,7 +242,7 @@ def _cancel(client: SyncPrefectClient, ids: list[UUID], patience: float = 40.0) 
 
 def show(wanted: sweeps.Sweep) -> None:
     """Show table and plot of what is there by now."""
-    found = sweeps.outcome(wanted)
+    found = findings.outcome(wanted)
     if found is None:
         return
     create_table_artifact(readable(found.table), key=wanted.name, description=f"Best on validation: {found.best}")
@@ -330,7 +330,7 @@ def workers(wanted: sweeps.Sweep, pool: str | None, parallel: int | None, say: S
         experiment.send(on_line=lambda _: None)
         yield pool, None
         return
-    at_once = parallel or sweeps.at_once(wanted.arms)
+    at_once = parallel or plan.at_once(wanted.arms)
     say(f"{len(wanted.arms)} trainings, {at_once} at a time on this machine")
     pool, cache = sweeps.own_pool(), sweeps.cache_folder()
     with worker(pool, at_once):

@@ -6,6 +6,7 @@ cache). Nothing is persisted or cached by Prefect.
 
 import time
 from collections.abc import Callable
+from enum import StrEnum
 from typing import Any
 
 from prefect import Task, get_run_logger, task
@@ -28,11 +29,19 @@ WORDS = {
 PAUSES = [10.0, 60.0]  # seconds before another try to reach the storage; the last one repeats
 
 
+class Standing(StrEnum):
+    """What became of a new model where a run is recorded."""
+
+    PROMOTED = "Promoted"
+    KEPT = "Kept"  # the one that was in use
+
+
 class PhaseFailed(RuntimeError):
     """A task of the run did not come to its end: `str()` says which one and why, `error` is what it raised."""
 
     def __init__(self, word: str, state: State[Any], minutes: float | None) -> None:
         self.error = state.result(raise_on_failure=False)
+        self.error.phase = word  # type: ignore[union-attr]  # for those who only get to see the error
         if state.name == "TimedOut":
             super().__init__(f"{word} was stopped after the {minutes:g} minutes that timeouts.{word} allows")
         else:
@@ -44,7 +53,7 @@ def storage_failed(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> b
     return isinstance(state.result(raise_on_failure=False), StageError)
 
 
-class Run:
+class Tasks:
     """The tasks of one flow run: each waits for the one before, has its time limit, and is told in the UI's table."""
 
     def __init__(self, chosen: Settings) -> None:
@@ -137,7 +146,7 @@ def promote(known: list[registry.Version], acts: bool) -> State[Any]:
         story.decision(decision.to_json(), acts)
         if not acts:
             return Verdict.COMPLETED, f"not recorded, else {decision.reason}"
-        return ("Promoted" if decision.promoted else "Kept"), decision.reason
+        return (Standing.PROMOTED if decision.promoted else Standing.KEPT), decision.reason
 
     return _told("promote", body)
 

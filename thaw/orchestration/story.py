@@ -7,7 +7,6 @@ and gets all of it once it is back; what cannot be shown is a warning in the log
 import contextvars
 import json
 import logging
-import re
 import textwrap
 import threading
 import time
@@ -46,7 +45,6 @@ OUTAGE = 300.0  # seconds for which a server may be away and still get everythin
 SENDER = "thaw-story"  # the name of the threads that talk to it
 LAST_LINES = 20
 WIDTH = 70  # letters in a line of code that the UI shows beside the details
-NOT_ENDED_WELL = ("Running", "Failed", "TimedOut", "Crashed", "Retrying", "AwaitingRetry")
 
 _turn = threading.Lock()
 _opening = threading.Lock()
@@ -177,13 +175,23 @@ def failed(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
     owner = {"flow_run_id": flow_run.id}
 
     def put(client: SyncPrefectClient) -> None:
-        table = _find(client, "phases", flow_run.id)
-        word, ended = (str(table.data).splitlines()[-1].strip("| ").split(" | ") if table else ["", ""])[:2]
-        phase = word if ended in NOT_ENDED_WELL else ""
+        phase = getattr(error, "phase", None) or _unfinished(client, flow_run.id)
         text = _failure(phase, message, _last_lines(error), isinstance(error, TimeoutError))
         _put(client, "markdown", "failure", text, f"{phase or 'the run'} failed", owner)
 
     _send("the failure", put)
+
+
+def _unfinished(client: SyncPrefectClient, run_id: UUID) -> str:
+    """The task of a run that began last and did not end well, by what the server knows; empty if there is none."""
+    this_run = FlowRunFilter(id=FlowRunFilterId(any_=[run_id]))
+    begun = [
+        (run.start_time, run.name, run.state.is_completed())
+        for run in client.read_task_runs(flow_run_filter=this_run)
+        if run.state and run.start_time
+    ]
+    _, name, well = max(begun, default=(None, "", True))
+    return "" if well else name
 
 
 def _failure(phase: str, message: str, lines: list[str], timed_out: bool) -> str:
@@ -205,8 +213,8 @@ def _last_lines(error: BaseException | None) -> list[str]:
     return []
 
 
-def describe(tags: list[str]) -> None:
-    """Tag the run with these, the git commit and the data as they are now, whose hash is in its name too."""
+def describe(name: str, tags: list[str]) -> None:
+    """Name the run, and tag it with these, the git commit and the data as they are now."""
     with _kept_apart("name and tags"):
         commit, data = results.commit(), results.data_hash()
         origin = [
@@ -215,7 +223,6 @@ def describe(tags: list[str]) -> None:
             *([f"data:{data}"] if data else []),
         ]
         tagged = sorted({*flow_run.tags, *tags, *origin})
-        name = re.sub(r"data [0-9a-f]{7} ", f"data {data} ", flow_run.name)
         run_id = UUID(flow_run.id)
         _send("name and tags", lambda client: client.update_flow_run(run_id, name=name, tags=tagged))
 

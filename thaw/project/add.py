@@ -68,13 +68,13 @@ def add(path: Path, new_classes: bool = False, on_line: OnLine = print, dry_run:
 def add_held(path: Path, new_classes: bool = False, on_line: OnLine = print, dry_run: bool = False) -> Added:
     """The same for a caller that holds the workspace already."""
     from thaw.data import manifest, splits
-    from thaw.data.parallel import each, of_each
+    from thaw.data.parallel import gather, stream
     from thaw.data.pictures import open_picture
     from thaw.project.links import check_links
 
     recover()
     pin.check()  # the pin of the new pictures would be one of all that differs
-    chosen = settings.read(workspace.ROOT / "params.yaml")
+    config = settings.read(workspace.ROOT / "params.yaml")
     data = workspace.ROOT / "data"
     _check_place(path, data)
     check_links(path, copied=True)
@@ -85,14 +85,14 @@ def add_held(path: Path, new_classes: bool = False, on_line: OnLine = print, dry
     if not (data.is_dir() and any(data.iterdir())):
         finish("data", [sys.executable, "-m", "thaw.project.bring"], on_line)
     frozen = (data / "splits.csv").is_file()
-    if chosen.prepare.folds and not frozen:
+    if config.prepare.folds and not frozen:
         raise InputError(
-            f"prepare.folds is {chosen.prepare.folds}, which draws the splits anew for each fold, but an add freezes "
+            f"prepare.folds is {config.prepare.folds}, which draws the splits anew for each fold, but an add freezes "
             "the splits of all pictures: set prepare.folds to null first"
         )
-    if chosen.prepare.split_by and not frozen:
+    if config.prepare.split_by and not frozen:
         raise InputError(
-            f"prepare.split_by is '{chosen.prepare.split_by}', which decides the splits by what is there, but an add "
+            f"prepare.split_by is '{config.prepare.split_by}', which decides the splits by what is there, but an add "
             "freezes the splits of all pictures: set prepare.split_by and prepare.hold_out to null first"
         )
     old = manifest.read_folder(data)
@@ -104,28 +104,28 @@ def add_held(path: Path, new_classes: bool = False, on_line: OnLine = print, dry
         return manifest.content_hash(file)
 
     on_line(f"{len(new)} pictures in {path}, {len(old)} in data/")
-    with ThreadPoolExecutor(chosen.resources.workers) as threads:
-        old = old.assign(hash=of_each(threads, hash_of, [data / name for name in old["path"]]))
-        all_new = new.assign(hash=of_each(threads, hash_of, [path / name for name in new["path"]]))
+    with ThreadPoolExecutor(config.resources.workers) as threads:
+        old = old.assign(hash=gather(threads, hash_of, [data / name for name in old["path"]]))
+        all_new = new.assign(hash=gather(threads, hash_of, [path / name for name in new["path"]]))
         unknown = all_new[~all_new["hash"].isin(old["hash"])]
-        for _ in each(threads, open_picture, [path / name for name in unknown["path"]]):
+        for _ in stream(threads, open_picture, [path / name for name in unknown["path"]]):
             pass  # only tried: kept, all of them would be in memory at once
     new = manifest.only_new(old, all_new)
     _check_classes(new, old, path, data, new_classes)
 
-    rows = splits.join(old, new, chosen.prepare.val, chosen.prepare.test, chosen.prepare.seed, frozen)
+    rows = splits.join(old, new, config.prepare.val, config.prepare.test, config.prepare.seed, frozen)
     drawn = rows["split"].iloc[len(old) :]
     added = Added(len(new), len(all_new) - len(new), {split: int((drawn == split).sum()) for split in manifest.SPLITS})
     if new.empty:
         return added
-    classes = manifest.classes_of(rows, chosen.prepare.positive, 1)
+    classes = manifest.classes_of(rows, config.prepare.positive, 1)
     sources = [path / name for name in new["path"]]
     new = new.assign(path=_places(new, drawn, data))
     rows = rows.assign(path=[*old["path"], *new["path"]])
     if not dry_run:
         _change(sources, new, rows)
     try:
-        manifest.classes_of(rows, chosen.prepare.positive, chosen.prepare.smallest_class)
+        manifest.classes_of(rows, config.prepare.positive, config.prepare.smallest_class)
         splits.check_splits(rows, classes)
     except InputError as mistake:
         on_line(f"warning: {mistake}")
@@ -171,14 +171,14 @@ def _check_place(path: Path, data: Path) -> None:
 
 
 def _check_columns(new: "pd.DataFrame", old: "pd.DataFrame", path: Path, data: Path) -> None:
-    """Raise unless the new pictures are told as much of as those that are there, and no more."""
-    given, wanted = (set(rows.columns) - {"path", "label", "split"} for rows in (new, old))
-    if missing := sorted(wanted - given):
+    """Raise unless the new pictures have the same columns as those that are there."""
+    new_columns, old_columns = (set(rows.columns) - {"path", "label", "split"} for rows in (new, old))
+    if missing := sorted(old_columns - new_columns):
         raise InputError(
-            f"{path} does not tell {', '.join(missing)}, as data/labels.csv does of every picture; "
-            f"give it a labels.csv with the columns {', '.join(['path', 'label', *sorted(wanted)])}"
+            f"{path} lacks the columns {', '.join(missing)} that data/labels.csv has; "
+            f"give it a labels.csv with the columns {', '.join(['path', 'label', *sorted(old_columns)])}"
         )
-    if unknown := sorted(given - wanted):
+    if unknown := sorted(new_columns - old_columns):
         place = "data/labels.csv has not" if (data / "labels.csv").is_file() else "class folders have no place for"
         raise InputError(f"{path}/labels.csv has the columns {', '.join(unknown)}, which {place}; take them out")
 
@@ -281,5 +281,5 @@ def _check_read_back(rows: "pd.DataFrame") -> None:
     from thaw.data import manifest
 
     columns = ["path", "label", "split"]
-    found = manifest.read_folder(workspace.ROOT / "data")[columns]
-    assert found.to_numpy().tolist() == rows.sort_values("path")[columns].to_numpy().tolist(), "data/ is not as meant"
+    written = manifest.read_folder(workspace.ROOT / "data")[columns]
+    assert written.to_numpy().tolist() == rows.sort_values("path")[columns].to_numpy().tolist(), "data/ is not as meant"

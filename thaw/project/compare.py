@@ -1,6 +1,8 @@
 """compare: whether the new model takes the place of the one in use, judged on the test pictures of today.
 
-    python -m thaw.project.compare FOLDER VERSION   # the model in use -> artifacts/promotion/decision.json
+    python -m thaw.project.compare FOLDER VERSION [FOLDER VERSION]   # -> artifacts/promotion/decision.json
+
+The first is the model in use, the second the best that was in use, if that is another one.
 
 No DVC stage, since what it finds hangs on which model is in use. `run()` is how the flow starts it.
 """
@@ -9,13 +11,13 @@ import hashlib
 import shutil
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from thaw.errors import InputError
-from thaw.project import phase, registry, settings, workspace
+from thaw.project import phase, registry, results, settings, workspace
 from thaw.project.git import dvc
 from thaw.project.registry import Version
 from thaw.project.settings import Settings
@@ -26,7 +28,13 @@ from thaw.startup import search_less_for_garbage
 
 if TYPE_CHECKING:
     import pandas as pd
+    import torch
     from torch import Tensor
+
+    from thaw.project.networks import Dataset
+
+MANIFEST = "artifacts/prepare/manifest.csv"
+MANY = 20  # comparisons on the same test pictures; docs/operation.md shows what a year of them does
 
 
 @dataclass(frozen=True)
@@ -35,6 +43,8 @@ class Outcome:
 
     `state` is "first" (no model was in use), "same" (it is the model in use) or "compared" (with `champion`).
     `gain` and `falls` are those of `thaw.statistics.promotion.Decision`; `inputs` tells whether it need be found again.
+    `anchor` is the best version that was in use, if that is another one, with the reason and gain of the comparison
+    with it. `notes` are sentences about what to distrust.
     """
 
     state: str
@@ -44,6 +54,8 @@ class Outcome:
     gain: dict[str, Any]
     falls: list[dict[str, Any]]
     inputs: dict[str, Any]
+    anchor: dict[str, Any] | None = None
+    notes: list[str] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
         """As plain values."""
@@ -75,29 +87,76 @@ def decision() -> Outcome | None:
     return Outcome(**phase.read_json(path)) if path.is_file() else None
 
 
-def compare(chosen: Settings, folder: Path, version: str) -> None:
-    """The child process: both models on the test pictures."""
+def compare(chosen: Settings, others: list[tuple[Path, str]]) -> None:
+    """The child process: the new model against the one in use, and against an anchor if there is one."""
     from thaw.data.manifest import labels_of, read_predictions
+    from thaw.project import networks
+    from thaw.statistics.promotion import Limits, Points, aligned, decide
+
+    device = networks.use_resources(chosen)
+    data = networks.dataset(chosen, "val", "test")
+    two = len(data.classes) == 2
+    if chosen.promote.by == "recall" and not two:
+        raise InputError(
+            f"promote.by is recall, which is that of the positive one of two classes, and there are "
+            f"{len(data.classes)}; set it to accuracy, auc or macro_f1"
+        )
+    rows = data.rows.loc[data.split("test")].reset_index(drop=True)
+    predictions = read_predictions(EVALUATE / "predictions.csv")
+    assert predictions["path"].tolist() == rows["path"].tolist(), "evaluate saw other test pictures"
+    challenger = predictions[[f"finetuned_p_{label}" for label in data.classes]].to_numpy()
+    own = (results.metrics().get("operating") or {}).get("finetuned") or {}
+    grouped = (rows["group"] != "").any()
+    limits = Limits(**chosen.promote.model_dump())
+    decisions, notes = [], []
+    for folder, version in others:
+        p, known, cut = _said(chosen, data, device, folder, version)
+        classes = list(dict.fromkeys([*data.classes, *known]))
+        found = decide(
+            aligned(p, known, classes),
+            aligned(challenger, data.classes, classes),
+            labels_of(rows, data.classes),
+            classes,
+            rows["group"].where(rows["group"] != "", rows["hash"]).tolist() if grouped else None,
+            rows[data.meta["slices"]],
+            limits,
+            Points(1, cut, own.get("threshold"), chosen.evaluate.promise) if two else None,
+        )
+        decisions.append(found)
+        notes += _learned(Path(f"{folder}.csv"), version, rows["hash"])
+    found = decisions[0]
+    outcome = Outcome("compared", others[0][1], **asdict(found), inputs={}, notes=notes)
+    if len(decisions) > 1:
+        anchor, name = decisions[1], others[1][1]
+        outcome = replace(outcome, anchor={"name": name, "reason": anchor.reason, "gain": anchor.gain})
+        if found.promoted and not anchor.promoted:
+            reason = f"against {name}, the best that was in use, {anchor.reason}"
+            outcome = replace(outcome, promoted=False, reason=reason)
+    _write(outcome)
+    print(f"{'promoted' if outcome.promoted else 'not promoted'}: {outcome.reason}", flush=True)
+
+
+def _said(
+    chosen: Settings, data: "Dataset", device: "torch.device", folder: Path, version: str
+) -> "tuple[Any, list[str], float | None]":
+    """What an earlier model says of today's test pictures: probabilities, its classes, and of two its threshold.
+
+    Its temperature and threshold are those of today's validation pictures, as the new model's are.
+    """
     from thaw.data.pictures import VIEWS, Normaliser, Pictures, Preprocessing, Shape
     from thaw.learning import checkpoint
     from thaw.learning.folding import fold_batchnorm
     from thaw.learning.prediction import predict
     from thaw.progress import Progress
-    from thaw.project import networks
     from thaw.statistics import calibration
-    from thaw.statistics.promotion import Limits, aligned, decide
+    from thaw.statistics.promotion import aligned
 
-    device = networks.use_resources(chosen)
-    data = networks.dataset(chosen, "val", "test")
-    val, test = data.split("val"), data.split("test")
-    rows = data.rows.loc[test].reset_index(drop=True)
-    predictions = read_predictions(EVALUATE / "predictions.csv")
-    assert predictions["path"].tolist() == rows["path"].tolist(), "evaluate saw other test pictures"
     model, meta = checkpoint.load(folder)
     shape = Shape(**meta["shape"])
     if not meta["folded"]:
         fold_batchnorm(model, shape.blank())
     decoded = data.pictures.decoded if shape == data.pictures.shape else None
+    val, test = data.split("val"), data.split("test")
     views = VIEWS[chosen.evaluate.views]
     pictures = Pictures(data.pictures.files, shape, decoded, chosen.resources.workers)
     normalise = Normaliser(Preprocessing.from_json(meta["preprocessing"]), device)
@@ -106,22 +165,27 @@ def compare(chosen: Settings, folder: Path, version: str) -> None:
         predict(model.to(device), pictures, rows, normalise, views, chosen.evaluate.batch_size, progress, version)
         for rows in (val, test)
     )
-    classes = list(dict.fromkeys([*data.classes, *meta["classes"]]))
-    temperature = calibration.temperature(*_known(seen, data.rows["label"].iloc[val], meta["classes"]))
-    challenger = predictions[[f"finetuned_p_{label}" for label in data.classes]].to_numpy()
-    grouped = (rows["group"] != "").any()
-    found = decide(
-        aligned(calibration.probabilities(unseen, temperature), meta["classes"], classes),
-        aligned(challenger, data.classes, classes),
-        labels_of(rows, data.classes),
-        classes,
-        rows["group"].where(rows["group"] != "", rows["hash"]).tolist() if grouped else None,
-        rows[data.meta["slices"]],
-        Limits(**chosen.promote.model_dump()),
-        chosen.seed,
-    )
-    _write(Outcome("compared", version, **asdict(found), inputs={}))
-    print(f"{'promoted' if found.promoted else 'not promoted'}: {found.reason}", flush=True)
+    labels = data.rows["label"][data.rows["split"] == "val"]
+    temperature = calibration.temperature(*_known(seen, labels, meta["classes"]))
+    cut = None
+    if len(data.classes) == 2:
+        scores = aligned(calibration.probabilities(seen, temperature), meta["classes"], data.classes)[:, 1]
+        positive = (labels == data.classes[1]).to_numpy()
+        cut = calibration.threshold(scores, positive, chosen.evaluate.promise, chosen.evaluate.at_least)
+    return calibration.probabilities(unseen, temperature), meta["classes"], cut
+
+
+def _learned(table: Path, version: str, hashes: "pd.Series") -> list[str]:
+    """Whether a version was trained or chosen on some of today's test pictures, by their content."""
+    from thaw.data.manifest import read_manifest
+
+    if not table.is_file():
+        return [f"whether {version} learned from today's test pictures is not known: its manifest.csv is not to be had"]
+    known = read_manifest(table)
+    count = int(hashes.isin(known["hash"][known["split"] != "test"]).sum())
+    if not count:
+        return []
+    return [f"{version} learned from {count} of today's {len(hashes)} test pictures, which favours it"]
 
 
 def _known(logits: "Tensor", labels: "pd.Series", classes: list[str]) -> "tuple[Tensor, Tensor]":
@@ -134,25 +198,64 @@ def _known(logits: "Tensor", labels: "pd.Series", classes: list[str]) -> "tuple[
 
 
 def _compared(champion: Version, on_line: OnLine) -> Outcome:
-    inputs = _inputs(champion)
+    versions = registry.versions()
+    best = anchor(champion, versions, settings.read(workspace.ROOT / "params.yaml").promote.by)
+    inputs = _inputs(champion, best)
     known = decision()
     if known and known.inputs == inputs:
         on_line(f"decided before: {known.reason}")
         return known
-    with _files(champion) as folder:
-        finish("promote", [sys.executable, "-m", "thaw.project.compare", str(folder), champion.name], on_line)
+    with ExitStack() as stack:
+        others, notes = [str(stack.enter_context(_files(champion))), champion.name], []
+        if best:
+            try:
+                others += [str(stack.enter_context(_files(best))), best.name]
+            except InputError:
+                notes.append(f"{best.name}, the best that was in use, was not compared: its files are not to be had")
+        finish("promote", [sys.executable, "-m", "thaw.project.compare", *others], on_line)
     found = decision()
     assert found, "the child process left no decision"
-    return replace(found, inputs=inputs)
+    notes += _worn(versions, found.gain.get("test_pictures", 0))
+    return replace(found, inputs=inputs, notes=[*found.notes, *notes])
 
 
-def _inputs(champion: Version) -> dict[str, Any]:
+def anchor(champion: Version, versions: list[Version], by: str) -> Version | None:
+    """The version that was in use and had the highest figure when it was new, if that is higher than the one in use:
+    so that many small losses do not add up."""
+    names = registry.were_in_use()
+    others = [each for each in versions if each.name in names and each.model != champion.model]
+    best = max(others, key=lambda each: _figure(each, by), default=None)
+    return best if best and _figure(best, by) > _figure(champion, by) else None
+
+
+def _figure(version: Version, by: str) -> float:
+    metrics = version.metrics
+    if by == "recall":
+        value = ((metrics.get("operating") or {}).get("finetuned") or {}).get("recall", {}).get("value")
+    else:
+        value = metrics.get("finetuned", {}).get({"macro_f1": "f1"}.get(by, by))
+    return -1.0 if value is None else float(value)
+
+
+def _worn(versions: list[Version], pictures: int) -> list[str]:
+    """How many models these test pictures, or most of them, have judged, once that is many."""
+    judged = sum(version.metrics.get("test_pictures", 0) > pictures / 2 for version in versions) + 1
+    if judged < MANY:
+        return []
+    return [
+        f"these test pictures, or most of them, have judged {judged} models by now; what is chosen by them looks "
+        "better than it is, so add new ones with a split of test"
+    ]
+
+
+def _inputs(champion: Version, best: Version | None) -> dict[str, Any]:
     """All that a decision hangs on."""
     chosen = settings.read(workspace.ROOT / "params.yaml")
     files = ("prepare/manifest.csv", "evaluate/predictions.csv")
     contents = [(workspace.ROOT / "artifacts" / file).read_bytes() for file in files]
     return {
         "champion": f"{champion.name} {champion.model}",
+        "anchor": f"{best.name} {best.model}" if best else "",
         "files": [hashlib.sha256(content).hexdigest() for content in contents],
         "settings": chosen.model_dump(include={"seed", "evaluate", "promote"}),
     }
@@ -161,7 +264,8 @@ def _inputs(champion: Version) -> dict[str, Any]:
 @contextmanager
 def _files(version: Version) -> Iterator[Path]:
     """The files of a version, from DVC's cache or remote, for as long as the block lasts."""
-    folder = workspace.ROOT / ".dvc/tmp/thaw/champion"
+    folder = workspace.ROOT / ".dvc/tmp/thaw/champion" / version.name
+    table = Path(f"{folder}.csv")
     shutil.rmtree(folder, ignore_errors=True)
     folder.parent.mkdir(parents=True, exist_ok=True)
     lines: list[str] = []
@@ -175,9 +279,14 @@ def _files(version: Version) -> Iterator[Path]:
                 f"the files of {version.name}, the model in use, are neither in DVC's cache nor in its remote ({why}); "
                 "bring them with `dvc fetch --all-tags`, or put another model in use with `thaw promote VERSION`"
             )
+        table.unlink(missing_ok=True)
+        run_command(dvc("get", ".", MANIFEST, "--rev", version.commit, "--out", str(table)), lines.append)
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+        table.unlink(missing_ok=True)
+        with suppress(OSError):  # the other version is there still
+            folder.parent.rmdir()
 
 
 def _folder() -> Path:
@@ -192,4 +301,4 @@ def _write(outcome: Outcome) -> None:
 
 if __name__ == "__main__":
     search_less_for_garbage()
-    phase.start(lambda chosen: compare(chosen, Path(sys.argv[1]), sys.argv[2]))
+    phase.start(lambda chosen: compare(chosen, list(zip(map(Path, sys.argv[1::2]), sys.argv[2::2], strict=True))))

@@ -142,6 +142,11 @@ def rollback() -> Version:
     return next(version for version in versions() if version.name == line[-2])
 
 
+def were_in_use() -> list[str]:
+    """The versions that were in use one after the other, the present one last; what was rolled back is off it."""
+    return _line(_events())
+
+
 def _events() -> list[dict[str, Any]]:
     """What gto's tags tell, in the order in which it happened."""
     if not git("tag", "--list", f"{NAME}[@#]*"):  # or no repository: gto would take half a second to say so

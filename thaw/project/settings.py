@@ -129,7 +129,9 @@ class Retrain(Section):
 
 
 class Promote(Section):
+    by: Literal["accuracy", "auc", "macro_f1", "recall"]
     margin: Limit
+    sure: Annotated[float, Field(ge=0.5, lt=1)]
     class_limit: Limit
     slice_limit: Limit
     smallest: Count

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING
 from thaw.errors import InputError
 from thaw.project import workspace
 from thaw.project.git import dvc, git
+from thaw.project.grid import Arm, arm
 from thaw.project.overrides import settings_with
-from thaw.project.sweep import Arm, Sweep, arm, finished, reference
+from thaw.project.sweep import Sweep, finished, reference
 from thaw.statistics.records import is_whole, joined
 
 if TYPE_CHECKING:

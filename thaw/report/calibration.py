@@ -69,7 +69,7 @@ def calibration(
 
 
 def _reliability(confidence: Numbers, right: np.ndarray[Any, np.dtype[np.bool_]]) -> pd.DataFrame:
-    """For each bin of confidence that has pictures: how many, confidence, the share that is right, its interval."""
+    """Bins of confidence that have pictures: their number, mean confidence, share that is right and its interval."""
     bins = np.clip((confidence * CALIBRATION_BINS).astype(int), 0, CALIBRATION_BINS - 1)
     rows = []
     for number in np.unique(bins):

@@ -23,7 +23,7 @@ def forgetting(blocks: pd.DataFrame, narrow: bool = False) -> bytes:
     above.set_ylim(bottom=0)
     below.plot(places, numbers(blocks["cka"]), color=COLOURS["finetuned"], linewidth=1.8, marker="o", markersize=4)
     below.axhline(1, color=GREY, linestyle=(0, (4, 2)), linewidth=1.2)
-    below.set_ylabel("likeness of output\n(linear CKA)", color=INK, fontsize=9.5)
+    below.set_ylabel("similarity of output\n(linear CKA)", color=INK, fontsize=9.5)
     below.set_ylim(min(0.0, float(np.nanmin([0.0, *numbers(blocks["cka"])]))), 1.05)
     below.set_xticks(
         places, [short(str(name)) for name in blocks["block"]], rotation=90, fontsize=7.5, parse_math=False

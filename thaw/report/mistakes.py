@@ -21,14 +21,14 @@ def worst_mistakes(predictions: pd.DataFrame, classes: Sequence[str], n: int = 1
     """
     label = predictions["label"].astype(str)
     prediction = predictions["finetuned_prediction"].astype(str)
-    chosen = prediction.map({name: number for number, name in enumerate(classes)}).to_numpy(dtype=np.int64)
+    predicted = prediction.map({name: number for number, name in enumerate(classes)}).to_numpy(dtype=np.int64)
     rows = np.arange(len(predictions))
     table = pd.DataFrame(
         {
             "path": predictions["path"].astype(str),
             "label": label,
             "prediction": prediction,
-            "confidence": probabilities_of(predictions, "finetuned", classes)[rows, chosen],
+            "confidence": probabilities_of(predictions, "finetuned", classes)[rows, predicted],
             "head_prediction": predictions["head_prediction"].astype(str),
         }
     )

@@ -1,10 +1,11 @@
 """Whether the new model takes the place of the one in use: as a section of the report, and as Markdown."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from typing import Any
 
-from thaw.formats import change, count, escaped, number, percent, points
+from thaw.formats import change, count, escaped, number, percent, score
+from thaw.statistics.records import FIGURES
 
 
 def page(report: str, **decision: Any) -> str:
@@ -14,11 +15,37 @@ def page(report: str, **decision: Any) -> str:
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"percent": percent, "points": points}
     template = resources.files(__package__).joinpath("promotion.html.jinja").read_text(encoding="utf-8")
-    section = environment.from_string(template).render(decision)
+    section = environment.from_string(template).render(
+        decision | {"rows": rows_of(decision["gain"], decision["falls"])}
+    )
     report = report.replace("<nav>", '<nav>\n    <a href="#promotion">Promotion</a>', 1)
     return report.replace("<main>", f"<main>\n\n{section}", 1)
+
+
+def rows_of(gain: Mapping[str, Any], falls: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The figures, the one that decides first, then classes and slices, as texts."""
+    rows = []
+    for place, row in enumerate(gain.get("figures") or []):
+        unit, shown = row["unit"], percent if row["unit"] == "percent" else score
+        span = f"{change(row['low'], unit)} to {change(row['high'], unit)}" if row["low"] is not None else "no interval"
+        limit = (f"{100 * gain['margin']:.1f}" if unit == "percent" else f"{gain['margin']:.3f}") if place == 0 else ""
+        low = row["floor"] is None or row["floor"] < -gain["margin"] - 1e-9
+        rows.append(
+            {"part": "decides" if place == 0 else "also", "value": FIGURES[row["by"]]}
+            | {"pictures": count(gain["test_pictures"]), "before": shown(row["before"]), "after": shown(row["after"])}
+            | {"change": change(row["change"], unit), "interval": span, "limit": limit}
+            | {"bad": place == 0 and low and not (row["low"] or 0) > 0}
+        )
+    for row in falls:
+        most = number(row.get("limit"))
+        rows.append(
+            {"part": str(row["part"]), "value": str(row["value"]), "pictures": count(row["pictures"])}
+            | {"before": percent(row["before"]), "after": percent(row["after"]), "interval": ""}
+            | {"change": change(row["change"], "percent"), "bad": not row["within"]}
+            | {"limit": "too few" if most is None else f"{100 * most:.1f}"}
+        )
+    return rows
 
 
 def markdown(decision: Mapping[str, Any], acted: bool = True) -> str:
@@ -30,31 +57,27 @@ def markdown(decision: Mapping[str, Any], acted: bool = True) -> str:
         verdict = f"Would be {verdict[0].lower()}{verdict[1:].split(':')[0]}; nothing was changed"
     reason = escaped(decision.get("reason") or "no reason was given")
     lines = [f"**{verdict}**", "", f"{reason[0].upper()}{reason[1:]}."]
+    lines += [f"\n{escaped(note[0].upper() + note[1:])}." for note in decision.get("notes") or []]
     if gain:
         lines += [
             "",
-            f"| | pictures | {champion} | new model | change in points | may lose |",
+            f"| | pictures | {champion} | new model | change | may lose |",
             "|---|---:|---:|---:|---:|---:|",
         ]
-        span = f"{change(gain.get('low'), 'percent')} to {change(gain.get('high'), 'percent')}"
-        total = {"part": "accuracy", "value": "all", "pictures": gain.get("test_pictures"), "limit": gain.get("margin")}
-        total |= {"change": gain.get("accuracy"), "before": gain.get("before"), "after": gain.get("after")}
-        total["within"] = gain.get("low", 0) >= -gain.get("margin", 1) - 1e-9
-        for row in [total, *falls]:
-            limit = number(row.get("limit"))
-            cells = [
-                f"{escaped(row.get('part', ''))}: {escaped(row.get('value', ''))}",
-                count(row.get("pictures")),
-                percent(row.get("before")),
-                percent(row.get("after")),
-                change(row.get("change"), "percent") + (f" ({span})" if row is total else ""),
-                "too few" if limit is None else f"{100 * limit:.1f}",
-            ]
-            mark = "" if row.get("within", True) else "**"
-            lines.append("| " + " | ".join(f"{mark}{cell}{mark}" for cell in cells) + " |")
+        for row in rows_of(gain, falls):
+            mark = "**" if row["bad"] else ""
+            cells = (
+                f"{escaped(row['part'])}: {escaped(row['value'])}",
+                row["pictures"],
+                row["before"],
+                row["after"],
+                row["change"] + (f" ({row['interval']})" if row["interval"] else ""),
+                row["limit"],
+            )
+            lines.append("| " + " | ".join(f"{mark}{cell}{mark}" if cell else "" for cell in cells) + " |")
         lines += [
             "",
             "Both models answered the same test pictures. Of a class the recall counts, of a slice the accuracy; "
-            "in brackets is the 95 % interval, and its lower end is what the margin limits.",
+            "changes are in points, of AUC in its own unit; in brackets is the 95 % interval.",
         ]
     return "\n".join(lines) + "\n"

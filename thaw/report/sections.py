@@ -69,8 +69,9 @@ def curves_section(
 ) -> Section:
     """`head`: epochs and kept_epoch of phase 1."""
     epochs = 0 if unfreeze_history is None else int(unfreeze_history["epoch"].max())
-    told = kept_epochs(head, metrics.get("phase_2", {}), epochs)
-    return Section("curves", "Learning curves", rendered("curves_section", curves=_images(plot), kept_epochs=told))
+    sentences = kept_epochs(head, metrics.get("phase_2", {}), epochs)
+    body = rendered("curves_section", curves=_images(plot), kept_epochs=sentences)
+    return Section("curves", "Learning curves", body)
 
 
 def confusion_section(plot: Plot, classes: Sequence[str]) -> Section:
@@ -153,14 +154,14 @@ def data_section(
     classes: Sequence[str],
     slices: Sequence[str],
     notes: Notes,
-    chosen: str,
+    decided: str,
 ) -> Section:
-    """`chosen`: what validation decided, see `thaw.report.summary.chosen_on_validation`."""
+    """`decided`: what validation decided, see `thaw.report.summary.chosen_on_validation`."""
     body = rendered(
         "data_section",
         data=data_summary(manifest, classes, slices),
         notes=notes_summary(notes),
-        chosen_on_validation=chosen,
+        chosen_on_validation=decided,
     )
     return Section("data", "Data", body)
 
@@ -202,7 +203,7 @@ def with_gain(rows: list[dict[str, Any]], values: list[str], same: bool = False)
 
 
 def largest(slices_table: pd.DataFrame) -> pd.DataFrame:
-    """Of each slice with very many values those with most pictures, so that the page stays one to read."""
+    """The values of each slice with the most pictures, at most MOST_VALUES of them."""
     ranks = slices_table.groupby(["model", "slice"])["pictures"].rank(method="first", ascending=False)
     return slices_table[ranks <= MOST_VALUES]
 

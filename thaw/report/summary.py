@@ -48,7 +48,7 @@ def verdict_of(low: float | None, high: float | None) -> Verdict:
 
 
 def warning(metrics: Mapping[str, Any]) -> str:
-    """What to know before the gain is read, and what to try, in one sentence; empty where all is well."""
+    """What is wrong with the gain and what to try, in one sentence; empty where all is well."""
     phase_2, gain = metrics.get("phase_2", {}), metrics["gain"]
     if phase_2.get("kept_epoch") == 0:
         why = "no epoch was better on validation than head only"
@@ -140,25 +140,25 @@ def metric_rows(metrics: Mapping[str, Any]) -> list[dict[str, str]]:
 
 
 def temperatures(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """By what the logits of each network are divided so that its confidence can be believed."""
+    """The temperature of each network, by which its logits are divided."""
     return {network: float(metrics[network]["temperature"]) for network in NETWORKS}
 
 
 def operating(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """For each network that has one its operating point: the threshold, and each rate with its interval, as texts."""
+    """The operating points of the networks that have one: threshold and rates with intervals, as texts."""
     rows = []
     for network, name in NETWORKS.items():
-        if found := metrics.get("operating", {}).get(network):
+        if point := metrics.get("operating", {}).get(network):
             rates = {
                 rate: (
-                    percent(found[rate]["value"]),
+                    percent(point[rate]["value"]),
                     "no interval"
-                    if found[rate]["low"] is None
-                    else f"{percent(found[rate]['low'])} to {percent(found[rate]['high'])}",
+                    if point[rate]["low"] is None
+                    else f"{percent(point[rate]['low'])} to {percent(point[rate]['high'])}",
                 )
                 for rate in ("recall", "precision", "specificity")
             }
-            rows.append({"name": name, "threshold": score(found["threshold"]), **rates})
+            rows.append({"name": name, "threshold": score(point["threshold"]), **rates})
     return rows
 
 

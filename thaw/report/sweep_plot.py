@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-def sweep_plot(arms: "pd.DataFrame", table: "pd.DataFrame", chosen: str) -> bytes:
+def sweep_plot(arms: "pd.DataFrame", table: "pd.DataFrame", best: str) -> bytes:
     """Accuracy on the test pictures of head-only and fine-tuned networks by setting, as the bytes of a PNG."""
     from matplotlib.ticker import PercentFormatter
 
@@ -20,7 +20,7 @@ def sweep_plot(arms: "pd.DataFrame", table: "pd.DataFrame", chosen: str) -> byte
     tidy(axes)
     axes.grid(axis="y", visible=False)
     axes.grid(axis="x", color=LINE, linewidth=0.7)
-    axes.axhspan(rank[chosen] - 0.45, rank[chosen] + 0.45, color=TINTS["finetuned"], zorder=0)
+    axes.axhspan(rank[best] - 0.45, rank[best] + 0.45, color=TINTS["finetuned"], zorder=0)
     for network, column, aside in (("head", "head_accuracy", -0.13), ("finetuned", "accuracy", 0.13)):
         style: dict[str, Any] = {"color": COLOURS[network], "label": NETWORKS[network]}
         places = [number + aside for number in range(len(names))]
@@ -31,7 +31,7 @@ def sweep_plot(arms: "pd.DataFrame", table: "pd.DataFrame", chosen: str) -> byte
             axes.plot(arms[column], places, "|", color=COLOURS[network], markersize=6)
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.set_yticks(range(len(names)), names)
-    axes.get_yticklabels()[rank[chosen]].set_fontweight("bold")
+    axes.get_yticklabels()[rank[best]].set_fontweight("bold")
     axes.xaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
     seeds = int(table["seeds"].max())
     spread = f"; mean, spread and each of {seeds} seeds" if seeds > 1 else ""

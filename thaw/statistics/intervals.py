@@ -22,6 +22,7 @@ from scipy.stats import rankdata, t
 
 Numbers = NDArray[np.float64]
 Codes = NDArray[np.int64]
+Mask = NDArray[np.bool_]
 
 CONFIDENCE = 0.95
 FEWEST_SEEDS = 3  # two say too little of how much seeds differ; one says nothing, and has pictures alone
@@ -67,7 +68,7 @@ def of_change(differences: Numbers, codes: Codes, confidence: float = CONFIDENCE
     return Span(largest * max(middle - half, -1.0), largest * min(middle + half, 1.0))
 
 
-def of_share(hits: NDArray[np.bool_], of: NDArray[np.bool_], codes: Codes, confidence: float = CONFIDENCE) -> Span:
+def of_share(hits: Mask, of: Mask, codes: Codes, confidence: float = CONFIDENCE) -> Span:
     """Of the share of the pictures `of` that are hits too."""
     present, codes = np.unique(codes[of], return_inverse=True)
     sizes = np.bincount(codes, minlength=len(present)).astype(np.float64)
@@ -104,15 +105,21 @@ def of_figure(figures: Sequence[Figure], sizes: Numbers, least: float = 0.0, con
 
 
 def of_class_mean(
-    figures: Figure | Sequence[Figure], labels: Codes, codes: Codes, confidence: float = CONFIDENCE
+    figures: Sequence[Figure], labels: Codes, codes: Codes, classes: int, confidence: float = CONFIDENCE
 ) -> Span:
-    """Of a figure in which every class counts the same, such as AUC or F1, or of its mean over seeds.
+    """Of a figure that is the mean over so many classes, such as AUC or F1, and of its mean over seeds.
 
-    Where no group makes a difference, three pictures of the rarest class might.
+    Where no group makes a difference, a picture of the rarest class that was not seen yet might (the rule of three).
     """
-    several = [figures] if isinstance(figures, Figure) else figures
-    least = min(1.0, 3 / np.unique(labels, return_counts=True)[1].min())
-    return of_figure(several, sizes_by_class(labels, codes), least, confidence)
+    rarest = np.unique(labels, return_counts=True)[1].min()
+    least = min(1.0, -math.log(1 - confidence) / (rarest * classes))
+    return of_figure(figures, sizes_by_class(labels, codes), least, confidence)
+
+
+def averaged(probabilities: Numbers) -> int:
+    """Over how many classes AUC is a mean: of two it is that of the second alone."""
+    classes = probabilities.shape[1]
+    return 1 if classes == 2 else classes
 
 
 def too_few(sizes: Numbers, seeds: int = 1) -> Span | None:
@@ -137,6 +144,14 @@ def difference(before: Figure, after: Figure) -> Figure:
     return Figure(after.value - before.value, after.left_out - before.left_out)
 
 
+def share(hits: Mask, of: Mask, codes: Codes) -> Figure:
+    """The share of the pictures `of` that are hits too, for differences of shares of different pictures."""
+    groups = int(codes.max()) + 1
+    found, all_ = (np.bincount(codes[rows], minlength=groups) for rows in (hits & of, of))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return Figure(float(found.sum() / np.float64(all_.sum())), (found.sum() - found) / (all_.sum() - all_))
+
+
 def auc(probabilities: Numbers, labels: Codes, codes: Codes) -> Figure:
     """Area under the ROC curve, with more than two classes the mean over them, each against all others."""
     classes = probabilities.shape[1]
@@ -147,7 +162,7 @@ def auc(probabilities: Numbers, labels: Codes, codes: Codes) -> Figure:
     return Figure(float(np.mean([area.value for area in each])), left_out)
 
 
-def _area(scores: Numbers, positive: NDArray[np.bool_], codes: Codes) -> Figure:
+def _area(scores: Numbers, positive: Mask, codes: Codes) -> Figure:
     """By ranks: how many negatives are below each positive, ties count half."""
     groups = int(codes.max()) + 1
     below = rankdata(scores)  # of all; less the rank among its own kind it is that among the other
@@ -164,9 +179,7 @@ def _area(scores: Numbers, positive: NDArray[np.bool_], codes: Codes) -> Figure:
         return Figure(float(np.float64(pairs) / (positive.sum() * (~positive).sum())), left_out)
 
 
-def _pairs_inside(
-    scores: Numbers, positive: NDArray[np.bool_], codes: Codes, positives: Codes, negatives: Codes
-) -> Numbers:
+def _pairs_inside(scores: Numbers, positive: Mask, codes: Codes, positives: Codes, negatives: Codes) -> Numbers:
     """The pairs of each group that a positive wins over a negative of the same group, ties count half."""
     levels, level = np.unique(scores, return_inverse=True)
     place = codes * len(levels) + level  # orders by group, then by score

@@ -57,7 +57,7 @@ def gain(
     } | ({"no_interval": span.why} if span.why else {})  # fmt: skip
     if np.isnan(area.value):
         return found | {"auc": None, "auc_low": None, "auc_high": None}
-    span = intervals.of_class_mean(area, labels, codes)
+    span = intervals.of_class_mean([area], labels, codes, intervals.averaged(before))
     found |= {"auc": area.value, "auc_low": span.low, "auc_high": span.high}
     return found | ({"auc_no_interval": span.why} if span.why else {})
 

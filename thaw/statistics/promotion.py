@@ -1,6 +1,6 @@
 """Promotion: whether a new model takes the place of the one in use, judged on the same test pictures, and why.
 
-decision = decide(before, after, labels, classes, groups, slices, Limits(0.01, 0.05, 0.05, 20), seed=0)
+decision = decide(before, after, labels, classes, groups, slices, Limits("accuracy", 0.01, 0.7, 0.05, 0.05, 20))
 """
 
 from collections.abc import Sequence
@@ -10,34 +10,57 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from thaw.formats import percent, points
-from thaw.statistics import metrics
+from thaw.formats import percent, points, score
+from thaw.statistics import intervals
+from thaw.statistics.intervals import Codes, Figure, Mask, Span
 from thaw.statistics.metrics import Labels, Probabilities
+from thaw.statistics.records import FIGURES
 
 ROUNDING = 1e-9  # a fall of exactly the limit is within it, however its binary fraction ends
+CHANCE = 0.05  # in so many comparisons of equal models a class or slice may be taken as worse, all of them together
 
 
 class Limits(NamedTuple):
-    """How much worse a new model may be, as shares: in accuracy, in a class's recall, in a slice's accuracy."""
+    """What a new model is judged by, and how much worse it may be, as shares."""
 
-    margin: float
-    class_limit: float
-    slice_limit: float
+    by: str  # one of FIGURES
+    margin: float  # of this figure
+    sure: float  # how sure it must be that it loses no more than the margin
+    class_limit: float  # of the recall of a class
+    slice_limit: float  # of the accuracy in a slice
     smallest: int  # classes and slices with fewer test pictures do not decide
+
+
+class Points(NamedTuple):
+    """The operating points of both models: from which probability of the class on a picture is called positive; none
+    where no threshold keeps the promise, and nothing is called."""
+
+    positive: int
+    before: float | None
+    after: float | None
+    promise: str  # precision or specificity
 
 
 @dataclass(frozen=True)
 class Decision:
     """The verdict with the sentence that explains it and the numbers behind it, all of them plain JSON values.
 
-    `gain` is that of `metrics.gain` with both accuracies and the number of pictures; `falls` has a row for each
-    class (recall) and each slice value (accuracy), with `limit` None where too few pictures stand behind it.
+    `gain` is about the figure that decides: before, after, change, low, high (95 %), floor (what it loses at most, as
+    sure as asked), margin; `figures` has the same of all figures, that one first. `falls` has a row for each class
+    (recall) and each slice value (accuracy), with `limit` None where too few pictures stand behind it.
     """
 
     promoted: bool
     reason: str
     gain: dict[str, Any]
     falls: list[dict[str, Any]]
+
+
+class _Pictures(NamedTuple):
+    before: Probabilities
+    after: Probabilities
+    labels: Labels
+    codes: Codes
 
 
 def aligned(probabilities: Probabilities, known: Sequence[str], classes: Sequence[str]) -> Probabilities:
@@ -54,93 +77,181 @@ def decide(
     groups: Sequence[str] | None,
     slices: pd.DataFrame,
     limits: Limits,
-    seed: int,
+    points: Points | None = None,
 ) -> Decision:
     """Compare the model in use with a new one by their probabilities (n, classes) of the same test pictures.
 
-    The new one is promoted if it is better, or not worse by more than the margin (the 95 % interval of the
-    difference must show it), and no class and no slice loses more than its limit.
+    The new one is promoted if it is better, or, as sure as asked, not worse by more than the margin, and if no class
+    and no slice is shown to lose more than its limit.
     """
-    order = np.lexsort([labels, *before.T, *after.T])  # so that the interval does not hang on the pictures' order
-    before, after, labels, slices = before[order], after[order], labels[order], slices.iloc[order]
-    groups = None if groups is None else [groups[number] for number in order]
-    found: dict[str, Any] = {
+    order = np.lexsort([labels, *before.T, *after.T])  # so that no sum hangs on the pictures' order
+    in_order = None if groups is None else [groups[number] for number in order]
+    codes = intervals.codes_of(in_order, len(labels))
+    pictures = _Pictures(before[order], after[order], labels[order], codes)
+    figures = _figures(pictures, limits, points)
+    found = {
         "test_pictures": len(labels),
         "test_groups": None if groups is None else len(set(groups)),
-        "before": float((before.argmax(1) == labels).mean()),
-        "after": float((after.argmax(1) == labels).mean()),
         "margin": limits.margin,
-        **metrics.gain(before, after, labels, groups),
+        "sure": limits.sure,
+        **figures[0],
+        "figures": figures,
     }
-    falls = _falls(before, after, labels, classes, slices, limits)
-    enough, verdict, change = _judged(found)
+    falls = _falls(pictures, classes, slices.iloc[order], limits, points)
+    enough, verdict, numbers = _judged(found)
     fallen = [_fall(row) for row in falls if not row["within"]]
     part = fallen[0] + (f" (and {len(fallen) - 1} more)" if len(fallen) > 1 else "") if fallen else ""
     if enough and part:
-        reason = f"worse in a part: {part}; {change}"
+        reason = f"worse in a part: {part}; {numbers}"
     elif enough:
-        reason = f"{verdict}: {change}, and no class or slice loses more than its limit"
+        reason = f"{verdict}: {numbers}, and no class or slice is shown to lose more than its limit"
     else:
-        reason = f"{verdict}: {change}" + (f"; {part}" if part else "")
+        reason = f"{verdict}: {numbers}" + (f"; {part}" if part else "")
     return Decision(enough and not part, reason, found, falls)
 
 
-def _falls(
-    before: Probabilities,
-    after: Probabilities,
-    labels: Labels,
-    classes: Sequence[str],
-    slices: pd.DataFrame,
-    limits: Limits,
-) -> list[dict[str, Any]]:
-    by_class = [metrics.per_class(found, labels, classes) for found in (before, after)]
-    by_slice = [metrics.per_slice(found, labels, slices) for found in (before, after)]
-    rows = [
-        ("class", old["class"], old["pictures"], old["recall"], new["recall"], limits.class_limit)
-        for old, new in zip(*(table.to_dict("records") for table in by_class), strict=True)
-        if old["pictures"]
-    ] + [
-        (old["slice"], old["value"], old["pictures"], old["accuracy"], new["accuracy"], limits.slice_limit)
-        for old, new in zip(*(table.to_dict("records") for table in by_slice), strict=True)
-    ]
+def _figures(pictures: _Pictures, limits: Limits, points: Points | None) -> list[dict[str, Any]]:
+    """Every figure of both models with its change and interval, the one that decides first."""
+    before, after, labels, codes = pictures
+    right = [(p.argmax(1) == labels).astype(np.float64) for p in (before, after)]
+    rows = [_mean("accuracy", right[0], right[1], codes, limits.sure)]
+    present, known = np.unique(labels, return_inverse=True)
+    if len(present) > 1:  # AUC is over the classes that have pictures
+        columns = [p[:, present] for p in (before, after)]
+        areas = [intervals.auc(p, known, codes) for p in columns]
+        rows.append(_class_mean("auc", areas, pictures, limits.sure, intervals.averaged(columns[0])))
+    f1 = [intervals.macro_f1(p.argmax(1), labels, codes, before.shape[1]) for p in (before, after)]
+    rows.append(_class_mean("macro_f1", f1, pictures, limits.sure, before.shape[1]))
+    if points:
+        positive = labels == points.positive
+        if positive.any():
+            called = [each[positive].astype(np.float64) for each in _called(pictures, points)]
+            rows.append(_mean("recall", called[0], called[1], codes[positive], limits.sure))
+    if all(row["by"] != limits.by for row in rows):
+        why = "it is undefined, because a class has no test pictures"
+        rows.append(_row(limits.by, np.nan, np.nan, [Span(None, None, why)] * 2))
+    return sorted(rows, key=lambda row: row["by"] != limits.by)
+
+
+def _called(pictures: _Pictures, points: Points) -> list[Mask]:
     return [
-        {
-            "part": part,
-            "value": value,
-            "pictures": int(pictures),
-            "before": float(old),
-            "after": float(new),
-            "change": float(new - old),
-            "limit": limit if pictures >= limits.smallest else None,
-            "within": bool(pictures < limits.smallest or new - old >= -limit - ROUNDING),
-        }
-        for part, value, pictures, old, new, limit in rows
+        np.asarray(p[:, points.positive] >= (np.inf if cut is None else cut))
+        for p, cut in ((pictures.before, points.before), (pictures.after, points.after))
     ]
+
+
+def _mean(by: str, before: Probabilities, after: Probabilities, codes: Codes, sure: float) -> dict[str, Any]:
+    codes = np.unique(codes, return_inverse=True)[1]
+    spans = [intervals.of_change(after - before, codes, level) for level in (intervals.CONFIDENCE, 2 * sure - 1)]
+    return _row(by, float(before.mean()), float(after.mean()), spans)
+
+
+def _class_mean(by: str, figures: Sequence[Figure], pictures: _Pictures, sure: float, classes: int) -> dict[str, Any]:
+    change = intervals.difference(*figures)
+    spans = [
+        intervals.of_class_mean([change], pictures.labels, pictures.codes, classes, level)
+        for level in (intervals.CONFIDENCE, 2 * sure - 1)
+    ]
+    return _row(by, figures[0].value, figures[1].value, spans)
+
+
+def _row(by: str, before: float, after: float, spans: Sequence[Span]) -> dict[str, Any]:
+    wide, asked = spans
+    numbers = {"before": before, "after": after, "change": after - before}
+    row: dict[str, Any] = {"by": by, "unit": "score" if by == "auc" else "percent"}
+    row |= {name: None if np.isnan(value) else value for name, value in numbers.items()}
+    row |= {"low": wide.low, "high": wide.high, "floor": asked.low}
+    return row | ({"no_interval": wide.why} if wide.why else {})
+
+
+def _falls(
+    pictures: _Pictures, classes: Sequence[str], slices: pd.DataFrame, limits: Limits, points: Points | None
+) -> list[dict[str, Any]]:
+    before, after, labels, codes = pictures
+    right = [(p.argmax(1) == labels).astype(np.float64) for p in (before, after)]
+    parts: list[tuple[str, str, Codes, float]] = [
+        ("class", name, np.flatnonzero(labels == k), limits.class_limit) for k, name in enumerate(classes)
+    ]
+    for column in slices:
+        members = sorted(slices.groupby(slices[column]).indices.items())
+        parts += [(str(column), str(value), np.asarray(of), limits.slice_limit) for value, of in members]
+    rows: list[dict[str, Any]] = [
+        {"part": part, "value": value, "pictures": len(of), "limit": limit if len(of) >= limits.smallest else None}
+        | {"before": float(right[0][of].mean()), "after": float(right[1][of].mean()), "of": of}
+        for part, value, of, limit in parts
+        if len(of)
+    ]
+    promised = _promised(pictures, limits, points) if points and limits.by == "recall" else []
+    deciding = max(1, sum(row["limit"] is not None for row in [*rows, *promised]))
+    confidence = 1 - 2 * CHANCE / deciding
+    for row in rows:
+        of = row.pop("of")
+        row["change"] = row["after"] - row["before"]
+        inside = np.unique(codes[of], return_inverse=True)[1]
+        row["within"] = _within(row, intervals.of_change(right[1][of] - right[0][of], inside, confidence))
+    for row in promised:
+        figure, sizes = row.pop("figure"), np.bincount(codes).astype(np.float64)
+        row["within"] = _within(row, intervals.of_figure([figure], sizes, confidence=confidence))
+    return [*promised, *rows]
+
+
+def _promised(pictures: _Pictures, limits: Limits, points: Points) -> list[dict[str, Any]]:
+    """What the threshold promises, precision or specificity; without it recall could rise by calling everything."""
+    positive = pictures.labels == points.positive
+    figures = [
+        intervals.share(positive, called, pictures.codes)
+        if points.promise == "precision"
+        else intervals.share(~called, ~positive, pictures.codes)
+        for called in _called(pictures, points)
+    ]
+    before, after = (figure.value for figure in figures)
+    if np.isnan([before, after]).any():
+        return []
+    row = {"part": points.promise, "value": "at the operating point", "pictures": len(positive)}
+    row |= {"before": before, "after": after, "change": after - before, "limit": limits.class_limit}
+    return [row | {"figure": intervals.difference(*figures)}]
+
+
+def _within(row: dict[str, Any], span: Span) -> bool:
+    """Whether a part loses no more than its limit, or chance may be why."""
+    if row["limit"] is None or row["change"] >= -row["limit"] - ROUNDING:
+        return True
+    return span.high is None or span.high >= 0
 
 
 def _judged(found: dict[str, Any]) -> tuple[bool, str, str]:
-    """Whether the interval of the accuracy's difference is good enough, that in a few words, and the numbers."""
-    low, high, margin = found["low"], found["high"], found["margin"]
-    change = (
-        f"accuracy went from {percent(found['before'])} to {percent(found['after'])} "
-        f"({points(found['accuracy'])} points, 95 % interval {points(low)} to {points(high)})"
-    )
+    """Whether the change of the figure is good enough, that in a few words, and the numbers."""
+    low, high, floor, margin, unit = (found[key] for key in ("low", "high", "floor", "margin", "unit"))
+    shown, sure = percent if unit == "percent" else score, f"{100 * found['sure']:g} % sure"
+    allowed = f"{100 * margin:.1f} points" if unit == "percent" else f"{margin:.3f}"
+    moved = f"{FIGURES[found['by']]} went from {shown(found['before'])} to {shown(found['after'])} "
+    if low is None:
+        moved = f"{moved}({_signed(found['change'], unit)})" if found["change"] is not None else FIGURES[found["by"]]
+        return False, "cannot be told", f"{moved}, and {found['no_interval']}"
+    span = f"{_signed(low, unit).removesuffix(' points')} to {_signed(high, unit).removesuffix(' points')}"
+    moved += f"({_signed(found['change'], unit)}, 95 % interval {span})"
     if low > 0:
-        return True, "better", change
-    if low >= -margin - ROUNDING:
-        return True, f"not worse by more than the margin of {100 * margin:.1f} points", change
+        return True, "better", moved
+    if floor >= -margin - ROUNDING:
+        return True, f"not worse by more than the margin of {allowed}, {sure}", moved
     if high < 0:
-        return False, "worse", change
+        return False, "worse", moved
     groups = f" in {found['test_groups']} groups" if found["test_groups"] else ""
     why = (
-        f"{change}; the interval reaches down to {points(low)} points, the margin is "
-        f"{100 * margin:.1f}; {found['test_pictures']} test pictures{groups} cannot show more"
+        f"{moved}; {sure} is only that it changes by {_signed(floor, unit)} or more, and the margin is {allowed}; "
+        f"{found['test_pictures']} test pictures{groups} cannot show more"
     )
     return False, "not shown to be as good", why
 
 
+def _signed(value: float, unit: str) -> str:
+    return points(value) + " points" if unit == "percent" else f"{value:+z.3f}"
+
+
 def _fall(row: dict[str, Any]) -> str:
     where = f"class '{row['value']}'" if row["part"] == "class" else f"slice {row['part']} '{row['value']}'"
+    if row["part"] in ("precision", "specificity") and row["value"] == "at the operating point":
+        where = f"{row['part']} at the operating point"
     return (
         f"{where} falls from {percent(row['before'])} to {percent(row['after'])} of its {row['pictures']} "
         f"pictures, and the limit is {100 * row['limit']:.1f} points"

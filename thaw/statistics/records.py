@@ -3,6 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
+# What a new model may be judged by.
+FIGURES = {"accuracy": "accuracy", "auc": "AUC", "macro_f1": "macro F1", "recall": "recall at the operating point"}
+
 # What `dvc metrics show` and `dvc exp show` compare; everything else stands in details.json.
 COMPARED: dict[str, tuple[str, ...]] = {
     "phase_2": ("same",),

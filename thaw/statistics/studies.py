@@ -104,7 +104,8 @@ def auc_difference(
     if np.isnan([area.value for area in areas]).any():
         return {}
     mean = float(np.mean([area.value for area in areas]))
-    return _with_interval(mean, intervals.of_class_mean(areas, wanted, codes))
+    classes = intervals.averaged(one[seeds[0]].to_numpy())
+    return _with_interval(mean, intervals.of_class_mean(areas, wanted, codes, classes))
 
 
 def _codes(groups: pd.Series) -> intervals.Codes:

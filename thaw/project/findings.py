@@ -1,0 +1,70 @@
+"""What came out of the arms of a sweep, read from their experiments: a table, the best setting, a plot."""
+
+import json
+from dataclasses import dataclass
+from functools import reduce
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from thaw.project import workspace
+from thaw.project.git import git
+from thaw.project.grid import Arm
+from thaw.project.sweep import MINUTES, Sweep, finished, reference
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+COLUMNS = {  # of the table: where the number is in the metrics of an arm
+    "val_loss": ("unfreeze", "val_loss"),
+    "head_accuracy": ("evaluate", "head", "accuracy"),
+    "accuracy": ("evaluate", "finetuned", "accuracy"),
+    "auc": ("evaluate", "finetuned", "auc"),
+}
+SOURCES = {path[0] for path in COLUMNS.values()}
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What a sweep found: a row for each setting, the best one and one of its arms, a plot; and where they are kept."""
+
+    table: "pd.DataFrame"
+    best: str
+    arm: Arm
+    plot: bytes
+    folder: Path
+
+
+def outcome(of: Sweep) -> Findings | None:
+    """What came out of the arms that ended, if any did; table and plot of it are kept in its folder."""
+    import pandas as pd
+
+    from thaw.report.sweep_plot import sweep_plot
+    from thaw.statistics import sweeps
+
+    done = finished(of)
+    if not done:
+        return None
+    arms_done = pd.DataFrame([_row(of, arm) for arm in done])
+    table = sweeps.by_setting(arms_done)
+    best = sweeps.best(table)
+    folder = workspace.ROOT / "artifacts" / "sweeps" / of.name
+    folder.mkdir(parents=True, exist_ok=True)
+    arms_done.to_csv(folder / "table.csv", index=False, lineterminator="\n")
+    picture = sweep_plot(arms_done, table, best)
+    (folder / "plot.png").write_bytes(picture)
+    return Findings(table, best, next(arm for arm in done if arm.setting == best), picture, folder)
+
+
+def _row(of: Sweep, arm: Arm) -> dict[str, Any]:
+    """What came out of an arm, read from its experiment."""
+    from thaw.statistics.records import same_networks
+
+    commit = reference(of, arm.name)
+    metrics = {phase: json.loads(git("show", f"{commit}:artifacts/{phase}/metrics.json")) for phase in SOURCES}
+    row: dict[str, Any] = {"arm": arm.name, "setting": arm.setting, "seed": arm.settings.seed}
+    row |= {column: reduce(lambda place, part: place[part], path, metrics) for column, path in COLUMNS.items()}
+    row["gain"] = row["accuracy"] - row["head_accuracy"]  # 0 where phase 2 was not kept, for the mean over seeds
+    row["same"] = same_networks(metrics["evaluate"])
+    took = git("log", "-1", f"--format=%(trailers:key={MINUTES},valueonly)", commit)
+    return row | {"minutes": float(took) if took else None}
