@@ -88,6 +88,7 @@ def folded(draw: st.DrawFn) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 @given(folded())
 @settings(max_examples=30, deadline=None)
+@pytest.mark.slow
 def test_folds_put_every_picture_into_test_once(drawn: tuple[pd.DataFrame, pd.DataFrame]) -> None:
     _, by_fold = drawn
     assert by_fold.isin(manifest.SPLITS).all(axis=None)
@@ -96,6 +97,7 @@ def test_folds_put_every_picture_into_test_once(drawn: tuple[pd.DataFrame, pd.Da
 
 @given(folded())
 @settings(max_examples=30, deadline=None)
+@pytest.mark.slow
 def test_no_fold_cuts_a_group_or_parts_twins(drawn: tuple[pd.DataFrame, pd.DataFrame]) -> None:
     rows, by_fold = drawn
     for key in {"group", "hash"} & set(rows):
@@ -104,6 +106,7 @@ def test_no_fold_cuts_a_group_or_parts_twins(drawn: tuple[pd.DataFrame, pd.DataF
 
 @given(folded())
 @settings(max_examples=30, deadline=None)
+@pytest.mark.slow
 def test_every_split_of_every_fold_has_its_share_of_every_class(drawn: tuple[pd.DataFrame, pd.DataFrame]) -> None:
     rows, by_fold = drawn
     for split in by_fold.to_dict("series").values():

@@ -48,6 +48,7 @@ def _distance(one: Weights, other: Weights) -> float:
     return float(sum(((one[name] - other[name]) ** 2).sum() for name in names) ** 0.5)
 
 
+@pytest.mark.slow
 def test_l2_sp_keeps_the_backbone_near_where_it_began(train: Train, network: Callable[..., Classifier]) -> None:
     start = {name: value.clone() for name, value in network().state_dict().items()}
     far, near = (_distance(train(l2_sp=strength).weights, start) for strength in (0.0, 3000.0))
@@ -130,6 +131,7 @@ def test_with_mixup_and_cutmix_either_is_drawn() -> None:
     assert 10 < sum(not torch.equal(seen, seen.round()) for seen in drawn) < 30
 
 
+@pytest.mark.slow
 def test_moving_average_lags_behind_and_is_what_is_judged(train: Train) -> None:
     plain, averaged = train(), train(ema=0.9)
     assert plain.history["train_loss"].equals(averaged.history["train_loss"])
