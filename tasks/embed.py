@@ -14,18 +14,18 @@ from thaw.project.settings import Settings
 from thaw.project.workspace import EMBED
 
 
-def embed(chosen: Settings) -> None:
+def embed(config: Settings) -> None:
     """From pictures to the features of the frozen backbone."""
-    device = networks.use_resources(chosen)
-    data = networks.dataset(chosen, "train", "val")
+    device = networks.use_resources(config)
+    data = networks.dataset(config, "train", "val")
     normalise = Normaliser(networks.preprocessing(data), device)
-    model = networks.new_network(chosen, data)
+    model = networks.new_network(config, data)
     fold_batchnorm(model, data.pictures.shape.blank())
-    networks.place(model, device, chosen)
+    networks.place(model, device, config)
     with phase.outputs(EMBED) as folder:
-        for split, of in (("train", VIEWS[chosen.embed.views]), ("val", 1)):
+        for split, of in (("train", VIEWS[config.embed.views]), ("val", 1)):
             rows = data.split(split)
-            views = drawn_views(len(rows), of, chosen.embed.draws)
+            views = drawn_views(len(rows), of, config.embed.draws)
             count = views.shape[1]
             print(f"{split}: {len(rows)} pictures, each in {count} view{'s' * (count > 1)}", flush=True)
             processes.check(split, len(rows))
@@ -34,7 +34,7 @@ def embed(chosen: Settings) -> None:
                 open_memmap(file, "w+", "float32", (*views.shape, model.head.in_features))
             processes.wait()
             features = open_memmap(file, "r+")
-            features_of(model, data.pictures, rows, normalise, views, chosen.embed.batch_size, features)
+            features_of(model, data.pictures, rows, normalise, views, config.embed.batch_size, features)
         processes.wait()
 
 

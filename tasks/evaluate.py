@@ -2,7 +2,7 @@
 
 thaw phase evaluate      artifacts/{head,unfreeze} -> artifacts/evaluate/{metrics.json,details.json,...}
 
-What is chosen for them afterwards, a temperature and a threshold, is chosen on validation.
+What is config for them afterwards, a temperature and a threshold, is config on validation.
 """
 
 from typing import Any
@@ -28,14 +28,14 @@ NETWORKS = {"head": HEAD / "model", "finetuned": UNFREEZE / "model"}
 LOOKED_AT = 256  # validation pictures that tell how far the network moved
 
 
-def evaluate(chosen: Settings) -> None:
+def evaluate(config: Settings) -> None:
     """From two networks to what the second gained."""
-    device = networks.use_resources(chosen)
-    data = networks.dataset(chosen, "val", "test")
+    device = networks.use_resources(config)
+    data = networks.dataset(config, "val", "test")
     val, test = data.split("val"), data.split("test")
     for what, pictures in (("val", val), ("test", test)):
         processes.check(what, len(pictures))
-    views, normalise = VIEWS[chosen.evaluate.views], Normaliser(networks.preprocessing(data), device)
+    views, normalise = VIEWS[config.evaluate.views], Normaliser(networks.preprocessing(data), device)
     progress = Progress(len(NETWORKS) * (len(val) + len(test)) * views)
     models, metas, logits = {}, {}, {}
     for name, folder in NETWORKS.items():
@@ -44,7 +44,7 @@ def evaluate(chosen: Settings) -> None:
             fold_batchnorm(models[name], data.pictures.shape.blank())
         models[name].to(device)
         logits[name] = [
-            predict(models[name], data.pictures, rows, normalise, views, chosen.evaluate.batch_size, progress, name)
+            predict(models[name], data.pictures, rows, normalise, views, config.evaluate.batch_size, progress, name)
             for rows in (val, test)
         ]
     if not processes.first():
@@ -56,7 +56,7 @@ def evaluate(chosen: Settings) -> None:
     grouped = (rows["group"] != "").any()
     groups = rows["group"].where(rows["group"] != "", rows["hash"]).tolist() if grouped else None
     found: dict[str, Any] = {"test_pictures": len(test), "phase_2": _phase_2(metas["finetuned"])}
-    operating: dict[str, Any] = {"promise": chosen.evaluate.promise, "at_least": chosen.evaluate.at_least}
+    operating: dict[str, Any] = {"promise": config.evaluate.promise, "at_least": config.evaluate.at_least}
     predictions = rows[["path", "label", "group", *slices]].copy()
     columns, by_class, by_slice = [], [], []
     for name, (seen, unseen) in logits.items():
@@ -66,7 +66,7 @@ def evaluate(chosen: Settings) -> None:
             "temperature": temperature,
             "ece_uncalibrated": metrics.calibration_error(calibration.probabilities(unseen, 1), labels),
         }
-        cut = calibration.threshold(p_val[:, 1], val_labels == 1, chosen.evaluate.promise, chosen.evaluate.at_least)
+        cut = calibration.threshold(p_val[:, 1], val_labels == 1, config.evaluate.promise, config.evaluate.at_least)
         operating[name] = None
         if cut is not None:
             rates = calibration.at_threshold(p[:, 1], labels == 1, cut, groups)
@@ -81,7 +81,7 @@ def evaluate(chosen: Settings) -> None:
         found["gain"] = dict.fromkeys(found["gain"])
     if len(data.classes) == 2:
         found["operating"] = operating
-    found["forgetting"], blocks = _forgotten(models, chosen, data, normalise)
+    found["forgetting"], blocks = _forgotten(models, config, data, normalise)
     with phase.outputs(EVALUATE) as folder:
         write_table(pd.concat([predictions, *columns], axis=1), folder / "predictions.csv")
         write_table(blocks, folder / "forgetting.csv")
@@ -118,18 +118,18 @@ def _phase_2(meta: dict[str, Any]) -> dict[str, Any]:
 
 
 def _forgotten(
-    models: dict[str, Classifier], chosen: Settings, data: Dataset, normalise: Normaliser
+    models: dict[str, Classifier], config: Settings, data: Dataset, normalise: Normaliser
 ) -> tuple[dict[str, float], pd.DataFrame]:
     """How far phase 2 moved the backbone, seen on some validation pictures: in figures, and by block."""
     val = data.split("val")
     some = val[np.linspace(0, len(val) - 1, min(len(val), LOOKED_AT)).astype(np.int64)]
 
-    head = old_head(chosen.backbone.name, chosen.backbone.weights)
+    head = old_head(config.backbone.name, config.backbone.weights)
     if head:
         head[1].to(normalise.device)
     before, after = (
         forgetting.look(
-            model.backbone, map(normalise, data.pictures.batches(in_batches(some, chosen.evaluate.batch_size))), head
+            model.backbone, map(normalise, data.pictures.batches(in_batches(some, config.evaluate.batch_size))), head
         )
         for model in models.values()
     )

@@ -29,18 +29,18 @@ BATCHES = 10
 
 def main(contest: Contest) -> None:
     """Each of thaw's loops in turn with its bare one, on the first training pictures."""
-    chosen = settings.read(Path(contest.workspace, "params.yaml"))
-    device = networks.use_resources(chosen)
-    data = networks.dataset(chosen, "train", "val")
+    config = settings.read(Path(contest.workspace, "params.yaml"))
+    device = networks.use_resources(config)
+    data = networks.dataset(config, "train", "val")
     normalise = Normaliser(networks.preprocessing(data), device)
-    model = networks.new_network(chosen, data)
+    model = networks.new_network(config, data)
     unfreeze(model, "all", "frozen")
     fold_batchnorm(model, data.pictures.shape.blank())
-    scale_dropout(model, chosen.unfreeze.drop)
+    scale_dropout(model, config.unfreeze.drop)
 
-    size = chosen.embed.batch_size
+    size = config.embed.batch_size
     rows = data.split("train")[: BATCHES * size]
-    views = drawn_views(len(rows), VIEWS[chosen.embed.views], chosen.embed.draws)
+    views = drawn_views(len(rows), VIEWS[config.embed.views], config.embed.draws)
     features = np.empty((*views.shape, model.head.in_features), np.float32)
     floats = random_pictures(size, contest.size)
     model.eval()
@@ -57,9 +57,9 @@ def main(contest: Contest) -> None:
     one = data.split("val")[:1]  # its two validations are counted as training, and take no time to speak of
     how = FineTuning(
         seed=contest.seed,
-        learning_rate=chosen.head.learning_rate,
-        views=VIEWS[chosen.unfreeze.views],
-        **chosen.unfreeze.model_dump(exclude={"blocks", "batchnorm", "views", "drop", "label_smoothing"})
+        learning_rate=config.head.learning_rate,
+        views=VIEWS[config.unfreeze.views],
+        **config.unfreeze.model_dump(exclude={"blocks", "batchnorm", "views", "drop", "label_smoothing"})
         | {"batch_size": BATCH_SIZE, "epochs": 1},
     )
     groups = parameter_groups(model, how.learning_rate, how.ratio, how.weight_decay, how.layer_decay)

@@ -87,16 +87,16 @@ def decision() -> Outcome | None:
     return Outcome(**phase.read_json(path)) if path.is_file() else None
 
 
-def compare(chosen: Settings, others: list[tuple[Path, str]]) -> None:
+def compare(config: Settings, others: list[tuple[Path, str]]) -> None:
     """The child process: the new model against the one in use, and against an anchor if there is one."""
     from thaw.data.manifest import labels_of, read_predictions
     from thaw.project import networks
     from thaw.statistics.promotion import Limits, Points, aligned, decide
 
-    device = networks.use_resources(chosen)
-    data = networks.dataset(chosen, "val", "test")
+    device = networks.use_resources(config)
+    data = networks.dataset(config, "val", "test")
     two = len(data.classes) == 2
-    if chosen.promote.by == "recall" and not two:
+    if config.promote.by == "recall" and not two:
         raise InputError(
             f"promote.by is recall, which is that of the positive one of two classes, and there are "
             f"{len(data.classes)}; set it to accuracy, auc or macro_f1"
@@ -107,10 +107,10 @@ def compare(chosen: Settings, others: list[tuple[Path, str]]) -> None:
     challenger = predictions[[f"finetuned_p_{label}" for label in data.classes]].to_numpy()
     own = (results.metrics().get("operating") or {}).get("finetuned") or {}
     grouped = (rows["group"] != "").any()
-    limits = Limits(**chosen.promote.model_dump())
+    limits = Limits(**config.promote.model_dump())
     decisions, notes = [], []
     for folder, version in others:
-        p, known, cut = _said(chosen, data, device, folder, version)
+        p, known, cut = _said(config, data, device, folder, version)
         classes = list(dict.fromkeys([*data.classes, *known]))
         found = decide(
             aligned(p, known, classes),
@@ -120,7 +120,7 @@ def compare(chosen: Settings, others: list[tuple[Path, str]]) -> None:
             rows["group"].where(rows["group"] != "", rows["hash"]).tolist() if grouped else None,
             rows[data.meta["slices"]],
             limits,
-            Points(1, cut, own.get("threshold"), chosen.evaluate.promise) if two else None,
+            Points(1, cut, own.get("threshold"), config.evaluate.promise) if two else None,
         )
         decisions.append(found)
         notes += _learned(Path(f"{folder}.csv"), version, rows["hash"])
@@ -137,7 +137,7 @@ def compare(chosen: Settings, others: list[tuple[Path, str]]) -> None:
 
 
 def _said(
-    chosen: Settings, data: "Dataset", device: "torch.device", folder: Path, version: str
+    config: Settings, data: "Dataset", device: "torch.device", folder: Path, version: str
 ) -> "tuple[Any, list[str], float | None]":
     """What an earlier model says of today's test pictures: probabilities, its classes, and of two its threshold.
 
@@ -157,12 +157,12 @@ def _said(
         fold_batchnorm(model, shape.blank())
     decoded = data.pictures.decoded if shape == data.pictures.shape else None
     val, test = data.split("val"), data.split("test")
-    views = VIEWS[chosen.evaluate.views]
-    pictures = Pictures(data.pictures.files, shape, decoded, chosen.resources.workers)
+    views = VIEWS[config.evaluate.views]
+    pictures = Pictures(data.pictures.files, shape, decoded, config.resources.workers)
     normalise = Normaliser(Preprocessing.from_json(meta["preprocessing"]), device)
     progress = Progress((len(val) + len(test)) * views)
     seen, unseen = (
-        predict(model.to(device), pictures, rows, normalise, views, chosen.evaluate.batch_size, progress, version)
+        predict(model.to(device), pictures, rows, normalise, views, config.evaluate.batch_size, progress, version)
         for rows in (val, test)
     )
     labels = data.rows["label"][data.rows["split"] == "val"]
@@ -171,12 +171,12 @@ def _said(
     if len(data.classes) == 2:
         scores = aligned(calibration.probabilities(seen, temperature), meta["classes"], data.classes)[:, 1]
         positive = (labels == data.classes[1]).to_numpy()
-        cut = calibration.threshold(scores, positive, chosen.evaluate.promise, chosen.evaluate.at_least)
+        cut = calibration.threshold(scores, positive, config.evaluate.promise, config.evaluate.at_least)
     return calibration.probabilities(unseen, temperature), meta["classes"], cut
 
 
 def _learned(table: Path, version: str, hashes: "pd.Series") -> list[str]:
-    """Whether a version was trained or chosen on some of today's test pictures, by their content."""
+    """Whether a version was trained or config on some of today's test pictures, by their content."""
     from thaw.data.manifest import read_manifest
 
     if not table.is_file():
@@ -243,21 +243,21 @@ def _worn(versions: list[Version], pictures: int) -> list[str]:
     if judged < MANY:
         return []
     return [
-        f"these test pictures, or most of them, have judged {judged} models by now; what is chosen by them looks "
+        f"these test pictures, or most of them, have judged {judged} models by now; what is config by them looks "
         "better than it is, so add new ones with a split of test"
     ]
 
 
 def _inputs(champion: Version, best: Version | None) -> dict[str, Any]:
     """All that a decision hangs on."""
-    chosen = settings.read(workspace.ROOT / "params.yaml")
+    config = settings.read(workspace.ROOT / "params.yaml")
     files = ("prepare/manifest.csv", "evaluate/predictions.csv")
     contents = [(workspace.ROOT / "artifacts" / file).read_bytes() for file in files]
     return {
         "champion": f"{champion.name} {champion.model}",
         "anchor": f"{best.name} {best.model}" if best else "",
         "files": [hashlib.sha256(content).hexdigest() for content in contents],
-        "settings": chosen.model_dump(include={"seed", "evaluate", "promote"}),
+        "settings": config.model_dump(include={"seed", "evaluate", "promote"}),
     }
 
 
@@ -301,4 +301,4 @@ def _write(outcome: Outcome) -> None:
 
 if __name__ == "__main__":
     search_less_for_garbage()
-    phase.start(lambda chosen: compare(chosen, list(zip(map(Path, sys.argv[1::2]), sys.argv[2::2], strict=True))))
+    phase.start(lambda config: compare(config, list(zip(map(Path, sys.argv[1::2]), sys.argv[2::2], strict=True))))

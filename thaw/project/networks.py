@@ -63,16 +63,16 @@ class Dataset(NamedTuple):
         return counts.sum() / (len(counts) * counts)
 
 
-def use_resources(chosen: Settings) -> torch.device:
+def use_resources(config: Settings) -> torch.device:
     """Set memory and threads, make every operation deterministic, meet the other processes; the device to use."""
     keep_freed_memory()
     beside = processes.here()
-    if chosen.resources.threads or beside > 1:
-        torch.set_num_threads(chosen.resources.threads or max(1, torch.get_num_threads() // beside))
+    if config.resources.threads or beside > 1:
+        torch.set_num_threads(config.resources.threads or max(1, torch.get_num_threads() // beside))
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # no operation here reads what it has not written
-    device = _device(chosen.resources.device, beside)
+    device = _device(config.resources.device, beside)
     processes.join(device)
     return device
 
@@ -95,10 +95,10 @@ def _device(name: str, beside: int) -> torch.device:
     return torch.device(name)
 
 
-def place(model: Classifier, device: torch.device, chosen: Settings) -> None:
+def place(model: Classifier, device: torch.device, config: Settings) -> None:
     """Bring the network to the device, there to multiply as `resources.precision` has it."""
     model.to(device)
-    if bfloat16_pays(chosen.resources.precision, device):
+    if bfloat16_pays(config.resources.precision, device):
         use_bfloat16(model, device)
 
 
@@ -116,8 +116,8 @@ class _Visible(Pictures):
         return super().batches(batches)
 
 
-def dataset(chosen: Settings, *reads: str) -> Dataset:
-    """Read what prepare wrote of the splits in `reads`: `networks.dataset(settings, "train", "val")`."""
+def dataset(config: Settings, *reads: str) -> Dataset:
+    """Read what prepare wrote of the splits in `reads`: `networks.dataset(config, "train", "val")`."""
     meta = read_json(PREPARE / "meta.json")
     rows = read_manifest(PREPARE / "manifest.csv")
     kept = PREPARE / "pictures.npy"
@@ -129,7 +129,7 @@ def dataset(chosen: Settings, *reads: str) -> Dataset:
         raise InputError(f"{PREPARE}/manifest.csv has {counts}; {AGAIN.format('prepare')}")
     files = [DATA / path for path in rows["path"]]
     targets = torch.from_numpy(targets_of(rows, meta["classes"]))
-    pictures = Pictures(files, Shape(**meta["shape"]), decoded, chosen.resources.workers)
+    pictures = Pictures(files, Shape(**meta["shape"]), decoded, config.resources.workers)
     return of_splits(reads, rows, meta["classes"], targets, pictures, meta)
 
 
@@ -161,26 +161,26 @@ def preprocessing(data: Dataset) -> Preprocessing:
     return Preprocessing.from_json(data.meta["preprocessing"])
 
 
-def new_network(chosen: Settings, data: Dataset) -> Classifier:
+def new_network(config: Settings, data: Dataset) -> Classifier:
     """The pretrained backbone with a new head; the same one each time."""
-    torch.manual_seed(chosen.seed)
+    torch.manual_seed(config.seed)
     size = data.pictures.shape.size
-    model = create(chosen.backbone.name, chosen.backbone.weights, len(data.classes), size)
+    model = create(config.backbone.name, config.backbone.weights, len(data.classes), size)
     return model.eval().to(memory_format=torch.channels_last)
 
 
-def meta_of(chosen: Settings, data: Dataset, folded: bool, parent: str | None) -> dict[str, Any]:
+def meta_of(config: Settings, data: Dataset, folded: bool, parent: str | None) -> dict[str, Any]:
     """What a checkpoint says of itself: all that rebuilds the network and where it comes from."""
     return {
-        "backbone": chosen.backbone.name,
-        "weights": chosen.backbone.weights,
+        "backbone": config.backbone.name,
+        "weights": config.backbone.weights,
         "classes": data.classes,
         "preprocessing": data.meta["preprocessing"],
         "shape": data.meta["shape"],
         "folded": folded,
         "data": data.meta["data"],
         "parent": parent,
-        "params": chosen.model_dump(exclude={"resources", "retrain", "promote", "timeouts"}),
+        "params": config.model_dump(exclude={"resources", "retrain", "promote", "timeouts"}),
     }
 
 

@@ -24,8 +24,8 @@ def start(phase: Callable[[Settings], None], shared: bool = False) -> None:
     """
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # so that `outputs` tidies up
     try:
-        chosen = settings.read()
-        wanted = chosen.resources.processes if shared else 1
+        config = settings.read()
+        wanted = config.resources.processes if shared else 1
         if wanted > (cores := os.cpu_count() or 1):
             raise InputError(
                 f"resources.processes is {wanted}, but this machine has {cores} cores: use at most {cores}"
@@ -41,7 +41,7 @@ def start(phase: Callable[[Settings], None], shared: bool = False) -> None:
         record = provenance.begin(phase.__name__) if processes.first() else None
         if processes.first():
             scratch.tidy()
-        phase(chosen)
+        phase(config)
         if record:
             provenance.write(phase.__name__, record)
         processes.leave()
