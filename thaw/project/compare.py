@@ -176,7 +176,7 @@ def _said(
 
 
 def _learned(table: Path, version: str, hashes: "pd.Series") -> list[str]:
-    """Whether a version was trained or config on some of today's test pictures, by their content."""
+    """Whether a version was trained or chosen on some of today's test pictures, by their content."""
     from thaw.data.manifest import read_manifest
 
     if not table.is_file():
@@ -243,7 +243,7 @@ def _worn(versions: list[Version], pictures: int) -> list[str]:
     if judged < MANY:
         return []
     return [
-        f"these test pictures, or most of them, have judged {judged} models by now; what is config by them looks "
+        f"these test pictures, or most of them, have judged {judged} models by now; what is chosen by them looks "
         "better than it is, so add new ones with a split of test"
     ]
 
