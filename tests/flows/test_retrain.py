@@ -121,7 +121,7 @@ def test_run_with_nothing_to_do_asks_dvc_once_and_shows_everything_once(
     ]
     assert not updated
     shown = _artifacts(run_id)
-    assert shown.keys() == {"phases", "metrics", "summary", "learning-curves-unfreeze"}
+    assert shown.keys() == {"phases", "metrics", "summary", "data", "learning-curves-unfreeze"}
     assert shown["phases"].data.count("| Cached |") == len(PHASES)
 
 
