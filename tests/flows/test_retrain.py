@@ -3,6 +3,7 @@
 import base64
 import itertools
 import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -115,12 +116,12 @@ def test_run_with_nothing_to_do_asks_dvc_once_and_shows_everything_once(
     monkeypatch.setattr(subprocess, "Popen", start)
     monkeypatch.setattr(SyncPrefectClient, "update_artifact", change)
     run_id = _retrain().state_details.flow_run_id
-    assert [command[2:] for command in started if command[0] != "git"] == [
+    assert [command[2:] for command in started if command[0] == sys.executable] == [
         ["dvc", "--wait-for-lock", "status", "--json"]
     ]
     assert not updated
     shown = _artifacts(run_id)
-    assert shown.keys() == {"phases", "metrics", "summary", "learning-curves-unfreeze"}
+    assert shown.keys() == {"phases", "metrics", "summary", "data", "learning-curves-unfreeze"}
     assert shown["phases"].data.count("| Cached |") == len(PHASES)
 
 
