@@ -3,10 +3,10 @@
 from pathlib import Path
 
 import pytest
-from children import call
+from children import call, thaw
 from ruamel.yaml import YAML
 
-import thaw
+from thaw import __version__
 from thaw.errors import InputError
 from thaw.project import template, workspace
 from thaw.project.create import create
@@ -27,11 +27,20 @@ def test_a_project_holds_the_very_files_of_this_repository_and_its_name(tmp_path
         if name != "thaw.yaml":
             assert own == text == (ROOT / template.ELSEWHERE.get(name, name)).read_text()
     recipe = YAML(typ="safe").load(folder / "thaw.yaml")
-    assert (recipe["project"], recipe["thaw"]) == ("tiles", thaw.__version__)
+    assert (recipe["project"], recipe["thaw"]) == ("tiles", __version__)
     assert (folder / "data").is_dir()
     assert not (folder / "data.dvc").exists()
     assert call(folder, "git", "status", "--short", "--untracked-files=all").count("\nA ") > 20
     assert "??" not in call(folder, "git", "status", "--short")
+
+
+def test_a_run_without_pictures_says_so_before_anything_starts(tmp_path: Path) -> None:
+    create(tmp_path / "tiles")
+    done = thaw(tmp_path / "tiles", "run", PYTHONPATH=str(ROOT))
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.startswith("error: there is neither data/ nor data.dvc: put your pictures into data/")
+    assert done.stderr.count("\n") == 1
 
 
 def test_dvc_reads_the_pipeline_of_a_new_project(tmp_path: Path) -> None:

@@ -44,10 +44,12 @@ def run(
     """
     with one_sentence_endings():
         from thaw.project import overrides as changes
-        from thaw.project import reasons, recipe, results
+        from thaw.project import reasons, recipe, results, workspace
 
         changes.settings_with(overrides or [])  # a typing mistake is told before anything starts
         recipe.require_same()
+        if not record:  # which may take the first pictures from incoming/
+            workspace.check_data()
         if not (overrides or record):  # which change what there is to ask
             reasons.ask_early()  # while Prefect is imported, which takes as long
         from thaw.orchestration.server import page, server

@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from thaw.errors import InputError
-from thaw.project import phase
+from thaw.project import phase, workspace
 from thaw.project.git import dvc
 from thaw.project.settings import Settings
 from thaw.project.stage import CACHE, answer
@@ -35,9 +35,9 @@ def data(_: Settings) -> None:
             if added.returncode:
                 sys.exit(f"error: DVC cannot pin data/: {_reason(added)}")
             print("data.dvc pins it from now on")
-    elif not (ROOT / "data.dvc").is_file():
-        raise InputError("there is neither data/ nor data.dvc; put your pictures into data/ (see the README)")
-    elif _dvc("checkout", "data.dvc").returncode == 0 and DATA.is_dir():
+        return
+    workspace.check_data()
+    if _dvc("checkout", "data.dvc").returncode == 0 and DATA.is_dir():
         print("data/ restored from the cache")
         answer(CACHE)
     elif _dvc("remote", "list").stdout.strip():

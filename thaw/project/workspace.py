@@ -26,6 +26,16 @@ def check() -> None:
         )
 
 
+def check_data() -> None:
+    """Raise where the project has no pictures, and no pin that says which to bring."""
+    data = ROOT / "data"
+    if not (ROOT / "data.dvc").is_file() and not (data.is_dir() and any(data.iterdir())):
+        raise InputError(
+            "there is neither data/ nor data.dvc: put your pictures into data/, in a folder for each class or with a "
+            "labels.csv (see the README)"
+        )
+
+
 ROOT = find(Path.cwd()) or Path.cwd()
 DATA = ROOT / "data"
 ARTIFACTS = ROOT / "artifacts"
