@@ -31,6 +31,21 @@ def test_every_stage_depends_on_its_own_file_and_on_exactly_the_recipe_of_what_i
         assert recipe.listed(stage) == recipe.keys(word), word
 
 
+def test_no_plot_of_the_whole_pipeline_is_a_cached_output() -> None:
+    """`dvc exp save` puts such files into git, and then no stage can write them again."""
+    whole = yaml.safe_load((ROOT / "dvc.yaml").read_text())["plots"]
+    files = {path for plot in whole for values in plot.values() for path in values["y"]}
+    in_git = {
+        path
+        for stage in STAGES.values()
+        for plot in stage.get("plots", [])
+        if isinstance(plot, dict)
+        for path, options in plot.items()
+        if options.get("cache") is False
+    }
+    assert files <= in_git
+
+
 def test_the_recipe_is_up_to_date() -> None:
     assert recipe.changes() == {}, "`make recipe` brings thaw.yaml up to date"
 
