@@ -7,7 +7,6 @@ The list of sections below is the page from top to bottom; docs/report.md shows 
 
 import io
 import platform
-import subprocess
 from functools import partial
 from importlib.metadata import version
 
@@ -17,7 +16,7 @@ from thaw.data.manifest import read_manifest, read_predictions, read_table
 from thaw.data.pictures import open_picture
 from thaw.project import notes, phase
 from thaw.project.settings import Settings
-from thaw.project.workspace import DATA, EVALUATE, HEAD, PREPARE, REPORT, ROOT, UNFREEZE
+from thaw.project.workspace import DATA, EVALUATE, HEAD, PREPARE, REPORT, UNFREEZE
 from thaw.report import sections
 from thaw.report.calibration import calibration
 from thaw.report.confusion import confusion_plot
@@ -69,7 +68,7 @@ def report(config: Settings) -> None:
         sections.classes_section(by_class, metrics),
         sections.slices_section(by_slice, metrics, classes),
         sections.data_section(manifest, classes, meta["slices"], notes.read(PREPARE), decided),
-        sections.settings_section(params, versions, commit(), meta["data"]),
+        sections.settings_section(params, versions, meta["data"]),
     ]
     title = f"{model['backbone']} on {len(manifest)} pictures of {len(classes)} classes"
     top = sections.top(metrics, predictions)
@@ -88,12 +87,6 @@ def thumbnail(path: str) -> bytes:
     file = io.BytesIO()
     picture.save(file, "PNG", optimize=True)
     return file.getvalue()
-
-
-def commit() -> str:
-    """The git commit of the workspace, with a plus where files differ from it; empty outside git."""
-    command = ["git", "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty=+"]
-    return subprocess.run(command, cwd=ROOT, text=True, capture_output=True).stdout.strip()
 
 
 if __name__ == "__main__":

@@ -128,7 +128,7 @@ def test_a_project_made_by_the_wheel_and_this_repository_give_the_same_bytes(
     call(folder, "dvc", "repro", "-q")
     for phase in PHASES:
         for file in sorted((projects[0] / "artifacts" / phase).rglob("*")):
-            if file.is_file() and file.name not in (".gitignore", "report.html"):  # whose foot names commit and data
+            if file.is_file() and file.name != ".gitignore":
                 other = folder / file.relative_to(projects[0])
                 assert other.read_bytes() == file.read_bytes(), file
 
@@ -201,10 +201,7 @@ def test_a_version_from_before_the_upgrade_is_reproduced_to_the_byte(
     said = installation.well(
         projects[1], "reproduce", "1.0.0", "--out", str(out), "--environment", str(then.bin.parent)
     )
-    lines = [line for line in said.splitlines() if line.startswith(("the same bytes", "other bytes"))]
-    assert {line.split()[-1] for line in lines if line.startswith("the same")} >= {
-        *("artifacts/prepare", "artifacts/embed", "artifacts/head/model", "artifacts/unfreeze/model"),
-        "artifacts/evaluate/predictions.csv",
-    }
-    assert all("report.html (it names" in line for line in lines if line.startswith("other"))
+    outputs = [line for line in said.splitlines() if line.startswith(("the same bytes", "other bytes"))]
+    assert len(outputs) > 10
+    assert said.splitlines()[-1] == f"{len(outputs)} of {len(outputs)} outputs are the same bytes"
     assert (out / ".thaw/made").is_dir()

@@ -177,7 +177,6 @@ def example(
             "unfreeze": {"blocks": "all", "ratio": 10.0, "epochs": 8, "keep": [5, 6], "weights": None},
         },
         "versions": {"python": "3.11.7", "torch": "2.14.1", "torchvision": "0.29.1", "thaw": "0.1.0"},
-        "commit": "d1f7e16c0ffee",
         "data_hash": "9f86d081884c7d659a2feaa0c55ad015.dir",
     }
 
@@ -209,7 +208,7 @@ def html(draw: bool = False, **values: Any) -> str:
         sections.classes_section(values["classes_table"], metrics),
         sections.slices_section(values["slices_table"], metrics, classes),
         sections.data_section(values["manifest"], classes, values["slices"], values.get("notes", Notes()), chosen),
-        sections.settings_section(values["params"], values["versions"], values["commit"], values["data_hash"]),
+        sections.settings_section(values["params"], values["versions"], values["data_hash"]),
     ]
     return page_of(values["title"], sections.top(metrics, predictions), [part for part in parts if part])
 
@@ -293,7 +292,7 @@ def test_user_strings_are_escaped() -> None:
     values["slices_table"] = values["slices_table"].assign(slice=NAUGHTY, value=NAUGHTY)
     values["params"] = {NAUGHTY: {NAUGHTY: NAUGHTY}, "loose": [NAUGHTY]}
     values["versions"] = {NAUGHTY: NAUGHTY}
-    values.update(title=NAUGHTY, commit=NAUGHTY, data_hash=NAUGHTY)
+    values.update(title=NAUGHTY, data_hash=NAUGHTY)
     text = html(**values)
     outline = Outline(text)
     assert not {"script"} & set(outline.tags)

@@ -67,7 +67,7 @@ def reproduce(
         outputs = reproducing.reproduce(version, out, source, environment, say)
         for line in reproducing.lines(outputs):
             say(line)
-        if not reproducing.is_reproduced(outputs):
+        if not all(output.same for output in outputs):
             raise typer.Exit(1)
 
 

@@ -26,7 +26,6 @@ from thaw.project.git import dvc, git
 from thaw.project.stage import OnLine, finish
 
 DISTRIBUTION = "thaw-vision"
-PAGE = "artifacts/report/report.html"
 
 
 @dataclass(frozen=True)
@@ -167,12 +166,6 @@ def _load(file: Path) -> Any:
 def lines(outputs: list[Output]) -> Iterator[str]:
     """What to say of the outputs."""
     for output in outputs:
-        names_commit = " (it names the commit that it was made at)" if output.path == PAGE and not output.same else ""
-        yield f"{'the same bytes' if output.same else 'other bytes   '}  {output.path}{names_commit}"
+        yield f"{'the same bytes' if output.same else 'other bytes   '}  {output.path}"
     same = sum(output.same for output in outputs)
     yield f"{same} of {len(outputs)} outputs are the same bytes"
-
-
-def is_reproduced(outputs: list[Output]) -> bool:
-    """Whether all outputs are the same, but for the page, which names the commit that it was made at."""
-    return all(output.same for output in outputs if output.path != PAGE)

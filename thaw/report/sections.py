@@ -166,12 +166,11 @@ def data_section(
     return Section("data", "Data", body)
 
 
-def settings_section(params: Mapping[str, Any], versions: Mapping[str, str], commit: str, data_hash: str) -> Section:
+def settings_section(params: Mapping[str, Any], versions: Mapping[str, str], data_hash: str) -> Section:
     body = rendered(
         "settings_section",
         sections=_by_phase(params),
         versions=dict(versions),
-        commit=commit or DASH,
         data_hash=data_hash or DASH,
     )
     return Section("settings", "Parameters and versions", body)
