@@ -102,16 +102,16 @@ def test_a_schedule_of_another_project_is_out_of_reach_and_its_name_is_free(serv
     from flows.retrain import retrain
 
     other = retrain.with_options(name="retrain other")
-    made = other.to_deployment("weekly", schedule=Cron(CRON), tags=["retrain"]).apply()
+    made = other.to_deployment("fortnightly", schedule=Cron(CRON), tags=["retrain"]).apply()
     with get_client(sync_client=True) as client:
         try:
             before = client.read_deployment(made)
-            schedule._free(client, "weekly")
-            with pytest.raises(InputError, match="this workspace has no schedule 'weekly'"):
-                schedule.remove("weekly", print)
+            schedule._free(client, "fortnightly")
+            with pytest.raises(InputError, match="this workspace has no schedule 'fortnightly'"):
+                schedule.remove("fortnightly", print)
             said: list[str] = []
             schedule.show(said.append)
-            assert not [line for line in said if line.startswith("weekly")]
+            assert not [line for line in said if line.startswith("fortnightly")]
             assert client.read_deployment(made) == before
         finally:
             client.delete_deployment(made)
