@@ -1,5 +1,6 @@
 """The phases of the project, as dvc.yaml lists them: the one list from which everything else derives."""
 
+from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
@@ -9,7 +10,11 @@ from thaw.project import workspace
 
 def read(name: str) -> dict[str, Any]:
     """A YAML file of the workspace; nothing where there is none."""
-    file = workspace.ROOT / name
+    return load(workspace.ROOT / name)
+
+
+def load(file: Path) -> dict[str, Any]:
+    """A YAML file; nothing where there is none."""
     return (YAML(typ="safe").load(file) if file.is_file() else None) or {}
 
 

@@ -11,6 +11,7 @@ DVC sees the library only through this file. `refresh` writes it, `check` refuse
 
 import ast
 import hashlib
+import io
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -22,6 +23,7 @@ from ruamel.yaml.comments import CommentedMap
 import thaw
 from thaw.errors import InputError
 from thaw.project import pipeline, workspace
+from thaw.project.journal import replace
 
 NAME = "thaw.yaml"
 LIBRARY = Path(thaw.__file__).parent
@@ -87,11 +89,11 @@ def keys(phase: str) -> list[str]:
     return [f"code.{phase}", *weights, *(f"versions.{name}" for name in sorted(packages))]
 
 
-def changes() -> dict[str, tuple[Any, Any]]:
-    """What differs between thaw.yaml and this moment: before and now, by key."""
-    before, now = pipeline.flat(pipeline.read(NAME)), pipeline.flat(current())
-    keys = sorted(now.keys() | {key for key in before if key.startswith(("code.", "versions."))})
-    return {key: (before.get(key), now.get(key)) for key in keys if before.get(key) != now.get(key)}
+def changes(now: dict[str, Any] | None = None) -> dict[str, tuple[Any, Any]]:
+    """What differs between thaw.yaml and the recipe of now, made here if it is not given: before and now, by key."""
+    before, after = pipeline.flat(pipeline.read(NAME)), pipeline.flat(now or current())
+    keys = sorted(after.keys() | {key for key in before if key.startswith(("code.", "versions."))})
+    return {key: (before.get(key), after.get(key)) for key in keys if before.get(key) != after.get(key)}
 
 
 def check(phase: str) -> None:
@@ -143,9 +145,10 @@ def refresh() -> dict[str, tuple[Any, Any]]:
     require_same()
     if not is_kept():
         return {}
-    differs = changes()
+    now = current()
+    differs = changes(now)
     if differs or pipeline.read(NAME).get("thaw") != thaw.__version__:
-        write({"thaw": thaw.__version__} | current())
+        write({"thaw": thaw.__version__} | now)
     return differs
 
 
@@ -156,10 +159,9 @@ def write(values: dict[str, Any]) -> None:
     kept = (yaml.load(file) if file.is_file() else None) or CommentedMap()
     for key, value in values.items():
         kept[key] = value
-    partial = file.with_suffix(".partial")
-    with partial.open("w", encoding="utf-8") as opened:
-        yaml.dump(kept, opened)
-    partial.replace(file)
+    text = io.BytesIO()
+    yaml.dump(kept, text)
+    replace(file, text.getvalue())
 
 
 def in_own_repository() -> bool:
@@ -221,7 +223,7 @@ def _fingerprint(modules: set[str]) -> str:
         path = _source(name)
         assert path
         text = path.read_text(encoding="utf-8")
-        for file in [path, *(found for found in sorted(path.parent.glob("*.jinja")) if found.name in text)]:
+        for file in [path, *(template for template in sorted(path.parent.glob("*.jinja")) if template.name in text)]:
             digest.update(f"{name} {file.name}\n{file.read_text(encoding='utf-8')}\n".encode())
     return digest.hexdigest()[:16]
 

@@ -55,8 +55,8 @@ def versions() -> list[Version]:
             when=event["timestamp"],
             in_use=line[-1:] == [name],
             metrics=json.loads(metrics or "{}"),
-            data=_hashes(pin).get("data", "")[:7],
-            model=_hashes(lock).get(MODEL, ""),
+            data=hashes(pin).get("data", "")[:7],
+            model=hashes(lock).get(MODEL, ""),
             message=event["message"],
         )
         for (name, event), metrics, pin, lock in zip(registered, texts[::3], texts[1::3], texts[2::3], strict=True)
@@ -76,9 +76,9 @@ def version_of(model: str, known: list[Version]) -> Version | None:
 def model_of(commit: str | None) -> str:
     """DVC's hash of the fine-tuned model at a commit, or (None) in the workspace; empty where there is no model."""
     if commit:
-        return _hashes(git("show", f"{commit}:./dvc.lock")).get(MODEL, "")
+        return hashes(git("show", f"{commit}:./dvc.lock")).get(MODEL, "")
     lock = workspace.ROOT / "dvc.lock"
-    return _hashes(lock.read_text(encoding="utf-8")).get(MODEL, "") if lock.is_file() else ""
+    return hashes(lock.read_text(encoding="utf-8")).get(MODEL, "") if lock.is_file() else ""
 
 
 def is_tag(reference: str) -> bool:
@@ -188,7 +188,7 @@ def _tag(name: str, commit: str, message: str, events: list[dict[str, Any]]) -> 
         raise InputError(f"git cannot make the tag {name}: {' '.join(made.stderr.split())}")
 
 
-def _hashes(text: str) -> dict[str, str]:
+def hashes(text: str) -> dict[str, str]:
     """Path and DVC's hash of each output that a dvc.lock or a .dvc file names."""
     values = YAML(typ="safe").load(text) or {}
     stages = values.get("stages", {"": values}).values()

@@ -17,11 +17,9 @@ from typing import Any
 from urllib.parse import urlparse
 from urllib.request import url2pathname
 
-from ruamel.yaml import YAML
-
 import thaw
 from thaw.errors import InputError
-from thaw.project import recipe, registry, workspace
+from thaw.project import pipeline, recipe, registry, workspace
 from thaw.project.git import dvc, git
 from thaw.project.stage import OnLine, finish
 
@@ -46,7 +44,7 @@ def reproduce(
     version = _version(name)
     project = _clone(version, folder or workspace.ROOT.parent / f"{workspace.ROOT.name}-{version.name}")
     on_line(f"{project} is the project as it was at {version.name} (commit {version.commit[:7]})")
-    kept = _load(project / recipe.NAME)
+    kept = pipeline.load(project / recipe.NAME)
     if not kept.get("thaw"):
         raise InputError(
             f"{version.name} was made before projects had a {recipe.NAME}, which says what they were made with: in "
@@ -54,16 +52,11 @@ def reproduce(
         )
     python = _environment(project, kept, source, environment, on_line)
     _bring_data(project, python, on_line)
-    locked = outputs(project / "dvc.lock")
+    lock = project / "dvc.lock"
+    locked = registry.hashes(lock.read_text(encoding="utf-8"))
     finish("reproduce", [*_thaw_of(python), "-m", "dvc", "--cd", str(project), "repro", "--force"], on_line)
-    made = outputs(project / "dvc.lock")
+    made = registry.hashes(lock.read_text(encoding="utf-8"))
     return [Output(path, made.get(path) == digest) for path, digest in locked.items()]
-
-
-def outputs(lock: Path) -> dict[str, str]:
-    """The hash of each output that a dvc.lock names, by its path."""
-    stages = _load(lock).get("stages", {}).values()
-    return {out["path"]: out["md5"] for stage in stages for out in stage.get("outs", [])}
 
 
 def _version(name: str) -> registry.Version:
@@ -127,16 +120,16 @@ def _differ(versions: dict[str, str]) -> bool:
     return any(recipe.installed(package) != version for package, version in versions.items())
 
 
-def _installed_from(wanted: str) -> str:
+def _installed_from(version: str) -> str:
     """Where thaw was installed from, as pip noted it (PEP 610); raises where that gives another version."""
     noted = distribution(DISTRIBUTION).read_text("direct_url.json")
-    if thaw.__version__ != wanted:
+    if thaw.__version__ != version:
         raise InputError(
-            f"the version was made with thaw {wanted}, and {thaw.__version__} is installed: name the wheel of "
-            f"{wanted} with --from"
+            f"the version was made with thaw {version}, and {thaw.__version__} is installed: name the wheel of "
+            f"{version} with --from"
         )
     if noted is None:
-        return f"{DISTRIBUTION}=={wanted}"
+        return f"{DISTRIBUTION}=={version}"
     url = json.loads(noted)["url"]
     return url2pathname(urlparse(url).path) if url.startswith("file:") else str(url)
 
@@ -157,10 +150,6 @@ def _thaw_of(python: Path) -> list[str]:
     """How a command runs with a Python whose programs come first, and without what this Python was told."""
     path = f"{python.parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
     return ["env", "--unset=PYTHONPATH", f"PATH={path}", str(python)]
-
-
-def _load(file: Path) -> Any:
-    return (YAML(typ="safe").load(file) if file.is_file() else None) or {}
 
 
 def lines(outputs: list[Output]) -> Iterator[str]:

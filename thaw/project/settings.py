@@ -1,6 +1,7 @@
 """Settings: `params.yaml`, read once into frozen typed objects. It alone has defaults; a mistake is one sentence."""
 
 import difflib
+import io
 import re
 import runpy
 from pathlib import Path
@@ -13,6 +14,7 @@ from ruamel.yaml.error import YAMLError
 
 from thaw.errors import InputError
 from thaw.project import pipeline
+from thaw.project.journal import replace
 from thaw.project.workspace import ROOT
 
 FILE = ROOT / "params.yaml"
@@ -196,10 +198,9 @@ def override(changes: list[str], path: Path = FILE) -> None:
             raise InputError(f"'{text}' is no value for {key}; write a number, a word or a list [a, b]") from None
     _check(values, "--set")
     if changes:
-        partial = path.with_suffix(".partial")
-        with partial.open("w", encoding="utf-8") as file:
-            _yaml().dump(values, file)
-        partial.replace(path)
+        content = io.BytesIO()
+        _yaml().dump(values, content)
+        replace(path, content.getvalue())
 
 
 def all_keys(model: type[Settings] = Settings) -> list[str]:

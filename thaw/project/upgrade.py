@@ -7,7 +7,7 @@ three ways, of what the project was made with (`.thaw/made`), what its owner mad
 import difflib
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ import thaw
 from thaw.errors import InputError
 from thaw.project import pipeline, recipe, settings, template, workspace
 from thaw.project.create import MADE, write_made
+from thaw.project.journal import replace
 
 PARAMS = "params.yaml"
 BY_HAND = (
@@ -43,8 +44,9 @@ def upgrade(apply: bool) -> Iterator[str]:
     new.pop(recipe.NAME)
     plan = _plan(new)
     before = pipeline.read(recipe.NAME)
-    versions = {key: change for key, change in recipe.changes().items() if not key.startswith("code.")}
-    if not (plan.texts or plan.gone or recipe.changes()) and before.get("thaw") == thaw.__version__:
+    changed = recipe.changes()
+    versions = {key: change for key, change in changed.items() if not key.startswith("code.")}
+    if not (plan.texts or plan.gone or changed) and before.get("thaw") == thaw.__version__:
         yield f"nothing to do: this project is of thaw {thaw.__version__}"
         return
     yield f"from thaw {before.get('thaw')} to {thaw.__version__}"
@@ -52,14 +54,14 @@ def upgrade(apply: bool) -> Iterator[str]:
         yield from _diff(path, _read(path), text)
     yield from (f"{path} goes: thaw has it no longer" for path in plan.gone)
     yield from (recipe.sentence(key, *change) for key, change in versions.items())
-    again = _phases_that_run_again(plan)
+    again = _phases_that_run_again(plan, changed.keys())
     yield f"run again: {', '.join(again) if again else 'no phase'}"
     yield from (f"conflict in {path}: mend it between <<<<<<< and >>>>>>>" for path in plan.conflicts)
     if not apply:
         yield "nothing is changed yet; `thaw upgrade --apply` does it"
         return
     for path, text in plan.texts.items():
-        _write(path, text)
+        replace(workspace.ROOT / path, text.encode())
     for path in plan.gone:
         (workspace.ROOT / path).unlink()
     write_made(workspace.ROOT, new)
@@ -191,10 +193,9 @@ def _rename(lines: list[str], old: str, new: str) -> list[str]:
     return [*lines[:start], lines[start].replace(*names, 1), *lines[start + 1 :]]
 
 
-def _phases_that_run_again(plan: Plan) -> list[str]:
+def _phases_that_run_again(plan: Plan, changed: Collection[str]) -> list[str]:
     """The phases whose recipe, file, stage or settings change, and those that use what they make."""
     stages = pipeline.stages()
-    changed = recipe.changes()
     yaml = YAML(typ="safe")
     try:
         after = yaml.load(plan.texts["dvc.yaml"])["stages"] if "dvc.yaml" in plan.texts else stages
@@ -230,11 +231,3 @@ def _diff(path: str, before: str, after: str) -> Iterator[str]:
 def _read(path: str) -> str:
     file = workspace.ROOT / path
     return file.read_text(encoding="utf-8") if file.is_file() else ""
-
-
-def _write(path: str, text: str) -> None:
-    place = workspace.ROOT / path
-    place.parent.mkdir(parents=True, exist_ok=True)
-    partial = place.with_name(f".{place.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(place)
