@@ -15,6 +15,7 @@ from thaw.data.manifest import labels_of, write_table
 from thaw.data.pictures import VIEWS, Normaliser, in_batches
 from thaw.learning import checkpoint, forgetting, processes
 from thaw.learning.backbones import Classifier, old_head
+from thaw.learning.cut import Pair
 from thaw.learning.folding import fold_batchnorm
 from thaw.learning.prediction import predict
 from thaw.progress import Progress
@@ -36,17 +37,18 @@ def evaluate(config: Settings) -> None:
     for what, pictures in (("val", val), ("test", test)):
         processes.check(what, len(pictures))
     views, normalise = VIEWS[config.evaluate.views], Normaliser(networks.preprocessing(data), device)
-    progress = Progress(len(NETWORKS) * (len(val) + len(test)) * views)
-    models, metas, logits = {}, {}, {}
+    models, metas = {}, {}
     for name, folder in NETWORKS.items():
         models[name], metas[name] = checkpoint.load(folder)
         if not metas[name]["folded"]:
             fold_batchnorm(models[name], data.pictures.shape.blank())
         models[name].to(device)
-        logits[name] = [
-            predict(models[name], data.pictures, rows, normalise, views, config.evaluate.batch_size, progress, name)
-            for rows in (val, test)
-        ]
+    pair = Pair(*models.values(), data.pictures.shape.blank().to(device))
+    progress = Progress((len(val) + len(test)) * views)
+    seen, unseen = (
+        predict(pair, data.pictures, rows, normalise, views, config.evaluate.batch_size, progress, "both networks")
+        for rows in (val, test)
+    )
     if not processes.first():
         return
 
@@ -59,12 +61,13 @@ def evaluate(config: Settings) -> None:
     operating: dict[str, Any] = {"promise": config.evaluate.promise, "at_least": config.evaluate.at_least}
     predictions = rows[["path", "label", "group", *slices]].copy()
     columns, by_class, by_slice = [], [], []
-    for name, (seen, unseen) in logits.items():
-        temperature = calibration.temperature(seen, torch.from_numpy(val_labels))
-        p_val, p = (calibration.probabilities(each, temperature) for each in (seen, unseen))
+    for number, name in enumerate(NETWORKS):
+        on_val, on_test = seen[:, number], unseen[:, number]
+        temperature = calibration.temperature(on_val, torch.from_numpy(val_labels))
+        p_val, p = (calibration.probabilities(logits, temperature) for logits in (on_val, on_test))
         found[name] = metrics.headline(p, labels) | {
             "temperature": temperature,
-            "ece_uncalibrated": metrics.calibration_error(calibration.probabilities(unseen, 1), labels),
+            "ece_uncalibrated": metrics.calibration_error(calibration.probabilities(on_test, 1), labels),
         }
         cut = calibration.threshold(p_val[:, 1], val_labels == 1, config.evaluate.promise, config.evaluate.at_least)
         operating[name] = None

@@ -49,7 +49,8 @@ def _turn(features: nn.Module) -> None:
     """
     layers = [module for module in features.modules() if isinstance(module, nn.Conv2d)]
     if any(isinstance(layer, SameConv2d) for layer in layers):
-        features.register_forward_pre_hook(lambda _, inputs: inputs[0].flip(2, 3))
+        first = next(features.children())  # not of all of them, which may be run from a later one on
+        first.register_forward_pre_hook(lambda _, inputs: inputs[0].flip(2, 3))
         for layer in layers:
             if layer.kernel_size != (1, 1):
                 height, width = layer.kernel_size
