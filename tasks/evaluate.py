@@ -43,7 +43,7 @@ def evaluate(config: Settings) -> None:
         if not metas[name]["folded"]:
             fold_batchnorm(models[name], data.pictures.shape.blank())
         models[name].to(device)
-    pair = Pair(*models.values(), data.pictures.shape.blank().to(device))
+    pair = Pair(models["head"], models["finetuned"], data.pictures.shape.blank().to(device))
     progress = Progress((len(val) + len(test)) * views)
     seen, unseen = (
         predict(pair, data.pictures, rows, normalise, views, config.evaluate.batch_size, progress, "both networks")

@@ -4,8 +4,9 @@ All random numbers come from the seed and the epoch, and are drawn for the whole
 interruption nor on the number of processes.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import repeat
 from typing import NamedTuple
 
 import numpy as np
@@ -13,8 +14,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from thaw.data.pictures import Normaliser, Pictures, copied, in_batches, in_views, jittered
+from thaw.data.pictures import Normaliser, Pictures, copied, drawn_views, in_batches, in_views, jittered
 from thaw.learning import processes
+from thaw.learning.activations import Activations
+from thaw.learning.cut import as_they_are
 
 Rows = NDArray[np.int64]
 
@@ -24,9 +27,21 @@ class Augmentation:
     """How training pictures differ from epoch to epoch."""
 
     views: int
+    draws: int | None
     jitter: float
     mixup: float
     cutmix: float
+
+    def views_of(self, pictures: int) -> Rows:
+        """The views (pictures, draws) of which an epoch shows one: some that are drawn once for each, or all."""
+        if self.draws:
+            return drawn_views(pictures, self.views, self.draws)
+        return np.broadcast_to(np.arange(self.views), (pictures, self.views))
+
+    @property
+    def leaves_pictures_as_they_are(self) -> bool:
+        """Whether a picture in one view is always the same."""
+        return not (self.jitter or self.mixup or self.cutmix)
 
 
 class Split(NamedTuple):
@@ -46,9 +61,12 @@ class TrainingData(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """This rank's share of a batch of `size`; `share` is the part of the batch that it is, 0 where it has none."""
+    """This rank's share of a batch of `size`; `share` is the part of the batch that it is, 0 where it has none.
 
-    pictures: Tensor
+    `inputs` are pictures, or what the frozen part of a network makes of them.
+    """
+
+    inputs: Tensor
     targets: Tensor
     share: float
     size: int
@@ -61,10 +79,19 @@ def order(rows: Rows, size: int) -> list[Rows]:
 
 
 def training_batches(
-    data: TrainingData, batch_size: int, augmentation: Augmentation, seed: tuple[int, int]
+    data: TrainingData,
+    batch_size: int,
+    augmentation: Augmentation,
+    seed: tuple[int, int],
+    before: Callable[[Tensor], Tensor] = as_they_are,
+    kept: Activations | None = None,
 ) -> Iterator[Batch]:
-    """The batches of an epoch; `seed` is that of the run and the number of the epoch."""
+    """The batches of an epoch; `seed` is that of the run and the number of the epoch.
+
+    `before` is the frozen part of the network, `kept` what it makes of the pictures in the views of `augmentation`.
+    """
     rows, targets = data.train
+    views = augmentation.views_of(len(rows))
     device = data.normalise.device
     batches = order(np.random.default_rng(seed).permutation(len(rows)), batch_size)
     generator = torch.Generator().manual_seed(int(np.random.default_rng([*seed, 2]).integers(2**31)))
@@ -75,27 +102,44 @@ def training_batches(
     taken = [share if len(share) else np.arange(1) for share in shares]
     if mixes:  # each picture with the one before it, which may be in the share of another rank
         taken = [np.r_[mine[0] - 1, mine] % len(batch) for batch, mine in zip(batches, taken, strict=True)]
-    read = data.pictures.batches([rows[batch[mine]] for batch, mine in zip(batches, taken, strict=True)])
-    for batch, share, mine, pixels in zip(batches, shares, taken, read, strict=True):
-        pictures = augmented(pixels, mine, len(batch), data.normalise, augmentation, generator)
+    read: Iterator[Tensor | None] = repeat(None)
+    if not kept:
+        read = data.pictures.batches([rows[batch[mine]] for batch, mine in zip(batches, taken, strict=True)])
+    for batch, share, mine, pixels in zip(batches, shares, taken, read, strict=kept is None):
+        numbers = drawn(len(batch), views.shape[1], generator)[mine]
         probabilities = copied(targets[batch[mine]], device)
-        if mixes:
-            pictures, probabilities = mixed(pictures, probabilities, augmentation, random)
-        yield Batch(pictures, probabilities, len(share) / len(batch), len(batch))
+        if kept:
+            inputs = kept.read(batch[mine], numbers.numpy())
+        else:
+            assert pixels is not None
+            shown = torch.from_numpy(views[batch[mine], numbers])
+            inputs = augmented(pixels, shown, mine, len(batch), data.normalise, augmentation, generator)
+            if mixes:
+                inputs, probabilities = mixed(inputs, probabilities, augmentation, random)
+            inputs = before(inputs)
+        yield Batch(inputs, probabilities, len(share) / len(batch), len(batch))
+
+
+def drawn(pictures: int, views: int, generator: torch.Generator) -> Tensor:
+    """For each picture of a batch the number of one of its views."""
+    if views == 1:
+        return torch.zeros(pictures, dtype=torch.int64)
+    return torch.randint(views, (pictures,), generator=generator)
 
 
 def augmented(
     pixels: Tensor,
+    views: Tensor,
     mine: Rows,
     size: int,
     normalise: Normaliser,
     augmentation: Augmentation,
     generator: torch.Generator,
 ) -> Tensor:
-    """Normalised pictures as training sees them: those at the places `mine` of a batch of `size`."""
+    """Normalised pictures as training sees them, each in its view: those at the places `mine` of a batch of `size`."""
     pixels = copied(pixels, normalise.device)
     if augmentation.views > 1:
-        pixels = in_views(pixels, torch.randint(augmentation.views, (size,), generator=generator)[mine])
+        pixels = in_views(pixels, views)
     pictures = normalise(pixels)
     if augmentation.jitter:
         contrast, brightness = (2 * torch.rand(2, size, generator=generator)[:, mine] - 1) * augmentation.jitter

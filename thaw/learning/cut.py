@@ -18,6 +18,7 @@ from thaw.learning.convolutions import quicken
 class Cut(NamedTuple):
     """The two parts of a network, both with the weights of the whole: pictures to activations to logits."""
 
+    number: int  # of blocks in the first part
     before: "Before"
     after: Classifier
 
@@ -56,7 +57,8 @@ def cut(model: Classifier, number: int, example: Tensor) -> Cut | None:
     """
     if not number:
         return None
-    parts = Cut(Before(model.backbone, number), after(model, number))
+    quicken(model)
+    parts = Cut(number, Before(model.backbone, number), after(model, number))
     random = torch.randn(example.shape, generator=torch.Generator().manual_seed(0)).to(example)
     training = model.training
     try:
@@ -105,11 +107,10 @@ class Pair(nn.Module):
 
     def __init__(self, one: Classifier, other: Classifier, example: Tensor) -> None:
         super().__init__()
-        for model in (one, other):
-            quicken(model)
+        quicken(other)
         number = in_common(one.backbone, other.backbone)
         parts = cut(one, number, example)
-        self.before = parts.before if parts else _all_of_it
+        self.before = parts.before if parts else as_they_are
         self.networks = nn.ModuleList([parts.after, after(other, number)] if parts else [one, other])
 
     def forward(self, pictures: Tensor) -> Tensor:
@@ -118,5 +119,6 @@ class Pair(nn.Module):
         return torch.stack([network(activations) for network in self.networks], 1)
 
 
-def _all_of_it(pictures: Tensor) -> Tensor:
+def as_they_are(pictures: Tensor) -> Tensor:
+    """The first part of a network that is not cut."""
     return pictures

@@ -59,6 +59,7 @@ class Resources(Section):
     processes: Count
     threads: Annotated[int, Field(ge=0)]
     workers: Count
+    activations_gb: NotNegative
 
 
 class Backbone(Section):
@@ -106,6 +107,7 @@ class Unfreeze(Section):
     warmup: Annotated[float, Field(ge=0, lt=1)]
     batchnorm: Literal["frozen", "adapt", "train"]
     views: Views
+    draws: Count | None
     drop: Annotated[float, Field(ge=0, le=1)]
     jitter: Annotated[float, Field(ge=0, lt=1)]
     label_smoothing: Annotated[float, Field(ge=0, lt=1)]
