@@ -8,8 +8,9 @@ input is copied first.
 """
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -22,23 +23,48 @@ from thaw.learning.efficientnet_lite0 import SameConv2d
 
 # oneDNN's convolution that ends with an activation, as torch.compile uses it; None where PyTorch is without oneDNN.
 _WITH_ACTIVATION = getattr(torch.ops.mkldnn, "_convolution_pointwise", None)
-Geometry = tuple[Any, ...]  # stride, padding, dilation, groups
+
+
+class Geometry(NamedTuple):
+    """What a convolution is beside its weights."""
+
+    stride: Any
+    padding: Any
+    dilation: Any
+    groups: int
+
+
 OfWeight = Callable[[Tensor, Tensor, Tensor, Geometry], Tensor]  # the gradient of the weights, from that of the output
 
 
-def quicken(model: nn.Module) -> None:
-    """Let the convolutions of a network on a CPU, and their gradients, go by the quickest way."""
+@dataclass(frozen=True)
+class How:
+    """The way a convolution takes."""
+
+    geometry: Geometry
+    clamped: bool
+    alone: bool
+    mixed: bool
+    of_weight: OfWeight
+
+
+def quicken(model: nn.Module, mixed: bool = False) -> None:
+    """Let the convolutions of a network on a CPU, and their gradients, go by the quickest way.
+
+    `mixed`: 1 x 1 and depthwise ones multiply in bfloat16, but for the gradients of depthwise ones, with which CPUs are
+    slow. Weights, sums, and what goes around a block stay float32.
+    """
     if any(parameter.device.type != "cpu" for parameter in model.parameters()):
         return
     for module in [*model.modules()]:
         if isinstance(module, EfficientNet):
             _turn(module.features)
         if type(module).forward is nn.Sequential.forward:
-            _take_in_activations(module)
+            _take_in_activations(module, mixed)
         elif isinstance(module, nn.ReLU6):
             module.inplace = False
-        elif isinstance(module, nn.Conv2d) and _of_weight(module) is not _usual and not _is_quick(module):
-            _replace(module, False, False)
+        elif isinstance(module, nn.Conv2d) and not _is_quick(module) and _has_quick_way(module, mixed):
+            _replace(module, False, False, mixed)
 
 
 def _turn(features: nn.Module) -> None:
@@ -63,13 +89,13 @@ class _Turned(nn.Conv2d):
         return output
 
 
-def _take_in_activations(sequential: nn.Module) -> None:
+def _take_in_activations(sequential: nn.Module, mixed: bool) -> None:
     """Of layers that run one after the other each ReLU6 that follows a convolution becomes part of it."""
     layers = list(_layers(sequential))
     layers.append((sequential, "", nn.Identity()))  # what comes after the last one is not known
     for (_, _, module), (parent, name, following), (_, _, then) in zip(layers, layers[1:], layers[2:], strict=False):
         if isinstance(module, nn.Conv2d) and isinstance(following, nn.ReLU6) and _takes_activation(module):
-            _replace(module, True, isinstance(then, nn.Conv2d))
+            _replace(module, True, isinstance(then, nn.Conv2d), mixed)
             setattr(parent, name, nn.Identity())
 
 
@@ -91,10 +117,15 @@ def _is_quick(module: nn.Conv2d) -> bool:
     return "_conv_forward" in vars(module)
 
 
-def _replace(module: nn.Conv2d, clamped: bool, alone: bool) -> None:
+def _has_quick_way(module: nn.Conv2d, mixed: bool) -> bool:
+    return _of_weight(module) is not _usual or (mixed and _multiplies_in_bfloat16(module))
+
+
+def _replace(module: nn.Conv2d, clamped: bool, alone: bool, mixed: bool) -> None:
     """`clamped`: with a ReLU6 at its end; `alone`: nobody but a convolution takes its output."""
-    geometry = module.stride, module.padding, module.dilation, module.groups
-    module._conv_forward = partial(_Convolution.apply, geometry, clamped, alone, _of_weight(module))  # type: ignore[method-assign]
+    geometry = Geometry(module.stride, module.padding, module.dilation, module.groups)
+    how = How(geometry, clamped, alone, mixed and _multiplies_in_bfloat16(module), _of_weight(module))
+    module._conv_forward = partial(_Convolution.apply, how)  # type: ignore[method-assign]
 
 
 class _Convolution(Function):
@@ -102,45 +133,42 @@ class _Convolution(Function):
 
     @staticmethod
     @custom_fwd(device_type="cpu", cast_inputs=torch.bfloat16)  # type: ignore[untyped-decorator]
-    def forward(
-        ctx: Any,
-        geometry: Geometry,
-        clamped: bool,
-        alone: bool,
-        of_weight: OfWeight,
-        inputs: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-    ) -> Tensor:
-        if not clamped:
-            output = F.conv2d(inputs, weight, bias, *geometry)
-        elif _WITH_ACTIVATION and inputs.dtype == torch.float32:
-            stride, padding, *rest = geometry
+    def forward(ctx: Any, how: How, inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        given = weight
+        if how.mixed:
+            inputs, weight = inputs.bfloat16(), weight.bfloat16()
+            bias = None if bias is None else bias.bfloat16()
+        if not how.clamped:
+            output = F.conv2d(inputs, weight, bias, *how.geometry)
+        elif _WITH_ACTIVATION and (inputs.dtype == torch.float32 or how.mixed):
+            stride, padding, *rest = how.geometry
             output = _WITH_ACTIVATION(inputs, weight, bias, padding, stride, *rest, "hardtanh", [0.0, 6.0], "")
         else:
-            output = F.conv2d(inputs, weight, bias, *geometry).clamp_(0, 6)
-        ctx.save_for_backward(inputs, weight, output if clamped else None)
-        ctx.geometry, ctx.alone, ctx.of_weight = geometry, alone, of_weight
-        return output
+            output = F.conv2d(inputs, weight, bias, *how.geometry).clamp_(0, 6)
+        ctx.save_for_backward(inputs, given if how.geometry.groups > 1 else weight, output if how.clamped else None)
+        ctx.how = how
+        return output.float() if how.mixed and not how.alone else output
 
     @staticmethod
     @custom_bwd(device_type="cpu")  # type: ignore[untyped-decorator]
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,) = gradients
         inputs, weight, clamped = ctx.saved_tensors
+        how = ctx.how
+        gradient = gradient.to(inputs.dtype)
         if clamped is not None:
             # What one convolution alone has given nobody else has, so that it may be changed.
-            into = gradient if ctx.alone else torch.empty_like(gradient)
+            into = gradient if how.alone else torch.empty_like(gradient)
             gradient = torch.ops.aten.hardtanh_backward.grad_input(gradient, clamped, 0.0, 6.0, grad_input=into)
-        _, _, _, _, inputs_wanted, weight_wanted, bias_wanted = ctx.needs_input_grad
+        _, inputs_wanted, weight_wanted, bias_wanted = ctx.needs_input_grad
+        of_bias = gradient.sum((0, 2, 3), dtype=weight.dtype if how.mixed else None) if bias_wanted else None
+        if how.mixed and how.geometry.groups > 1:
+            gradient, inputs = gradient.float(), inputs.float()
         return (
             None,
-            None,
-            None,
-            None,
-            _native(gradient, inputs, weight, ctx.geometry, 0) if inputs_wanted else None,
-            ctx.of_weight(gradient, inputs, weight, ctx.geometry) if weight_wanted else None,
-            gradient.sum((0, 2, 3)) if bias_wanted else None,
+            _native(gradient, inputs, weight, how.geometry, 0) if inputs_wanted else None,
+            how.of_weight(gradient, inputs, weight, how.geometry) if weight_wanted else None,
+            of_bias,
         )
 
 
@@ -157,6 +185,11 @@ def _native(gradient: Tensor, inputs: Tensor, weight: Tensor, geometry: Geometry
 def _of_weight(module: nn.Conv2d) -> OfWeight:
     """The quickest way to the gradient of its weights."""
     return _product if _is_product(module) else _columns if _is_wide(module) else _usual
+
+
+def _multiplies_in_bfloat16(module: nn.Conv2d) -> bool:
+    """Whether it is one of those that CPUs with bfloat16 are quicker with, or whose neighbours are."""
+    return _is_product(module) or 1 < module.groups == module.in_channels
 
 
 def _is_product(module: nn.Conv2d) -> bool:
@@ -190,8 +223,8 @@ def _columns(gradient: Tensor, inputs: Tensor, weight: Tensor, geometry: Geometr
 
     def part(gradient: Tensor, inputs: Tensor, columns: int) -> Tensor:
         gradient, inputs = (tensor.contiguous(memory_format=torch.channels_last) for tensor in (gradient, inputs))
-        stride, (high, _), *rest = geometry
-        return _usual(gradient, inputs, weight[..., :columns], (stride, (high, columns // 2), *rest))
+        padding = (geometry.padding[0], columns // 2)
+        return _usual(gradient, inputs, weight[..., :columns], geometry._replace(padding=padding))
 
     first = part(gradient[..., 2:], inputs[..., :-2], 1)
     last = part(gradient[..., :-2], inputs[..., 2:], 1)

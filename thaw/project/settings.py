@@ -108,6 +108,7 @@ class Unfreeze(Section):
     batchnorm: Literal["frozen", "adapt", "train"]
     views: Views
     draws: Count | None
+    precision: Literal["float32", "bfloat16"]
     drop: Annotated[float, Field(ge=0, le=1)]
     jitter: Annotated[float, Field(ge=0, lt=1)]
     label_smoothing: Annotated[float, Field(ge=0, lt=1)]
