@@ -189,6 +189,19 @@ def test_pictures_over_the_budget_are_decoded_on_the_fly_with_the_same_result(fi
     assert (copied / weights).read_bytes() == (finished / weights).read_bytes()
 
 
+def test_outputs_of_frozen_blocks_change_no_byte_whether_they_are_kept_or_not(copied: Path) -> None:
+    settings.override(["unfreeze.blocks=2", "unfreeze.draws=1"], copied / "params.yaml")
+    weights = []
+    for gigabytes in (4, 0):
+        settings.override([f"resources.activations_gb={gigabytes}"], copied / "params.yaml")
+        shutil.rmtree(copied / ".dvc/tmp/thaw", ignore_errors=True)
+        done = run(copied, "unfreeze")
+        assert done.returncode == 0, done.stderr
+        assert ("outputs of frozen blocks" in done.stdout) == (gigabytes > 0)
+        weights.append((copied / "artifacts/unfreeze/model/weights.safetensors").read_bytes())
+    assert weights[0] == weights[1]
+
+
 def test_two_processes_come_to_the_same_results_and_write_them_once(finished: Path, copied: Path) -> None:
     """embed as torchrun starts it, the other phases as `resources.processes` does."""
     for name in ("embed", "unfreeze", "evaluate"):
