@@ -4,12 +4,12 @@ model = Model.load(Path("artifacts/package"))
 model.predict(["a.jpg", "b.png"])
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, Protocol, TypeVar
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -23,12 +23,12 @@ from thaw.learning.convolutions import quicken
 from thaw.learning.folding import fold_batchnorm
 from thaw.model import package
 from thaw.model.package import Package
+from thaw.model.sources import Picture, pictures
 from thaw.statistics import calibration
 
 BATCH = 64
 WORKERS = 2  # threads that decode pictures
 Pixels = NDArray[np.uint8]
-Item = TypeVar("Item")
 
 
 class Answers(NamedTuple):
@@ -49,26 +49,20 @@ class Predictor(Protocol):
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A picture to predict: its name, and its bytes where it is no file."""
-
-    path: Path
-    file: BinaryIO | None = None
-
-
-@dataclass(frozen=True)
 class Prediction:
     """What a model says of one picture; only `error` where the picture cannot be read.
 
-    `label` is the most probable class, `decision` what the operating point makes of the probabilities.
+    `label` is the most probable class, `decision` what the operating point makes of the probabilities. `columns` are
+    those of the picture's row in a table.
     """
 
     path: str
     label: str = ""
-    probabilities: dict[str, float] | None = None
+    probabilities: Mapping[str, float] = field(default_factory=dict)
     decision: str = ""
     unsure: bool | None = None
     error: str = ""
+    columns: Mapping[str, str] = field(default_factory=dict)
 
 
 class Network:
@@ -113,23 +107,23 @@ class Model:
         return self.about.classes
 
     def predict(self, paths: Iterable[str | Path]) -> list[Prediction]:
-        """What the model says of each picture."""
-        return list(self.stream(Picture(Path(path)) for path in paths))
+        """What the model says of each picture of files, folders, archives and tables."""
+        return list(self.stream(pictures(map(str, paths))))
 
-    def stream(self, pictures: Iterable[Picture], batch_size: int = BATCH) -> Iterator[Prediction]:
+    def stream(self, found: Iterable[Picture], batch_size: int = BATCH) -> Iterator[Prediction]:
         """The same one by one, in memory that does not grow with their number."""
-        for batch in self._batches(pictures, batch_size):
+        for batch in self._batches(found, batch_size):
             yield from self._predictions(batch)
 
     def features(self, paths: Iterable[str | Path]) -> NDArray[np.float32]:
         """The features (n, d) of pictures in front of the head, as vectors to search or compare by; raises where one
         cannot be read."""
         parts = []
-        for batch in self._batches((Picture(Path(path)) for path in paths), BATCH):
+        for batch in self._batches(pictures(map(str, paths)), BATCH):
             for picture, pixels in batch:
-                if isinstance(pixels, str):
-                    raise InputError(f"{picture.path}: {pixels}; take it out or repair it")
-            found = self.predictor(np.stack([pixels for _, pixels in batch if not isinstance(pixels, str)])).features
+                if pixels is None:
+                    raise InputError(f"{picture.path}: {picture.error}; take it out or repair it")
+            found = self.predictor(np.stack([pixels for _, pixels in batch if pixels is not None])).features
             if found is None:
                 raise InputError("this model gives no features: use its package, not an export")
             parts.append(found)
@@ -150,24 +144,27 @@ class Model:
         shares = dict(zip(self.classes, probabilities.tolist(), strict=True))
         return Prediction(path, label, shares, decision, bool(probabilities.max() < self.about.sure))
 
-    def _batches(self, pictures: Iterable[Picture], size: int) -> Iterator[list[tuple[Picture, Pixels | str]]]:
-        """Pictures with their pixels, or the reason why there are none."""
+    def _batches(self, found: Iterable[Picture], size: int) -> Iterator[list[tuple[Picture, Pixels | None]]]:
+        """Pictures with their pixels; without where a picture says why there are none."""
         with ThreadPoolExecutor(self.workers) as threads:
-            decoded = stream(threads, self._decoded, pictures)
+            decoded = stream(threads, self._decoded, found)
             while batch := list(islice(decoded, size)):
                 yield batch
 
-    def _decoded(self, picture: Picture) -> tuple[Picture, Pixels | str]:
+    def _decoded(self, picture: Picture) -> tuple[Picture, Pixels | None]:
+        """A picture without its bytes, and its pixels."""
+        error, pixels = picture.error, None
         try:
-            return picture, decode(picture.path, self.about.shape, picture.file)
-        except Unreadable as error:
-            return picture, error.reason
-        except InputError as error:
-            return picture, str(error)
+            if not error:
+                pixels = decode(picture.path, self.about.shape, picture.file)
+        except InputError as failure:
+            error = failure.reason if isinstance(failure, Unreadable) else str(failure)
+        return replace(picture, file=None, error=error), pixels
 
-    def _predictions(self, batch: Sequence[tuple[Picture, Pixels | str]]) -> Iterator[Prediction]:
-        readable = [pixels for _, pixels in batch if not isinstance(pixels, str)]
+    def _predictions(self, batch: Sequence[tuple[Picture, Pixels | None]]) -> Iterator[Prediction]:
+        readable = [pixels for _, pixels in batch if pixels is not None]
         answers = iter(self.predictor(np.stack(readable)).probabilities if readable else ())
         for picture, pixels in batch:
             name = str(picture.path)
-            yield Prediction(name, error=pixels) if isinstance(pixels, str) else self.decide(name, next(answers))
+            said = Prediction(name, error=picture.error) if pixels is None else self.decide(name, next(answers))
+            yield replace(said, columns=picture.columns)
