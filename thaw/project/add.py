@@ -277,14 +277,14 @@ def _places(new: "pd.DataFrame", splits: "pd.Series", data: Path) -> list[str]:
     table = (data / "labels.csv").is_file()
     folders = {} if table else manifest.split_folders(data)
     places: list[str] = []
-    taken: set[str] = set()
+    used: set[str] = set()
     for path, label, digest, split in zip(new["path"], new["label"], new["hash"], splits, strict=True):
         place = PurePosixPath(path if table else f"{label}/{Path(path).name}")
         if folders:  # a split without a folder was taken out of train
             place = folders.get(split, folders.get("train", data / "train")).name / place
         names = chain([place], (place.with_stem(f"{place.stem}-{digest[:length]}") for length in range(8, 65)))
-        name = next(str(name) for name in names if str(name) not in taken and not (data / name).exists())
-        taken.add(name)
+        name = next(str(name) for name in names if str(name) not in used and not (data / name).exists())
+        used.add(name)
         places.append(name)
     return places
 
@@ -325,13 +325,13 @@ def _stage(sources: list[Path], new: "pd.DataFrame", rows: "pd.DataFrame") -> li
 def _move(files: list[str]) -> None:
     """Write the journal, then move what is staged to its place."""
     root, scratch = workspace.ROOT, _scratch()
-    kept = [name for name in REPLACED if (root / name).is_file()]
-    for name in kept:
+    backed_up = [name for name in REPLACED if (root / name).is_file()]
+    for name in backed_up:
         (scratch / "old" / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(root / name, scratch / "old" / name)
     parents = {parent for name in files for parent in PurePosixPath(name).parents}
     folders = sorted(str(parent) for parent in parents if not (root / parent).exists())
-    begun = {"files": [name for name in files if name not in REPLACED], "folders": folders, "kept": kept}
+    begun = {"files": [name for name in files if name not in REPLACED], "folders": folders, "kept": backed_up}
     (scratch / "partial.json").write_text(json.dumps(begun), encoding="utf-8")
     (scratch / "partial.json").replace(journal())
     for name in folders:
