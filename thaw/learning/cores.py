@@ -58,7 +58,7 @@ def _parts(network: nn.Module, pictures: int) -> int:
     One too if the first layers are frozen: the steps are then so short that threads wait for each other's Python.
     """
     first = next(network.parameters())
-    if processes.count() > 1 or first.device.type != "cpu" or not first.requires_grad:
+    if processes.world_size() > 1 or first.device.type != "cpu" or not first.requires_grad:
         return 1
     for module in network.modules():
         draws = isinstance(module, (nn.Dropout, StochasticDepth)) and module.p > 0

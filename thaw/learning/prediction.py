@@ -40,7 +40,7 @@ def features_of(
             for place, numbers in enumerate(torch.from_numpy(views[batch]).unbind(1)):
                 features = model.backbone(normalise(in_views(pixels, numbers)))
                 out[batch[0] : batch[-1] + 1, place] = features.float().cpu().numpy()
-                progress.step(len(pixels) * processes.count(), "features")
+                progress.step(len(pixels) * processes.world_size(), "features")
             file: object = out.base
             if isinstance(file, mmap.mmap):
                 file.madvise(mmap.MADV_DONTNEED)  # the file has them; here they would pile up
@@ -69,5 +69,5 @@ def predict(
             logits = [model(normalise(view(pixels, number))) for number in range(views)]
             parts.append(torch.stack(logits).mean(0).float().cpu())
             if progress:
-                progress.step(len(pixels) * views * processes.count(), label)
-    return processes.gathered(torch.cat(parts))
+                progress.step(len(pixels) * views * processes.world_size(), label)
+    return processes.all_gather(torch.cat(parts))

@@ -27,29 +27,29 @@ if TYPE_CHECKING:  # the small phases that only ask who is first do without torc
 GRACE = 5.0  # seconds between SIGTERM and SIGKILL
 
 
-def count() -> int:
+def world_size() -> int:
     """The world size: how many processes run this phase."""
     return int(os.environ.get("WORLD_SIZE", 1))
 
 
-def number() -> int:
+def rank() -> int:
     """The rank of this process, from 0."""
     return int(os.environ.get("RANK", 0))
 
 
-def here() -> int:
+def local_world_size() -> int:
     """How many of them run on this machine."""
-    return int(os.environ.get("LOCAL_WORLD_SIZE", count()))
+    return int(os.environ.get("LOCAL_WORLD_SIZE", world_size()))
 
 
-def number_here() -> int:
+def local_rank() -> int:
     """The rank of this process on this machine, from 0."""
     return int(os.environ.get("LOCAL_RANK", 0))
 
 
 def first() -> bool:
     """Whether this is rank 0, which prints and writes."""
-    return number() == 0
+    return rank() == 0
 
 
 def start(processes: int, command: list[str]) -> int:
@@ -60,7 +60,12 @@ def start(processes: int, command: list[str]) -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes}
+    shared = {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": port,
+        "WORLD_SIZE": processes,
+        "LOCAL_WORLD_SIZE": processes,
+    }
     children: list[subprocess.Popen[bytes]] = []
     with ExitStack() as files:
         errors = [files.enter_context(tempfile.TemporaryFile()) for _ in range(processes)]
@@ -97,7 +102,7 @@ def _end(children: list[subprocess.Popen[bytes]]) -> None:
 
 def join(device: "torch.device") -> None:
     """Join the other ranks; no rank waits for another longer than a day."""
-    if count() > 1:
+    if world_size() > 1:
         import torch
 
         backend = "nccl" if device.type == "cuda" else "gloo"
@@ -106,7 +111,7 @@ def join(device: "torch.device") -> None:
 
 def leave() -> None:
     """Leave the group when all is done."""
-    if count() > 1:
+    if world_size() > 1:
         import torch
 
         torch.distributed.destroy_process_group()
@@ -114,7 +119,7 @@ def leave() -> None:
 
 def wait() -> None:
     """Wait until every rank is here."""
-    if count() > 1:
+    if world_size() > 1:
         import torch
 
         torch.distributed.barrier()
@@ -122,41 +127,41 @@ def wait() -> None:
 
 def share(values: "Sliced") -> "Sliced":
     """This rank's part of `values`, in one piece; parts differ by one at most."""
-    return values[len(values) * number() // count() : len(values) * (number() + 1) // count()]
+    return values[len(values) * rank() // world_size() : len(values) * (rank() + 1) // world_size()]
 
 
-def gathered(mine: "torch.Tensor") -> "torch.Tensor":
+def all_gather(mine: "torch.Tensor") -> "torch.Tensor":
     """The parts of all ranks, one after the other."""
-    if count() == 1:
+    if world_size() == 1:
         return mine
     import torch
 
-    parts: list[torch.Tensor] = [mine] * count()
+    parts: list[torch.Tensor] = [mine] * world_size()
     torch.distributed.all_gather_object(parts, mine)
     return torch.cat(parts)
 
 
 def mean(mine: "torch.Tensor") -> "torch.Tensor":
     """The mean over all ranks."""
-    if count() > 1:
+    if world_size() > 1:
         import torch
 
         torch.distributed.all_reduce(mine)
-    return mine / count()
+    return mine / world_size()
 
 
-def joined(model: "torch.nn.Module") -> "torch.nn.Module":
+def data_parallel(model: "torch.nn.Module") -> "torch.nn.Module":
     """The network whose gradients are the mean over all processes; made anew where other weights become trainable."""
-    if count() == 1:
+    if world_size() == 1:
         return model
     from torch.nn.parallel import DistributedDataParallel
 
     return DistributedDataParallel(model, forward_sync_buffers=False)
 
 
-def check(what: str, pictures: int) -> None:
+def check(split: str, pictures: int) -> None:
     """Raise unless there is a picture for each process."""
-    if pictures < count():
+    if pictures < world_size():
         raise InputError(
-            f"resources.processes is {count()}, but {what} has {pictures} pictures: use at most {pictures}"
+            f"resources.processes is {world_size()}, but {split} has {pictures} pictures: use at most {pictures}"
         )

@@ -64,7 +64,7 @@ def read(path: Path, device: torch.device) -> dict[str, Any] | None:
     except Exception as error:
         problem = f"is damaged or of another run ({first_line(error)})"
     # A rank without a state would wait for ever for those that go on from one.
-    checksums = processes.gathered(torch.tensor([list(checksum)]))
+    checksums = processes.all_gather(torch.tensor([list(checksum)]))
     if not (checksums == checksums[0]).all():
         state, problem = None, "is not the same for all processes"
     if problem:

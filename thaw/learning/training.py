@@ -402,13 +402,13 @@ def _train_epoch(
     Each rank takes a share of every batch; the mean of their gradients is that of the whole batch.
     """
     seed = (config.seed, epoch)
-    network = processes.joined(steps.model.train())
+    network = processes.data_parallel(steps.model.train())
     # Dropout draws from the global generator, on each rank for other pictures.
-    torch.manual_seed(int(np.random.default_rng([*seed, 1]).integers(2**31)) + processes.number())
+    torch.manual_seed(int(np.random.default_rng([*seed, 1]).integers(2**31)) + processes.rank())
     total, pictures = torch.zeros((), device=data.normalise.device), 0
     for batch in training_batches(data, config.batch_size, config.augmentation, seed):
         steps.optimizer.zero_grad()
-        weight = batch.share * processes.count()
+        weight = batch.share * processes.world_size()
         total += cores.backward(network, loss_fn, batch.pictures, batch.targets, weight) * batch.size
         steps.step()
         pictures += batch.size

@@ -216,9 +216,9 @@ def _tag(name: str, commit: str, message: str, events: list[dict[str, Any]]) -> 
         environment |= {"GIT_COMMITTER_NAME": "thaw", "GIT_COMMITTER_EMAIL": "thaw@localhost"}
     # Unsigned, whatever the user's settings say: nobody is there to give the passphrase.
     command = ["git", "tag", "--annotate", "--no-sign", "--message", message, "--", name, commit]
-    made = subprocess.run(command, cwd=workspace.ROOT, env=environment, text=True, capture_output=True)
-    if made.returncode:
-        raise InputError(f"git cannot make the tag {name}: {' '.join(made.stderr.split())}")
+    result = subprocess.run(command, cwd=workspace.ROOT, env=environment, text=True, capture_output=True)
+    if result.returncode:
+        raise InputError(f"git cannot make the tag {name}: {' '.join(result.stderr.split())}")
 
 
 def hashes(text: str) -> dict[str, str]:

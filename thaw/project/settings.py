@@ -131,6 +131,8 @@ class Package(Section):
 
 class Retrain(Section):
     incoming: str | None
+    archive: str
+    archive_gb: NotNegative
     retries: Annotated[int, Field(ge=0)]
     git_remote: str | None
 
