@@ -71,6 +71,8 @@ def evaluate(config: Settings) -> None:
         if cut is not None:
             rates = calibration.at_threshold(p[:, 1], labels == 1, cut, groups)
             operating[name] = {"threshold": cut, **rates}
+        shares = np.bincount(calibration.decided(p_val, cut), minlength=len(data.classes)) / len(val)
+        found["validation"] = {"pictures": len(val), "decisions": dict(zip(data.classes, shares.tolist(), strict=True))}
         predictions[f"{name}_prediction"] = np.array(data.classes)[p.argmax(1)]
         columns.append(pd.DataFrame(p, columns=[f"{name}_p_{label}" for label in data.classes]))
         by_class.append(metrics.per_class(p, labels, data.classes).assign(model=name))
