@@ -211,18 +211,21 @@ def decode(path: Path, shape: Shape) -> NDArray[np.uint8]:
     return squared(open_picture(path), shape)
 
 
+def cut_of(size: tuple[int, int], shape: Shape) -> tuple[tuple[int, int], tuple[int, int]]:
+    """What a picture of `size` is resized to, and the left upper corner of the square that is then cut out."""
+    if shape.fit == "whole":
+        return (shape.size, shape.size), (0, 0)
+    scale = shape.resize / min(size)
+    width, height = (max(shape.size, round(side * scale)) for side in size)
+    return (width, height), ((width - shape.size) // 2, (height - shape.size) // 2)
+
+
 def squared(picture: Image.Image, shape: Shape) -> NDArray[np.uint8]:
     """A picture as pixels (size, size, channels): squeezed whole, or its centre as the weights crop it."""
     picture = picture.convert("L" if shape.channels == 1 else "RGB")
-    resampling = Image.Resampling[shape.interpolation.upper()]
-    if shape.fit == "whole":
-        picture = picture.resize((shape.size, shape.size), resampling)
-    else:
-        scale = shape.resize / min(picture.size)
-        width, height = (max(shape.size, round(side * scale)) for side in picture.size)
-        left, top = (width - shape.size) // 2, (height - shape.size) // 2
-        picture = picture.resize((width, height), resampling)
-        picture = picture.crop((left, top, left + shape.size, top + shape.size))
+    size, (left, top) = cut_of(picture.size, shape)
+    picture = picture.resize(size, Image.Resampling[shape.interpolation.upper()])
+    picture = picture.crop((left, top, left + shape.size, top + shape.size))
     return np.asarray(picture).reshape(shape.size, shape.size, shape.channels)
 
 
@@ -305,6 +308,12 @@ def view(pictures: Tensor, number: int) -> Tensor:
     down, all 8 the flips and quarter turns of a square."""
     mirrored = pictures.flip(3) if number % 2 else pictures
     return torch.rot90(mirrored, QUARTER_TURNS[number // 2], (2, 3)) if number > 1 else mirrored
+
+
+def turned_back(pictures: Tensor, number: int) -> Tensor:
+    """What `view` made of (n, channels, side, side), as it was before."""
+    upright = torch.rot90(pictures, -QUARTER_TURNS[number // 2], (2, 3)) if number > 1 else pictures
+    return upright.flip(3) if number % 2 else upright
 
 
 def drawn_views(pictures: int, views: int, draws: int | None) -> NDArray[np.int64]:

@@ -62,6 +62,11 @@ class _Turned(nn.Conv2d):
         return output
 
 
+def is_turned(model: nn.Module) -> bool:
+    """Whether the places of its features are those of the picture turned by 180 degrees."""
+    return any(isinstance(module, _Turned) for module in model.modules())
+
+
 def _take_in_activations(sequential: nn.Module) -> None:
     """Of layers that run one after the other each ReLU6 that follows a convolution becomes part of it."""
     layers = list(_layers(sequential))
