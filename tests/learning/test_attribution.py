@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from copy import deepcopy
+from itertools import pairwise
 
 import pytest
 import torch
@@ -24,7 +25,7 @@ LAYERS = {
     "efficientnet_v2_s": "features",
     "googlenet": "inception5b",
     "inception_v3": "Mixed_7c",
-    "maxvit_t": "blocks",
+    "maxvit_t": "blocks.3",
     "mnasnet0_5": "layers",
     "mobilenet_v2": "features",
     "mobilenet_v3_small": "features",
@@ -138,7 +139,7 @@ def trained() -> Classifier:
     torch.manual_seed(0)
     widths = [3, 16, 32, 32]
     layers: list[nn.Module] = []
-    for wide, wider in zip(widths, widths[1:], strict=False):
+    for wide, wider in pairwise(widths):
         layers += [nn.Conv2d(wide, wider, 3, 1 + (wide < 32), 1), nn.BatchNorm2d(wider), nn.ReLU(inplace=True)]
     model = Classifier(nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten()), nn.Linear(32, 2)).train()
     optimizer = torch.optim.Adam(model.parameters(), 0.01)
