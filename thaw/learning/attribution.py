@@ -85,9 +85,11 @@ def _last_with_places(backbone: nn.Module, size: int) -> nn.Module:
         for hook in hooks:
             hook.remove()
     uneven = torch.arange(1.0, features.shape[1] + 1, device=device)  # a plain sum of normalised features is constant
-    gradients = torch.autograd.grad((features * uneven).sum(), [output for _, output in outputs], allow_unused=True)
+    gradients = torch.autograd.grad(
+        (features * uneven).sum(), [output for _, output in outputs], materialize_grads=True
+    )
     for (module, _), gradient in zip(reversed(outputs), reversed(gradients), strict=True):
-        places = None if gradient is None else _by_place(gradient)
+        places = _by_place(gradient)
         if places is not None and (places != 0).any(2).sum() > 1:
             return module
     raise AssertionError(f"no part of {type(backbone).__name__} has places at {size} x {size} pixels")
