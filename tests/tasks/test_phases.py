@@ -433,7 +433,7 @@ def test_a_stopped_phase_2_goes_on_unless_its_scratch_is_damaged_and_ends_with_t
     shutil.rmtree(copied / "artifacts/unfreeze")
     done = run(copied, "unfreeze")
     assert done.returncode == 0, done.stderr
-    assert ("going on after epoch 1" in done.stdout) != damaged
+    assert ("resuming after epoch 1" in done.stdout) != damaged
     assert (f"warning: {own}, the state of a run that was stopped, is damaged" in done.stdout) == damaged
     assert files_under(copied / "artifacts/unfreeze") == files_under(finished / "artifacts/unfreeze")
     assert {file.name for file in scratch.iterdir()} == {own.name, own.with_suffix(".done").name, other.name}
@@ -442,7 +442,7 @@ def test_a_stopped_phase_2_goes_on_unless_its_scratch_is_damaged_and_ends_with_t
 def test_the_state_of_a_training_stays_until_dvc_has_locked_in_what_it_made(finished: Path, copied: Path) -> None:
     scratch = copied / ".dvc/tmp/thaw"
     assert execute(copied, STOPPED).returncode == 3
-    for said in ("going on after epoch 1", "going on after epoch 2"):  # DVC failed to write dvc.lock after the first
+    for said in ("resuming after epoch 1", "going on after epoch 2"):  # DVC failed to write dvc.lock after the first
         shutil.rmtree(copied / "artifacts/unfreeze", ignore_errors=True)
         done = run(copied, "unfreeze")
         assert said in done.stdout, done.stdout + done.stderr
