@@ -147,9 +147,10 @@ def _readable(path: Path) -> Iterator[None]:
         raise Unreadable(path, reason) from None
 
 
-def read_picture(path: Path) -> tuple[Image.Image, str]:
-    """A file, fully decoded, upright, 8-bit grey or RGB; and the rule by which its pixels became so."""
-    with _readable(path), open_image(path) as file:
+def read_picture(path: Path, opened: BinaryIO | None = None) -> tuple[Image.Image, str]:
+    """A file, or what was `opened` under its name, fully decoded, upright, 8-bit grey or RGB; and the rule by which
+    its pixels became so."""
+    with _readable(path), open_image(opened or path) as file:
         file.load()
         picture, rule = eight_bits(file)
         picture.getexif()[ExifTags.Base.Orientation] = file.getexif().get(ExifTags.Base.Orientation, 1)
@@ -206,9 +207,9 @@ def rule_warnings(rules: Mapping[str, int]) -> list[str]:
     ]
 
 
-def decode(path: Path, shape: Shape) -> NDArray[np.uint8]:
-    """A file as pixels (size, size, channels)."""
-    return squared(open_picture(path), shape)
+def decode(path: Path, shape: Shape, opened: BinaryIO | None = None) -> NDArray[np.uint8]:
+    """A file, or what was `opened` under its name, as pixels (size, size, channels)."""
+    return squared(read_picture(path, opened)[0], shape)
 
 
 def cut_of(size: tuple[int, int], shape: Shape) -> tuple[tuple[int, int], tuple[int, int]]:
