@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 IN_EVERY_PROJECT = runpy.run_path(str(ROOT / "tests/test_pipeline.py"))
 draw, QUICK = IN_EVERY_PROJECT["draw"], IN_EVERY_PROJECT["QUICK"]
 pytestmark = [pytest.mark.server, pytest.mark.slow]
-PHASES = ("prepare", "embed", "head", "unfreeze", "evaluate", "report")
+PHASES = ("prepare", "embed", "head", "unfreeze", "evaluate", "package", "report")
 
 
 def build(source: Path, out: Path) -> Path:

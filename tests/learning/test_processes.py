@@ -39,8 +39,8 @@ how = config(batch_size=5, epochs=2, views=8, jitter=0.3, **eval(sys.argv[2]))
 split = [(rows, targets[rows]) for rows in (np.arange(17), np.arange(17, 24))]
 before = partial(unfreeze, model, "gradual", "frozen", epochs=2)
 trained = tune(model, pictures, *split, Normaliser(preprocessing, device), how, None, before)
-trained.history.to_csv(f"{sys.argv[1]}/history{processes.number()}of{processes.count()}.csv", index=False)
-torch.save(model.state_dict(), f"{sys.argv[1]}/weights{processes.number()}of{processes.count()}.pt")
+trained.history.to_csv(f"{sys.argv[1]}/history{processes.rank()}of{processes.world_size()}.csv", index=False)
+torch.save(model.state_dict(), f"{sys.argv[1]}/weights{processes.rank()}of{processes.world_size()}.pt")
 processes.leave()
 """
 
@@ -73,15 +73,15 @@ cpu = torch.device("cpu")
 processes.join(cpu)
 found = []
 for case, ours in (("same", [1, 1]), ("missing", [1, None]), ("other", [1, 2]), ("damaged", [1, "?"])):
-    path = Path(sys.argv[1], str(processes.number()), f"{case}.pt")
-    content = ours[processes.number()]
+    path = Path(sys.argv[1], str(processes.rank()), f"{case}.pt")
+    content = ours[processes.rank()]
     path.parent.mkdir(exist_ok=True)
     if content == "?":
         path.write_bytes(b"no state")
     elif content:
         scratch.write(path, {"history": [content]})
     found.append(scratch.read(path, cpu) is not None)
-Path(sys.argv[1], f"found{processes.number()}").write_text(str(found))
+Path(sys.argv[1], f"found{processes.rank()}").write_text(str(found))
 processes.leave()
 """
 

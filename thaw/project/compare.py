@@ -70,7 +70,7 @@ def run(champion: Version | None, on_line: OnLine = print) -> Outcome:
     if champion is None:
         outcome = Outcome("first", None, True, "no model was in use", {}, [], {})
     elif champion.model == registry.model_of(None):
-        reason = f"it is {champion.name}, the model in use, with the very same weights"
+        reason = f"it is {champion.name}, the model in use: the same weights, and nothing that changes a prediction"
         outcome = Outcome("same", champion.name, False, reason, {}, [], {})
     else:
         outcome = _compared(champion, on_line)
@@ -110,10 +110,10 @@ def compare(config: Settings, others: list[tuple[Path, str]]) -> None:
     limits = Limits(**config.promote.model_dump())
     decisions, notes = [], []
     for folder, version in others:
-        p, known, cut = _said(config, data, device, folder, version)
-        classes = list(dict.fromkeys([*data.classes, *known]))
-        found = decide(
-            aligned(p, known, classes),
+        probabilities, its_classes, cut = _said(config, data, device, folder, version)
+        classes = list(dict.fromkeys([*data.classes, *its_classes]))
+        result = decide(
+            aligned(probabilities, its_classes, classes),
             aligned(challenger, data.classes, classes),
             labels_of(rows, data.classes),
             classes,
@@ -122,14 +122,14 @@ def compare(config: Settings, others: list[tuple[Path, str]]) -> None:
             limits,
             Points(1, cut, own.get("threshold"), config.evaluate.promise) if two else None,
         )
-        decisions.append(found)
+        decisions.append(result)
         notes += _learned(Path(f"{folder}.csv"), version, rows["hash"])
-    found = decisions[0]
-    outcome = Outcome("compared", others[0][1], **asdict(found), inputs={}, notes=notes)
+    result = decisions[0]
+    outcome = Outcome("compared", others[0][1], **asdict(result), inputs={}, notes=notes)
     if len(decisions) > 1:
         anchor, name = decisions[1], others[1][1]
         outcome = replace(outcome, anchor={"name": name, "reason": anchor.reason, "gain": anchor.gain})
-        if found.promoted and not anchor.promoted:
+        if result.promoted and not anchor.promoted:
             reason = f"against {name}, the best that was in use, {anchor.reason}"
             outcome = replace(outcome, promoted=False, reason=reason)
     _write(outcome)
@@ -201,10 +201,10 @@ def _compared(champion: Version, on_line: OnLine) -> Outcome:
     versions = registry.versions()
     best = anchor(champion, versions, settings.read(workspace.ROOT / "params.yaml").promote.by)
     inputs = _inputs(champion, best)
-    known = decision()
-    if known and known.inputs == inputs:
-        on_line(f"decided before: {known.reason}")
-        return known
+    previous = decision()
+    if previous and previous.inputs == inputs:
+        on_line(f"decided before: {previous.reason}")
+        return previous
     with ExitStack() as stack:
         others, notes = [str(stack.enter_context(_files(champion))), champion.name], []
         if best:
@@ -213,18 +213,18 @@ def _compared(champion: Version, on_line: OnLine) -> Outcome:
             except InputError:
                 notes.append(f"{best.name}, the best that was in use, was not compared: its files are not to be had")
         finish("promote", [sys.executable, "-m", "thaw.project.compare", *others], on_line)
-    found = decision()
-    assert found, "the child process left no decision"
-    notes += _worn(versions, found.gain.get("test_pictures", 0))
-    return replace(found, inputs=inputs, notes=[*found.notes, *notes])
+    outcome = decision()
+    assert outcome, "the child process left no decision"
+    notes += _worn(versions, outcome.gain.get("test_pictures", 0))
+    return replace(outcome, inputs=inputs, notes=[*outcome.notes, *notes])
 
 
 def anchor(champion: Version, versions: list[Version], by: str) -> Version | None:
     """The version that was in use and had the highest figure when it was new, if that is higher than the one in use:
     so that many small losses do not add up."""
     names = registry.were_in_use()
-    others = [each for each in versions if each.name in names and each.model != champion.model]
-    best = max(others, key=lambda each: _figure(each, by), default=None)
+    candidates = [version for version in versions if version.name in names and version.model != champion.model]
+    best = max(candidates, key=lambda version: _figure(version, by), default=None)
     return best if best and _figure(best, by) > _figure(champion, by) else None
 
 
@@ -269,7 +269,7 @@ def _files(version: Version) -> Iterator[Path]:
     shutil.rmtree(folder, ignore_errors=True)
     folder.parent.mkdir(parents=True, exist_ok=True)
     lines: list[str] = []
-    get = ["get", ".", registry.MODEL, "--rev", version.commit, "--out", str(folder)]
+    get = ["get", ".", version.path, "--rev", version.commit, "--out", str(folder)]
     try:
         if run_command(dvc(*get), lines.append):
             why = next(
