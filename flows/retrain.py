@@ -53,7 +53,7 @@ def carry_out(force: bool, record: bool) -> Tasks:
     story.describe(results.name_of([]), ["recorded"] if record else [])
     run = Tasks(settings)
     if record and settings.retrain.incoming:
-        run.do("incoming", incoming, settings.retrain.incoming)
+        run.do("incoming", incoming, settings.retrain)
         story.describe(results.name_of([]), ["recorded"])  # the data may be other ones now
     run_phases(run, force)
     story.outcome()

@@ -16,8 +16,9 @@ from prefect.states import Completed, Failed
 
 from thaw.errors import InputError
 from thaw.orchestration import story
-from thaw.project import add, compare, experiment, pipeline, registry, workspace
-from thaw.project.settings import Settings
+from thaw.project import compare, experiment, pipeline, registry
+from thaw.project import incoming as arrivals
+from thaw.project.settings import Retrain, Settings
 from thaw.project.stage import OnLine, StageError, Verdict, repro
 
 SHOWN_AFTER = {"head": ["head"], "unfreeze": ["head", "unfreeze"]}  # phase: whose learning curves
@@ -121,15 +122,14 @@ def phase(name: str, why: list[str], flags: list[str]) -> State[Any]:
 
 
 @task(cache_policy=NO_CACHE, persist_result=False)
-def incoming(folder: str) -> State[Any]:
+def incoming(retrain: Retrain) -> State[Any]:
     """Take the pictures that arrived into the data."""
 
     def body(on_line: OnLine) -> tuple[str, str]:
-        path = workspace.ROOT / folder
-        if not add.arrived(path):
-            return Verdict.CACHED, f"nothing in {folder}/"
-        added = add.add_held(path, on_line=on_line)
-        return (Verdict.COMPLETED if added.new else Verdict.CACHED), str(added)
+        taken = arrivals.take(retrain, on_line)
+        if taken is None:
+            return Verdict.CACHED, f"nothing in {retrain.incoming}/"
+        return (Verdict.COMPLETED if taken.changed else Verdict.CACHED), str(taken)
 
     return _carry_out("incoming", body)
 

@@ -124,8 +124,15 @@ class Evaluate(Section):
     at_least: Annotated[float, Field(gt=0, le=1)]
 
 
+class Package(Section):
+    sure: Limit
+    license: str | None
+
+
 class Retrain(Section):
     incoming: str | None
+    archive: str
+    archive_gb: NotNegative
     retries: Annotated[int, Field(ge=0)]
     git_remote: str | None
 
@@ -147,6 +154,7 @@ class Timeouts(Section):
     head: Minutes
     unfreeze: Minutes
     evaluate: Minutes
+    package: Minutes
     report: Minutes
     promote: Minutes
     push: Minutes
@@ -165,6 +173,7 @@ class Settings(Section):
     head: Head
     unfreeze: Unfreeze
     evaluate: Evaluate
+    package: Package
     retrain: Retrain
     promote: Promote
     timeouts: Timeouts
