@@ -47,8 +47,8 @@ class Decision:
     """The verdict with the sentence that explains it and the numbers behind it, all of them plain JSON values.
 
     `gain` is about the figure that decides: before, after, change, low, high (95 %), floor (what it changes for the
-    worse at most, as sure as asked), margin; `figures` has the same of all figures, that one first. `falls` has a row for each class
-    (recall) and each slice value (accuracy), with `limit` None where too few pictures stand behind it.
+    worse at most, as sure as asked), margin; `figures` has the same of all figures, that one first. `falls` has a row
+    for each class (recall) and each slice value (accuracy), with `limit` None where too few pictures stand behind it.
     """
 
     promoted: bool
@@ -141,7 +141,7 @@ def _figures(
 
 
 def cost_table(classes: Sequence[str], costs: Mapping[str, Mapping[str, float]]) -> Probabilities:
-    """What each answer costs (right class, class that was said): nothing where it is right, 1 where no cost is given."""
+    """What each answer costs (right class, class that was said): 0 where it is right, 1 where no cost is given."""
     table = 1.0 - np.eye(len(classes))
     for right, row in costs.items():
         for said, cost in row.items():
