@@ -404,7 +404,7 @@ def test_a_missing_interval_is_not_called_a_gain() -> None:
 
 NOT_KEPT = [
     ({"keep": "best", "kept_epoch": 0, "same": True}, "no epoch was better on validation than head only"),
-    ({"keep": "last", "kept_epoch": 8, "share": 0.0, "same": True}, "nothing on the way from head only"),
+    ({"keep": "last", "kept_epoch": 8, "share": 0.0, "same": True}, "no interpolation between head only"),
 ]
 
 
@@ -440,7 +440,7 @@ def test_where_phase_2_was_not_kept_the_page_says_so_and_shows_no_gain(phase_2: 
 
 def test_adapted_statistics_that_are_kept_without_an_epoch_are_a_gain_that_is_measured() -> None:
     metrics = example_metrics() | {"phase_2": {"keep": "best", "kept_epoch": 0, "same": False}}
-    assert warning(metrics).startswith("Of phase 2 only BatchNorm's adapted statistics were kept: no epoch")
+    assert warning(metrics).startswith("Only the adapted BatchNorm statistics of phase 2 were kept: no epoch")
     assert headline_of(metrics)[0] == "gain"
     assert warning(metrics) in summary(metrics)
 
