@@ -249,7 +249,7 @@ def test_report_shows_operating_point_temperature_and_forgetting(page: str) -> N
     section = re.search(r'<section id="operating">.*?</section>', page, flags=re.DOTALL)
     assert section
     text = " ".join(re.sub(r"<[^>]+>", " ", section[0]).split())
-    assert "precision of at least 90.0 % there" in text
+    assert "a precision of at least 90.0 %." in text
     assert "fine-tuned 0.617 51.2 % 43.3 % to 60.1 % 88.7 % 80.0 % to 95.0 % – no interval" in text
     assert "No threshold keeps this promise on validation for the other network." in text
     assert "fine-tuned 1.31" in page
