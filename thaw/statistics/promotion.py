@@ -1,11 +1,10 @@
-"""Promotion: whether a new model replaces the one in use, decided on the same test pictures, and
-why.
+"""Promotion: whether a new model replaces the one in use, decided on the same test pictures.
 
-decision = decide(before, after, labels, classes, groups, slices, Limits("accuracy", 0.01, 0.7,
-0.05, 0.05, 20))
+limits = Limits("accuracy", {}, 0.01, 0.7, 0.05, 0.05, 20)
+decision = decide(before, after, labels, classes, groups, slices, limits)
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -16,7 +15,7 @@ from thaw.formats import percent, points, score
 from thaw.statistics import intervals
 from thaw.statistics.intervals import Codes, Figure, Mask, Span
 from thaw.statistics.metrics import Labels, Probabilities
-from thaw.statistics.records import FIGURES
+from thaw.statistics.records import FIGURES, LOWER_IS_BETTER, for_the_better
 
 ROUNDING = 1e-9  # a fall of exactly the limit is within it, whatever the rounding
 CHANCE = 0.05  # the chance that any class or slice of an equal model is called worse
@@ -26,6 +25,7 @@ class Limits(NamedTuple):
     """The figure that decides about a new model, and how much worse it may be, as shares."""
 
     by: str  # one of FIGURES
+    costs: Mapping[str, Mapping[str, float]]  # of mistakes, by true and predicted class; others cost 1
     margin: float  # how much of this figure it may lose
     sure: float  # the required probability that it loses no more than the margin
     class_limit: float  # of the recall of a class
@@ -48,9 +48,9 @@ class Decision:
     """The verdict, the sentence that explains it, and the numbers behind it as plain JSON values.
 
     `gain` is about the deciding figure: before, after, change, low, high (95 %), floor (the
-    largest loss at the required probability), margin. `figures` has the same for all figures, the
-    deciding one first. `falls` has a row for each class (recall) and each slice value (accuracy);
-    its `limit` is None if there are too few pictures.
+    largest change for the worse at the required probability), margin. `figures` has the same for
+    all figures, the deciding one first. `falls` has a row for each class (recall) and each slice
+    value (accuracy); its `limit` is None if there are too few pictures.
     """
 
     promoted: bool
@@ -93,7 +93,7 @@ def decide(
     in_order = None if groups is None else [groups[number] for number in order]
     codes = intervals.codes_of(in_order, len(labels))
     pictures = _Pictures(before[order], after[order], labels[order], codes)
-    figures = _figures(pictures, limits, points)
+    figures = _figures(pictures, classes, limits, points)
     gain = {
         "test_pictures": len(labels),
         "test_groups": None if groups is None else len(set(groups)),
@@ -115,7 +115,9 @@ def decide(
     return Decision(enough and not part, reason, gain, falls)
 
 
-def _figures(pictures: _Pictures, limits: Limits, points: Points | None) -> list[dict[str, Any]]:
+def _figures(
+    pictures: _Pictures, classes: Sequence[str], limits: Limits, points: Points | None
+) -> list[dict[str, Any]]:
     """Every figure of both models with its change and interval, the deciding one first."""
     before, after, labels, codes = pictures
     right = [(p.argmax(1) == labels).astype(np.float64) for p in (before, after)]
@@ -132,10 +134,23 @@ def _figures(pictures: _Pictures, limits: Limits, points: Points | None) -> list
         if positive.any():
             called = [calls[positive].astype(np.float64) for calls in _called(pictures, points)]
             rows.append(_mean("recall", called[0], called[1], codes[positive], limits.sure))
+    if limits.costs:
+        costs = cost_table(classes, limits.costs)
+        paid = [costs[labels, p.argmax(1)] for p in (before, after)]
+        rows.append(_mean("cost", paid[0], paid[1], codes, limits.sure, largest=float(costs.max()) or 1.0))
     if all(row["by"] != limits.by for row in rows):
         why = "it is undefined, because a class has no test pictures"
         rows.append(_row(limits.by, np.nan, np.nan, [Span(None, None, why)] * 2))
     return sorted(rows, key=lambda row: row["by"] != limits.by)
+
+
+def cost_table(classes: Sequence[str], costs: Mapping[str, Mapping[str, float]]) -> Probabilities:
+    """The cost of each prediction (true class, predicted class): 0 if correct, 1 by default."""
+    table = 1.0 - np.eye(len(classes))
+    for right, row in costs.items():
+        for said, cost in row.items():
+            table[classes.index(right), classes.index(said)] = cost
+    return table
 
 
 def _called(pictures: _Pictures, points: Points) -> list[Mask]:
@@ -145,9 +160,13 @@ def _called(pictures: _Pictures, points: Points) -> list[Mask]:
     ]
 
 
-def _mean(by: str, before: Probabilities, after: Probabilities, codes: Codes, sure: float) -> dict[str, Any]:
+def _mean(
+    by: str, before: Probabilities, after: Probabilities, codes: Codes, sure: float, largest: float = 1.0
+) -> dict[str, Any]:
+    """Of figures that each picture has its own value of, `largest` at most."""
     codes = np.unique(codes, return_inverse=True)[1]
-    spans = [intervals.of_change(after - before, codes, level) for level in (intervals.CONFIDENCE, 2 * sure - 1)]
+    levels = (intervals.CONFIDENCE, 2 * sure - 1)
+    spans = [intervals.of_change(after - before, codes, level, largest) for level in levels]
     return _row(by, float(before.mean()), float(after.mean()), spans)
 
 
@@ -163,9 +182,10 @@ def _class_mean(by: str, figures: Sequence[Figure], pictures: _Pictures, sure: f
 def _row(by: str, before: float, after: float, spans: Sequence[Span]) -> dict[str, Any]:
     at_confidence, at_sure = spans
     numbers = {"before": before, "after": after, "change": after - before}
-    row: dict[str, Any] = {"by": by, "unit": "score" if by == "auc" else "percent"}
+    row: dict[str, Any] = {"by": by, "unit": "score" if by in ("auc", "cost") else "percent"}
     row |= {name: None if np.isnan(value) else value for name, value in numbers.items()}
-    row |= {"low": at_confidence.low, "high": at_confidence.high, "floor": at_sure.low}
+    floor = at_sure.high if by in LOWER_IS_BETTER else at_sure.low
+    row |= {"low": at_confidence.low, "high": at_confidence.high, "floor": floor}
     return row | ({"no_interval": at_confidence.why} if at_confidence.why else {})
 
 
@@ -227,7 +247,8 @@ def _within(row: dict[str, Any], span: Span) -> bool:
 
 def _judged(gain: dict[str, Any]) -> tuple[bool, str, str]:
     """Whether the deciding figure is good enough, a short verdict, and the numbers."""
-    low, high, floor, margin, unit = (gain[key] for key in ("low", "high", "floor", "margin", "unit"))
+    low, high, margin, unit = (gain[key] for key in ("low", "high", "margin", "unit"))
+    least, most, floor = for_the_better(gain)
     shown, sure = percent if unit == "percent" else score, f"{100 * gain['sure']:g} % sure"
     allowed = f"{100 * margin:.1f} points" if unit == "percent" else f"{margin:.3f}"
     moved = f"{FIGURES[gain['by']]} went from {shown(gain['before'])} to {shown(gain['after'])} "
@@ -236,16 +257,17 @@ def _judged(gain: dict[str, Any]) -> tuple[bool, str, str]:
         return False, "cannot be told", f"{moved}, and {gain['no_interval']}"
     span = f"{_signed(low, unit).removesuffix(' points')} to {_signed(high, unit).removesuffix(' points')}"
     moved += f"({_signed(gain['change'], unit)}, 95 % interval {span})"
-    if low > 0:
+    if least > 0:
         return True, "better", moved
     if floor >= -margin - ROUNDING:
         return True, f"not worse by more than the margin of {allowed}, {sure}", moved
-    if high < 0:
+    if most < 0:
         return False, "worse", moved
     groups = f" in {gain['test_groups']} groups" if gain["test_groups"] else ""
+    end = "less" if gain["by"] in LOWER_IS_BETTER else "more"
     why = (
-        f"{moved}; {sure} is only that it changes by {_signed(floor, unit)} or more, and the margin is {allowed}; "
-        f"{gain['test_pictures']} test pictures{groups} cannot show more"
+        f"{moved}; {sure} is only that it changes by {_signed(gain['floor'], unit)} or {end}, and the margin is "
+        f"{allowed}; {gain['test_pictures']} test pictures{groups} cannot show more"
     )
     return False, "not shown to be as good", why
 
