@@ -22,7 +22,7 @@ import yaml
 from PIL import Image
 from safetensors.numpy import load_file
 from tuning import config
-from warm import python
+from warm import environment, python
 
 from tasks import unfreeze
 from thaw.data import manifest
@@ -79,7 +79,7 @@ def run(folder: Path, *phases: str) -> subprocess.CompletedProcess[str]:
 
 def execute(folder: Path, code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run code in a process of the workspace."""
-    return python(folder, code, *arguments, PYTHONPATH=str(ROOT))
+    return python(folder, code, *arguments, path=ROOT)
 
 
 def files_under(folder: Path) -> dict[str, bytes]:
@@ -196,8 +196,13 @@ def test_two_processes_come_to_the_same_results_and_write_them_once(finished: Pa
     for name in ("embed", "unfreeze", "evaluate"):
         shutil.rmtree(copied / "artifacts" / name)
     torchrun = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "tasks.embed"]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    subprocess.run([sys.executable, "-m", *torchrun], cwd=copied, env=environment, check=True, capture_output=True)
+    subprocess.run(
+        [sys.executable, "-m", *torchrun],
+        cwd=copied,
+        env=os.environ | environment(ROOT),
+        check=True,
+        capture_output=True,
+    )
     change("processes: 1 ", "processes: 2 ")(copied)
     done = run(copied, "unfreeze", "evaluate")
     assert done.returncode == 0, done.stderr
