@@ -481,9 +481,9 @@ def test_thaw_predict_says_of_the_test_files_what_evaluate_said(finished: Path, 
     assert shares == pytest.approx(predictions[columns].to_numpy(), abs=1e-6)
     assert said["prediction"].tolist() == predictions["finetuned_prediction"].tolist()
     assert said["label"].tolist() == predictions["label"].tolist()
-    cut, validation = figures_of(finished)["operating"]["finetuned"]["threshold"], figures_of(finished)["validation"]
+    cut = figures_of(finished)["operating"]["finetuned"]["threshold"]
     assert (said["decision"] == "stripes").tolist() == (predictions[columns[1]] >= cut).tolist()
-    assert sum(validation["decisions"].values()) == pytest.approx(1)
+    assert sum(figures_of(finished)["finetuned"]["decisions_on_val"].values()) == pytest.approx(1)
     assert (said["unsure"] == (shares.max(1) < 0.7)).all()
     assert set(said["unlike"]) <= {True, False}
     assert done.stderr.splitlines()[-1].startswith(f"{len(said)} pictures: ")

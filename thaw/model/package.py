@@ -24,7 +24,7 @@ from thaw.model.unlike import Neighbours
 WEIGHTS, META, CARD, IDENTITY = "weights.safetensors", "meta.json", "README.md", "identity.json"
 # The keys of meta.json that change predictions, beside the threshold.
 PREDICTS = ("backbone", "classes", "folded", "preprocessing", "shape", "views", "temperature", "sure", "unlike")
-RESULTS = ("validation", "test_pictures", "phase_2", "head", "finetuned", "gain")  # of all figures of evaluate
+RESULTS = ("test_pictures", "phase_2", "head", "finetuned", "gain")  # of all figures of evaluate
 
 
 @dataclass(frozen=True)
