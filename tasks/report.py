@@ -5,7 +5,6 @@ thaw phase report      artifacts/ -> artifacts/report/{report.html,curves.png,co
 The list of sections below is the page from top to bottom; docs/report.md shows how to add one.
 """
 
-import io
 import platform
 from functools import partial
 from importlib.metadata import version
@@ -13,7 +12,6 @@ from importlib.metadata import version
 import pandas as pd
 
 from thaw.data.manifest import read_manifest, read_predictions, read_table
-from thaw.data.pictures import open_picture
 from thaw.project import notes, phase
 from thaw.project.settings import Settings
 from thaw.project.workspace import DATA, EVALUATE, HEAD, PREPARE, REPORT, UNFREEZE
@@ -21,7 +19,7 @@ from thaw.report import sections
 from thaw.report.calibration import calibration
 from thaw.report.confusion import confusion_plot
 from thaw.report.curves import curves
-from thaw.report.drawing import both_widths
+from thaw.report.drawing import both_widths, thumbnail
 from thaw.report.forgetting import forgetting
 from thaw.report.mistakes import mistakes, worst_mistakes
 from thaw.report.page import html
@@ -29,7 +27,6 @@ from thaw.report.summary import chosen_on_validation, temperatures
 from thaw.statistics.records import joined
 
 PACKAGES = ("torch", "torchvision", "prefect", "dvc", "pandas", "numpy", "scikit-learn")
-LARGEST = 320  # pixels of a shown picture's longer side
 
 
 def report(config: Settings) -> None:
@@ -55,7 +52,7 @@ def report(config: Settings) -> None:
         "forgetting": both_widths(partial(forgetting, pd.read_csv(EVALUATE / "forgetting.csv"))),
     }
     worst = worst_mistakes(predictions, classes)
-    pictures = [thumbnail(path) for path in worst["path"]]
+    pictures = [thumbnail(DATA / path) for path in worst["path"]]
     decided = chosen_on_validation(head, metrics)
     page = [
         sections.metrics_section(metrics, predictions, manifest, classes),
@@ -78,15 +75,6 @@ def report(config: Settings) -> None:
         (folder / "mistakes.png").write_bytes(mistakes(worst, pictures))
         text = html(title, top, [section for section in page if section])
         (folder / "report.html").write_text(text, encoding="utf-8")
-
-
-def thumbnail(path: str) -> bytes:
-    """A picture of the data as PNG, small enough to show."""
-    picture = open_picture(DATA / path)
-    picture.thumbnail((LARGEST, LARGEST))
-    file = io.BytesIO()
-    picture.save(file, "PNG", optimize=True)
-    return file.getvalue()
 
 
 if __name__ == "__main__":
