@@ -7,16 +7,17 @@ Data come as class folders (`data/defective/1.png`, optionally under train/val/t
 
 import hashlib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path, PurePath
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from thaw.data.pictures import FORMATS, SUFFIXES
-from thaw.errors import InputError
+from thaw.data.pictures import SUFFIXES
+from thaw.data.pixels import FORMATS
+from thaw.errors import InputError, Refused
 
 SPLITS = ("train", "val", "test")
 FOLDERS = {
@@ -159,6 +160,16 @@ def columns_of(table: Path) -> list[str]:
     return list(_read_csv(table, ("path", "label")).columns)
 
 
+def written_rows(table: Path) -> pd.DataFrame:
+    """The rows of a labels.csv as they are written, right or wrong, with paths as `read_folder` gives them."""
+    rows = _read_csv(table, ("path", "label"))
+    return rows.assign(path=rows["path"].map(_posix))
+
+
+def _posix(path: str) -> str:
+    return path and Path(path).as_posix()
+
+
 def line_of(table: Path, path: str) -> int:
     """The line of a picture in a labels.csv, where no cell has several lines."""
     return _read_table(table)["path"].tolist().index(path) + 2
@@ -170,36 +181,46 @@ def _read_table(table: Path) -> pd.DataFrame:
         raise InputError(f"{table} has a column 'hash', a name that thaw uses itself; rename it")
     if rows.empty:
         raise InputError(f"{table} has no rows; add one for each picture")
-    bad = rows[(rows["path"] == "") | (rows["label"] == "")]
-    if len(bad):
-        raise InputError(f"{table}: line {bad.index[0] + 2} has an empty path or label; fill it in")
-    rows["path"] = rows["path"].map(lambda path: Path(path).as_posix())
-    outside = rows[rows["path"].map(lambda path: path.startswith("/") or ".." in Path(path).parts)]
-    if len(outside):
-        raise InputError(f"{table}: path '{outside.iloc[0]['path']}' leaves the data folder; paths start there")
-    twice = rows[rows["path"].duplicated()]
-    if len(twice):
-        raise InputError(f"{table} lists {twice.iloc[0]['path']} twice; keep one row for each picture")
+    rows["path"] = rows["path"].map(_posix)
     if "split" in rows:
         rows["split"] = rows["split"].str.lower()
-        wrong = rows[~rows["split"].isin([*FOLDERS, ""])]
-        if len(wrong):
-            given = wrong.iloc[0]["split"]
-            raise InputError(f"{table}: split '{given}' is unknown; allowed are train, val, test or empty")
+    reasons: dict[str, str] = {}
+    for wrong, why in _wrong_rows(rows):
+        for row in rows[wrong].itertuples():
+            reasons.setdefault(str(row.path), f"{table}{why(row)}")
+    if reasons:
+        raise Refused(reasons)
+    if "split" in rows:
         rows["split"] = rows["split"].replace(FOLDERS)
     if "target" in rows:
-        numbers = pd.to_numeric(rows["target"], errors="coerce")
-        wrong = rows[~numbers.between(0, 1)]
-        if len(wrong):
-            given = wrong.iloc[0]["target"]
-            raise InputError(f"{table}: target '{given}' is not a probability; give a number from 0 to 1")
-        rows["target"] = numbers
+        rows["target"] = pd.to_numeric(rows["target"])
     return rows
+
+
+def _wrong_rows(rows: pd.DataFrame) -> Iterator[tuple[pd.Series, Callable[[Any], str]]]:
+    """Which rows of a labels.csv are wrong, and the words for one of them, check by check."""
+    paths = rows["path"]
+    empty = (paths == "") | (rows["label"] == "")
+    yield empty, lambda row: f": line {row.Index + 2} has an empty path or label; fill it in"
+    outside = paths.map(lambda path: path.startswith("/") or ".." in Path(path).parts)
+    yield outside, lambda row: f": path '{row.path}' leaves the data folder; paths start there"
+    yield paths.duplicated(), lambda row: f" lists {row.path} twice; keep one row for each picture"
+    if "split" in rows:
+        unknown = ~rows["split"].isin([*FOLDERS, ""])
+        yield unknown, lambda row: f": split '{row.split}' is unknown; allowed are train, val, test or empty"
+    if "target" in rows:
+        improbable = ~pd.to_numeric(rows["target"], errors="coerce").between(0, 1)
+        yield improbable, lambda row: f": target '{row.target}' is not a probability; give a number from 0 to 1"
 
 
 def is_picture(path: PurePath) -> bool:
     """Whether a file in the data, with its path from there, is taken for a picture: by its name alone."""
-    return not _is_hidden(path) and not _is_system(path) and path.suffix.lower() in SUFFIXES
+    return is_visible(path) and path.suffix.lower() in SUFFIXES
+
+
+def is_visible(path: PurePath) -> bool:
+    """Whether a file, with its path from the data on, was put there by somebody, as far as its name tells."""
+    return not _is_hidden(path) and not _is_system(path)
 
 
 def _is_hidden(path: PurePath) -> bool:
@@ -308,15 +329,20 @@ def _read_class_folders(root: Path) -> pd.DataFrame:
             f"no pictures found under {root}{there}; allowed are a folder for each class with {', '.join(FORMATS)} "
             "files in it, or pictures with a labels.csv (columns path and label)"
         )
-    for row in rows:
-        if not row["label"]:
-            raise InputError(f"the class of '{row['path']}' has no name; rename its folder")
-        try:
-            row["path"].encode()
-        except UnicodeEncodeError:
-            raise InputError(f"the file name {row['path']!a} is not in UTF-8; rename the file") from None
+    if reasons := {row["path"]: why for row in rows if (why := _why_unnamed(**row))}:
+        raise Refused(reasons)
     frame = pd.DataFrame(rows)
     return frame if split else frame.drop(columns="split")
+
+
+def _why_unnamed(path: str, label: str, split: str) -> str:
+    if not label:
+        return f"the class of '{path}' has no name; rename its folder"
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return f"the file name {path!a} is not in UTF-8; rename the file"
+    return ""
 
 
 def classes_of(rows: pd.DataFrame, positive: str | None, smallest: int) -> list[str]:
@@ -356,20 +382,20 @@ def content_hash(path: Path) -> str:
 
 def only_new(known: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
     """The rows whose picture is neither among the known ones nor twice in the rows; refused if labels contradict."""
-    labelled = set(zip(known["hash"], known["label"], strict=True))
-    names = {row.hash: f"the known picture {row.path} ({row.label})" for row in known.itertuples()}
-    kept = []
-    for row in rows.itertuples():
-        if (row.hash, row.label) in labelled:
-            continue
-        if row.hash in names:
-            raise InputError(
-                f"the new picture {row.path} ({row.label}) is identical to {names[row.hash]}; correct one of the labels"
-            )
-        labelled.add((row.hash, row.label))
-        names[row.hash] = f"the new picture {row.path} ({row.label})"
-        kept.append(row.Index)
-    return rows.loc[kept]
+    names: dict[str, dict[str, str]] = {}  # of the pictures of a content, by label
+    for kind, pictures in (("known", known), ("new", rows)):
+        for digest, label, path in zip(pictures["hash"], pictures["label"], pictures["path"], strict=True):
+            names.setdefault(digest, {}).setdefault(label, f"the {kind} picture {path} ({label})")
+    pairs = known["hash"] + " " + known["label"]
+    new = rows[~(rows["hash"] + " " + rows["label"]).isin(pairs)]
+    reasons = {
+        path: f"the new picture {path} ({label}) is identical to {others[0]}; correct one of the labels"
+        for digest, label, path in zip(new["hash"], new["label"], new["path"], strict=True)
+        if (others := [name for other, name in names[digest].items() if other != label])
+    }
+    if reasons:
+        raise Refused(reasons)
+    return new.drop_duplicates("hash")
 
 
 def complete(rows: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:

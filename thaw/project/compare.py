@@ -75,7 +75,7 @@ def run(champion: Version | None, on_line: OnLine = print) -> Outcome:
     if champion is None:
         outcome = Outcome("first", None, True, "no model was in use", {}, [], {})
     elif champion.model == registry.model_of(None):
-        reason = f"it is {champion.name}, the model in use, with the very same weights"
+        reason = f"it is {champion.name}, the model in use: the same weights, and nothing that changes a prediction"
         outcome = Outcome("same", champion.name, False, reason, {}, [], {})
     else:
         outcome = _compared(champion, on_line)
@@ -122,6 +122,11 @@ def compare(config: Settings, others: list[tuple[Path, str]], new: tuple[Path, s
             f"promote.by is recall, which is that of the positive one of two classes, and there are "
             f"{len(data.classes)}; set it to accuracy, auc or macro_f1"
         )
+    named = {*config.promote.costs, *(name for row in config.promote.costs.values() for name in row)}
+    if unknown := sorted(named - set(data.classes)):
+        raise InputError(
+            f"promote.costs names '{unknown[0]}', which is no class; the classes are {', '.join(data.classes)}"
+        )
     rows = data.rows.loc[data.split("test")].reset_index(drop=True)
     predictions = read_predictions(EVALUATE / "predictions.csv")
     assert predictions["path"].tolist() == rows["path"].tolist(), "evaluate saw other test pictures"
@@ -136,11 +141,12 @@ def compare(config: Settings, others: list[tuple[Path, str]], new: tuple[Path, s
     decisions: list[Decision] = []
     notes: list[str] = []
     for folder, version in others:
-        p, known, cut = _said(config, data, device, folder, version)
-        classes = list(dict.fromkeys([*data.classes, *own_classes, *known]))
-        found = decide(
-            aligned(p, known, classes),
-            aligned(challenger, own_classes, classes),
+        probabilities, its_classes, cut = _said(config, data, device, folder, version)
+        classes = list(dict.fromkeys([*data.classes, *own_classes, *its_classes]))
+        before, after = aligned(probabilities, its_classes, classes), aligned(challenger, own_classes, classes)
+        result = decide(
+            before,
+            after,
             labels_of(rows, data.classes),
             classes,
             rows["group"].where(rows["group"] != "", rows["hash"]).tolist() if grouped else None,
@@ -149,17 +155,15 @@ def compare(config: Settings, others: list[tuple[Path, str]], new: tuple[Path, s
             Points(1, cut, own_cut, config.evaluate.promise) if two else None,
         )
         if not decisions:
-            _write_changes(
-                _changed(rows, aligned(p, known, classes), aligned(challenger, own_classes, classes), classes)
-            )
-        decisions.append(found)
+            _write_changes(_changed(rows, before, after, classes))
+        decisions.append(result)
         notes += _learned(Path(f"{folder}.csv"), version, rows["hash"])
-    found = decisions[0]
-    outcome = Outcome("compared", others[0][1], **asdict(found), inputs={}, notes=notes)
+    result = decisions[0]
+    outcome = Outcome("compared", others[0][1], **asdict(result), inputs={}, notes=notes)
     if len(decisions) > 1:
         anchor, name = decisions[1], others[1][1]
         outcome = replace(outcome, anchor={"name": name, "reason": anchor.reason, "gain": anchor.gain})
-        if found.promoted and not anchor.promoted:
+        if result.promoted and not anchor.promoted:
             reason = f"against {name}, the best that was in use, {anchor.reason}"
             outcome = replace(outcome, promoted=False, reason=reason)
     _write(outcome)
@@ -258,10 +262,10 @@ def _compared(champion: Version, on_line: OnLine, new: Version | None = None) ->
     versions = registry.versions()
     best = anchor(champion, versions, settings.read(workspace.ROOT / "params.yaml").promote.by)
     inputs = _inputs(champion, best) | ({"new": f"{new.name} {new.model}"} if new else {})
-    known = decision()
-    if known and known.inputs == inputs:
-        on_line(f"decided before: {known.reason}")
-        return known
+    previous = decision()
+    if previous and previous.inputs == inputs:
+        on_line(f"decided before: {previous.reason}")
+        return previous
     with ExitStack() as stack:
         others, notes = [str(stack.enter_context(_files(champion))), champion.name], []
         if best:
@@ -272,27 +276,23 @@ def _compared(champion: Version, on_line: OnLine, new: Version | None = None) ->
         if new:
             others += ["--new", str(stack.enter_context(_files(new))), new.name]
         finish("promote", [sys.executable, "-m", "thaw.project.compare", *others], on_line)
-    found = decision()
-    assert found, "the child process left no decision"
-    notes += _worn(versions, found.gain.get("test_pictures", 0))
-    return replace(found, inputs=inputs, notes=[*found.notes, *notes])
+    outcome = decision()
+    assert outcome, "the child process left no decision"
+    notes += _worn(versions, outcome.gain.get("test_pictures", 0))
+    return replace(outcome, inputs=inputs, notes=[*outcome.notes, *notes])
 
 
 def anchor(champion: Version, versions: list[Version], by: str) -> Version | None:
     """The version that was in use and had the highest figure when it was new, if that is higher than the one in use:
-    so that many small losses do not add up."""
+    so that many small losses do not add up. Where costs decide it is accuracy, since versions bear no costs."""
     names = registry.were_in_use()
-    others = [each for each in versions if each.name in names and each.model != champion.model]
-    best = max(others, key=lambda each: _figure(each, by), default=None)
+    candidates = [version for version in versions if version.name in names and version.model != champion.model]
+    best = max(candidates, key=lambda version: _figure(version, by), default=None)
     return best if best and _figure(best, by) > _figure(champion, by) else None
 
 
 def _figure(version: Version, by: str) -> float:
-    metrics = version.metrics
-    if by == "recall":
-        value = ((metrics.get("operating") or {}).get("finetuned") or {}).get("recall", {}).get("value")
-    else:
-        value = metrics.get("finetuned", {}).get({"macro_f1": "f1"}.get(by, by))
+    value = version.metrics.get("finetuned", {}).get({"macro_f1": "f1", "cost": "accuracy"}.get(by, by))
     return -1.0 if value is None else float(value)
 
 
@@ -328,7 +328,7 @@ def _files(version: Version) -> Iterator[Path]:
     shutil.rmtree(folder, ignore_errors=True)
     folder.parent.mkdir(parents=True, exist_ok=True)
     lines: list[str] = []
-    get = ["get", ".", registry.MODEL, "--rev", version.commit, "--out", str(folder)]
+    get = ["get", ".", version.path, "--rev", version.commit, "--out", str(folder)]
     try:
         if run_command(dvc(*get), lines.append):
             why = next(

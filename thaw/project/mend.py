@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from contextlib import suppress
 
-from thaw.project import add, heal, overrides, registry
+from thaw.project import add, heal, incoming, overrides, registry
 from thaw.project.lock import Busy, only_retraining
 
 
@@ -13,6 +13,7 @@ def mend(say: Callable[[str], None] = print) -> None:
         fault.mend()
         say(f"warning: {fault.sentence}")
     add.recover()
+    incoming.finish()
     overrides.undo()
     registry.finish()
 

@@ -66,7 +66,7 @@ class Dataset(NamedTuple):
 def use_resources(config: Settings) -> torch.device:
     """Set memory and threads, make every operation deterministic, meet the other processes; the device to use."""
     keep_freed_memory()
-    beside = processes.here()
+    beside = processes.local_world_size()
     if config.resources.threads or beside > 1:
         torch.set_num_threads(config.resources.threads or max(1, torch.get_num_threads() // beside))
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
@@ -91,7 +91,7 @@ def _device(name: str, beside: int) -> torch.device:
             f"use at most {counts[name]}, or resources.device cpu"
         )
     if name == "cuda":
-        torch.cuda.set_device(processes.number_here())
+        torch.cuda.set_device(processes.local_rank())
     return torch.device(name)
 
 
@@ -180,7 +180,7 @@ def meta_of(config: Settings, data: Dataset, folded: bool, parent: str | None) -
         "folded": folded,
         "data": data.meta["data"],
         "parent": parent,
-        "params": config.model_dump(exclude={"resources", "retrain", "promote", "timeouts"}),
+        "params": config.model_dump(exclude={"resources", "package", "retrain", "promote", "timeouts"}),
     }
 
 

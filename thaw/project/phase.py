@@ -30,11 +30,11 @@ def start(phase: Callable[[Settings], None], shared: bool = False) -> None:
             raise InputError(
                 f"resources.processes is {wanted}, but this machine has {cores} cores: use at most {cores}"
             )
-        if wanted > 1 and processes.count() == 1:
+        if wanted > 1 and processes.world_size() == 1:
             if code := processes.start(wanted, [sys.executable, "-m", f"tasks.{phase.__name__}"]):
                 sys.exit(code)
             return
-        if processes.count() > 1 and not shared:
+        if processes.world_size() > 1 and not shared:
             raise InputError(f"{phase.__name__} runs in one process: start it without torchrun")
         if not processes.first():
             sys.stdout = open(os.devnull, "w")  # noqa: SIM115  (to the end of the process)

@@ -124,14 +124,22 @@ class Evaluate(Section):
     at_least: Annotated[float, Field(gt=0, le=1)]
 
 
+class Package(Section):
+    sure: Limit
+    license: str | None
+
+
 class Retrain(Section):
     incoming: str | None
+    archive: str
+    archive_gb: NotNegative
     retries: Annotated[int, Field(ge=0)]
     git_remote: str | None
 
 
 class Promote(Section):
-    by: Literal["accuracy", "auc", "macro_f1", "recall"]
+    by: Literal["accuracy", "auc", "macro_f1", "recall", "cost"]
+    costs: dict[str, dict[str, NotNegative]]
     margin: Limit
     sure: Annotated[float, Field(ge=0.5, lt=1)]
     class_limit: Limit
@@ -148,6 +156,7 @@ class Timeouts(Section):
     head: Minutes
     unfreeze: Minutes
     evaluate: Minutes
+    package: Minutes
     report: Minutes
     promote: Minutes
     push: Minutes
@@ -166,6 +175,7 @@ class Settings(Section):
     head: Head
     unfreeze: Unfreeze
     evaluate: Evaluate
+    package: Package
     retrain: Retrain
     promote: Promote
     timeouts: Timeouts
@@ -250,6 +260,17 @@ def _check(values: Any, source: str) -> Settings:
     if settings.prepare.hold_out is not None and not settings.prepare.split_by:
         raise InputError(
             f"{source}: prepare.hold_out is '{settings.prepare.hold_out}', but no prepare.split_by names its column"
+        )
+    costs = settings.promote.costs
+    if settings.promote.by == "cost" and not costs:
+        raise InputError(
+            f"{source}: promote.by is cost and promote.costs names none; write what mistakes cost by the right class "
+            "and the one that was said, such as {defective: {functional: 10}}"
+        )
+    if right := [name for name, row in costs.items() if name in row]:
+        raise InputError(
+            f"{source}: promote.costs has a cost of '{right[0]}' for a picture of '{right[0]}', which is no mistake; "
+            "take it out"
         )
     return settings
 
