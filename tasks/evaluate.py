@@ -65,6 +65,7 @@ def evaluate(config: Settings) -> None:
         found[name] = metrics.headline(p, labels) | {
             "temperature": temperature,
             "ece_uncalibrated": metrics.calibration_error(calibration.probabilities(unseen, 1), labels),
+            "only_class": data.classes[said[0]] if len(said := np.unique(p.argmax(1))) == 1 else None,
         }
         cut = calibration.threshold(p_val[:, 1], val_labels == 1, config.evaluate.promise, config.evaluate.at_least)
         operating[name] = None

@@ -1,4 +1,4 @@
-"""Whether the new model takes the place of the one in use: as a section of the report, and as Markdown."""
+"""The decision about a new model: as a section of the report, and as Markdown."""
 
 from collections.abc import Mapping, Sequence
 from importlib import resources
@@ -29,7 +29,7 @@ def page(report: str, changes: bytes = b"", **decision: Any) -> str:
 
 
 def rows_of(gain: Mapping[str, Any], falls: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The figures, the one that decides first, then classes and slices, as texts."""
+    """The figures, the deciding one first, then classes and slices, as texts."""
     rows = []
     for place, row in enumerate(gain.get("figures") or []):
         unit, shown = row["unit"], percent if row["unit"] == "percent" else score
@@ -88,8 +88,8 @@ def markdown(decision: Mapping[str, Any], standing: str = "is") -> str:
             lines.append("| " + " | ".join(f"{mark}{cell}{mark}" if cell else "" for cell in cells) + " |")
         lines += [
             "",
-            "Both models answered the same test pictures. Of a class the recall counts, of a slice the accuracy; "
-            "changes are in points, of AUC and of cost (lower is better) in their own units; in brackets is the 95 % "
-            "interval.",
+            "Both models classified the same test pictures. Classes are compared by recall, slices by accuracy. "
+            "Changes are in points, those of AUC and of cost (lower is better) in their own units, with 95 % "
+            "intervals in brackets.",
         ]
     return "\n".join(lines) + "\n"
