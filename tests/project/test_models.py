@@ -145,5 +145,5 @@ def test_a_version_that_is_not_there_and_none_in_use_are_one_sentence(project: P
 def test_lost_files_of_a_version_are_one_sentence(project: Path, versions: None) -> None:
     shutil.rmtree(project / ".dvc/cache")
     shutil.rmtree(project / "artifacts/package")
-    with pytest.raises(InputError, match=r"the files of v2\.0\.0, the model in use, are neither in DVC's cache"):
+    with pytest.raises(InputError, match=r"the files of v2\.0\.0 are neither in DVC's cache"):
         models.load("prod")

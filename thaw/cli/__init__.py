@@ -17,7 +17,7 @@ from thaw.cli.predict import predict
 from thaw.cli.projects import init, upgrade
 from thaw.cli.runs import run, schedule, ui
 from thaw.cli.studies import ablate, curve, seeds, sweep
-from thaw.cli.versions import models, promote, reproduce, rollback
+from thaw.cli.versions import approve, models, promote, reject, reproduce, rollback
 
 app = typer.Typer(
     add_completion=False,
@@ -71,6 +71,8 @@ for command in (
     predict,
     models,
     promote,
+    approve,
+    reject,
     rollback,
     reproduce,
     upgrade,

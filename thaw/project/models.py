@@ -71,9 +71,8 @@ def files(version: Version) -> Iterator[Path]:
             why = next(
                 (line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR: ")), "no reason given"
             )
-            in_use = ", the model in use," if version.in_use else ""
             raise InputError(
-                f"the files of {version.name}{in_use} are neither in DVC's cache nor in its remote ({why}); bring them "
+                f"the files of {version.name} are neither in DVC's cache nor in its remote ({why}); bring them "
                 "with `dvc fetch --all-tags`, or put another model in use with `thaw promote VERSION`"
             )
         yield folder
