@@ -19,7 +19,7 @@ from prefect.states import Completed, Failed
 
 from thaw.errors import InputError
 from thaw.orchestration import story
-from thaw.orchestration.run import PhaseFailed, Standing, Tasks, incoming, phase, promote, push, save
+from thaw.orchestration.run import PhaseFailed, Standing, Tasks, ask, incoming, phase, promote, push, save
 from thaw.project import compare, experiment, mend, pipeline, reasons, recipe, registry, results
 from thaw.project import overrides as changes
 from thaw.project.lock import only_retraining
@@ -37,34 +37,36 @@ def name_of_run() -> str:
 def run_phases(run: Tasks, force: bool) -> None:
     """Run the phases in turn, each if it has a reason to; raise `PhaseFailed` at the first that does not end well."""
     why, stale = reasons.changed(), False
-    for word in pipeline.phases():
-        if stale and word not in why:
+    for name in pipeline.phases():
+        if stale and name not in why:
             why, stale = reasons.changed(), False
-        forced = force and word != "data"
-        reason = ["--force was given"] if forced else why.get(word, [])
-        state = run.do(word, phase, word, reason, ["--force"] if forced else [], why="; ".join(reason))
+        forced = force and name != "data"
+        reason = ["--force was given"] if forced else why.get(name, [])
+        state = run.do(name, phase, name, reason, ["--force"] if forced else [], why="; ".join(reason))
         stale |= state.name != Verdict.CACHED
 
 
 def carry_out(force: bool, record: bool) -> Tasks:
     """Run everything with the settings that params.yaml has now; raise `PhaseFailed` where a task does not end well."""
-    chosen = changes.settings_with([])
+    settings = changes.settings_with([])
     recipe.refresh()
     story.describe(results.name_of([]), ["recorded"] if record else [])
-    run = Tasks(chosen)
-    if record and chosen.retrain.incoming:
-        run.do("incoming", incoming, chosen.retrain.incoming)
+    run = Tasks(settings)
+    if record and settings.retrain.incoming:
+        run.do("incoming", incoming, settings.retrain)
         story.describe(results.name_of([]), ["recorded"])  # the data may be other ones now
     run_phases(run, force)
     story.outcome()
-    known = registry.versions()
-    if record or registry.in_use(known):
-        state = run.do("promote", promote, known, record)
+    versions = registry.versions()
+    if record or registry.in_use(versions):
+        state = run.do("promote", promote, versions, record, settings.promote.approve == "person")
     if record:
         decision = compare.decision() if state.name in list(Standing) else None
         name = f"{experiment.PREFIX}{datetime.now().astimezone():%Y-%m-%d-%H%M%S}"
-        run.do("record", save, name, decision)
-        run.do("push", push, chosen.retrain.git_remote)
+        run.do("record", save, name, decision, state.name)
+        run.do("push", push, settings.retrain.git_remote)
+        if state.name == Standing.WAITING:
+            run.do("ask", ask, settings.promote.wait)
     run.table.show()
     return run
 

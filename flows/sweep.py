@@ -32,24 +32,24 @@ def arm(name: str, overrides: list[str], until: str, cache: str | None = None) -
         cache: the folder of DVC's cache that arms on one machine share; without it they share the DVC remote.
     """
     started = time.monotonic()
-    words = list(pipeline.phases())
+    names = list(pipeline.phases())
     try:
         changes.write(overrides)
         if cache:
             sweeps.use_cache(cache)
         run = Tasks(changes.settings_with([]))
-        for word in words[: words.index(until) + 1]:
-            state = run.do(word, phase, word, [fleet.NEW], [] if cache else ["--pull"], why=fleet.NEW)
-            if state.name == Verdict.COMPLETED and word != "data" and not cache:
+        for phase_name in names[: names.index(until) + 1]:
+            state = run.do(phase_name, phase, phase_name, [fleet.NEW], [] if cache else ["--pull"], why=fleet.NEW)
+            if state.name == Verdict.COMPLETED and phase_name != "data" and not cache:
                 run.done.pop("push", None)
-                run.do("push", fleet.push, word)
-        if until == words[-1]:
+                run.do("push", fleet.push, phase_name)
+        if until == names[-1]:
             run.do("record", fleet.record, name, (time.monotonic() - started) / 60)
     except InputError as error:
         return Failed(message=str(error), data=error)
     except PhaseFailed as failure:
         return Failed(message=str(failure), data=failure.error)
-    return {word: state.name for word, state in run.done.items()}
+    return {phase_name: state.name for phase_name, state in run.done.items()}
 
 
 @flow(name=f"sweep {pipeline.project()}", flow_run_name="{name}", persist_result=False)
@@ -64,28 +64,29 @@ def sweep(name: str, arms: list[tuple[str, list[str]]], question: str, pool: str
         cache: the folder of DVC's cache, if all workers are on this machine.
     """
     try:
-        wanted = sweeps.sweep([grid.arm(*each) for each in arms], pool=cache is None)
+        planned = sweeps.sweep([grid.arm(setting, overrides) for setting, overrides in arms], pool=cache is None)
     except InputError as error:
         return Failed(message=str(error), data=error)
-    done = sweeps.finished(wanted)
-    for each in done:
-        fleet.tell(f"{each.name}: done before")
+    done = sweeps.finished(planned)
+    for finished in done:
+        fleet.tell(f"{finished.name}: done before")
+    left = [planned_arm for planned_arm in planned.arms if planned_arm not in done]
     try:
-        troubles = fleet.see_to_the_end(arm, wanted, [each for each in wanted.arms if each not in done], pool, cache)
+        troubles = fleet.see_to_the_end(arm, planned, left, pool, cache)
     except InterruptedError as error:
         return Cancelled(message=str(error))
-    fleet.show(wanted) if question == "sweep" else fleet.answer(wanted, question)
+    fleet.show(planned) if question == "sweep" else fleet.answer(planned, question)
     if troubles:
         return Failed(message="; ".join(f"{job}: {why}" for job, why in troubles.items()))
-    return wanted.name
+    return planned.name
 
 
 def carry_out(
-    wanted: sweeps.Sweep, question: str, pool: str | None, parallel: int | None, say: fleet.Say
+    planned: sweeps.Sweep, question: str, pool: str | None, parallel: int | None, say: fleet.Say
 ) -> State[Any]:
     """Run the flow `sweep` on a pool, or on this machine with a pool and a worker of its own."""
-    with fleet.workers(wanted, pool, parallel, say) as (pool, cache):
-        arms = [(arm.setting, arm.overrides) for arm in wanted.arms]
-        state = sweep(wanted.name, arms, question, pool, cache, return_state=True)
+    with fleet.workers(planned, pool, parallel, say) as (pool, cache):
+        arms = [(arm.setting, arm.overrides) for arm in planned.arms]
+        state = sweep(planned.name, arms, question, pool, cache, return_state=True)
         assert isinstance(state, State)
         return state

@@ -54,7 +54,7 @@ def unfreeze(config: Settings) -> None:
     class_weights = data.class_weights(config.class_weights, train)
     model, _ = checkpoint.load(HEAD / "model")
     selection, batchnorm = config.unfreeze.blocks, config.unfreeze.batchnorm
-    if batchnorm == "train" and processes.count() > 1:
+    if batchnorm == "train" and processes.world_size() > 1:
         model = _synchronised(model, device)
     unfrozen = unfreeze_blocks(model, selection, batchnorm)
     order = ", evenly over the epochs, the last one first" if selection == "gradual" else ""
@@ -80,7 +80,7 @@ def unfreeze(config: Settings) -> None:
     frozen = None
     if selection != "gradual" and compiling_pays(config.resources.compile, device, len(train) * fine_tuning.epochs):
         model.compile()
-    elif selection != "gradual" and processes.count() == 1:
+    elif selection != "gradual" and processes.world_size() == 1:
         frozen = _frozen(model, data.pictures.shape.blank().to(device), config.resources.activations_gb * 1e9)
     parent = checkpoint.weights_hash(HEAD / "model")
     scratch = SCRATCH / f"unfreeze-{key(config, fine_tuning, data.meta, parent, device)}.pt"
@@ -125,7 +125,7 @@ def key(config: Settings, fine_tuning: FineTuning, meta: dict[str, Any], parent:
     """A hash of all that decides the bits of this training; a stopped run goes on only if it is the same."""
     settings = (config.seed, config.labels, config.class_weights, config.unfreeze, fine_tuning)
     processor = torch.cuda.get_device_name(device) if device.type == "cuda" else torch.backends.cpu.get_cpu_capability()
-    machine = (device.type, processor, torch.get_num_threads(), processes.count())
+    machine = (device.type, processor, torch.get_num_threads(), processes.world_size())
     resources = (config.resources.precision, config.resources.compile)
     versions = (torch.__version__, torchvision.__version__, np.__version__)
     return _digest(f"{parent} {meta} {settings} {machine} {resources} {versions} {_code()}".encode())
@@ -146,7 +146,7 @@ def _synchronised(model: Classifier, device: torch.device) -> Classifier:
     """The network with BatchNorms that look at the pictures of all processes together."""
     if device.type != "cuda":
         raise InputError(
-            f"unfreeze.batchnorm is train and resources.processes {processes.count()}, which needs GPUs: "
+            f"unfreeze.batchnorm is train and resources.processes {processes.world_size()}, which needs GPUs: "
             "use one process, or batchnorm frozen or adapt"
         )
     synchronised: Classifier = nn.SyncBatchNorm.convert_sync_batchnorm(model)

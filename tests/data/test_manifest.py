@@ -313,7 +313,7 @@ def test_a_picture_with_two_labels_is_refused_and_both_are_named() -> None:
     with pytest.raises(InputError, match=r"new picture b/2.png \(b\) is identical to the known picture a/1.png \(a\)"):
         manifest.only_new(known, new)
     twins = pd.DataFrame({"path": ["a/4.png", "b/4.png"], "label": ["a", "b"], "hash": ["h4", "h4"]})
-    with pytest.raises(InputError, match=r"new picture b/4.png \(b\) is identical to the new picture a/4.png \(a\)"):
+    with pytest.raises(InputError, match=r"new picture a/4.png \(a\) is identical to the new picture b/4.png \(b\)"):
         manifest.only_new(known, twins)
 
 

@@ -9,23 +9,12 @@ from typing import Any
 import pytest
 from children import git
 
-from thaw.project import add, experiment, registry
+from thaw.project import add, experiment, incoming, registry
 from thaw.project.stage import StageError
 
 pytestmark = pytest.mark.server
 
 PHASES = ["data", "prepare", "embed", "head", "unfreeze", "evaluate", "report"]
-
-
-@pytest.fixture
-def kept_toy(trained_toy: Path) -> Path:
-    """A trained toy in git with a DVC remote, nothing recorded yet."""
-    remote = trained_toy.parent / "remote"
-    command = [sys.executable, "-m", "dvc", "remote", "add", "-q", "-d", "storage", str(remote)]
-    subprocess.run(command, cwd=trained_toy, check=True)
-    git(trained_toy, "add", "--all")
-    git(trained_toy, "commit", "-qm", "start")
-    return trained_toy
 
 
 def _run(overrides: list[str] | None = None, record: bool = True) -> Any:
@@ -99,17 +88,16 @@ def test_settings_of_a_run_are_recorded_with_it_and_gone_after_it(
 def test_pictures_that_arrived_are_taken_first(server: str, kept_toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     taken = []
 
-    def take(path: Path, **_: Any) -> add.Added:
-        taken.append(path)
+    def take(retrain: Any, on_line: Any) -> incoming.Taken:
+        taken.append(retrain.incoming)
         (kept_toy / "data").mkdir(exist_ok=True)
         (kept_toy / "data" / "new.txt").write_text("a new picture")
         subprocess.run([sys.executable, "-m", "dvc", "add", "-q", "data"], cwd=kept_toy, check=True)
-        return add.Added(1, 0, {"train": 1, "val": 0, "test": 0})
+        return incoming.Taken(add.Added(1, 0, {"train": 1, "val": 0, "test": 0}), 0, "")
 
-    monkeypatch.setattr(add, "arrived", lambda path: True)
-    monkeypatch.setattr(add, "add_held", take)
+    monkeypatch.setattr(incoming, "take", take)
     states = _run().result()
-    assert taken == [kept_toy / "incoming"]
+    assert taken == ["incoming"]
     assert states["incoming"] == "Completed"
     assert states["prepare"] == "Completed"
     assert _run(record=False).result()["data"] == "Cached"

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from warm import environment
 
 from thaw.errors import InputError
 from thaw.learning import processes
@@ -39,8 +40,8 @@ how = config(batch_size=5, epochs=2, views=8, jitter=0.3, **eval(sys.argv[2]))
 split = [(rows, targets[rows]) for rows in (np.arange(17), np.arange(17, 24))]
 before = partial(unfreeze, model, "gradual", "frozen", epochs=2)
 trained = tune(model, pictures, *split, Normaliser(preprocessing, device), how, None, before)
-trained.history.to_csv(f"{sys.argv[1]}/history{processes.number()}of{processes.count()}.csv", index=False)
-torch.save(model.state_dict(), f"{sys.argv[1]}/weights{processes.number()}of{processes.count()}.pt")
+trained.history.to_csv(f"{sys.argv[1]}/history{processes.rank()}of{processes.world_size()}.csv", index=False)
+torch.save(model.state_dict(), f"{sys.argv[1]}/weights{processes.rank()}of{processes.world_size()}.pt")
 processes.leave()
 """
 
@@ -51,7 +52,8 @@ def test_three_processes_train_as_one_with_the_same_batches(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, float]
 ) -> None:
     """Of batches of 5, 5, 5 and 2, so that shares are uneven and one is empty; blocks are unfrozen gradually."""
-    monkeypatch.setenv("PYTHONPATH", f"{ROOT}:{ROOT}/tests/support")
+    for name, value in environment(ROOT, ROOT / "tests/support").items():
+        monkeypatch.setenv(name, value)
     for count in (1, 3):
         assert processes.start(count, [sys.executable, "-c", TRAIN_SHARED, str(tmp_path), str(options)]) == 0
     alone, together = (pd.read_csv(tmp_path / f"history0of{count}.csv") for count in (1, 3))
@@ -73,15 +75,15 @@ cpu = torch.device("cpu")
 processes.join(cpu)
 found = []
 for case, ours in (("same", [1, 1]), ("missing", [1, None]), ("other", [1, 2]), ("damaged", [1, "?"])):
-    path = Path(sys.argv[1], str(processes.number()), f"{case}.pt")
-    content = ours[processes.number()]
+    path = Path(sys.argv[1], str(processes.rank()), f"{case}.pt")
+    content = ours[processes.rank()]
     path.parent.mkdir(exist_ok=True)
     if content == "?":
         path.write_bytes(b"no state")
     elif content:
         scratch.write(path, {"history": [content]})
     found.append(scratch.read(path, cpu) is not None)
-Path(sys.argv[1], f"found{processes.number()}").write_text(str(found))
+Path(sys.argv[1], f"found{processes.rank()}").write_text(str(found))
 processes.leave()
 """
 
@@ -89,7 +91,8 @@ processes.leave()
 @pytest.mark.slow
 def test_all_processes_go_on_from_a_state_or_none_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each has a folder of its own, as on several machines."""
-    monkeypatch.setenv("PYTHONPATH", f"{ROOT}:{ROOT}/tests/support")
+    for name, value in environment(ROOT, ROOT / "tests/support").items():
+        monkeypatch.setenv(name, value)
     assert processes.start(2, [sys.executable, "-c", AGREE, str(tmp_path)]) == 0
     assert [(tmp_path / f"found{number}").read_text() for number in (0, 1)] == [str([True, False, False, False])] * 2
 

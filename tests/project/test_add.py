@@ -1,7 +1,5 @@
 """Laws of `thaw add`: all or nothing, no picture ever moves, and the folder that is added is only read."""
 
-import hashlib
-import os
 import shutil
 import subprocess
 import sys
@@ -11,9 +9,9 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from growing import everything, fill, killed_before_change, make_space, picture, pin
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from PIL import Image
 
 from tasks import prepare
 from thaw import cli
@@ -26,49 +24,6 @@ from thaw.project.stage import StageError
 
 ROOT = Path(__file__).resolve().parents[2]
 LAYOUTS = ("classes", "splits", "table")
-
-
-def picture(path: Path, content: int) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", (8, 8), (content % 251, content // 251, 7)).save(path)
-
-
-def fill(folder: Path, layout: str, contents: range, start: int = 0) -> Path:
-    """Pictures of cats (even contents) and dogs (odd ones)."""
-    rows = []
-    for content in contents:
-        label = ("cat", "dog")[content % 2]
-        split = ("train", "train", "train", "valid", "test")[content // 2 % 5]
-        name = {"classes": label, "splits": f"{split}/{label}", "table": "images"}[layout]
-        picture(folder / name / f"{start + content}.png", content)
-        rows.append(f'images/{start + content}.png,{label},"day {content // 4}"')
-    if layout == "table":
-        (folder / "labels.csv").write_text("\n".join(["path,label,group", *rows]))  # no newline at its end
-    return folder
-
-
-def everything(folder: Path) -> dict[str, bytes]:
-    """The files of a folder, and its folders, but for what is under .dvc/tmp, where an add may leave traces."""
-    return {
-        path.relative_to(folder).as_posix(): path.read_bytes() if path.is_file() else b"a folder"
-        for path in folder.rglob("*")
-        if not path.is_relative_to(folder / ".dvc")
-    }
-
-
-def pin(stage: str, command: list[str], on_line: Callable[[str], None]) -> list[str]:
-    """What dvc does, as far as these tests can see."""
-    assert command[1:3] == ["-m", "dvc"]
-    tree = everything(workspace.ROOT / "data")
-    (workspace.ROOT / "data.dvc").write_text(hashlib.sha256(repr(sorted(tree.items())).encode()).hexdigest())
-    return []
-
-
-def make_space(root: Path, layout: str) -> Path:
-    fill(root / "data", layout, range(40))
-    shutil.copy(ROOT / "params.yaml", root)
-    (root / "data.dvc").write_text("the pin of the old data")
-    return root
 
 
 @pytest.fixture
@@ -289,30 +244,6 @@ def taken_in(root: Path, new: Path) -> tuple[dict[str, bytes], dict[str, bytes]]
     return before, after
 
 
-def killed_before_change(number: int, body: Callable[[], object]) -> bool:
-    """Run `body` in a process of its own that dies, as by kill -9, just before its change `number` of any file."""
-    if not (child := os.fork()):
-        seen = 0
-
-        def watch(event: str, arguments: tuple[object, ...]) -> None:
-            nonlocal seen
-            writes = event == "open" and isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR)
-            if writes or event in ("os.rename", "os.mkdir", "os.remove", "os.rmdir", "shutil.copyfile"):
-                seen += 1
-                if seen == number:
-                    os._exit(9)
-
-        sys.addaudithook(watch)
-        try:
-            body()
-        except BaseException:
-            os._exit(1)
-        os._exit(0)
-    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    assert code in (0, 9)
-    return code == 9
-
-
 @pytest.mark.slow
 def test_killed_at_any_step_the_next_start_finds_the_data_as_before_or_as_after(
     space: Callable[[str], Path], tmp_path: Path
@@ -445,7 +376,7 @@ def empty(new: Path) -> None:
         (rewrite('"day 10"', "10,wet"), "cannot be read as CSV"),
         (no_table, "lacks the columns group that data/labels.csv has; give it a labels.csv with"),
         (known_otherwise, r"new picture images/40.png \(cat\) is identical to the known picture images/1.png \(dog\)"),
-        (twins, r"new picture images/41.png \(dog\) is identical to the new picture images/40.png \(cat\)"),
+        (twins, r"new picture images/40.png \(cat\) is identical to the new picture images/41.png \(dog\)"),
         (linked, "new/images is a link to the folder .*; copy the folder itself there"),
         (broken_link, "new/more is a link to .*nowhere, which does not exist"),
         (empty, "no pictures found under"),

@@ -47,7 +47,7 @@ def test_dvc_reads_the_pipeline_of_a_new_project(tmp_path: Path) -> None:
     folder = tmp_path / "tiles"
     create(folder, demo=True)
     stages = call(folder, "dvc", "stage", "list", "--name-only").split()
-    assert stages == ["prepare", "embed", "head", "unfreeze", "evaluate", "report"]
+    assert stages == ["prepare", "embed", "head", "unfreeze", "evaluate", "package", "report"]
     assert (folder / "data.dvc").read_text() == (ROOT / "data.dvc").read_text()
 
 
@@ -85,7 +85,7 @@ def test_a_folder_in_a_project_is_refused_and_nothing_is_written(tmp_path: Path)
 
 def test_a_pipeline_of_somebody_else_is_refused_and_nothing_is_written(tmp_path: Path) -> None:
     (tmp_path / "dvc.yaml").write_text("stages: {}\n")
-    with pytest.raises(InputError, match=r"dvc.yaml is there already and is not of a project of thaw"):
+    with pytest.raises(InputError, match=r"dvc.yaml exists and does not belong to a thaw project"):
         create(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["dvc.yaml"]
 

@@ -22,16 +22,18 @@ import yaml
 from PIL import Image
 from safetensors.numpy import load_file
 from tuning import config
-from warm import python
+from warm import environment, python
 
 from tasks import unfreeze
 from thaw.data import manifest
 from thaw.data.manifest import labels_of, read_manifest
 from thaw.data.pictures import Normaliser, Pictures, Shape
+from thaw.formats import percent
 from thaw.learning import checkpoint, processes
 from thaw.learning.backbones import Preprocessing, create
 from thaw.learning.prediction import predict
 from thaw.learning.training import FineTuning
+from thaw.model.model import Model
 from thaw.project import settings
 from thaw.project.settings import Settings
 from thaw.statistics.metrics import calibration_error
@@ -40,7 +42,7 @@ from thaw.statistics.records import joined
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parents[2]
-PHASES = ("prepare", "embed", "head", "unfreeze", "evaluate", "report")
+PHASES = ("prepare", "embed", "head", "unfreeze", "evaluate", "package", "report")
 SMALL = {
     "name: efficientnet_lite0": "name: shufflenet_v2_x0_5",
     "weights: IMAGENET1K_V1": "weights: random",
@@ -77,7 +79,7 @@ def run(folder: Path, *phases: str) -> subprocess.CompletedProcess[str]:
 
 def execute(folder: Path, code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run code in a process of the workspace."""
-    return python(folder, code, *arguments, PYTHONPATH=str(ROOT))
+    return python(folder, code, *arguments, path=ROOT)
 
 
 def files_under(folder: Path) -> dict[str, bytes]:
@@ -207,8 +209,13 @@ def test_two_processes_come_to_the_same_results_and_write_them_once(finished: Pa
     for name in ("embed", "unfreeze", "evaluate"):
         shutil.rmtree(copied / "artifacts" / name)
     torchrun = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "tasks.embed"]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    subprocess.run([sys.executable, "-m", *torchrun], cwd=copied, env=environment, check=True, capture_output=True)
+    subprocess.run(
+        [sys.executable, "-m", *torchrun],
+        cwd=copied,
+        env=os.environ | environment(ROOT),
+        check=True,
+        capture_output=True,
+    )
     change("processes: 1 ", "processes: 2 ")(copied)
     done = run(copied, "unfreeze", "evaluate")
     assert done.returncode == 0, done.stderr
@@ -348,9 +355,15 @@ def test_a_training_that_diverged_is_one_sentence_exit_code_two_and_nothing_half
 
 def test_a_network_that_says_one_class_is_a_warning(copied: Path) -> None:
     change("  ratio: 10 ", "  ratio: 1e-3 ")(copied)
-    done = run(copied, "unfreeze")
+    done = run(copied, "unfreeze", "evaluate")
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("warning: the network calls every validation picture '") == 1
+    details = json.loads((copied / "artifacts/evaluate/details.json").read_text())
+    assert (
+        details["finetuned"]["only_class"]
+        in json.loads((copied / "artifacts/prepare/meta.json").read_text())["classes"]
+    )
+    assert details["head"]["only_class"] is None
 
 
 def test_unfreeze_says_what_it_does_and_warns_of_a_ratio_outside_10_to_100(copied: Path) -> None:
@@ -446,16 +459,72 @@ def test_a_stopped_phase_2_goes_on_unless_its_scratch_is_damaged_and_ends_with_t
     shutil.rmtree(copied / "artifacts/unfreeze")
     done = run(copied, "unfreeze")
     assert done.returncode == 0, done.stderr
-    assert ("going on after epoch 1" in done.stdout) != damaged
+    assert ("resuming after epoch 1" in done.stdout) != damaged
     assert (f"warning: {own}, the state of a run that was stopped, is damaged" in done.stdout) == damaged
     assert files_under(copied / "artifacts/unfreeze") == files_under(finished / "artifacts/unfreeze")
     assert {file.name for file in scratch.iterdir()} == {own.name, own.with_suffix(".done").name, other.name}
 
 
+def test_a_package_says_of_the_test_pictures_what_evaluate_said(finished: Path) -> None:
+    """Of the files on disk, with nothing but the folder of the package."""
+    predictions = manifest.read_predictions(finished / "artifacts/evaluate/predictions.csv")
+    model = Model.load(finished / "artifacts/package", "cpu")
+    said = model.predict(finished / "data" / path for path in predictions["path"])
+    shares = np.array([list((each.probabilities or {}).values()) for each in said])
+    columns = [f"finetuned_p_{label}" for label in model.classes]
+    assert shares == pytest.approx(predictions[columns].to_numpy(), abs=1e-6)
+    assert [each.label for each in said] == predictions["finetuned_prediction"].tolist()
+    cut = model.about.threshold
+    assert cut == figures_of(finished)["operating"]["finetuned"]["threshold"]
+    positive = predictions[columns[1]] >= cut
+    assert [each.decision for each in said] == np.where(positive, *reversed(model.classes)).tolist()
+
+
+def test_thaw_predict_says_of_the_test_files_what_evaluate_said(finished: Path, tmp_path: Path) -> None:
+    """From the command line, anywhere, with a table whose columns come along."""
+    predictions = manifest.read_predictions(finished / "artifacts/evaluate/predictions.csv")
+    table = predictions[["label"]].assign(path=[finished / "data" / path for path in predictions["path"]])
+    table.to_csv(tmp_path / "test.csv", index=False)
+    words = ("predict", "test.csv", "--model", str(finished / "artifacts/package"), "--out", "said.csv")
+    done = execute(tmp_path, "from thaw.cli import app\napp()", *words)
+    assert done.returncode == 0, done.stderr
+    said = pd.read_csv(tmp_path / "said.csv", keep_default_na=False)
+    columns = [name for name in predictions if name.startswith("finetuned_p_")]
+    shares = said[[name.removeprefix("finetuned_") for name in columns]].to_numpy()
+    assert shares == pytest.approx(predictions[columns].to_numpy(), abs=1e-6)
+    assert said["prediction"].tolist() == predictions["finetuned_prediction"].tolist()
+    assert said["label"].tolist() == predictions["label"].tolist()
+    cut = figures_of(finished)["operating"]["finetuned"]["threshold"]
+    assert (said["decision"] == "stripes").tolist() == (predictions[columns[1]] >= cut).tolist()
+    assert sum(figures_of(finished)["finetuned"]["decisions_on_val"].values()) == pytest.approx(1)
+    assert (said["unsure"] == (shares.max(1) < 0.7)).all()
+    assert set(said["unlike"]) <= {True, False}
+    assert done.stderr.splitlines()[-1].startswith(f"{len(said)} pictures: ")
+
+
+def test_the_card_of_a_model_has_its_data_results_operating_point_and_licence(copied: Path) -> None:
+    text = (copied / "params.yaml").read_text()
+    (copied / "params.yaml").write_text(re.sub("  license: ", "  license: cc-by-4.0 ", text))
+    before = json.loads((copied / "artifacts/package/identity.json").read_text())
+    assert run(copied, "package").returncode == 0
+    assert json.loads((copied / "artifacts/package/identity.json").read_text()) == before
+    card = (copied / "artifacts/package/README.md").read_text()
+    assert card.startswith("---\nlibrary_name: thaw\n")
+    assert "\nlicense: cc-by-4.0\n" in card
+    figures = figures_of(copied)
+    assert (
+        f"| accuracy | {percent(figures['head']['accuracy'])} | {percent(figures['finetuned']['accuracy'])} |" in card
+    )
+    assert f"from a probability of {figures['operating']['finetuned']['threshold']:.3f} on" in card
+    counts = read_manifest(copied / "artifacts/prepare/manifest.csv").groupby(["label", "split"]).size()
+    for label in ("noise", "stripes"):
+        assert f"| {label} | {' | '.join(str(counts[label, split]) for split in ('train', 'val', 'test'))} |" in card
+
+
 def test_the_state_of_a_training_stays_until_dvc_has_locked_in_what_it_made(finished: Path, copied: Path) -> None:
     scratch = copied / ".dvc/tmp/thaw"
     assert execute(copied, STOPPED).returncode == 3
-    for said in ("going on after epoch 1", "going on after epoch 2"):  # DVC failed to write dvc.lock after the first
+    for said in ("resuming after epoch 1", "going on after epoch 2"):  # DVC failed to write dvc.lock after the first
         shutil.rmtree(copied / "artifacts/unfreeze", ignore_errors=True)
         done = run(copied, "unfreeze")
         assert said in done.stdout, done.stdout + done.stderr

@@ -1,7 +1,8 @@
-"""Batches of training pictures: in which order, in which view, jittered, mixed, and shared among ranks.
+"""Batches of training pictures: shuffled, in random views, jittered, mixed, and split between
+ranks.
 
-All random numbers come from the seed and the epoch, and are drawn for the whole batch. So they depend neither on an
-interruption nor on the number of processes.
+All random numbers come from the seed and the epoch and are drawn for the whole batch, so neither
+an interruption nor the number of processes changes them.
 """
 
 from collections.abc import Callable, Iterator
@@ -24,7 +25,7 @@ Rows = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How training pictures differ from epoch to epoch."""
+    """How training pictures vary from epoch to epoch."""
 
     views: int
     draws: int | None
@@ -45,14 +46,14 @@ class Augmentation:
 
 
 class Split(NamedTuple):
-    """Rows of pictures, and the class probabilities (rows, classes) of each."""
+    """Row numbers of pictures, and their class probabilities (rows, classes)."""
 
     rows: Rows
     targets: Tensor
 
 
 class TrainingData(NamedTuple):
-    """The pictures that phase 2 trains on and those that it validates on."""
+    """The pictures of phase 2: those to train on and those to validate on."""
 
     pictures: Pictures
     normalise: Normaliser
@@ -61,9 +62,8 @@ class TrainingData(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """This rank's share of a batch of `size`; `share` is the part of the batch that it is, 0 where it has none.
-
-    `inputs` are pictures, or what the frozen part of a network makes of them.
+    """This rank's part of a batch of `size`; `share` is the fraction of the batch in it, 0 if
+    there is none. `inputs` are pictures or, if the frozen blocks have run already, their outputs.
     """
 
     inputs: Tensor
@@ -73,7 +73,8 @@ class Batch(NamedTuple):
 
 
 def order(rows: Rows, size: int) -> list[Rows]:
-    """Batches without a lone last picture, which a training BatchNorm cannot take."""
+    """The batches of an epoch; a last batch of one picture is dropped, because BatchNorm cannot
+    train on it."""
     batches = in_batches(rows, size)
     return batches[:-1] if len(batches) > 1 and len(batches[-1]) == 1 else batches
 
@@ -86,9 +87,9 @@ def training_batches(
     before: Callable[[Tensor], Tensor] = as_they_are,
     kept: Activations | None = None,
 ) -> Iterator[Batch]:
-    """The batches of an epoch; `seed` is that of the run and the number of the epoch.
+    """The batches of an epoch; `seed` is the seed of the run and the number of the epoch.
 
-    `before` is the frozen part of the network, `kept` what it makes of the pictures in the views of `augmentation`.
+    `before` runs the frozen blocks; `kept` holds their outputs for every picture in its views.
     """
     rows, targets = data.train
     views = augmentation.views_of(len(rows))
@@ -99,21 +100,21 @@ def training_batches(
     mixes = augmentation.mixup > 0 or augmentation.cutmix > 0
     shares = [processes.share(np.arange(len(batch))) for batch in batches]
     # A rank without a share of a short last batch takes its first picture at weight 0.
-    taken = [share if len(share) else np.arange(1) for share in shares]
+    mine = [share if len(share) else np.arange(1) for share in shares]
     if mixes:  # each picture with the one before it, which may be in the share of another rank
-        taken = [np.r_[mine[0] - 1, mine] % len(batch) for batch, mine in zip(batches, taken, strict=True)]
+        mine = [np.r_[places[0] - 1, places] % len(batch) for batch, places in zip(batches, mine, strict=True)]
     read: Iterator[Tensor | None] = repeat(None)
     if not kept:
-        read = data.pictures.batches([rows[batch[mine]] for batch, mine in zip(batches, taken, strict=True)])
-    for batch, share, mine, pixels in zip(batches, shares, taken, read, strict=kept is None):
-        numbers = drawn(len(batch), views.shape[1], generator)[mine]
-        probabilities = copied(targets[batch[mine]], device)
+        read = data.pictures.batches([rows[batch[places]] for batch, places in zip(batches, mine, strict=True)])
+    for batch, share, places, pixels in zip(batches, shares, mine, read, strict=kept is None):
+        numbers = drawn(len(batch), views.shape[1], generator)[places]
+        probabilities = copied(targets[batch[places]], device)
         if kept:
-            inputs = kept.read(batch[mine], numbers.numpy())
+            inputs = kept.read(batch[places], numbers.numpy())
         else:
             assert pixels is not None
-            shown = torch.from_numpy(views[batch[mine], numbers])
-            inputs = augmented(pixels, shown, mine, len(batch), data.normalise, augmentation, generator)
+            shown = torch.from_numpy(views[batch[places], numbers])
+            inputs = augmented(pixels, shown, places, len(batch), data.normalise, augmentation, generator)
             if mixes:
                 inputs, probabilities = mixed(inputs, probabilities, augmentation, random)
             inputs = before(inputs)
@@ -121,7 +122,7 @@ def training_batches(
 
 
 def drawn(pictures: int, views: int, generator: torch.Generator) -> Tensor:
-    """For each picture of a batch the number of one of its views."""
+    """A view number for each picture of a batch."""
     if views == 1:
         return torch.zeros(pictures, dtype=torch.int64)
     return torch.randint(views, (pictures,), generator=generator)
@@ -130,19 +131,20 @@ def drawn(pictures: int, views: int, generator: torch.Generator) -> Tensor:
 def augmented(
     pixels: Tensor,
     views: Tensor,
-    mine: Rows,
+    places: Rows,
     size: int,
     normalise: Normaliser,
     augmentation: Augmentation,
     generator: torch.Generator,
 ) -> Tensor:
-    """Normalised pictures as training sees them, each in its view: those at the places `mine` of a batch of `size`."""
+    """Normalised and augmented pictures, each in its view; `places` are their places in a batch of
+    `size`."""
     pixels = copied(pixels, normalise.device)
     if augmentation.views > 1:
         pixels = in_views(pixels, views)
     pictures = normalise(pixels)
     if augmentation.jitter:
-        contrast, brightness = (2 * torch.rand(2, size, generator=generator)[:, mine] - 1) * augmentation.jitter
+        contrast, brightness = (2 * torch.rand(2, size, generator=generator)[:, places] - 1) * augmentation.jitter
         pictures = jittered(pictures, contrast, brightness)
     return pictures
 
@@ -150,20 +152,20 @@ def augmented(
 def mixed(
     pictures: Tensor, targets: Tensor, augmentation: Augmentation, random: np.random.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Each picture but the first, and its target, mixed with the one before it: mixup (Zhang et al. 2018), cutmix
-    (Yun et al. 2019), or, where both are on, one of them at random."""
+    """Mix each picture but the first, and its target, with the one before it: mixup (Zhang et al.
+    2018), cutmix (Yun et al. 2019), or one of them at random if both are on."""
     alpha = (augmentation.mixup, augmentation.cutmix)
     cut = bool(random.integers(2)) if all(alpha) else alpha[1] > 0
     share = random.beta(alpha[cut], alpha[cut])  # of the picture itself
-    pictures, others = pictures[1:], pictures[:-1]
+    pictures, partners = pictures[1:], pictures[:-1]
     if cut:
         height, width = pictures.shape[-2:]
         centre, side = random.integers([height, width]), (1 - share) ** 0.5
         top, left = (int(max(0, c - side * n / 2)) for c, n in zip(centre, (height, width), strict=True))
         bottom, right = (int(min(n, c + side * n / 2)) for c, n in zip(centre, (height, width), strict=True))
         pictures = pictures.clone()
-        pictures[..., top:bottom, left:right] = others[..., top:bottom, left:right]
+        pictures[..., top:bottom, left:right] = partners[..., top:bottom, left:right]
         share = 1 - (bottom - top) * (right - left) / (height * width)
     else:
-        pictures = others.lerp(pictures, share)
+        pictures = partners.lerp(pictures, share)
     return pictures, targets[:-1].lerp(targets[1:], share)

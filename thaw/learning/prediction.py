@@ -26,9 +26,10 @@ def features_of(
     batch_size: int,
     out: Any,
 ) -> None:
-    """Write the frozen backbone's features of every picture in its views (n, views) into `out` (n, views, features).
+    """Write the frozen backbone's features of each picture, in its `views` (n, views), into `out`
+    (n, views, features).
 
-    Each rank writes those of its share.
+    Each rank writes those of its own pictures.
     """
     model.eval()
     quicken(model)
@@ -40,10 +41,10 @@ def features_of(
             for place, numbers in enumerate(torch.from_numpy(views[batch]).unbind(1)):
                 features = model.backbone(normalise(in_views(pixels, numbers)))
                 out[batch[0] : batch[-1] + 1, place] = features.float().cpu().numpy()
-                progress.step(len(pixels) * processes.count(), "features")
+                progress.step(len(pixels) * processes.world_size(), "features")
             file: object = out.base
             if isinstance(file, mmap.mmap):
-                file.madvise(mmap.MADV_DONTNEED)  # the file has them; here they would pile up
+                file.madvise(mmap.MADV_DONTNEED)  # they are in the file; in memory they would pile up
 
 
 def predict(
@@ -59,7 +60,7 @@ def predict(
     """Logits (n, classes), or of a pair of networks (n, 2, classes), of the pictures in `rows`, averaged over their
     first `views` views.
 
-    Each rank computes its share, and all get the whole.
+    Each rank computes its own part and gets the result for all.
     """
     model.eval()
     quicken(model)
@@ -70,5 +71,5 @@ def predict(
             first, *others = (model(normalise(view(pixels, number))).float() for number in range(views))
             parts.append((sum(others, first) / views).cpu())  # in this order, whatever the shape
             if progress:
-                progress.step(len(pixels) * views * processes.count(), label)
-    return processes.gathered(torch.cat(parts))
+                progress.step(len(pixels) * views * processes.world_size(), label)
+    return processes.all_gather(torch.cat(parts))

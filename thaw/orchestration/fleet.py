@@ -89,7 +89,7 @@ def _said(body: Callable[[], object], message: str) -> State[Any]:
 
 
 def see_to_the_end(
-    arm: Flow[..., Any], wanted: sweeps.Sweep, arms: list[grid.Arm], pool: str, cache: str | None
+    arm: Flow[..., Any], sweep: sweeps.Sweep, arms: list[grid.Arm], pool: str, cache: str | None
 ) -> dict[str, str]:
     """See every arm to its end; those that came to none, and why."""
     jobs = plan.plan(arms)
@@ -97,7 +97,7 @@ def see_to_the_end(
     ended: dict[str, str] = {}  # job: why it failed, or nothing
     tries: dict[str, int] = {}
     with get_client(sync_client=True) as client:
-        deployment = _deploy(client, arm, wanted, pool)
+        deployment = _deploy(client, arm, sweep, pool)
         names = {job.name for job in jobs}
         running = {run.name: run.id for run in _left_over(client, deployment) if run.name in names}
         signs = SignsOfLife(client)
@@ -109,7 +109,7 @@ def see_to_the_end(
                     if job.after and ended.get(job.after):
                         ended[job.name] = f"needs {job.after}, which failed"
                     elif job.after is None or job.after in ended:
-                        running[job.name] = _hand_out(wanted, job, deployment, cache)
+                        running[job.name] = _hand_out(sweep, job, deployment, cache)
                         tries[job.name] = tries.get(job.name, 0) + 1
                 time.sleep(PAUSE)
                 own = client.read_flow_run(UUID(flow_run.id)).state
@@ -144,20 +144,20 @@ def _outlook(job: str, arms: list[grid.Arm], ended: dict[str, str], seconds: flo
     return f" ({done} of {len(names)}; about {minutes} min left)"
 
 
-def _deploy(client: SyncPrefectClient, arm: Flow[..., Any], wanted: sweeps.Sweep, pool: str) -> UUID:
+def _deploy(client: SyncPrefectClient, arm: Flow[..., Any], sweep: sweeps.Sweep, pool: str) -> UUID:
     """The deployment of `arm` at this sweep's commit."""
     return client.create_deployment(
         flow_id=client.create_flow(arm),
-        name=wanted.name,
-        description=f"The arms of a sweep from commit {wanted.base.commit[:7]}",
+        name=sweep.name,
+        description=f"The arms of a sweep from commit {sweep.base.commit[:7]}",
         tags=["sweep", f"project:{pipeline.project()}"],
         work_pool_name=pool,
         entrypoint="flows/sweep.py:arm",
         pull_steps=[
             {
                 "prefect.deployments.steps.git_clone": {
-                    "repository": wanted.base.repository,
-                    "commit_sha": wanted.base.commit,
+                    "repository": sweep.base.repository,
+                    "commit_sha": sweep.base.commit,
                 }
             }
         ],
@@ -166,11 +166,11 @@ def _deploy(client: SyncPrefectClient, arm: Flow[..., Any], wanted: sweeps.Sweep
     )
 
 
-def _hand_out(wanted: sweeps.Sweep, job: plan.Job, deployment: UUID, cache: str | None) -> UUID:
-    parameters = {"name": f"{wanted.name}-{job.name}", "overrides": job.overrides, "until": job.until, "cache": cache}
+def _hand_out(sweep: sweeps.Sweep, job: plan.Job, deployment: UUID, cache: str | None) -> UUID:
+    parameters = {"name": f"{sweep.name}-{job.name}", "overrides": job.overrides, "until": job.until, "cache": cache}
     tell(f"{job.name}: handed out")
     run = run_deployment(
-        deployment, parameters=parameters, flow_run_name=job.name, timeout=0, tags=["sweep", wanted.name]
+        deployment, parameters=parameters, flow_run_name=job.name, timeout=0, tags=["sweep", sweep.name]
     )
     assert isinstance(run, FlowRun)
     return run.id
@@ -240,28 +240,28 @@ def _cancel(client: SyncPrefectClient, ids: list[UUID], patience: float = 40.0) 
         time.sleep(0.5)
 
 
-def show(wanted: sweeps.Sweep) -> None:
+def show(sweep: sweeps.Sweep) -> None:
     """Show table and plot of what is there by now."""
-    found = findings.outcome(wanted)
-    if found is None:
+    outcome = findings.outcome(sweep)
+    if outcome is None:
         return
-    create_table_artifact(readable(found.table), key=wanted.name, description=f"Best on validation: {found.best}")
+    create_table_artifact(readable(outcome.table), key=sweep.name, description=f"Best on validation: {outcome.best}")
     create_markdown_artifact(
-        story.picture("accuracy by setting", found.plot),
-        key=f"{wanted.name}-plot",
-        description=f"Accuracy on the test pictures by setting; best on validation: {found.best}",
+        story.picture("accuracy by setting", outcome.plot),
+        key=f"{sweep.name}-plot",
+        description=f"Accuracy on the test pictures by setting; best on validation: {outcome.best}",
     )
 
 
-def answer(wanted: sweeps.Sweep, question: str) -> None:
+def answer(sweep: sweeps.Sweep, question: str) -> None:
     """Show the tables and pictures of a study with what is there by now."""
-    found = study.answer(question, wanted)
-    if found is None:
+    answered = study.answer(question, sweep)
+    if answered is None:
         return
-    for number, (title, rows) in enumerate(found.tables.items()):
-        create_table_artifact(rows, key=f"{question}-{wanted.name}-{number}", description=title)
-    for title, png in found.figures.items():
-        create_markdown_artifact(story.picture(title, png), key=f"{question}-{wanted.name}-figure", description=title)
+    for number, (title, rows) in enumerate(answered.tables.items()):
+        create_table_artifact(rows, key=f"{question}-{sweep.name}-{number}", description=title)
+    for title, png in answered.figures.items():
+        create_markdown_artifact(story.picture(title, png), key=f"{question}-{sweep.name}-figure", description=title)
 
 
 def tell(line: str) -> None:
@@ -278,7 +278,7 @@ def check(pool: str, say: Say) -> None:
         try:
             client.read_work_pool(pool)
         except ObjectNotFound:
-            names = ", ".join(each.name for each in client.read_work_pools()) or "none yet"
+            names = ", ".join(work_pool.name for work_pool in client.read_work_pools()) or "none yet"
             raise InputError(
                 f"there is no work pool {pool} (there are: {names}); make it with `prefect work-pool create`"
             ) from None
@@ -319,7 +319,7 @@ def _run(loop: asyncio.AbstractEventLoop, works: "asyncio.Task[None]") -> None:
 
 
 @contextmanager
-def workers(wanted: sweeps.Sweep, pool: str | None, parallel: int | None, say: Say) -> Iterator[tuple[str, str | None]]:
+def workers(sweep: sweeps.Sweep, pool: str | None, parallel: int | None, say: Say) -> Iterator[tuple[str, str | None]]:
     """The pool whose workers train, and the folder of DVC's cache if they are all on this machine.
 
     Without a pool this machine gets one with a worker of its own, for as long as the block lasts.
@@ -330,8 +330,8 @@ def workers(wanted: sweeps.Sweep, pool: str | None, parallel: int | None, say: S
         experiment.send(on_line=lambda _: None)
         yield pool, None
         return
-    at_once = parallel or plan.at_once(wanted.arms)
-    say(f"{len(wanted.arms)} trainings, {at_once} at a time on this machine")
+    at_once = parallel or plan.at_once(sweep.arms)
+    say(f"{len(sweep.arms)} trainings, {at_once} at a time on this machine")
     pool, cache = sweeps.own_pool(), sweeps.cache_folder()
     with worker(pool, at_once):
         yield pool, cache

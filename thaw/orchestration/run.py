@@ -12,12 +12,14 @@ from typing import Any
 from prefect import Task, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
+from prefect.runtime import deployment
 from prefect.states import Completed, Failed
 
 from thaw.errors import InputError
-from thaw.orchestration import story
-from thaw.project import add, compare, experiment, pipeline, registry, workspace
-from thaw.project.settings import Settings
+from thaw.orchestration import asking, story
+from thaw.project import compare, experiment, pipeline, registry
+from thaw.project import incoming as arrivals
+from thaw.project.settings import Retrain, Settings
 from thaw.project.stage import OnLine, StageError, Verdict, repro
 
 SHOWN_AFTER = {"head": ["head"], "unfreeze": ["head", "unfreeze"]}  # phase: whose learning curves
@@ -34,18 +36,22 @@ class Standing(StrEnum):
 
     PROMOTED = "Promoted"
     KEPT = "Kept"  # the one that was in use
+    WAITING = "Waiting"  # for a person to say that it is promoted
+
+
+STAGES: dict[str, str] = {Standing.PROMOTED: registry.STAGE, Standing.WAITING: registry.WAITING}
 
 
 class PhaseFailed(RuntimeError):
     """A task of the run did not come to its end: `str()` says which one and why, `error` is what it raised."""
 
-    def __init__(self, word: str, state: State[Any], minutes: float | None) -> None:
+    def __init__(self, name: str, state: State[Any], minutes: float | None) -> None:
         self.error = state.result(raise_on_failure=False)
-        self.error.phase = word  # type: ignore[union-attr]  # for those who only get to see the error
+        self.error.phase = name  # type: ignore[union-attr]  # for those who only get to see the error
         if state.name == "TimedOut":
-            super().__init__(f"{word} was stopped after the {minutes:g} minutes that timeouts.{word} allows")
+            super().__init__(f"{name} was stopped after the {minutes:g} minutes that timeouts.{name} allows")
         else:
-            super().__init__(str(self.error) if isinstance(self.error, StageError) else f"{word}: {state.message}")
+            super().__init__(str(self.error) if isinstance(self.error, StageError) else f"{name}: {state.message}")
 
 
 def storage_failed(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
@@ -54,118 +60,139 @@ def storage_failed(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> b
 
 
 class Tasks:
-    """The tasks of one flow run: each waits for the one before, has its time limit, and is told in the UI's table."""
+    """The tasks of one flow run: each waits for the one before, has its time limit, and has a row in the UI's table."""
 
-    def __init__(self, chosen: Settings) -> None:
-        self.chosen = chosen
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
         self.done: dict[str, State[Any]] = {}
         self.table = story.PhaseTable()
 
-    def do(self, word: str, body: "Task[..., State[Any]]", *arguments: Any, why: str | None = None) -> State[Any]:
+    def do(self, name: str, body: "Task[..., State[Any]]", *arguments: Any, why: str | None = None) -> State[Any]:
         """Run one task to its end, or raise `PhaseFailed`. `why` is empty if it will find nothing to do."""
-        minutes = getattr(self.chosen.timeouts, word, None)
-        needs_storage = word in ("data", "push")
+        minutes = getattr(self.settings.timeouts, name, None)
+        needs_storage = name in ("data", "push")
         configured = body.with_options(
-            name=word,
-            task_run_name=word,
+            name=name,
+            task_run_name=name,
             timeout_seconds=minutes and minutes * 60,
-            retries=self.chosen.retrain.retries if needs_storage else 0,
+            retries=self.settings.retrain.retries if needs_storage else 0,
             retry_delay_seconds=PAUSES,
             retry_condition_fn=storage_failed,
         )
         started = time.monotonic()
         if why != "":
-            self.table.row(word, "Running", "", why or "")
+            self.table.row(name, "Running", "", why or "")
         state = configured(*arguments, wait_for=list(self.done.values())[-1:], return_state=True)
         took = "{}:{:02d}".format(*divmod(round(time.monotonic() - started), 60))
-        told = why if why and state.name != Verdict.CACHED else state.message
-        self.table.row(word, state.name or state.type.value, took, told or "")
+        message = why if why and state.name != Verdict.CACHED else state.message
+        self.table.row(name, state.name or state.type.value, took, message or "")
         if not state.is_completed():
-            raise PhaseFailed(word, state, minutes)
-        self.done[word] = state
+            raise PhaseFailed(name, state, minutes)
+        self.done[name] = state
         return state
 
 
-def _told(word: str, body: Callable[[OnLine], tuple[str, str]]) -> State[Any]:
-    """Carry out one task: what it prints goes to log and progress bar, what it gives is state and message."""
+def _carry_out(name: str, body: Callable[[OnLine], tuple[str, str]]) -> State[Any]:
+    """Run one task: its lines go to the log and the progress bar; it returns its verdict and a message."""
     logger = get_run_logger()
-    with story.progress(word) as follow:
+    with story.progress(name) as follow:
 
         def on_line(line: str) -> None:
             follow(line)
-            logger.info("%s", line, extra={"phase": word, "line": line})
+            logger.info("%s", line, extra={"phase": name, "line": line})
 
         try:
-            name, message = body(on_line)
+            verdict, message = body(on_line)
         except (InputError, StageError) as error:
             return Failed(message=str(error), data=error)
-    logger.info("%s: %s", name, message, extra={"phase": word, "verdict": name})
-    return Completed(name=name, message=message)
+    logger.info("%s: %s", verdict, message, extra={"phase": name, "verdict": verdict})
+    return Completed(name=verdict, message=message)
 
 
 @task(tags=["dvc"], cache_policy=NO_CACHE, persist_result=False)
-def phase(word: str, why: list[str], flags: list[str]) -> State[Any]:
+def phase(name: str, why: list[str], flags: list[str]) -> State[Any]:
     """Run one DVC stage, if there is a reason to; the state says what DVC did."""
 
     def body(on_line: OnLine) -> tuple[str, str]:
         if not why:
             return Verdict.CACHED, f"dvc: {WORDS[Verdict.CACHED]}"
         on_line(f"because {'; '.join(why)}")
-        verdict = repro(pipeline.phases()[word], *flags, on_line=on_line)
+        verdict = repro(pipeline.phases()[name], *flags, on_line=on_line)
         return verdict, f"dvc: {WORDS[verdict]}"
 
-    state = _told(word, body)
-    if state.is_completed() and state.name != Verdict.CACHED and word in SHOWN_AFTER:
-        story.learning_curves(*SHOWN_AFTER[word])
+    state = _carry_out(name, body)
+    if state.is_completed() and state.name != Verdict.CACHED and name in SHOWN_AFTER:
+        story.learning_curves(*SHOWN_AFTER[name])
     return state
 
 
 @task(cache_policy=NO_CACHE, persist_result=False)
-def incoming(folder: str) -> State[Any]:
+def incoming(retrain: Retrain) -> State[Any]:
     """Take the pictures that arrived into the data."""
 
     def body(on_line: OnLine) -> tuple[str, str]:
-        path = workspace.ROOT / folder
-        if not add.arrived(path):
-            return Verdict.CACHED, f"nothing in {folder}/"
-        added = add.add_held(path, on_line=on_line)
-        return (Verdict.COMPLETED if added.new else Verdict.CACHED), str(added)
+        taken = arrivals.take(retrain, on_line)
+        if taken is None:
+            return Verdict.CACHED, f"nothing in {retrain.incoming}/"
+        return (Verdict.COMPLETED if taken.changed else Verdict.CACHED), str(taken)
 
-    return _told("incoming", body)
+    return _carry_out("incoming", body)
 
 
 @task(cache_policy=NO_CACHE, persist_result=False)
-def promote(known: list[registry.Version], acts: bool) -> State[Any]:
-    """Compare the new model with the one in use; the state is named Promoted or Kept where that counts."""
+def promote(versions: list[registry.Version], acts: bool, asks: bool) -> State[Any]:
+    """Compare the new model with the one in use; the state is named after its standing where that counts.
+
+    `acts`: it is put in use if it is good enough; `asks`: once a person has said so.
+    """
 
     def body(on_line: OnLine) -> tuple[str, str]:
-        version, champion = registry.version_of(registry.model_of(None), known), registry.in_use(known)
+        version, champion = registry.version_of(registry.model_of(None), versions), registry.in_use(versions)
         if version and champion:
             return Verdict.CACHED, f"{version.name} is this model"
         decision = compare.run(champion, on_line)
-        story.decision(decision.to_json(), acts)
+        verdict = "would be" if not acts else "waits" if asks and decision.promoted else "is"
+        story.decision(decision.to_json(), verdict)
         if not acts:
             return Verdict.COMPLETED, f"not recorded, else {decision.reason}"
-        return (Standing.PROMOTED if decision.promoted else Standing.KEPT), decision.reason
+        if not decision.promoted:
+            return Standing.KEPT, decision.reason
+        return (Standing.WAITING if asks else Standing.PROMOTED), decision.reason
 
-    return _told("promote", body)
+    return _carry_out("promote", body)
 
 
 @task(cache_policy=NO_CACHE, persist_result=False)
-def save(name: str, decision: Any) -> State[Any]:
-    """Save the run as an experiment, and a new model as a version, which is in use from now on if it was promoted."""
+def save(name: str, decision: Any, standing: str) -> State[Any]:
+    """Save the run as an experiment, and a new model as a version, in use or waiting if that is its standing."""
 
     def body(on_line: OnLine) -> tuple[str, str]:
-        known = experiment.known()
-        if known and not decision:
-            return Verdict.CACHED, f"nothing new since {known}"
+        saved = experiment.known()
+        if saved and not decision:
+            return Verdict.CACHED, f"nothing new since {saved}"
         commit = experiment.save(name, decision.reason if decision else name, on_line)
         if not decision:
             return Verdict.COMPLETED, f"saved as {name}"
-        version = registry.enter(commit, decision.reason, decision.promoted)
+        version = registry.enter(commit, decision.reason, STAGES.get(standing))
         return Verdict.COMPLETED, f"saved as {name}, version {version.name}"
 
-    return _told("record", body)
+    return _carry_out("record", body)
+
+
+@task(cache_policy=NO_CACHE, persist_result=False)
+def ask(days: float) -> State[Any]:
+    """Have a person asked about the version that waits, by a run of its own where a schedule runs this."""
+
+    def body(on_line: OnLine) -> tuple[str, str]:
+        version = registry.version_of(registry.model_of(None), registry.versions())
+        assert version
+        by_hand = f"`thaw approve {version.name}` puts it in use, `thaw reject {version.name}` turns it down"
+        schedule = deployment.name
+        if schedule and asking.ask(version.name, schedule, days):
+            return Verdict.COMPLETED, f"the run `approve {version.name}` asks; or {by_hand}"
+        return Verdict.COMPLETED, f"{version.name} waits for {days:g} days: {by_hand}"
+
+    return _carry_out("ask", body)
 
 
 @task(cache_policy=NO_CACHE, persist_result=False)
@@ -185,4 +212,4 @@ def push(git_remote: str | None) -> State[Any]:
             return Verdict.COMPLETED, f"all that is new was sent to {names}"
         return Verdict.CACHED, f"{names} had everything"
 
-    return _told("push", body)
+    return _carry_out("push", body)

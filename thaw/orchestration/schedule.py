@@ -16,7 +16,7 @@ import sys
 import zoneinfo
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from importlib import import_module
 from operator import attrgetter
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from prefect.runner import Runner
 
 FLOW = "retrain"
+ASKS = "approve"  # the flow that asks a person, deployed beside each schedule under the same name
 NAME = "weekly"
 CHECK = "import sys; from prefect.schedules import Cron; Cron(sys.argv[1])"
 
@@ -56,7 +57,7 @@ def serve(name: str | None, cron: str | None, timezone: str | None, overrides: l
         from prefect.schedules import Cron
         from prefect.types.entrypoint import EntrypointType
 
-        retrain = import_module("flows.retrain").retrain  # the project's own flow
+        retrain, approve = (getattr(import_module(f"flows.{name}"), name) for name in (FLOW, ASKS))  # the project's own
         runner = Runner(name="thaw", limit=1, pause_on_shutdown=False)
         with get_client(sync_client=True) as client:
             kept = {found.name: _kept(found) for found in _all(client) if _is_ours(found)}
@@ -77,6 +78,9 @@ def serve(name: str | None, cron: str | None, timezone: str | None, overrides: l
                 )
                 added = runner.add_deployment(deployment)
                 assert isinstance(added, UUID)
+                runner.add_deployment(
+                    approve.to_deployment(word, tags=deployment.tags, entrypoint_type=EntrypointType.MODULE_PATH)
+                )
                 if missed := _skip_missed(client, added):
                     say(f"{word}: {missed} missed while nothing served it; the last one is caught up now")
             for line in _lines(client, [found for found in _all(client) if found.name in kept]):
@@ -114,21 +118,26 @@ def show(say: server.Say) -> None:
 def set_paused(name: str | None, paused: bool, say: server.Say) -> None:
     """Pause a schedule, or let it go on; it stays so until somebody changes it."""
     with _connected(say) as client:
-        found = _find(client, name)
-        client.set_deployment_paused_state(found.id, paused)
-        for each in found.schedules:  # the UI can switch these off one by one
-            if not paused and not each.active:
-                client.update_deployment_schedule(found.id, each.id, active=True)
-        for line in _lines(client, [client.read_deployment(found.id)]):
+        deployment = _find(client, name)
+        client.set_deployment_paused_state(deployment.id, paused)
+        for schedule in deployment.schedules:  # the UI can switch these off one by one
+            if not paused and not schedule.active:
+                client.update_deployment_schedule(deployment.id, schedule.id, active=True)
+        for line in _lines(client, [client.read_deployment(deployment.id)]):
             say(line)
 
 
 def remove(name: str | None, say: server.Say) -> None:
     """Forget a schedule; its past runs stay."""
+    from prefect.exceptions import ObjectNotFound
+
     with _connected(say) as client:
-        found = _find(client, name)
-        client.delete_deployment(found.id)
-        say(f"Removed {found.name}; its past runs stay")
+        deployment = _find(client, name)
+        client.delete_deployment(deployment.id)
+        with suppress(ObjectNotFound):
+            asks = client.read_deployment_by_name(f"{ASKS} {pipeline.project()}/{deployment.name}")
+            client.delete_deployment(asks.id)
+        say(f"Removed {deployment.name}; its past runs stay")
 
 
 def machine_zone() -> str:
@@ -198,27 +207,31 @@ def _here() -> str:
     return f"{socket.gethostname()}:{workspace.ROOT}"
 
 
-def _is_ours(found: "DeploymentResponse") -> bool:
+def _is_ours(deployment: "DeploymentResponse") -> bool:
     """Whether this workspace serves it; on the project's own server there are no others, even after a move."""
-    return not found.work_pool_name and (_here() in found.tags or server.is_own(os.environ["PREFECT_API_URL"]))
+    return not deployment.work_pool_name and (
+        _here() in deployment.tags or server.is_own(os.environ["PREFECT_API_URL"])
+    )
 
 
-def _owner(found: "DeploymentResponse") -> str:
-    if found.work_pool_name:
-        return f"workers of the pool {found.work_pool_name}"
-    return next((tag for tag in found.tags if ":/" in tag), "somebody else")
+def _owner(deployment: "DeploymentResponse") -> str:
+    if deployment.work_pool_name:
+        return f"workers of the pool {deployment.work_pool_name}"
+    return next((tag for tag in deployment.tags if ":/" in tag), "somebody else")
 
 
 def _all(client: "SyncPrefectClient") -> "list[DeploymentResponse]":
     from prefect.client.schemas.filters import FlowFilter, FlowFilterName
 
-    found = client.read_deployments(flow_filter=FlowFilter(name=FlowFilterName(any_=[_flow_name()])))
-    return sorted(found, key=lambda each: each.name)
+    deployments = client.read_deployments(flow_filter=FlowFilter(name=FlowFilterName(any_=[_flow_name()])))
+    return sorted(deployments, key=lambda deployment: deployment.name)
 
 
 def _find(client: "SyncPrefectClient", name: str | None) -> "DeploymentResponse":
     """The schedule of that name, or the only one; never one of another workspace."""
-    within_reach = {each.name: each for each in _all(client) if each.work_pool_name or _is_ours(each)}
+    within_reach = {
+        deployment.name: deployment for deployment in _all(client) if deployment.work_pool_name or _is_ours(deployment)
+    }
     names = ", ".join(within_reach) or "none"
     if name is None and len(within_reach) == 1:
         return next(iter(within_reach.values()))
@@ -231,17 +244,20 @@ def _find(client: "SyncPrefectClient", name: str | None) -> "DeploymentResponse"
 
 def _free(client: "SyncPrefectClient", name: str) -> None:
     """Raise `InputError` if the name is taken by what this process would not serve."""
-    for each in _all(client):
-        if each.name == name and not _is_ours(each):
-            raise InputError(f"{name!r} is taken on this server by {_owner(each)}: choose another name")
+    for deployment in _all(client):
+        if deployment.name == name and not _is_ours(deployment):
+            raise InputError(f"{name!r} is taken on this server by {_owner(deployment)}: choose another name")
 
 
-def _kept(found: "DeploymentResponse") -> dict[str, Any]:
+def _kept(deployment: "DeploymentResponse") -> dict[str, Any]:
     """What a schedule was made with; pausing outlasts the process that serves."""
     from prefect.client.schemas.actions import DeploymentScheduleCreate
 
-    schedules = [DeploymentScheduleCreate(schedule=each.schedule, active=each.active) for each in found.schedules]
-    return {"schedules": schedules, "parameters": found.parameters, "paused": found.paused}
+    schedules = [
+        DeploymentScheduleCreate(schedule=schedule.schedule, active=schedule.active)
+        for schedule in deployment.schedules
+    ]
+    return {"schedules": schedules, "parameters": deployment.parameters, "paused": deployment.paused}
 
 
 def _skip_missed(client: "SyncPrefectClient", deployment_id: "UUID") -> int:
@@ -267,29 +283,29 @@ def _skip_missed(client: "SyncPrefectClient", deployment_id: "UUID") -> int:
 def _lines(client: "SyncPrefectClient", schedules: "list[DeploymentResponse]") -> list[str]:
     """Two lines for each schedule: what it is and who runs it, and when."""
     lines = []
-    for found in schedules:
-        rules = [each for each in found.schedules if each.active and not found.paused]
-        when = ", ".join(f"{_rule(each)} ({_zone(each)})" for each in found.schedules)
-        runner = (_served_by() or "not served") if _is_ours(found) else _owner(found)
-        lines.append(f"{found.name}: {when or 'no schedule'}, {'active' if rules else 'paused'}, {runner}")
-        dates = sorted(date for each in rules for date in _next_dates(each))[:3]
+    for deployment in schedules:
+        rules = [schedule for schedule in deployment.schedules if schedule.active and not deployment.paused]
+        when = ", ".join(f"{_rule(schedule)} ({_zone(schedule)})" for schedule in deployment.schedules)
+        runner = (_served_by() or "not served") if _is_ours(deployment) else _owner(deployment)
+        lines.append(f"{deployment.name}: {when or 'no schedule'}, {'active' if rules else 'paused'}, {runner}")
+        dates = sorted(date for schedule in rules for date in _next_dates(schedule))[:3]
         if dates:
             lines.append(f"  next: {', '.join(date.astimezone().strftime('%a %Y-%m-%d %H:%M') for date in dates)}")
     return lines
 
 
-def _rule(each: "DeploymentSchedule") -> str:
-    return getattr(each.schedule, "cron", None) or str(each.schedule.model_dump(exclude={"timezone"}))
+def _rule(schedule: "DeploymentSchedule") -> str:
+    return getattr(schedule.schedule, "cron", None) or str(schedule.schedule.model_dump(exclude={"timezone"}))
 
 
-def _zone(each: "DeploymentSchedule") -> str:
-    return getattr(each.schedule, "timezone", None) or "UTC"
+def _zone(schedule: "DeploymentSchedule") -> str:
+    return getattr(schedule.schedule, "timezone", None) or "UTC"
 
 
-def _next_dates(each: "DeploymentSchedule") -> list[datetime]:
+def _next_dates(schedule: "DeploymentSchedule") -> list[datetime]:
     """The next three runs; the server's own arithmetic, daylight saving included."""
     from prefect.server.schemas import schedules
 
-    same = getattr(schedules, type(each.schedule).__name__)(**each.schedule.model_dump())
+    same = getattr(schedules, type(schedule.schedule).__name__)(**schedule.schedule.model_dump())
     dates: list[datetime] = asyncio.run(same.get_dates(3))
     return dates

@@ -55,6 +55,19 @@ def server(port: int | None = None, say: Say = print) -> Iterator[str]:
         yield api
 
 
+@contextmanager
+def running() -> Iterator[str | None]:
+    """The address of the configured or the project's own Prefect API if it answers; no server is started for it."""
+    api = os.environ.get("PREFECT_API_URL")
+    if not api and _lives(_home()):
+        api = json.loads((_home() / "server.json").read_text())["api"]
+    if not api or not _answers(api):
+        yield None
+        return
+    with _environment(api):
+        yield api
+
+
 def ui(api: str) -> str:
     """Where a browser finds the UI that belongs to an API."""
     return api.rstrip("/").removesuffix("/api")
@@ -98,13 +111,13 @@ def _signals_end_the_block() -> Iterator[None]:
 @contextmanager
 def _environment(api: str) -> Iterator[None]:
     """What prefect reads when it is imported; afterwards its last logs are sent and the old values back."""
-    kept = dict(os.environ)
+    before = dict(os.environ)
     os.environ.update(_settings(), PREFECT_API_URL=api, PREFECT_SERVER_ALLOW_EPHEMERAL_MODE="false")
     for name in ("PREFECT_PROFILE", "PREFECT_PROFILES_PATH"):
         os.environ.pop(name, None)
     if "127.0.0.1" in api:  # a proxy has no business between two processes of one machine
         for name in ("NO_PROXY", "no_proxy"):
-            os.environ[name] = ",".join(filter(None, [kept.get(name), "127.0.0.1"]))
+            os.environ[name] = ",".join(filter(None, [before.get(name), "127.0.0.1"]))
     try:
         with ExitStack() as stack:
             if "prefect" in sys.modules:  # it read its settings already, as in tests
@@ -117,7 +130,7 @@ def _environment(api: str) -> Iterator[None]:
                 flush()
     finally:
         os.environ.clear()
-        os.environ.update(kept)
+        os.environ.update(before)
 
 
 def flush() -> None:
@@ -164,10 +177,10 @@ def _own_server(port: int, say: Say) -> Iterator[str]:
     with open(home / "server.users", "a") as users:
         with _turn(home, say):
             fcntl.flock(users, fcntl.LOCK_SH)
-            found = _running(home, say)
-            if found:
-                say(f"Using the Prefect server at {ui(found)}")
-            api, child = (found, None) if found else _start(home, port, say)
+            running = _running(home, say)
+            if running:
+                say(f"Using the Prefect server at {ui(running)}")
+            api, child = (running, None) if running else _start(home, port, say)
         try:
             yield api
         finally:
@@ -265,10 +278,10 @@ def _try_to_start(home: Path, port: int, say: Say) -> "tuple[str, subprocess.Pop
             deadline = time.monotonic() + PATIENCE
             while time.monotonic() < deadline:
                 if child.poll() is not None:
-                    words = log.read_text()
-                    if "already in use" in words:
+                    printed = log.read_text()
+                    if "already in use" in printed:
                         return None
-                    last = (words.strip().splitlines() or ["it said nothing"])[-1]
+                    last = (printed.strip().splitlines() or ["it said nothing"])[-1]
                     raise ServerError(f"the Prefect server ended at once: {last.strip()} (see {log})")
                 if _answers(api):
                     return api, child

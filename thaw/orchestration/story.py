@@ -34,7 +34,7 @@ from prefect.runtime import flow_run, task_run
 
 from thaw.formats import change, escaped, percent, score
 from thaw.progress import LINE
-from thaw.project import pipeline, results
+from thaw.project import compare, pipeline, results
 from thaw.project.stage import Verdict
 from thaw.report.drawing import data_uri
 from thaw.statistics.records import same_networks
@@ -60,9 +60,9 @@ class PhaseTable:
     def __init__(self) -> None:
         self._rows: dict[str, tuple[str, str, str]] = {}
 
-    def row(self, word: str, state: str, took: str, why: str) -> None:
+    def row(self, phase: str, state: str, took: str, why: str) -> None:
         """Add the row of a phase, or replace it."""
-        self._rows[word] = (state, took, why)
+        self._rows[phase] = (state, took, why)
         if state != Verdict.CACHED:
             self.show()
 
@@ -95,10 +95,10 @@ def progress(phase: str) -> Iterator[Callable[[str], None]]:
 
     def read(line: str) -> None:
         last_lines.append(line)
-        if found := LINE.match(line):
+        if match := LINE.match(line):
             # What is left stands first: the UI cuts a long text at its end.
-            percent = float(found["percent"])
-            text = ", ".join(filter(None, (found["left"] if percent < 100 else None, found["what"])))
+            percent = float(match["percent"])
+            text = ", ".join(filter(None, (match["left"] if percent < 100 else None, match["what"])))
             latest[:] = [{"data": percent, "description": text}]
             news.set()
 
@@ -106,9 +106,9 @@ def progress(phase: str) -> Iterator[Callable[[str], None]]:
         while news.wait() and (latest or not over.is_set()):
             news.clear()
             if latest:
-                put = partial(_put, kind="progress", key=f"progress-{phase}", owner=owner, **latest.pop())
+                update = partial(_put, kind="progress", key=f"progress-{phase}", owner=owner, **latest.pop())
                 with suppress(Exception):
-                    _call(put)
+                    _call(update)
             if over.is_set() and not latest:
                 return
             over.wait(PAUSE)
@@ -157,20 +157,23 @@ def outcome() -> None:
             _show("markdown", "data", data, "Pictures by class and split, warnings, what was left out")
 
 
-def decision(decision: Mapping[str, Any], acted: bool = True) -> None:
-    """Show whether the new model takes the place of the one in use, and why; `acted`: whether it did."""
+def decision(decision: Mapping[str, Any], standing: str = "is") -> None:
+    """Show whether the new model "is" promoted, "would be", or "waits" for a person to say so, and why."""
     with _kept_apart("the decision"):
         verdict = "promoted" if decision.get("promoted") else "kept out"
-        described = f"The new model is {verdict}" if acted else f"The new model would be {verdict}"
-        _show("markdown", "promotion", results.promotion(decision, acted), described)
+        described = "The new model waits for a person" if standing == "waits" else f"The new model {standing} {verdict}"
+        page = [results.promotion(decision, standing)]
+        if drawn := compare.changes():
+            page += ["### Right until now, and wrong with the new model", picture("pictures that got worse", drawn)]
+        _show("markdown", "promotion", "\n\n".join(page), described)
 
 
 def failed(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
     """Hook for a run that failed or crashed: show which phase it was, why, its last lines, and how to go on."""
-    found = None
+    result = None
     with suppress(Exception):  # a worker that tells of a crash has no error, only a state
-        found = state.result(raise_on_failure=False)
-    error = found if isinstance(found, BaseException) else None
+        result = state.result(raise_on_failure=False)
+    error = result if isinstance(result, BaseException) else None
     message = str(state.message or error or "no reason is known").strip()
     owner = {"flow_run_id": flow_run.id}
 
@@ -246,12 +249,12 @@ def metric_rows(metrics: dict[str, Any]) -> dict[str, dict[str, str]]:
 
 
 @contextmanager
-def _kept_apart(what: str) -> Iterator[None]:
+def _kept_apart(subject: str) -> Iterator[None]:
     """A picture that can't be drawn is a warning in the log; the training that it shows stays good."""
     try:
         yield
     except Exception as error:
-        _warn(f"could not show {what}: {type(error).__name__}: {error}")
+        _warn(f"could not show {subject}: {type(error).__name__}: {error}")
 
 
 def _warn(sentence: str) -> None:
@@ -280,8 +283,8 @@ def _show(kind: str, key: str, data: object, description: str) -> None:
 
 def _put(client: SyncPrefectClient, kind: str, key: str, data: Any, description: str, owner: dict[str, UUID]) -> None:
     """Make an artifact, or change the one which the flow run has under this key: nothing is shown twice."""
-    if found := _find(client, key, owner["flow_run_id"]):
-        client.update_artifact(found.id, ArtifactUpdate(data=data, description=description))
+    if artifact := _find(client, key, owner["flow_run_id"]):
+        client.update_artifact(artifact.id, ArtifactUpdate(data=data, description=description))
     else:
         shown = {"type": kind, "key": key, "data": data, "description": description, **owner}
         client.create_artifact(ArtifactCreate.model_validate(shown))
@@ -289,11 +292,11 @@ def _put(client: SyncPrefectClient, kind: str, key: str, data: Any, description:
 
 def _find(client: SyncPrefectClient, key: str, run_id: UUID) -> Artifact | None:
     of_run, of_key = ArtifactFilterFlowRunId(any_=[run_id]), ArtifactFilterKey(any_=[key])
-    found = client.read_artifacts(artifact_filter=ArtifactFilter(flow_run_id=of_run, key=of_key))
-    return found[0] if found else None
+    artifacts = client.read_artifacts(artifact_filter=ArtifactFilter(flow_run_id=of_run, key=of_key))
+    return artifacts[0] if artifacts else None
 
 
-def _send(what: str, body: Callable[[SyncPrefectClient], Any]) -> None:
+def _send(subject: str, body: Callable[[SyncPrefectClient], Any]) -> None:
     """Call the API from a thread, and wait for it, but no longer than PATIENCE.
 
     The calls take turns. Nobody waits for one behind another that the server keeps waiting.
@@ -311,7 +314,7 @@ def _send(what: str, body: Callable[[SyncPrefectClient], Any]) -> None:
     patience = 0 if _turn.locked() else PATIENCE
     _start(send).join(patience)
     for sentence in problem:
-        _warn(f"could not show {what}: {sentence}")
+        _warn(f"could not show {subject}: {sentence}")
 
 
 def _call(body: Callable[[SyncPrefectClient], Any]) -> None:

@@ -79,19 +79,19 @@ class Terminal(logging.Handler):
         self.last_lines.append(line)
         if self._bar is None:
             self.console.print(f"{self.phase}: {line}", markup=False, highlight=False, soft_wrap=True)
-        elif found := LINE.match(line):
-            left, text = found["left"] or "", escape(found["what"])
-            self._bars.update(self._bar, total=100, completed=int(found["percent"]), left=left, text=text)
+        elif match := LINE.match(line):
+            left, text = match["left"] or "", escape(match["what"])
+            self._bars.update(self._bar, total=100, completed=int(match["percent"]), left=left, text=text)
         else:
             self._bars.update(self._bar, text=escape(line))
 
-    def _ended(self, word: str) -> None:
+    def _ended(self, verdict: str) -> None:
         minutes, seconds = divmod(round(time.monotonic() - self._started), 60)
         took = f"{minutes}:{seconds:02d}"
         if self._bar is None:
-            self.console.print(f"{self.phase}: {word} after {took}", highlight=False)
+            self.console.print(f"{self.phase}: {verdict} after {took}", highlight=False)
         else:
-            done = None if word in ("Failed", "Stopped") else 100.0
-            colour = COLOURS.get(word, "yellow")
-            self._bars.update(self._bar, total=100, completed=done, left=took, text=f"[{colour}]{word}[/]")
+            done = None if verdict in ("Failed", "Stopped") else 100.0
+            colour = COLOURS.get(verdict, "yellow")
+            self._bars.update(self._bar, total=100, completed=done, left=took, text=f"[{colour}]{verdict}[/]")
         self.phase = self._bar = None

@@ -9,14 +9,15 @@ journal exists, whoever comes next undoes what was begun (`recover`). PATH is on
 import json
 import shutil
 import sys
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from thaw.errors import InputError
+from thaw.errors import InputError, Refused
 from thaw.project import pin, settings, workspace
 from thaw.project.lock import only_retraining
 from thaw.project.stage import OnLine, finish
@@ -29,11 +30,13 @@ REPLACED = ("data/labels.csv", "data/splits.csv", "data.dvc")
 
 @dataclass(frozen=True)
 class Added:
-    """How many pictures are new, how many of them are in each split, how many were known before."""
+    """How many pictures are new, how many of them in each split, how many were known before; the paths of all."""
 
     new: int
     known: int
     splits: dict[str, int]
+    paths: list[str] = field(default_factory=list)
+    left_out: dict[str, str] = field(default_factory=dict)  # what may have been meant, and why it does not join
 
     def __str__(self) -> str:
         splits = ", ".join(f"{count} {split}" for split, count in self.splits.items())
@@ -66,7 +69,7 @@ def add(path: Path, new_classes: bool = False, on_line: OnLine = print, dry_run:
 
 
 def add_held(path: Path, new_classes: bool = False, on_line: OnLine = print, dry_run: bool = False) -> Added:
-    """The same for a caller that holds the workspace already."""
+    """The same for a caller that holds the workspace already. `Refused` names all pictures that cannot join."""
     from thaw.data import manifest, splits
     from thaw.data.parallel import gather, stream
     from thaw.data.pictures import open_picture
@@ -78,9 +81,11 @@ def add_held(path: Path, new_classes: bool = False, on_line: OnLine = print, dry
     data = workspace.ROOT / "data"
     _check_place(path, data)
     check_links(path, copied=True)
-    check_links(data)
-    new = manifest.read_folder(path)
-    for warning in manifest.warnings_of_left_out(manifest.left_out(path, new)):
+    with _no_fault_of_the_new():
+        check_links(data)
+    new = _read(path)
+    left_out = manifest.left_out(path, new)
+    for warning in manifest.warnings_of_left_out(left_out):
         on_line(f"warning: {warning}")
     if not (data.is_dir() and any(data.iterdir())):
         finish("data", [sys.executable, "-m", "thaw.project.bring"], on_line)
@@ -95,7 +100,8 @@ def add_held(path: Path, new_classes: bool = False, on_line: OnLine = print, dry
             f"prepare.split_by is '{config.prepare.split_by}', which decides the splits by what is there, but an add "
             "freezes the splits of all pictures: set prepare.split_by and prepare.hold_out to null first"
         )
-    old = manifest.read_folder(data)
+    with _no_fault_of_the_new():
+        old = manifest.read_folder(data)
     _check_columns(new, old, path, data)
 
     def hash_of(file: Path) -> str:
@@ -103,19 +109,37 @@ def add_held(path: Path, new_classes: bool = False, on_line: OnLine = print, dry
             open_picture(file)  # says so
         return manifest.content_hash(file)
 
+    def hash_if_readable(name: str) -> str:
+        try:
+            return manifest.content_hash(path / name)
+        except OSError:
+            return ""
+
+    def why_unreadable(name: str) -> str:
+        try:
+            open_picture(path / name)
+        except InputError as error:
+            return str(error)
+        return ""
+
     on_line(f"{len(new)} pictures in {path}, {len(old)} in data/")
     with ThreadPoolExecutor(config.resources.workers) as threads:
         old = old.assign(hash=gather(threads, hash_of, [data / name for name in old["path"]]))
-        all_new = new.assign(hash=gather(threads, hash_of, [path / name for name in new["path"]]))
-        unknown = all_new[~all_new["hash"].isin(old["hash"])]
-        for _ in stream(threads, open_picture, [path / name for name in unknown["path"]]):
-            pass  # only tried: kept, all of them would be in memory at once
+        all_new = new.assign(hash=gather(threads, hash_if_readable, new["path"]))
+        unknown = all_new.loc[~all_new["hash"].isin(old["hash"]), "path"]
+        tried = zip(unknown, stream(threads, why_unreadable, unknown), strict=True)
+        if unreadable := {name: why for name, why in tried if why}:
+            others = len(unreadable) - 1
+            raise Refused(unreadable, f" ({others} more pictures cannot be read)" if others else "")
     new = manifest.only_new(old, all_new)
     _check_classes(new, old, path, data, new_classes)
 
     rows = splits.join(old, new, config.prepare.val, config.prepare.test, config.prepare.seed, frozen)
     drawn = rows["split"].iloc[len(old) :]
-    added = Added(len(new), len(all_new) - len(new), {split: int((drawn == split).sum()) for split in manifest.SPLITS})
+    counts = {split: int((drawn == split).sum()) for split in manifest.SPLITS}
+    meant = left_out[~left_out["reason"].isin(manifest.HARMLESS)]
+    reasons = dict(zip(meant["path"], meant["reason"], strict=True))
+    added = Added(len(new), len(all_new) - len(new), counts, list(all_new["path"]), reasons)
     if new.empty:
         return added
     classes = manifest.classes_of(rows, config.prepare.positive, 1)
@@ -170,17 +194,49 @@ def _check_place(path: Path, data: Path) -> None:
         raise InputError(f"{path} and data/ lie in one another; put the new pictures into a folder of their own")
 
 
+def _read(path: Path) -> "pd.DataFrame":
+    """The rows of the new pictures."""
+    from thaw.data import manifest
+
+    try:
+        return manifest.read_folder(path)
+    except Refused:
+        raise
+    except InputError as mistake:
+        raise _all_refused(path, str(mistake)) from None
+
+
+@contextmanager
+def _no_fault_of_the_new() -> Iterator[None]:
+    """What the data themselves are refused for is no reason to refuse new pictures."""
+    try:
+        yield
+    except Refused as mistake:
+        raise InputError(str(mistake)) from None
+
+
+def _all_refused(path: Path, why: str) -> Refused:
+    """The error where a fault of the table, or the lack of one, lets none of the files join."""
+    from thaw.data.manifest import is_visible
+
+    files = [file.relative_to(path) for file in path.rglob("*") if file.is_file()]
+    return Refused({file.as_posix(): why for file in files if is_visible(file)} or {"": why})
+
+
 def _check_columns(new: "pd.DataFrame", old: "pd.DataFrame", path: Path, data: Path) -> None:
     """Raise unless the new pictures have the same columns as those that are there."""
     new_columns, old_columns = (set(rows.columns) - {"path", "label", "split"} for rows in (new, old))
     if missing := sorted(old_columns - new_columns):
-        raise InputError(
+        raise _all_refused(
+            path,
             f"{path} lacks the columns {', '.join(missing)} that data/labels.csv has; "
-            f"give it a labels.csv with the columns {', '.join(['path', 'label', *sorted(old_columns)])}"
+            f"give it a labels.csv with the columns {', '.join(['path', 'label', *sorted(old_columns)])}",
         )
     if unknown := sorted(new_columns - old_columns):
         place = "data/labels.csv has not" if (data / "labels.csv").is_file() else "class folders have no place for"
-        raise InputError(f"{path}/labels.csv has the columns {', '.join(unknown)}, which {place}; take them out")
+        raise _all_refused(
+            path, f"{path}/labels.csv has the columns {', '.join(unknown)}, which {place}; take them out"
+        )
 
 
 def _check_classes(new: "pd.DataFrame", old: "pd.DataFrame", path: Path, data: Path, new_classes: bool) -> None:
@@ -188,23 +244,30 @@ def _check_classes(new: "pd.DataFrame", old: "pd.DataFrame", path: Path, data: P
     from thaw.data.pictures import SUFFIXES
 
     unknown = new[~new["label"].isin(old["label"])]
+    known = ", ".join(sorted(old["label"].unique()))
     if len(unknown) and not new_classes:
-        first = unknown.iloc[0]
-        raise InputError(
-            f"{path / first['path']} has the label '{first['label']}', which is no class yet; the classes are "
-            f"{', '.join(sorted(old['label'].unique()))}: correct it, or allow new ones with `--new-classes`"
+        raise Refused(
+            {
+                name: f"{path / name} has the label '{label}', which is no class yet; the classes are {known}: correct "
+                "it, or allow new ones with `--new-classes`"
+                for name, label in zip(unknown["path"], unknown["label"], strict=True)
+            }
         )
     if (data / "labels.csv").is_file():
         return
-    for label in unknown["label"].unique():
-        if label != Path(label).name or label.startswith(".") or label.casefold() in SYSTEM_FOLDERS:
-            raise InputError(f"the new class '{label}' cannot be the name of a folder in data/; call it otherwise")
-    for name in new["path"]:
-        if not is_picture(PurePosixPath(PurePosixPath(name).name)):
-            raise InputError(
-                f"{path / name} would not be found in a class folder; give it a name that does not begin with a dot, "
-                f"and one of the endings {', '.join(sorted(SUFFIXES))}"
-            )
+    nameless = {
+        name: f"the new class '{label}' cannot be the name of a folder in data/; call it otherwise"
+        for name, label in zip(unknown["path"], unknown["label"], strict=True)
+        if label != Path(label).name or label.startswith(".") or label.casefold() in SYSTEM_FOLDERS
+    }
+    unseen = {
+        name: f"{path / name} would not be found in a class folder; give it a name that does not begin with a dot, "
+        f"and one of the endings {', '.join(sorted(SUFFIXES))}"
+        for name in new["path"]
+        if not is_picture(PurePosixPath(PurePosixPath(name).name))
+    }
+    if reasons := nameless | unseen:
+        raise Refused(reasons)
 
 
 def _places(new: "pd.DataFrame", splits: "pd.Series", data: Path) -> list[str]:
@@ -214,14 +277,14 @@ def _places(new: "pd.DataFrame", splits: "pd.Series", data: Path) -> list[str]:
     table = (data / "labels.csv").is_file()
     folders = {} if table else manifest.split_folders(data)
     places: list[str] = []
-    taken: set[str] = set()
+    used: set[str] = set()
     for path, label, digest, split in zip(new["path"], new["label"], new["hash"], splits, strict=True):
         place = PurePosixPath(path if table else f"{label}/{Path(path).name}")
         if folders:  # a split without a folder was taken out of train
             place = folders.get(split, folders.get("train", data / "train")).name / place
         names = chain([place], (place.with_stem(f"{place.stem}-{digest[:length]}") for length in range(8, 65)))
-        name = next(str(name) for name in names if str(name) not in taken and not (data / name).exists())
-        taken.add(name)
+        name = next(str(name) for name in names if str(name) not in used and not (data / name).exists())
+        used.add(name)
         places.append(name)
     return places
 
@@ -262,13 +325,13 @@ def _stage(sources: list[Path], new: "pd.DataFrame", rows: "pd.DataFrame") -> li
 def _move(files: list[str]) -> None:
     """Write the journal, then move what is staged to its place."""
     root, scratch = workspace.ROOT, _scratch()
-    kept = [name for name in REPLACED if (root / name).is_file()]
-    for name in kept:
+    backed_up = [name for name in REPLACED if (root / name).is_file()]
+    for name in backed_up:
         (scratch / "old" / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(root / name, scratch / "old" / name)
     parents = {parent for name in files for parent in PurePosixPath(name).parents}
     folders = sorted(str(parent) for parent in parents if not (root / parent).exists())
-    begun = {"files": [name for name in files if name not in REPLACED], "folders": folders, "kept": kept}
+    begun = {"files": [name for name in files if name not in REPLACED], "folders": folders, "kept": backed_up}
     (scratch / "partial.json").write_text(json.dumps(begun), encoding="utf-8")
     (scratch / "partial.json").replace(journal())
     for name in folders:

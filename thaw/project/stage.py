@@ -55,11 +55,11 @@ class StageError(RuntimeError):
     def __init__(self, stage: str, exit_code: int, last_lines: list[str]) -> None:
         # dvc's own last words ("ERROR: failed to reproduce ...") say only that; the line before says why.
         complaints = [line for line in last_lines if line.startswith("ERROR: ")]
-        stage_codes = [found[1] for line in complaints if (found := re.search(r"exited with (-?\d+)", line))]
+        stage_codes = [match[1] for line in complaints if (match := re.search(r"exited with (-?\d+)", line))]
         if stage_codes:
             exit_code = int(stage_codes[-1])
-            others = [line for line in last_lines if not line.startswith("ERROR: ")]
-            why = others[-1] if others else complaints[-1]
+            plain = [line for line in last_lines if not line.startswith("ERROR: ")]
+            why = plain[-1] if plain else complaints[-1]
         else:
             why = (complaints or last_lines or ["it printed nothing"])[-1]
         super().__init__(f"{stage} failed with exit code {exit_code}: {why.strip().removeprefix('error: ')}")

@@ -1,0 +1,180 @@
+"""incoming: the pictures that arrived join the data, and the folder is empty again afterwards.
+
+    retrain.incoming  -> data/, and what was taken to ARCHIVE/taken/WHEN
+                      -> ARCHIVE/set-aside/WHEN, with reasons.csv, where a file cannot be used
+
+One bad file stops nothing: it is set aside, in the layout in which it arrived, so that `thaw add` takes it once it is
+mended. What was taken is in the data too, so the oldest goes where it needs more than `retrain.archive_gb`; what was
+set aside is nowhere else, so it stays until somebody looks.
+"""
+
+import shutil
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
+
+from thaw.errors import InputError, Refused
+from thaw.project import add, workspace
+from thaw.project.journal import Journal, replace
+from thaw.project.settings import Retrain
+from thaw.project.stage import OnLine
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+TABLE, REASONS = "labels.csv", "reasons.csv"
+QUIET = 10.0  # seconds without a change after which a delivery is taken for complete
+LONGEST_WAIT = 600.0
+MOVES = Journal("incoming")
+
+
+@dataclass(frozen=True)
+class Taken:
+    """What became of the pictures that arrived."""
+
+    added: add.Added | None  # None where nothing was left to add
+    set_aside: int
+    where: str  # the folder of what was set aside
+
+    @property
+    def changed(self) -> bool:
+        """Whether the data are other ones now, or somebody has something to look at."""
+        return bool(self.set_aside or (self.added and self.added.new))
+
+    def __str__(self) -> str:
+        told = str(self.added) if self.added else "nothing new"
+        return told + (f", {self.set_aside} set aside: see {self.where}/{REASONS}" if self.set_aside else "")
+
+
+def take(retrain: Retrain, on_line: OnLine) -> Taken | None:
+    """Take what arrived into the data; None where nothing did. The caller holds the workspace."""
+    if not retrain.incoming or not add.arrived(folder := workspace.ROOT / retrain.incoming):
+        return None
+    archive = _archive(retrain.archive, folder)
+    when = f"{datetime.now().astimezone():%Y-%m-%d-%H%M%S}"
+    taken, aside = archive / "taken" / when, archive / "set-aside" / when
+    _wait_until_quiet(folder, on_line)
+    added, set_aside = None, 0
+    reasons: Mapping[str, str]
+    while added is None and add.arrived(folder):
+        try:
+            added = add.add_held(folder, on_line=on_line)
+            reasons = added.left_out
+        except Refused as refused:
+            reasons = refused.reasons
+        if added:
+            _move(folder, taken, added.paths, on_line)
+        if reasons and not _set_aside(folder, aside, reasons, on_line) and not added:
+            raise InputError(next(iter(reasons.values())))
+        set_aside += len(reasons)
+    _let_go(taken.parent, retrain.archive_gb * 1e9)
+    return Taken(added, set_aside, f"{retrain.archive}/set-aside/{when}")
+
+
+def finish() -> None:
+    """End a move that was killed half-way. Whoever calls holds the workspace."""
+    if begun := MOVES.read():
+        _carry_out(Path(begun["source"]), Path(begun["target"]), begun["names"], print)
+
+
+def waiting(archive: Path) -> int:
+    """How many files were set aside and wait for somebody."""
+    from thaw.data import manifest
+
+    return sum(len(manifest.read_table(file)) for file in archive.glob(f"set-aside/*/{REASONS}"))
+
+
+def _archive(name: str, incoming: Path) -> Path:
+    """The folder of the archive, of which git sees nothing."""
+    archive = workspace.ROOT / name
+    for other in (incoming, workspace.ROOT / "data"):
+        here, there = archive.resolve(), other.resolve()
+        if here.is_relative_to(there) or there.is_relative_to(here):
+            raise InputError(f"retrain.archive is {name}, and {other} lies in it or around it; name another folder")
+    archive.mkdir(parents=True, exist_ok=True)
+    (archive / ".gitignore").write_text("*\n")
+    return archive
+
+
+def _wait_until_quiet(folder: Path, on_line: OnLine) -> None:
+    """A file that is still being copied looks like a broken one."""
+    told, deadline = False, time.monotonic() + LONGEST_WAIT
+    while time.monotonic() < deadline:
+        since = time.time() - max(file.lstat().st_ctime for file in [folder, *folder.rglob("*")])
+        if not 0 <= since < QUIET:  # below zero the clock of a server that keeps the folder is ahead
+            return
+        if not told:
+            on_line(f"{folder} has just changed: taken once nothing has changed for {QUIET:g} seconds")
+            told = True
+        time.sleep(QUIET - since)
+
+
+def _set_aside(folder: Path, target: Path, reasons: Mapping[str, str], on_line: OnLine) -> int:
+    """Move files out of the way, and say why; how many files and rows of the table were moved."""
+    import pandas as pd
+
+    told = pd.DataFrame(sorted(reasons.items()), columns=["path", "reason"])
+    _append(target / REASONS, told.map(lambda text: text.encode("utf-8", "backslashreplace").decode()))
+    on_line(f"warning: set aside in {target}: {len(reasons)}, the first because {next(iter(reasons.values()))}")
+    return _move(folder, target, reasons, on_line)
+
+
+def _move(source: Path, target: Path, names: Iterable[str], on_line: OnLine) -> int:
+    """Move files, and their rows of labels.csv, to another folder: all of them, whenever this is killed."""
+    MOVES.begin(source=str(source), target=str(target), names=list(names))
+    return _carry_out(source, target, list(names), on_line)
+
+
+def _carry_out(source: Path, target: Path, names: list[str], on_line: OnLine) -> int:
+    moved = 0
+    try:
+        moved += _move_rows(source / TABLE, target / TABLE, names)
+        for name in names:
+            place = PurePosixPath(name)
+            file = source / place
+            is_inside = name and not place.is_absolute() and ".." not in place.parts
+            if is_inside and (file.is_symlink() or file.is_file()):
+                (target / place).parent.mkdir(parents=True, exist_ok=True)
+                shutil.move(file, target / place)
+                moved += 1
+    except OSError as error:
+        on_line(f"warning: {source} cannot be emptied ({error}); what is left there is looked at again next time")
+    MOVES.end()
+    return moved
+
+
+def _move_rows(table: Path, target: Path, names: list[str]) -> int:
+    """Move the rows of some pictures from one table to another; how many there are."""
+    from thaw.data import manifest
+
+    if not table.is_file() or table.name in names:
+        return 0
+    rows = manifest.written_rows(table)
+    named = rows["path"].isin(names)
+    if named.any():
+        _append(target, rows[named])
+        replace(table, manifest.csv_of(rows[~named]).encode())
+    return int(named.sum())
+
+
+def _append(table: Path, rows: "pd.DataFrame") -> None:
+    """Add rows to a table, those that it has already left out."""
+    import pandas as pd
+
+    from thaw.data import manifest
+
+    if table.is_file():
+        rows = pd.concat([manifest.read_table(table), rows]).drop_duplicates()
+    replace(table, manifest.csv_of(rows).encode())
+
+
+def _let_go(taken: Path, most: float) -> None:
+    """Delete the oldest of what was taken until the rest needs no more than so many bytes: data/ has it too."""
+    size = 0
+    for batch in sorted(taken.glob("*"), reverse=True):
+        size += sum(file.lstat().st_size for file in batch.rglob("*") if not file.is_dir())
+        if size > most:
+            shutil.rmtree(batch)
