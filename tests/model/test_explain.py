@@ -1,5 +1,6 @@
 """Laws of explain: one map a picture, of the class and the probability that the model gives, or the reason why not."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -51,6 +52,13 @@ def test_the_map_is_of_the_class_that_is_asked_for(packaged: Packaged, tmp_path:
         assert second.probability is not None
         assert first.probability + second.probability == pytest.approx(1)
     assert not any(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+def test_maps_that_are_drawn_among_the_pictures_are_not_explained_too(packaged: Packaged, tmp_path: Path) -> None:
+    for number in range(20):
+        shutil.copy(packaged.pictures / "noise" / "0.png", tmp_path / f"{number}.png")
+    rows = list(explain(Model.load(packaged.folder), pictures([str(tmp_path)]), tmp_path / "maps"))
+    assert len(rows) == 20
 
 
 def test_what_cannot_be_explained_is_one_sentence_before_anything_is_written(

@@ -39,14 +39,19 @@ class Row(NamedTuple):
 
 
 def explain(model: Model, pictures: Iterable[Picture], folder: Path, label: str | None = None) -> Iterator[Row]:
-    """Draw each picture into a new folder, under the map of a class: the most probable one, or `label`."""
+    """Draw each picture into a new folder, under the map of a class: the most probable one, or `label`.
+
+    What lies in that folder is no picture to explain, also where it is inside one that is.
+    """
     network = model.predictor
     if not isinstance(network, Network):
         raise InputError("thaw explain needs the network itself, not an export: name the folder of its package")
     if label is not None and label not in model.classes:
         raise InputError(f"--class {label}: this model has no such class; allowed are {', '.join(model.classes)}")
     _make(folder)
-    return _rows(model, network, iter(pictures), folder, label)
+    place = folder.resolve()
+    others = (picture for picture in pictures if not picture.path.resolve().is_relative_to(place))
+    return _rows(model, network, others, folder, label)
 
 
 def _rows(

@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager, contextmanager
 from html import escape
 from ipaddress import ip_address
 from pathlib import Path, PurePosixPath
-from socket import SO_REUSEADDR, SOL_SOCKET, create_server, socket
+from socket import AF_INET, AF_INET6, create_server, socket
 from typing import Annotated, Any, BinaryIO, NamedTuple, cast
 
 import uvicorn
@@ -28,7 +28,6 @@ from thaw.model.sources import Picture
 
 LOOK_EVERY = 5.0  # seconds between two looks at which model is in use
 MEGABYTE = 2**20
-NAMES_OF_LOOPBACK = ["127.0.0.1", "localhost", "[::1]", "::1"]
 
 
 class Limits(NamedTuple):
@@ -210,7 +209,7 @@ class _Door:
 
     def _opens(self, authorization: str) -> bool:
         assert self.token is not None
-        return secrets.compare_digest(authorization.encode(), f"Bearer {self.token}".encode())
+        return secrets.compare_digest(authorization.encode("latin-1"), f"Bearer {self.token}".encode())
 
 
 def _page(schema: dict[str, Any]) -> str:
@@ -251,14 +250,17 @@ def is_loopback(host: str) -> bool:
 def listen(host: str, port: int) -> socket:
     """A socket that listens; 0 is any free port."""
     try:
-        return create_server((host, port), family=_family(host))
+        return create_server((host, port), family=AF_INET6 if ":" in host else AF_INET)
     except OSError as error:
         raise InputError(
             f"cannot listen on {host}:{port} ({error.strerror or error}); choose another with --host and --port"
         ) from None
 
 
-def serve(app: FastAPI, sockets: list[socket], only_loopback: bool) -> None:
-    """Answer until Ctrl-C or SIGTERM, and finish what was begun."""
-    guarded: ASGIApp = TrustedHostMiddleware(app, NAMES_OF_LOOPBACK) if only_loopback else app
-    uvicorn.Server(uvicorn.Config(guarded, log_level="warning", lifespan="on")).run(sockets)
+def server(app: FastAPI, host: str) -> uvicorn.Server:
+    """What answers until Ctrl-C or SIGTERM, and then finishes what was begun.
+
+    On loopback only under its names: a page of another site, whose name was made to point here, is turned away.
+    """
+    names = [host, f"[{host}]", "localhost"] if is_loopback(host) else ["*"]
+    return uvicorn.Server(uvicorn.Config(TrustedHostMiddleware(app, names), log_level="warning", lifespan="on"))
