@@ -71,6 +71,7 @@ def evaluate(config: Settings) -> None:
         if cut is not None:
             rates = calibration.at_threshold(p[:, 1], labels == 1, cut, groups)
             operating[name] = {"threshold": cut, **rates}
+            found[name]["recall"] = rates["recall"]["value"]
         predictions[f"{name}_prediction"] = np.array(data.classes)[p.argmax(1)]
         columns.append(pd.DataFrame(p, columns=[f"{name}_p_{label}" for label in data.classes]))
         by_class.append(metrics.per_class(p, labels, data.classes).assign(model=name))

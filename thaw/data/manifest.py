@@ -15,7 +15,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from thaw.data.pictures import FORMATS, SUFFIXES
+from thaw.data.pictures import SUFFIXES
+from thaw.data.pixels import FORMATS
 from thaw.errors import InputError, Refused
 
 SPLITS = ("train", "val", "test")

@@ -138,7 +138,8 @@ class Retrain(Section):
 
 
 class Promote(Section):
-    by: Literal["accuracy", "auc", "macro_f1", "recall"]
+    by: Literal["accuracy", "auc", "macro_f1", "recall", "cost"]
+    costs: dict[str, dict[str, NotNegative]]
     margin: Limit
     sure: Annotated[float, Field(ge=0.5, lt=1)]
     class_limit: Limit
@@ -257,6 +258,17 @@ def _check(values: Any, source: str) -> Settings:
     if settings.prepare.hold_out is not None and not settings.prepare.split_by:
         raise InputError(
             f"{source}: prepare.hold_out is '{settings.prepare.hold_out}', but no prepare.split_by names its column"
+        )
+    costs = settings.promote.costs
+    if settings.promote.by == "cost" and not costs:
+        raise InputError(
+            f"{source}: promote.by is cost and promote.costs names none; write what mistakes cost by the right class "
+            "and the one that was said, such as {defective: {functional: 10}}"
+        )
+    if right := [name for name, row in costs.items() if name in row]:
+        raise InputError(
+            f"{source}: promote.costs has a cost of '{right[0]}' for a picture of '{right[0]}', which is no mistake; "
+            "take it out"
         )
     return settings
 

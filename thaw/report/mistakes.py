@@ -41,7 +41,7 @@ def mistakes(worst: pd.DataFrame, images: Sequence[bytes]) -> bytes:
 
     `images` are PNGs of the pictures, each beside its map.
     """
-    from thaw.data.pictures import open_image
+    from thaw.data.pixels import open_image
 
     if not images:
         figure = canvas(8, 1)

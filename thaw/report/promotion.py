@@ -5,7 +5,7 @@ from importlib import resources
 from typing import Any
 
 from thaw.formats import change, count, escaped, number, percent, score
-from thaw.statistics.records import FIGURES
+from thaw.statistics.records import FIGURES, for_the_better
 
 
 def page(report: str, **decision: Any) -> str:
@@ -30,12 +30,13 @@ def rows_of(gain: Mapping[str, Any], falls: Sequence[Mapping[str, Any]]) -> list
         unit, shown = row["unit"], percent if row["unit"] == "percent" else score
         span = f"{change(row['low'], unit)} to {change(row['high'], unit)}" if row["low"] is not None else "no interval"
         limit = (f"{100 * gain['margin']:.1f}" if unit == "percent" else f"{gain['margin']:.3f}") if place == 0 else ""
-        low = row["floor"] is None or row["floor"] < -gain["margin"] - 1e-9
+        least, _, floor = for_the_better(row)
+        low = floor is None or floor < -gain["margin"] - 1e-9
         rows.append(
             {"part": "decides" if place == 0 else "also", "value": FIGURES[row["by"]]}
             | {"pictures": count(gain["test_pictures"]), "before": shown(row["before"]), "after": shown(row["after"])}
             | {"change": change(row["change"], unit), "interval": span, "limit": limit}
-            | {"bad": place == 0 and low and not (row["low"] or 0) > 0}
+            | {"bad": place == 0 and low and not (least or 0) > 0}
         )
     for row in falls:
         most = number(row.get("limit"))
@@ -78,6 +79,7 @@ def markdown(decision: Mapping[str, Any], acted: bool = True) -> str:
         lines += [
             "",
             "Both models answered the same test pictures. Of a class the recall counts, of a slice the accuracy; "
-            "changes are in points, of AUC in its own unit; in brackets is the 95 % interval.",
+            "changes are in points, of AUC and of cost (lower is better) in their own units; in brackets is the 95 % "
+            "interval.",
         ]
     return "\n".join(lines) + "\n"

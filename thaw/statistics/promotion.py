@@ -1,9 +1,9 @@
 """Promotion: whether a new model takes the place of the one in use, judged on the same test pictures, and why.
 
-decision = decide(before, after, labels, classes, groups, slices, Limits("accuracy", 0.01, 0.7, 0.05, 0.05, 20))
+decision = decide(before, after, labels, classes, groups, slices, Limits("accuracy", {}, 0.01, 0.7, 0.05, 0.05, 20))
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -14,7 +14,7 @@ from thaw.formats import percent, points, score
 from thaw.statistics import intervals
 from thaw.statistics.intervals import Codes, Figure, Mask, Span
 from thaw.statistics.metrics import Labels, Probabilities
-from thaw.statistics.records import FIGURES
+from thaw.statistics.records import FIGURES, LOWER_IS_BETTER, for_the_better
 
 ROUNDING = 1e-9  # a fall of exactly the limit is within it, however its binary fraction ends
 CHANCE = 0.05  # in so many comparisons of equal models a class or slice may be taken as worse, all of them together
@@ -24,6 +24,7 @@ class Limits(NamedTuple):
     """What a new model is judged by, and how much worse it may be, as shares."""
 
     by: str  # one of FIGURES
+    costs: Mapping[str, Mapping[str, float]]  # of mistakes, by the right class and the one that was said; others cost 1
     margin: float  # of this figure
     sure: float  # how sure it must be that it loses no more than the margin
     class_limit: float  # of the recall of a class
@@ -45,8 +46,8 @@ class Points(NamedTuple):
 class Decision:
     """The verdict with the sentence that explains it and the numbers behind it, all of them plain JSON values.
 
-    `gain` is about the figure that decides: before, after, change, low, high (95 %), floor (what it loses at most, as
-    sure as asked), margin; `figures` has the same of all figures, that one first. `falls` has a row for each class
+    `gain` is about the figure that decides: before, after, change, low, high (95 %), floor (what it changes for the
+    worse at most, as sure as asked), margin; `figures` has the same of all figures, that one first. `falls` has a row for each class
     (recall) and each slice value (accuracy), with `limit` None where too few pictures stand behind it.
     """
 
@@ -88,7 +89,7 @@ def decide(
     in_order = None if groups is None else [groups[number] for number in order]
     codes = intervals.codes_of(in_order, len(labels))
     pictures = _Pictures(before[order], after[order], labels[order], codes)
-    figures = _figures(pictures, limits, points)
+    figures = _figures(pictures, classes, limits, points)
     found = {
         "test_pictures": len(labels),
         "test_groups": None if groups is None else len(set(groups)),
@@ -110,7 +111,9 @@ def decide(
     return Decision(enough and not part, reason, found, falls)
 
 
-def _figures(pictures: _Pictures, limits: Limits, points: Points | None) -> list[dict[str, Any]]:
+def _figures(
+    pictures: _Pictures, classes: Sequence[str], limits: Limits, points: Points | None
+) -> list[dict[str, Any]]:
     """Every figure of both models with its change and interval, the one that decides first."""
     before, after, labels, codes = pictures
     right = [(p.argmax(1) == labels).astype(np.float64) for p in (before, after)]
@@ -127,10 +130,23 @@ def _figures(pictures: _Pictures, limits: Limits, points: Points | None) -> list
         if positive.any():
             called = [each[positive].astype(np.float64) for each in _called(pictures, points)]
             rows.append(_mean("recall", called[0], called[1], codes[positive], limits.sure))
+    if limits.costs:
+        costs = cost_table(classes, limits.costs)
+        paid = [costs[labels, p.argmax(1)] for p in (before, after)]
+        rows.append(_mean("cost", paid[0], paid[1], codes, limits.sure, largest=float(costs.max()) or 1.0))
     if all(row["by"] != limits.by for row in rows):
         why = "it is undefined, because a class has no test pictures"
         rows.append(_row(limits.by, np.nan, np.nan, [Span(None, None, why)] * 2))
     return sorted(rows, key=lambda row: row["by"] != limits.by)
+
+
+def cost_table(classes: Sequence[str], costs: Mapping[str, Mapping[str, float]]) -> Probabilities:
+    """What each answer costs (right class, class that was said): nothing where it is right, 1 where no cost is given."""
+    table = 1.0 - np.eye(len(classes))
+    for right, row in costs.items():
+        for said, cost in row.items():
+            table[classes.index(right), classes.index(said)] = cost
+    return table
 
 
 def _called(pictures: _Pictures, points: Points) -> list[Mask]:
@@ -140,9 +156,13 @@ def _called(pictures: _Pictures, points: Points) -> list[Mask]:
     ]
 
 
-def _mean(by: str, before: Probabilities, after: Probabilities, codes: Codes, sure: float) -> dict[str, Any]:
+def _mean(
+    by: str, before: Probabilities, after: Probabilities, codes: Codes, sure: float, largest: float = 1.0
+) -> dict[str, Any]:
+    """Of figures that each picture has its own value of, `largest` at most."""
     codes = np.unique(codes, return_inverse=True)[1]
-    spans = [intervals.of_change(after - before, codes, level) for level in (intervals.CONFIDENCE, 2 * sure - 1)]
+    levels = (intervals.CONFIDENCE, 2 * sure - 1)
+    spans = [intervals.of_change(after - before, codes, level, largest) for level in levels]
     return _row(by, float(before.mean()), float(after.mean()), spans)
 
 
@@ -158,9 +178,9 @@ def _class_mean(by: str, figures: Sequence[Figure], pictures: _Pictures, sure: f
 def _row(by: str, before: float, after: float, spans: Sequence[Span]) -> dict[str, Any]:
     wide, asked = spans
     numbers = {"before": before, "after": after, "change": after - before}
-    row: dict[str, Any] = {"by": by, "unit": "score" if by == "auc" else "percent"}
+    row: dict[str, Any] = {"by": by, "unit": "score" if by in ("auc", "cost") else "percent"}
     row |= {name: None if np.isnan(value) else value for name, value in numbers.items()}
-    row |= {"low": wide.low, "high": wide.high, "floor": asked.low}
+    row |= {"low": wide.low, "high": wide.high, "floor": asked.high if by in LOWER_IS_BETTER else asked.low}
     return row | ({"no_interval": wide.why} if wide.why else {})
 
 
@@ -221,7 +241,8 @@ def _within(row: dict[str, Any], span: Span) -> bool:
 
 def _judged(found: dict[str, Any]) -> tuple[bool, str, str]:
     """Whether the change of the figure is good enough, that in a few words, and the numbers."""
-    low, high, floor, margin, unit = (found[key] for key in ("low", "high", "floor", "margin", "unit"))
+    low, high, margin, unit = (found[key] for key in ("low", "high", "margin", "unit"))
+    least, most, floor = for_the_better(found)
     shown, sure = percent if unit == "percent" else score, f"{100 * found['sure']:g} % sure"
     allowed = f"{100 * margin:.1f} points" if unit == "percent" else f"{margin:.3f}"
     moved = f"{FIGURES[found['by']]} went from {shown(found['before'])} to {shown(found['after'])} "
@@ -230,15 +251,17 @@ def _judged(found: dict[str, Any]) -> tuple[bool, str, str]:
         return False, "cannot be told", f"{moved}, and {found['no_interval']}"
     span = f"{_signed(low, unit).removesuffix(' points')} to {_signed(high, unit).removesuffix(' points')}"
     moved += f"({_signed(found['change'], unit)}, 95 % interval {span})"
-    if low > 0:
+    if least > 0:
         return True, "better", moved
     if floor >= -margin - ROUNDING:
         return True, f"not worse by more than the margin of {allowed}, {sure}", moved
-    if high < 0:
+    if most < 0:
         return False, "worse", moved
     groups = f" in {found['test_groups']} groups" if found["test_groups"] else ""
+    end = "less" if found["by"] in LOWER_IS_BETTER else "more"
     why = (
-        f"{moved}; {sure} is only that it changes by {_signed(floor, unit)} or more, and the margin is {allowed}; "
+        f"{moved}; {sure} is only that it changes by {_signed(found['floor'], unit)} or {end}, and the margin is "
+        f"{allowed}; "
         f"{found['test_pictures']} test pictures{groups} cannot show more"
     )
     return False, "not shown to be as good", why

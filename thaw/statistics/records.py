@@ -4,15 +4,30 @@ from collections.abc import Mapping
 from typing import Any
 
 # What a new model may be judged by.
-FIGURES = {"accuracy": "accuracy", "auc": "AUC", "macro_f1": "macro F1", "recall": "recall at the operating point"}
+FIGURES = {
+    "accuracy": "accuracy",
+    "auc": "AUC",
+    "macro_f1": "macro F1",
+    "recall": "recall at the operating point",
+    "cost": "mean cost of a picture",
+}
+LOWER_IS_BETTER = ("cost",)
 
 # What `dvc metrics show` and `dvc exp show` compare; everything else stands in details.json.
 COMPARED: dict[str, tuple[str, ...]] = {
     "phase_2": ("same",),
     "head": ("accuracy", "auc"),
-    "finetuned": ("accuracy", "balanced_accuracy", "auc", "f1", "ece"),
+    "finetuned": ("accuracy", "balanced_accuracy", "auc", "f1", "recall", "ece"),  # recall: at the operating point
     "gain": ("accuracy", "low", "high"),
 }
+
+
+def for_the_better(row: Mapping[str, Any]) -> tuple[Any, Any, Any]:
+    """`low`, `high` and `floor` of a comparison, turned so that more is better."""
+    low, high, floor = row["low"], row["high"], row["floor"]
+    if low is None or row["by"] not in LOWER_IS_BETTER:
+        return low, high, floor
+    return -high, -low, -floor
 
 
 def split(figures: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -22,7 +37,7 @@ def split(figures: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     for name, values in figures.items():
         names = COMPARED.get(name, ())
         if names:
-            compared[name] = {key: values[key] for key in names}
+            compared[name] = {key: values[key] for key in names if key in values}
         if isinstance(values, Mapping) and (others := {key: values[key] for key in values if key not in names}):
             rest[name] = others
     return compared, rest
