@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from itertools import cycle
+from itertools import chain, cycle
 from pathlib import Path
 
 import httpx
@@ -74,7 +74,7 @@ def measure(url: str, files: list[Path], each: int, clients: int, seconds: float
     ask(url, files, each, time.monotonic() + 1)
     until = time.monotonic() + seconds
     with ThreadPoolExecutor(clients) as threads:
-        return sum(threads.map(lambda _: ask(url, files, each, until), range(clients)), [])
+        return [*chain.from_iterable(threads.map(lambda _: ask(url, files, each, until), range(clients)))]
 
 
 def main() -> None:

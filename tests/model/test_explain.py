@@ -31,7 +31,7 @@ def test_each_picture_has_a_map_of_what_the_model_says_of_it(packaged: Packaged,
         drawn = np.asarray(Image.open(tmp_path / "maps" / row.map)).astype(int)
         picture = np.asarray(Image.open(row.path)).astype(int)
         assert drawn.shape == picture.shape
-        assert 0.1 < abs(drawn - picture).max() / 255
+        assert abs(drawn - picture).max() > 25
     table = read_table(tmp_path / "maps" / TABLE, ["probability"])
     assert table["map"].tolist() == [row.map for row in rows]
     assert table["class"].tolist() == [row.label for row in rows]
@@ -71,7 +71,7 @@ def test_what_cannot_be_explained_is_one_sentence_before_anything_is_written(
     (tmp_path / "a.txt").touch()
     with pytest.raises(InputError, match="is not empty; name a new folder"):
         explain(model, [], tmp_path)
-    with pytest.raises(InputError, match="a.txt cannot be written"):
+    with pytest.raises(InputError, match=r"a\.txt cannot be written"):
         explain(model, [], tmp_path / "a.txt")
     exported = Model(model.about, lambda pixels: model.predictor(pixels))
     with pytest.raises(InputError, match="needs the network itself"):

@@ -1,16 +1,16 @@
-"""Laws of serve: its answers are the model's, what it refuses it says why, and no request is lost to a change of model."""
+"""Laws of serve: its answers are the model's, what it refuses it says why, and a change of model loses no request."""
 
 import re
 import threading
-import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
+from itertools import cycle
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
-from fastapi.testclient import TestClient
 from packages import Packaged
 
 from thaw.errors import InputError
@@ -26,9 +26,24 @@ def model(packaged: Packaged) -> Model:
     return Model.load(packaged.folder)
 
 
-@pytest.fixture
-def client(model: Model) -> Iterator[TestClient]:
-    with TestClient(application(InUse(lambda: "v1.0.0", lambda _: model), LIMITS)) as client:
+@contextmanager
+def client_of(in_use: InUse, token: str | None = None, look_every: float = 60) -> Iterator[httpx.Client]:
+    """A client of a server in a thread of its own."""
+    listening = serve.listen("127.0.0.1", 0)
+    server = serve.server(application(in_use, LIMITS, token, look_every), "127.0.0.1")
+    thread = threading.Thread(target=server.run, args=([listening],))
+    thread.start()
+    try:
+        with httpx.Client(base_url=f"http://127.0.0.1:{listening.getsockname()[1]}", timeout=60) as client:
+            yield client
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+@pytest.fixture(scope="module")
+def client(model: Model) -> Iterator[httpx.Client]:
+    with client_of(InUse(lambda: "v1.0.0", lambda _: model)) as client:
         yield client
 
 
@@ -41,7 +56,7 @@ def files(packaged: Packaged) -> list[Path]:
 
 
 def test_the_answers_are_those_of_the_model_on_the_same_files(
-    client: TestClient, model: Model, packaged: Packaged
+    client: httpx.Client, model: Model, packaged: Packaged
 ) -> None:
     paths = files(packaged)
     answer = client.post("/predict", files=sent(paths))
@@ -54,7 +69,7 @@ def test_the_answers_are_those_of_the_model_on_the_same_files(
         assert (got["decision"], got["unsure"], got["error"]) == (said.decision, said.unsure, None)
 
 
-def test_a_file_that_is_no_picture_is_an_answer_with_the_reason(client: TestClient, packaged: Packaged) -> None:
+def test_a_file_that_is_no_picture_is_an_answer_with_the_reason(client: httpx.Client, packaged: Packaged) -> None:
     path = files(packaged)[0]
     mixed = [("files", ("../../etc/passwd", b"no picture")), *sent([path])]
     broken, whole = client.post("/predict", files=mixed).json()["predictions"]
@@ -64,7 +79,7 @@ def test_a_file_that_is_no_picture_is_an_answer_with_the_reason(client: TestClie
     assert whole["error"] is None
 
 
-def test_what_is_refused_is_one_sentence(client: TestClient) -> None:
+def test_what_is_refused_is_one_sentence(client: httpx.Client) -> None:
     small, large = [("files", (f"{number}.png", b"x")) for number in range(21)], [("files", ("a.png", bytes(2**20)))]
 
     def in_parts() -> Iterator[bytes]:
@@ -89,11 +104,13 @@ def test_what_is_refused_is_one_sentence(client: TestClient) -> None:
 
 
 def test_with_a_token_only_health_answers_without_it(model: Model, packaged: Packaged) -> None:
-    app = application(InUse(lambda: "v1.0.0", lambda _: model), LIMITS, token="sésame")
     pictures = sent(files(packaged)[:1])
-    with TestClient(app) as client:
+    with client_of(InUse(lambda: "v1.0.0", lambda _: model), token="sésame") as client:
         for header in ({}, {"Authorization": "Bearer sesame"}, {"Authorization": "Basic x"}):
-            for answer in (client.post("/predict", files=pictures, headers=header), client.get("/model", headers=header)):
+            for answer in (
+                client.post("/predict", files=pictures, headers=header),
+                client.get("/model", headers=header),
+            ):
                 assert answer.status_code == 401
                 assert "the token is wrong or missing" in answer.json()["detail"]
         assert client.get("/health").json() == {"model": "v1.0.0", "problem": None}
@@ -101,7 +118,7 @@ def test_with_a_token_only_health_answers_without_it(model: Model, packaged: Pac
         assert client.post("/predict", files=pictures, headers=right).status_code == 200
 
 
-def test_it_says_which_model_answers_and_what_it_answers_to(client: TestClient, packaged: Packaged) -> None:
+def test_it_says_which_model_answers_and_what_it_answers_to(client: httpx.Client, packaged: Packaged) -> None:
     about = client.get("/model").json()
     assert (about["model"], about["classes"], about["threshold"]) == ("v1.0.0", ["noise", "stripes"], 0.4)
     assert about["meta"]["temperature"] == 1.5
@@ -123,34 +140,23 @@ def test_nothing_that_other_machines_reach_starts_without_a_token(host: str) -> 
         serve.check(loopback, None)
 
 
-def test_a_model_change_in_mid_traffic_loses_no_request_and_mixes_no_answer(model: Model, packaged: Packaged) -> None:
-    """Every answer is wholly of the model that it names, and in the end it is the new one."""
-    colder = Model(replace(model.about, classes=["rustle", "bars"]), model.predictor)
-    models, now = {"v1.0.0": model, "v2.0.0": colder}, ["v1.0.0"]
-    in_use = InUse(lambda: now[0], models.__getitem__)
+def test_model_changes_in_mid_traffic_lose_no_request_and_mix_no_answer(model: Model, packaged: Packaged) -> None:
+    other = Model(replace(model.about, classes=["rustle", "bars"]), model.predictor)
+    models = {"v1.0.0": model, "v2.0.0": other}
+    names = cycle(models)
     pictures, answers = sent(files(packaged)[:3]), []
-    with TestClient(application(in_use, LIMITS, look_every=0.01)) as client:
+    with client_of(InUse(lambda: next(names), models.__getitem__), look_every=0.002) as client:
 
-        def ask() -> None:
-            for _ in range(12):
-                answers.append(client.post("/predict", files=pictures))
+        def ask(_: int) -> None:
+            answers.append(client.post("/predict", files=pictures))
 
-        threads = [threading.Thread(target=ask) for _ in range(3)]
-        for thread in threads:
-            thread.start()
-        while len(answers) < 6 and any(thread.is_alive() for thread in threads):
-            time.sleep(0.001)
-        now[0] = "v2.0.0"
-        for thread in threads:
-            thread.join()
-        answers.append(client.post("/predict", files=pictures))
-    assert [answer.status_code for answer in answers] == [200] * 37
-    for answer in answers:
-        found = answer.json()
-        for each in found["predictions"]:
-            assert list(each["probabilities"]) == models[found["model"]].classes
+        with ThreadPoolExecutor(4) as threads:
+            list(threads.map(ask, range(60)))
+    assert [answer.status_code for answer in answers] == [200] * 60
     assert {answer.json()["model"] for answer in answers} == set(models)
-    assert answers[-1].json()["model"] == "v2.0.0"
+    for answer in answers:
+        for each in answer.json()["predictions"]:
+            assert list(each["probabilities"]) == models[answer.json()["model"]].classes
 
 
 def test_a_model_that_cannot_be_loaded_leaves_the_one_before_in_use_and_is_told(model: Model) -> None:
@@ -170,20 +176,9 @@ def test_a_model_that_cannot_be_loaded_leaves_the_one_before_in_use_and_is_told(
     assert in_use.problem is None
 
 
-def test_on_loopback_only_its_own_names_are_answered_and_it_ends_when_asked(model: Model) -> None:
-    listening = serve.listen("127.0.0.1", 0)
-    port = listening.getsockname()[1]
-    app: Any = application(InUse(lambda: "v1.0.0", lambda _: model), LIMITS)
-    server = serve.server(app, "127.0.0.1")
-    thread = threading.Thread(target=server.run, args=([listening],))
-    thread.start()
-    try:
-        here = f"http://127.0.0.1:{port}/health"
-        assert httpx.get(here).status_code == 200
-        assert httpx.get(here, headers={"Host": f"localhost:{port}"}).status_code == 200
-        assert httpx.get(here, headers={"Host": f"evil.example:{port}"}).status_code == 400
-        with pytest.raises(InputError, match=f"cannot listen on 127.0.0.1:{port}"):
-            serve.listen("127.0.0.1", port)
-    finally:
-        server.should_exit = True
-        thread.join()
+def test_on_loopback_only_its_own_names_are_answered(client: httpx.Client) -> None:
+    port = client.base_url.port
+    assert client.get("/health", headers={"Host": f"localhost:{port}"}).status_code == 200
+    assert client.get("/health", headers={"Host": f"evil.example:{port}"}).status_code == 400
+    with pytest.raises(InputError, match=f"cannot listen on 127.0.0.1:{port}"):
+        serve.listen("127.0.0.1", port or 0)

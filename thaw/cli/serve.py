@@ -14,7 +14,9 @@ def serve(
         str,
         typer.Option(help="prod (follows the model in use), a version such as v2.0.0, or a package's folder."),
     ] = "prod",
-    host: Annotated[str, typer.Option(help="Where it listens; other machines reach it only with a token.")] = "127.0.0.1",
+    host: Annotated[
+        str, typer.Option(help="Where it listens; other machines reach it only with a token.")
+    ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free one.")] = 8000,
     token: Annotated[
         str | None,

@@ -16,7 +16,8 @@ from PIL import Image
 
 from thaw.data.manifest import csv_of
 from thaw.data.overlay import over
-from thaw.data.pictures import Unreadable, read_picture, squared
+from thaw.data.pictures import Unreadable, read_picture
+from thaw.data.pixels import squared
 from thaw.errors import InputError
 from thaw.learning.attribution import evidence
 from thaw.model.model import Model, Network
