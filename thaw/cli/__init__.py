@@ -11,10 +11,12 @@ from typing import Annotated
 import typer
 
 import thaw
+from thaw.cli.explain import explain
 from thaw.cli.phases import phase
 from thaw.cli.pictures import add, data
 from thaw.cli.projects import init, upgrade
 from thaw.cli.runs import run, schedule, ui
+from thaw.cli.serve import serve
 from thaw.cli.studies import ablate, curve, seeds, sweep
 from thaw.cli.versions import models, promote, reproduce, rollback
 
@@ -67,6 +69,8 @@ for command in (
     ablate,
     add,
     data,
+    explain,
+    serve,
     models,
     promote,
     rollback,
