@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from thaw.cli.endings import say, user_mistakes
+from thaw.errors import InputError
 from thaw.startup import search_less_for_garbage
 
 
@@ -33,11 +34,13 @@ def explain(
         from thaw.project import models
 
         sources.check(paths or [])
-        pictures = sources.pictures(paths or [], sys.stdin)
+        rows = explain(models.load(model, device), sources.pictures(paths or [], sys.stdin), out, label)
         progress, unreadable = Progress(sources.count(paths or [])), 0
-        for row in explain(models.load(model, device), pictures, out, label):
+        for row in rows:
             progress.step(1, "explained")
             unreadable += bool(row.error)
+        if not progress.done:
+            raise InputError("no pictures came in: - reads paths, one a line")
         drawn = progress.done - unreadable
         rest = f"; {unreadable} could not be read" if unreadable else ""
         say(f"{drawn} of {progress.done} pictures drawn into {out}; {TABLE} there lists them{rest}")
