@@ -22,7 +22,7 @@ import yaml
 from PIL import Image
 from safetensors.numpy import load_file
 from tuning import config
-from warm import python
+from warm import environment, python
 
 from tasks import unfreeze
 from thaw.data import manifest
@@ -79,7 +79,7 @@ def run(folder: Path, *phases: str) -> subprocess.CompletedProcess[str]:
 
 def execute(folder: Path, code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run code in a process of the workspace."""
-    return python(folder, code, *arguments, PYTHONPATH=str(ROOT))
+    return python(folder, code, *arguments, path=ROOT)
 
 
 def files_under(folder: Path) -> dict[str, bytes]:
@@ -196,8 +196,13 @@ def test_two_processes_come_to_the_same_results_and_write_them_once(finished: Pa
     for name in ("embed", "unfreeze", "evaluate"):
         shutil.rmtree(copied / "artifacts" / name)
     torchrun = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "tasks.embed"]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    subprocess.run([sys.executable, "-m", *torchrun], cwd=copied, env=environment, check=True, capture_output=True)
+    subprocess.run(
+        [sys.executable, "-m", *torchrun],
+        cwd=copied,
+        env=os.environ | environment(ROOT),
+        check=True,
+        capture_output=True,
+    )
     change("processes: 1 ", "processes: 2 ")(copied)
     done = run(copied, "unfreeze", "evaluate")
     assert done.returncode == 0, done.stderr
@@ -337,9 +342,15 @@ def test_a_training_that_diverged_is_one_sentence_exit_code_two_and_nothing_half
 
 def test_a_network_that_says_one_class_is_a_warning(copied: Path) -> None:
     change("  ratio: 10 ", "  ratio: 1e-3 ")(copied)
-    done = run(copied, "unfreeze")
+    done = run(copied, "unfreeze", "evaluate")
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("warning: the network calls every validation picture '") == 1
+    details = json.loads((copied / "artifacts/evaluate/details.json").read_text())
+    assert (
+        details["finetuned"]["only_class"]
+        in json.loads((copied / "artifacts/prepare/meta.json").read_text())["classes"]
+    )
+    assert details["head"]["only_class"] is None
 
 
 def test_unfreeze_says_what_it_does_and_warns_of_a_ratio_outside_10_to_100(copied: Path) -> None:
@@ -454,6 +465,28 @@ def test_a_package_says_of_the_test_pictures_what_evaluate_said(finished: Path) 
     assert cut == figures_of(finished)["operating"]["finetuned"]["threshold"]
     positive = predictions[columns[1]] >= cut
     assert [each.decision for each in said] == np.where(positive, *reversed(model.classes)).tolist()
+
+
+def test_thaw_predict_says_of_the_test_files_what_evaluate_said(finished: Path, tmp_path: Path) -> None:
+    """From the command line, anywhere, with a table whose columns come along."""
+    predictions = manifest.read_predictions(finished / "artifacts/evaluate/predictions.csv")
+    table = predictions[["label"]].assign(path=[finished / "data" / path for path in predictions["path"]])
+    table.to_csv(tmp_path / "test.csv", index=False)
+    words = ("predict", "test.csv", "--model", str(finished / "artifacts/package"), "--out", "said.csv")
+    done = execute(tmp_path, "from thaw.cli import app\napp()", *words)
+    assert done.returncode == 0, done.stderr
+    said = pd.read_csv(tmp_path / "said.csv", keep_default_na=False)
+    columns = [name for name in predictions if name.startswith("finetuned_p_")]
+    shares = said[[name.removeprefix("finetuned_") for name in columns]].to_numpy()
+    assert shares == pytest.approx(predictions[columns].to_numpy(), abs=1e-6)
+    assert said["prediction"].tolist() == predictions["finetuned_prediction"].tolist()
+    assert said["label"].tolist() == predictions["label"].tolist()
+    cut = figures_of(finished)["operating"]["finetuned"]["threshold"]
+    assert (said["decision"] == "stripes").tolist() == (predictions[columns[1]] >= cut).tolist()
+    assert sum(figures_of(finished)["finetuned"]["decisions_on_val"].values()) == pytest.approx(1)
+    assert (said["unsure"] == (shares.max(1) < 0.7)).all()
+    assert set(said["unlike"]) <= {True, False}
+    assert done.stderr.splitlines()[-1].startswith(f"{len(said)} pictures: ")
 
 
 def test_the_card_of_a_model_has_its_data_results_operating_point_and_licence(copied: Path) -> None:

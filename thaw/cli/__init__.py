@@ -1,7 +1,7 @@
-"""The command line, a module for each group of commands.
+"""The command line: a module for each group of commands.
 
-Heavy imports wait until a command needs them: `thaw --help` answers at once, and prefect reads its settings
-from the environment only after `thaw.orchestration.server` has set them.
+Heavy imports wait until a command needs them. So `thaw --help` answers at once, and prefect is not
+imported before `thaw.orchestration.server` has set its environment variables.
 """
 
 import os
@@ -14,11 +14,12 @@ import thaw
 from thaw.cli.explain import explain
 from thaw.cli.phases import phase
 from thaw.cli.pictures import add, data
+from thaw.cli.predict import predict
 from thaw.cli.projects import init, upgrade
 from thaw.cli.runs import run, schedule, ui
 from thaw.cli.serve import serve
 from thaw.cli.studies import ablate, curve, seeds, sweep
-from thaw.cli.versions import models, promote, reproduce, rollback
+from thaw.cli.versions import approve, models, promote, reject, reproduce, rollback
 
 app = typer.Typer(
     add_completion=False,
@@ -29,8 +30,8 @@ app = typer.Typer(
 )
 
 
-def _version(asked: bool) -> None:
-    if asked:
+def _version(show: bool) -> None:
+    if show:
         typer.echo(f"thaw {thaw.__version__}")
         raise typer.Exit
 
@@ -49,10 +50,10 @@ def _go_to(folder: Path | None) -> None:
 def main(
     folder: Annotated[
         Path | None,
-        typer.Option("-C", metavar="FOLDER", callback=_go_to, help="Work on the project in FOLDER, not in this one."),
+        typer.Option("-C", metavar="FOLDER", callback=_go_to, help="Work on the project in FOLDER."),
     ] = None,
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and end.")
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
     """The options before a command."""
@@ -69,10 +70,13 @@ for command in (
     ablate,
     add,
     data,
+    predict,
     explain,
     serve,
     models,
     promote,
+    approve,
+    reject,
     rollback,
     reproduce,
     upgrade,

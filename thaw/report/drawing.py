@@ -1,9 +1,10 @@
-"""What all plots share: colours, a figure without a display, and how it becomes bytes."""
+"""What all plots share: colours, a figure without a display, and its PNG."""
 
 import base64
 import io
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -13,12 +14,13 @@ if TYPE_CHECKING:
 NETWORKS = {"head": "head only", "finetuned": "fine-tuned"}
 COLOURS = {"head": "#3f7fb5", "finetuned": "#d9642a"}  # cold before the thaw, warm after it
 TINTS = {"head": "#eef4fa", "finetuned": "#fdf3ec"}
+THUMBNAIL = 320  # pixels of a shown picture's longer side
 INK, GREY, LINE = "#22303c", "#7b8794", "#cbd2d9"
 
 
 @dataclass(frozen=True)
 class Plot:
-    """A plot as PNG: for a wide page, and for a phone where it has a form for one."""
+    """A plot as PNG: for a wide page, and for a phone if there is such a version."""
 
     wide: bytes
     narrow: bytes | None = None
@@ -30,7 +32,7 @@ def both_widths(draw: Callable[..., bytes]) -> Plot:
 
 
 def canvas(width: float, height: float) -> "Figure":
-    """A figure of its own, drawn by Agg: no pyplot, so no global state and no display."""
+    """A figure drawn by Agg: without pyplot, so without global state and display."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -40,7 +42,7 @@ def canvas(width: float, height: float) -> "Figure":
 
 
 def tidy(axes: "Axes") -> None:
-    """Thin lines, and a grid behind what is drawn."""
+    """Thin lines, and a grid in the background."""
     axes.set_axisbelow(True)
     axes.grid(axis="y", color=LINE, linewidth=0.6)
     axes.tick_params(colors=GREY, labelcolor=INK, labelsize=9, length=3)
@@ -56,5 +58,16 @@ def png_of(figure: "Figure", dots_per_inch: int = 150) -> bytes:
 
 
 def data_uri(png: bytes) -> str:
-    """A picture as an address that holds the picture itself."""
+    """A picture as a data URI."""
     return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
+
+
+def thumbnail(path: Path) -> bytes:
+    """A picture of the data as PNG, small enough to show."""
+    from thaw.data.pictures import open_picture
+
+    picture = open_picture(path)
+    picture.thumbnail((THUMBNAIL, THUMBNAIL))
+    file = io.BytesIO()
+    picture.save(file, "PNG", optimize=True)
+    return file.getvalue()

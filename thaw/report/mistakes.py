@@ -1,4 +1,4 @@
-"""The worst mistakes of the fine-tuned network: which they are, and as PNG."""
+"""The worst mistakes of the fine-tuned network, as a table and as PNG."""
 
 import io
 import math
@@ -11,10 +11,11 @@ from thaw.formats import percent, short
 from thaw.report.calibration import probabilities_of
 from thaw.report.drawing import COLOURS, GREY, INK, canvas, png_of
 
+SHOWN = 12  # of the worst
 BESIDE = 3  # mistakes in a row
 
 
-def worst_mistakes(predictions: pd.DataFrame, classes: Sequence[str], n: int = 12) -> pd.DataFrame:
+def worst_mistakes(predictions: pd.DataFrame, classes: Sequence[str], n: int = SHOWN) -> pd.DataFrame:
     """The fine-tuned network's most confident errors, most confident first.
 
     Columns: path, label, prediction, confidence (probability of the prediction), head_prediction.
@@ -37,7 +38,8 @@ def worst_mistakes(predictions: pd.DataFrame, classes: Sequence[str], n: int = 1
 
 
 def mistakes(worst: pd.DataFrame, images: Sequence[bytes]) -> bytes:
-    """The worst mistakes as one PNG: each with its true class, what the network said, and its path.
+    """The worst mistakes as one PNG: each with its true class, what the network said, and its
+    path.
 
     `images` are PNGs of the pictures, each beside its map.
     """

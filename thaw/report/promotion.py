@@ -1,15 +1,19 @@
-"""Whether the new model takes the place of the one in use: as a section of the report, and as Markdown."""
+"""The decision about a new model: as a section of the report, and as Markdown."""
 
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from typing import Any
 
 from thaw.formats import change, count, escaped, number, percent, score
+from thaw.report.drawing import data_uri
 from thaw.statistics.records import FIGURES, for_the_better
 
 
-def page(report: str, **decision: Any) -> str:
-    """The report with a section at its top: `promoted`, `reason`, `gain`, `falls`, and `champion`, the model in use."""
+def page(report: str, changes: bytes = b"", **decision: Any) -> str:
+    """The report with a section at its top: `promoted`, `reason`, `gain`, `falls`, and `champion`, the model in use.
+
+    `changes` shows pictures that the new model gets wrong and the one in use does not.
+    """
     import jinja2
 
     environment = jinja2.Environment(
@@ -17,14 +21,15 @@ def page(report: str, **decision: Any) -> str:
     )
     template = resources.files(__package__).joinpath("promotion.html.jinja").read_text(encoding="utf-8")
     section = environment.from_string(template).render(
-        decision | {"rows": rows_of(decision["gain"], decision["falls"])}
+        decision
+        | {"rows": rows_of(decision["gain"], decision["falls"]), "changes": data_uri(changes) if changes else ""}
     )
     report = report.replace("<nav>", '<nav>\n    <a href="#promotion">Promotion</a>', 1)
     return report.replace("<main>", f"<main>\n\n{section}", 1)
 
 
 def rows_of(gain: Mapping[str, Any], falls: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The figures, the one that decides first, then classes and slices, as texts."""
+    """The figures, the deciding one first, then classes and slices, as texts."""
     rows = []
     for place, row in enumerate(gain.get("figures") or []):
         unit, shown = row["unit"], percent if row["unit"] == "percent" else score
@@ -49,12 +54,17 @@ def rows_of(gain: Mapping[str, Any], falls: Sequence[Mapping[str, Any]]) -> list
     return rows
 
 
-def markdown(decision: Mapping[str, Any], acted: bool = True) -> str:
-    """A promotion's decision as Markdown: the verdict, its reason, what each class and slice lost or won."""
+def markdown(decision: Mapping[str, Any], standing: str = "is") -> str:
+    """A promotion's decision as Markdown: the verdict, its reason, what each class and slice lost or won.
+
+    `standing`: the model "is" promoted, "would be" in a run that records nothing, or "waits" for a person to say so.
+    """
     gain, falls = decision.get("gain") or {}, decision.get("falls") or []
     champion = escaped(decision.get("champion") or "the model in use")
     verdict = "Promoted: this model is in use now" if decision.get("promoted") else f"Kept: {champion} stays in use"
-    if not acted:
+    if standing == "waits":
+        verdict = "Good enough, and waits for a person to say yes"
+    if standing == "would be":
         verdict = f"Would be {verdict[0].lower()}{verdict[1:].split(':')[0]}; nothing was changed"
     reason = escaped(decision.get("reason") or "no reason was given")
     lines = [f"**{verdict}**", "", f"{reason[0].upper()}{reason[1:]}."]
@@ -78,8 +88,8 @@ def markdown(decision: Mapping[str, Any], acted: bool = True) -> str:
             lines.append("| " + " | ".join(f"{mark}{cell}{mark}" if cell else "" for cell in cells) + " |")
         lines += [
             "",
-            "Both models answered the same test pictures. Of a class the recall counts, of a slice the accuracy; "
-            "changes are in points, of AUC and of cost (lower is better) in their own units; in brackets is the 95 % "
-            "interval.",
+            "Both models classified the same test pictures. Classes are compared by recall, slices by accuracy. "
+            "Changes are in points, those of AUC and of cost (lower is better) in their own units, with 95 % "
+            "intervals in brackets.",
         ]
     return "\n".join(lines) + "\n"
