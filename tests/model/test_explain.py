@@ -73,6 +73,6 @@ def test_what_cannot_be_explained_is_one_sentence_before_anything_is_written(
         explain(model, [], tmp_path)
     with pytest.raises(InputError, match=r"a\.txt cannot be written"):
         explain(model, [], tmp_path / "a.txt")
-    exported = Model(model.about, lambda pixels: model.predictor(pixels))
+    exported = Model(model.about, lambda pixels: model.predictor(pixels), None)
     with pytest.raises(InputError, match="needs the network itself"):
         explain(exported, [], tmp_path / "maps")

@@ -141,7 +141,7 @@ def test_nothing_that_other_machines_reach_starts_without_a_token(host: str) -> 
 
 
 def test_model_changes_in_mid_traffic_lose_no_request_and_mix_no_answer(model: Model, packaged: Packaged) -> None:
-    other = Model(replace(model.about, classes=["rustle", "bars"]), model.predictor)
+    other = Model(replace(model.about, classes=["rustle", "bars"]), model.predictor, model.neighbours)
     models = {"v1.0.0": model, "v2.0.0": other}
     names = cycle(models)
     pictures, answers = sent(files(packaged)[:3]), []
