@@ -13,7 +13,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from children import importing
 from PIL import Image
+from warm import python
 
 from thaw.data.pictures import Preprocessing
 from thaw.errors import InputError
@@ -35,7 +37,7 @@ PIPELINE = "stages: {unfreeze: {cmd: 'true', outs: [artifacts/unfreeze/model]}}\
 
 
 def command(folder: Path, *words: str) -> "subprocess.CompletedProcess[str]":
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"PYTHONPATH": importing(ROOT), "OMP_NUM_THREADS": "1"}
     return subprocess.run(words, cwd=folder, env=environment, text=True, capture_output=True)
 
 
@@ -91,7 +93,8 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("head", "unfreeze"):
         save_network(folder / "artifacts" / name / "model", folder / "data", CLASSES, 32, about)
     code = "import runpy\nfor phase in ('prepare', 'evaluate'): runpy.run_module(f'tasks.{phase}', run_name='__main__')"
-    must(folder, sys.executable, "-W", "ignore", "-c", code)
+    done = python(folder, code, path=ROOT)
+    assert done.returncode == 0, done.stderr
     (folder / "artifacts/report").mkdir()
     (folder / "artifacts/report/report.html").write_text("<nav></nav><main></main>")
     must(folder, "git", "init", "-q")
@@ -240,7 +243,7 @@ def test_recall_decides_only_between_two_classes_and_the_figure_that_is_named_co
 def test_the_anchor_is_the_best_that_was_in_use_by_the_figure_that_decides(monkeypatch: pytest.MonkeyPatch) -> None:
     def version(name: str, accuracy: float, auc: float) -> registry.Version:
         metrics = {"finetuned": {"accuracy": accuracy, "auc": auc, "recall": 1 - accuracy}, "test_pictures": 660}
-        return registry.Version(name, name, datetime.now(UTC), False, metrics, "", name, "")
+        return registry.Version(name, name, "", datetime.now(UTC), False, metrics, "", name, "")
 
     known = [version("v1", 0.8, 0.9), version("v2", 0.9, 0.85), version("v3", 0.85, 0.88), version("v4", 0.99, 0.99)]
     monkeypatch.setattr(registry, "were_in_use", lambda: ["v1", "v2", "v3"])
@@ -255,7 +258,7 @@ def test_the_anchor_is_the_best_that_was_in_use_by_the_figure_that_decides(monke
 
 def test_test_pictures_that_judged_many_models_are_said_to_be_worn() -> None:
     now, metrics = datetime.now(UTC), {"test_pictures": 60}
-    known = [registry.Version(str(number), "", now, False, metrics, "", "", "") for number in range(19)]
+    known = [registry.Version(str(number), "", "", now, False, metrics, "", "", "") for number in range(19)]
     assert compare._worn(known[1:], 66) == []
     assert "have judged 20 models" in compare._worn(known, 66)[0]
     assert compare._worn(known, 600) == []
