@@ -13,7 +13,7 @@ import typer
 import thaw
 from thaw.cli.phases import phase
 from thaw.cli.pictures import add, data
-from thaw.cli.projects import init, upgrade
+from thaw.cli.projects import backup, init, restore, upgrade
 from thaw.cli.runs import run, schedule, ui
 from thaw.cli.studies import ablate, curve, seeds, sweep
 from thaw.cli.versions import approve, models, promote, reject, reproduce, rollback
@@ -74,6 +74,8 @@ for command in (
     rollback,
     reproduce,
     upgrade,
+    backup,
+    restore,
     phase,
 ):
     app.command()(command)
