@@ -73,6 +73,9 @@ def evaluate(config: Settings) -> None:
             rates = calibration.at_threshold(p[:, 1], labels == 1, cut, groups)
             operating[name] = {"threshold": cut, **rates}
             found[name]["recall"] = rates["recall"]["value"]
+        decided = calibration.decided(p_val, cut if len(data.classes) == 2 else None)
+        shares = np.bincount(decided, minlength=len(data.classes)) / len(val)
+        found[name]["decisions_on_val"] = dict(zip(data.classes, shares.tolist(), strict=True))
         predictions[f"{name}_prediction"] = np.array(data.classes)[p.argmax(1)]
         columns.append(pd.DataFrame(p, columns=[f"{name}_p_{label}" for label in data.classes]))
         by_class.append(metrics.per_class(p, labels, data.classes).assign(model=name))

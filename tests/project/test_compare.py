@@ -156,7 +156,7 @@ def test_the_model_in_use_is_asked_as_it_was_trained_and_only_once(
     assert outcome.falls[2]["before"] == 0
     verdict = "To be put in use" if outcome.promoted else "v1.0.0 stays in use"
     assert verdict in (root / "artifacts/promotion/report.html").read_text()
-    assert not (root / ".dvc/tmp/thaw/champion").exists()
+    assert list((root / ".dvc/tmp/thaw").iterdir()) == []
 
     def not_again(*_: Any) -> list[str]:
         raise AssertionError("decided before")
@@ -291,4 +291,4 @@ def test_lost_files_of_the_model_in_use_are_one_sentence(root: Path, champion: N
     shutil.rmtree(root / ".dvc/cache")
     with pytest.raises(InputError, match=r"the files of v1\.0\.0 are neither .*`thaw promote VERSION`"):
         compare.run(registry.in_use(registry.versions()))
-    assert not (root / ".dvc/tmp/thaw/champion").exists()
+    assert list((root / ".dvc/tmp/thaw").iterdir()) == []

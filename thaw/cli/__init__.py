@@ -13,6 +13,7 @@ import typer
 import thaw
 from thaw.cli.phases import phase
 from thaw.cli.pictures import add, data
+from thaw.cli.predict import predict
 from thaw.cli.projects import backup, init, restore, upgrade
 from thaw.cli.runs import run, schedule, ui
 from thaw.cli.studies import ablate, curve, seeds, sweep
@@ -67,6 +68,7 @@ for command in (
     ablate,
     add,
     data,
+    predict,
     models,
     promote,
     approve,

@@ -9,21 +9,18 @@ No DVC stage, since what it finds hangs on which model is in use. `run()` is how
 """
 
 import hashlib
-import shutil
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from thaw.errors import InputError
-from thaw.project import phase, registry, results, settings, workspace
-from thaw.project.git import dvc
+from thaw.project import models, phase, registry, results, settings, workspace
 from thaw.project.registry import Version
 from thaw.project.settings import Settings
 from thaw.project.stage import OnLine, finish
-from thaw.project.stage import run as run_command
 from thaw.project.workspace import DATA, EVALUATE
 from thaw.startup import search_less_for_garbage
 
@@ -322,30 +319,10 @@ def _inputs(champion: Version, best: Version | None) -> dict[str, Any]:
 
 @contextmanager
 def _files(version: Version) -> Iterator[Path]:
-    """The files of a version, from DVC's cache or remote, for as long as the block lasts."""
-    folder = workspace.ROOT / ".dvc/tmp/thaw/champion" / version.name
-    table = Path(f"{folder}.csv")
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    lines: list[str] = []
-    get = ["get", ".", version.path, "--rev", version.commit, "--out", str(folder)]
-    try:
-        if run_command(dvc(*get), lines.append):
-            why = next(
-                (line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR: ")), "no reason given"
-            )
-            raise InputError(
-                f"the files of {version.name} are neither in DVC's cache nor in its remote ({why}); "
-                "bring them with `dvc fetch --all-tags`, or put another model in use with `thaw promote VERSION`"
-            )
-        table.unlink(missing_ok=True)
-        run_command(dvc("get", ".", MANIFEST, "--rev", version.commit, "--out", str(table)), lines.append)
+    """The files of a version while the block lasts, and beside them its table of pictures if there is one."""
+    with models.files(version) as folder:
+        models.get(version, MANIFEST, Path(f"{folder}.csv"))
         yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        table.unlink(missing_ok=True)
-        with suppress(OSError):  # the other version is there still
-            folder.parent.rmdir()
 
 
 def _folder() -> Path:
@@ -361,6 +338,6 @@ def _write(outcome: Outcome) -> None:
 if __name__ == "__main__":
     search_less_for_garbage()
     names = [word for word in sys.argv[1:] if word != "--new"]
-    models = list(zip(map(Path, names[::2]), names[1::2], strict=True))
-    newest = models.pop() if "--new" in sys.argv else None
-    phase.start(lambda config: compare(config, models, newest))
+    asked = list(zip(map(Path, names[::2]), names[1::2], strict=True))
+    newest = asked.pop() if "--new" in sys.argv else None
+    phase.start(lambda config: compare(config, asked, newest))

@@ -43,7 +43,7 @@ def reproduce(
     `source` is a wheel or a folder to install thaw from; `environment` is an environment that has
     it already.
     """
-    version = _version(name)
+    version = registry.named(name, registry.versions())
     project = _clone(version, folder or workspace.ROOT.parent / f"{workspace.ROOT.name}-{version.name}")
     on_line(f"{project} is the project as it was at {version.name} (commit {version.commit[:7]})")
     thaw_yaml = pipeline.load(project / recipe.NAME)
@@ -59,16 +59,6 @@ def reproduce(
     finish("reproduce", [*_thaw_of(python), "-m", "dvc", "--cd", str(project), "repro", "--force"], on_line)
     computed = registry.hashes(lock.read_text(encoding="utf-8"))
     return [Output(path, computed.get(path) == digest) for path, digest in locked.items()]
-
-
-def _version(name: str) -> registry.Version:
-    known = registry.versions()
-    wanted = f"v{name.strip().removeprefix('v')}"
-    for version in known:
-        if version.name == wanted:
-            return version
-    there = ", ".join(version.name for version in known)
-    raise InputError(f"there is no version '{name}'; there are {there}" if known else registry.FIRST)
 
 
 def _clone(version: registry.Version, folder: Path) -> Path:

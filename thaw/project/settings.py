@@ -128,6 +128,7 @@ class Evaluate(Section):
 
 class Package(Section):
     sure: Limit
+    false_alarms: Share
     license: str | None
 
 
