@@ -15,7 +15,7 @@ from thaw.cli.phases import phase
 from thaw.cli.pictures import add, data
 from thaw.cli.projects import init, upgrade
 from thaw.cli.runs import run, schedule, ui
-from thaw.cli.studies import ablate, curve, seeds, sweep
+from thaw.cli.studies import ablate, curve, seeds, sweep, worker
 from thaw.cli.versions import models, promote, reproduce, rollback
 
 app = typer.Typer(
@@ -65,6 +65,7 @@ for command in (
     seeds,
     curve,
     ablate,
+    worker,
     add,
     data,
     models,

@@ -1,14 +1,15 @@
 """Versions of the model and which of them is in use: git tags, named as gto names them.
 
-`classifier@v2.0.0` marks the commit of a version, `classifier#prod#3` the version in use from then on. So `gto show`
-lists them and `dvc artifacts get . classifier --stage prod` brings the model in use. A tagged experiment commit stays,
-whatever becomes of the experiment.
+`classifier@v2.0.0` marks the commit of a version, `classifier#prod#3` the version in use from then
+on. So `gto show` lists them and `dvc artifacts get . classifier --stage prod` brings the model in
+use. A tagged experiment commit stays, whatever becomes of the experiment.
 """
 
 import json
 import os
 import subprocess
 import time
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -36,10 +37,11 @@ FIRST = "no model has a version yet; `thaw run --record` trains one and gives it
 
 @dataclass(frozen=True)
 class Version:
-    """A registered model: where it is, what it scored, what it learned from, and why it was registered.
+    """A registered model: where it is, what it scored, what it learned from, and why it was
+    registered.
 
-    `path` is where the model lies at the commit. `model` tells it from others: the identity of a package, else DVC's
-    hash; empty where there is no model.
+    `path` is where the model lies at the commit. `model` tells it from others: the identity of a
+    package, else DVC's hash; empty where there is no model.
     """
 
     name: str
@@ -91,7 +93,8 @@ def version_of(model: str, known: list[Version]) -> Version | None:
 
 
 def model_of(commit: str | None) -> str:
-    """What tells the model at a commit, or (None) in the workspace, from others; empty where there is no model."""
+    """What tells the model at a commit, or (None) in the workspace, from others; empty where there
+    is no model."""
 
     def text(path: str) -> str:
         if commit:
@@ -135,7 +138,8 @@ def register(commit: str, message: str) -> Version:
 
 
 def enter(commit: str, message: str, promoted: bool) -> Version:
-    """Give the model at a commit a version, in use from then on if it was promoted: both, whenever this is killed."""
+    """Give the model at a commit a version, in use from then on if it was promoted: both, whenever
+    this is killed."""
     ENTERED.begin(commit=commit, message=message, promoted=promoted)
     version = finish()
     assert version
@@ -154,20 +158,33 @@ def finish() -> Version | None:
     return version
 
 
+def find(name: str) -> Version:
+    """The version of that name, with or without its v."""
+    by_name = {version.name: version for version in versions()}
+    return by_name[_full_name(name, by_name)]
+
+
+def _full_name(name: str, names: Collection[str]) -> str:
+    """The one of these names of versions that is meant; raises if there is none."""
+    full = f"v{name.strip().removeprefix('v')}"
+    if full not in names:
+        raise InputError(f"there is no version '{name}'; there are {', '.join(names)}" if names else FIRST)
+    return full
+
+
 def promote(version: str, message: str) -> None:
     """Put a version in use; nothing happens if it is."""
-    name = f"v{version.strip().removeprefix('v')}"
     events = _events()
-    known = _registered(events)
-    if name not in known:
-        raise InputError(f"there is no version '{version}'; there are {', '.join(known)}" if known else FIRST)
+    registered = _registered(events)
+    name = _full_name(version, registered)
     if _line(events)[-1:] != [name]:
         numbers = [int(event["ref"].rsplit("#", 1)[1]) for event in events if "#" in event["ref"]]
-        _tag(f"{NAME}#{STAGE}#{max(numbers, default=0) + 1}", known[name]["commit"], message, events)
+        _tag(f"{NAME}#{STAGE}#{max(numbers, default=0) + 1}", registered[name]["commit"], message, events)
 
 
 def rollback() -> Version:
-    """Put the version in use that was so before the present one; again, and it goes one further back."""
+    """Put the version in use that was so before the present one; again, and it goes one further
+    back."""
     line = _line(_events())
     if len(line) < 2:
         raise InputError(f"no version was in use before {line[0]}" if line else "no version is in use yet")
@@ -176,7 +193,8 @@ def rollback() -> Version:
 
 
 def were_in_use() -> list[str]:
-    """The versions that were in use one after the other, the present one last; what was rolled back is off it."""
+    """The versions that were in use one after the other, the present one last; what was rolled
+    back is off it."""
     return _line(_events())
 
 
@@ -194,7 +212,8 @@ def _registered(events: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
 
 
 def _line(events: list[dict[str, Any]]) -> list[str]:
-    """The versions that were in use one after the other, the present one last; what was rolled back is off it."""
+    """The versions that were in use one after the other, the present one last; what was rolled
+    back is off it."""
     line: list[str] = []
     for event in events:
         if event["event"] == "assignment" and event["stage"] == STAGE:
