@@ -64,9 +64,11 @@ def evaluate(config: Settings) -> None:
         temperature = calibration.temperature(val_logits, torch.from_numpy(val_labels))
         val_probabilities = calibration.probabilities(val_logits, temperature)
         probabilities = calibration.probabilities(test_logits, temperature)
+        predicted = np.unique(probabilities.argmax(1))
         figures[name] = metrics.headline(probabilities, labels) | {
             "temperature": temperature,
             "ece_uncalibrated": metrics.calibration_error(calibration.probabilities(test_logits, 1), labels),
+            "only_class": data.classes[predicted[0]] if len(predicted) == 1 else None,
         }
         cut = calibration.threshold(
             val_probabilities[:, 1], val_labels == 1, config.evaluate.promise, config.evaluate.at_least

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from thaw.formats import change
+from thaw.formats import change, escaped
 from thaw.report import sections
 from thaw.report.calibration import calibration
 from thaw.report.confusion import _counts, confusion, confusion_plot
@@ -436,6 +436,21 @@ def test_where_phase_2_was_not_kept_the_page_says_so_and_shows_no_gain(phase_2: 
     told = summary(values["metrics"])
     assert told.startswith(f"**{sentence}**")
     assert "| accuracy | 79.9 % | 79.9 % | – | – |" in told
+
+
+@pytest.mark.parametrize(("before", "way"), [(None, "raise unfreeze.ratio"), ("b", "try class_weights=balanced")])
+def test_a_network_that_calls_all_pictures_one_class_is_a_warning_on_page_and_in_ui(
+    before: str | None, way: str
+) -> None:
+    values = example(["a", "b"], test=60)
+    assert not warning(values["metrics"])
+    values["metrics"]["head"]["only_class"], values["metrics"]["finetuned"]["only_class"] = before, "<b>"
+    sentence = warning(values["metrics"])
+    assert sentence.startswith("The fine-tuned network calls every test picture '<b>', ")
+    assert way in sentence
+    words = Outline(html(**values)).words
+    assert words.index(sentence) < words.index("Metrics")
+    assert escaped(sentence) in summary(values["metrics"])
 
 
 def test_adapted_statistics_that_are_kept_without_an_epoch_are_a_gain_that_is_measured() -> None:

@@ -342,9 +342,15 @@ def test_a_training_that_diverged_is_one_sentence_exit_code_two_and_nothing_half
 
 def test_a_network_that_says_one_class_is_a_warning(copied: Path) -> None:
     change("  ratio: 10 ", "  ratio: 1e-3 ")(copied)
-    done = run(copied, "unfreeze")
+    done = run(copied, "unfreeze", "evaluate")
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("warning: the network calls every validation picture '") == 1
+    details = json.loads((copied / "artifacts/evaluate/details.json").read_text())
+    assert (
+        details["finetuned"]["only_class"]
+        in json.loads((copied / "artifacts/prepare/meta.json").read_text())["classes"]
+    )
+    assert details["head"]["only_class"] is None
 
 
 def test_unfreeze_says_what_it_does_and_warns_of_a_ratio_outside_10_to_100(copied: Path) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from thaw.formats import DASH, Unit, change, count, number, percent, score
+from thaw.formats import DASH, Unit, change, count, escaped, number, percent, score
 from thaw.report.drawing import NETWORKS
 from thaw.statistics.records import same_networks
 
@@ -48,7 +48,26 @@ def verdict_of(low: float | None, high: float | None) -> Verdict:
 
 
 def warning(metrics: Mapping[str, Any]) -> str:
-    """One sentence about what is wrong with the gain and what to try; empty if all is well."""
+    """One sentence about what is wrong with the network and one about the gain; empty if all is well."""
+    return " ".join(filter(None, [_one_class_warning(metrics), _gain_warning(metrics)]))
+
+
+def _one_class_warning(metrics: Mapping[str, Any]) -> str:
+    before, after = (metrics[network].get("only_class") for network in NETWORKS)
+    if after is None:
+        return ""
+    if before is None:
+        return (
+            f"The fine-tuned network calls every test picture '{after}', which head only does not: phase 2 overwrote "
+            "what told the classes apart; raise unfreeze.ratio, or try unfreeze.batchnorm=frozen."
+        )
+    return (
+        f"The fine-tuned network calls every test picture '{after}', whatever it shows; try class_weights=balanced, "
+        "more epochs (head.max_epochs, unfreeze.epochs) or a higher head.learning_rate."
+    )
+
+
+def _gain_warning(metrics: Mapping[str, Any]) -> str:
     phase_2, gain = metrics.get("phase_2", {}), metrics["gain"]
     if phase_2.get("kept_epoch") == 0:
         why = "no epoch was better on validation than head only"
@@ -169,9 +188,9 @@ def summary(metrics: Mapping[str, Any]) -> str:
     verdict, headline = headline_of(metrics)
     caution = warning(metrics) if verdict != "same" else ""
     lines = [
-        f"**{headline}**",
+        f"**{escaped(headline)}**",
         "",
-        *([caution, ""] if caution else []),
+        *([escaped(caution), ""] if caution else []),
         "| | head only | fine-tuned | gain | 95 % interval |",
         "|---|---:|---:|---:|---:|",
     ]
