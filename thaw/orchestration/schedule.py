@@ -135,6 +135,23 @@ def remove(name: str | None, say: server.Say) -> None:
         say(f"Removed {deployment.name}; its past runs stay")
 
 
+def claim(name: str) -> dict[str, str]:
+    """The build step of prefect.yaml: exit if the deployment would replace that of another clone,
+    or one of `thaw schedule`; else return its tags."""
+    from prefect import get_client
+
+    with get_client(sync_client=True) as client:
+        for deployment in _all(client):
+            if deployment.name == name and (_is_foreign(deployment) or not deployment.work_pool_name):
+                print(
+                    f"error: '{_flow_name()}/{name}' is taken on this server by {_workspace_of(deployment)}: give the "
+                    "deployment another name in prefect.yaml, or the project another one in thaw.yaml",
+                    file=sys.stderr,
+                )
+                raise SystemExit(2)
+    return {"project": f"project:{pipeline.project()}", "workspace": _here()}
+
+
 def machine_zone() -> str:
     """The time zone of this machine by name, UTC where it has none."""
     named = os.environ.get("TZ", "").removeprefix(":") or os.path.realpath("/etc/localtime").partition("/zoneinfo/")[2]
@@ -211,10 +228,21 @@ def _is_ours(deployment: "DeploymentResponse") -> bool:
     )
 
 
+def _workspace_of(deployment: "DeploymentResponse") -> str | None:
+    """The tag of the workspace that made it, if it has one."""
+    return next((tag for tag in deployment.tags if ":/" in tag), None)
+
+
+def _is_foreign(deployment: "DeploymentResponse") -> bool:
+    """Whether another workspace made it."""
+    own = (None, _here())
+    return _workspace_of(deployment) not in own and not server.is_own(os.environ.get("PREFECT_API_URL", ""))
+
+
 def _owner(deployment: "DeploymentResponse") -> str:
     if deployment.work_pool_name:
         return f"workers of the pool {deployment.work_pool_name}"
-    return next((tag for tag in deployment.tags if ":/" in tag), "somebody else")
+    return _workspace_of(deployment) or "somebody else"
 
 
 def _all(client: "SyncPrefectClient") -> "list[DeploymentResponse]":
@@ -227,7 +255,9 @@ def _all(client: "SyncPrefectClient") -> "list[DeploymentResponse]":
 def _find(client: "SyncPrefectClient", name: str | None) -> "DeploymentResponse":
     """The schedule of that name, or the only one; never one of another workspace."""
     within_reach = {
-        deployment.name: deployment for deployment in _all(client) if deployment.work_pool_name or _is_ours(deployment)
+        deployment.name: deployment
+        for deployment in _all(client)
+        if _is_ours(deployment) or (deployment.work_pool_name and not _is_foreign(deployment))
     }
     names = ", ".join(within_reach) or "none"
     if name is None and len(within_reach) == 1:
