@@ -1,10 +1,9 @@
-"""Retraining on a schedule: `thaw schedule --cron "0 3 * * 1"` keeps it on the Prefect server and
-serves it here.
+"""Retraining on a schedule: `thaw schedule --cron "0 3 * * 1"` keeps it on the Prefect server and serves it here.
 
-A schedule is a Prefect deployment of the flow. The flow is called after the project, so two
-projects on one server stay apart; a tag names the folder, so that two clones of one project do
-too. One process serves all schedules of its workspace, one run at a time; it needs no work pool.
-Schedules outlive it: of the runs that were due while nothing served, the last one is caught up.
+A schedule is a Prefect deployment of the flow. The flow is called after the project, so two projects on one server stay
+apart; a tag names the folder, so that two clones of one project do too. One process serves all schedules of its
+workspace, one run at a time; it needs no work pool. Schedules outlive it: of the runs that were due while nothing
+served, the last one is caught up.
 """
 
 import asyncio
@@ -17,7 +16,7 @@ import sys
 import zoneinfo
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from importlib import import_module
 from operator import attrgetter
@@ -37,13 +36,13 @@ if TYPE_CHECKING:
     from prefect.runner import Runner
 
 FLOW = "retrain"
+ASKS = "approve"  # the flow that asks a person, deployed beside each schedule under the same name
 NAME = "weekly"
 CHECK = "import sys; from prefect.schedules import Cron; Cron(sys.argv[1])"
 
 
 def serve(name: str | None, cron: str | None, timezone: str | None, overrides: list[str], say: server.Say) -> None:
-    """Serve the schedules of this workspace until a signal comes; with `cron`, make or change one
-    of them first."""
+    """Serve the schedules of this workspace until a signal comes; with `cron`, make or change one of them first."""
     if cron:
         timezone = timezone or machine_zone()
         settings_with(overrides)
@@ -58,7 +57,7 @@ def serve(name: str | None, cron: str | None, timezone: str | None, overrides: l
         from prefect.schedules import Cron
         from prefect.types.entrypoint import EntrypointType
 
-        retrain = import_module("flows.retrain").retrain  # the project's own flow
+        retrain, approve = (getattr(import_module(f"flows.{name}"), name) for name in (FLOW, ASKS))  # the project's own
         runner = Runner(name="thaw", limit=1, pause_on_shutdown=False)
         with get_client(sync_client=True) as client:
             kept = {found.name: _kept(found) for found in _all(client) if _is_ours(found)}
@@ -79,6 +78,9 @@ def serve(name: str | None, cron: str | None, timezone: str | None, overrides: l
                 )
                 added = runner.add_deployment(deployment)
                 assert isinstance(added, UUID)
+                runner.add_deployment(
+                    approve.to_deployment(word, tags=deployment.tags, entrypoint_type=EntrypointType.MODULE_PATH)
+                )
                 if missed := _skip_missed(client, added):
                     say(f"{word}: {missed} missed while nothing served it; the last one is caught up now")
             for line in _lines(client, [found for found in _all(client) if found.name in kept]):
@@ -93,11 +95,9 @@ def serve(name: str | None, cron: str | None, timezone: str | None, overrides: l
 
 
 def _poll(runner: "Runner") -> None:
-    """Start the runs that are due, until an error or a signal comes; then end a run that goes on,
-    and its children.
+    """Start the runs that are due, until an error or a signal comes; then end a run that goes on, and its children.
 
-    In a thread: on the main one the runner would answer signals in its own way, which leaves a
-    training behind.
+    In a thread: on the main one the runner would answer signals in its own way, which leaves a training behind.
     """
     with ThreadPoolExecutor(max_workers=1) as pool:
         polling = pool.submit(asyncio.run, runner.start())
@@ -129,27 +129,15 @@ def set_paused(name: str | None, paused: bool, say: server.Say) -> None:
 
 def remove(name: str | None, say: server.Say) -> None:
     """Forget a schedule; its past runs stay."""
+    from prefect.exceptions import ObjectNotFound
+
     with _connected(say) as client:
         deployment = _find(client, name)
         client.delete_deployment(deployment.id)
+        with suppress(ObjectNotFound):
+            asks = client.read_deployment_by_name(f"{ASKS} {pipeline.project()}/{deployment.name}")
+            client.delete_deployment(asks.id)
         say(f"Removed {deployment.name}; its past runs stay")
-
-
-def claim(name: str) -> dict[str, str]:
-    """The build step of prefect.yaml: exit if the deployment would replace that of another clone,
-    or one of `thaw schedule`; else return its tags."""
-    from prefect import get_client
-
-    with get_client(sync_client=True) as client:
-        for deployment in _all(client):
-            if deployment.name == name and (_is_foreign(deployment) or not deployment.work_pool_name):
-                print(
-                    f"error: '{_flow_name()}/{name}' is taken on this server by {_workspace_of(deployment)}: give the "
-                    "deployment another name in prefect.yaml, or the project another one in thaw.yaml",
-                    file=sys.stderr,
-                )
-                raise SystemExit(2)
-    return {"project": f"project:{pipeline.project()}", "workspace": _here()}
 
 
 def machine_zone() -> str:
@@ -164,8 +152,7 @@ def _check(name: str, cron: str, timezone: str) -> None:
         raise InputError(f"the name of a schedule is {name!r}: use letters, digits, - and _")
     if timezone not in zoneinfo.available_timezones():
         raise InputError(f"the time zone {timezone!r} is unknown: give a name such as Europe/Berlin or UTC")
-    # In a process of its own: prefect reads its settings when it is imported, and they are not
-    # known yet.
+    # In a process of its own: prefect reads its settings when it is imported, and they are not known yet.
     if subprocess.run([sys.executable, "-c", CHECK, cron], capture_output=True).returncode:
         raise InputError(f"--cron is {cron!r}: five fields are needed, minute hour day month weekday: '0 3 * * 1'")
 
@@ -221,28 +208,16 @@ def _here() -> str:
 
 
 def _is_ours(deployment: "DeploymentResponse") -> bool:
-    """Whether this workspace serves it; on the project's own server there are no others, even
-    after a move."""
+    """Whether this workspace serves it; on the project's own server there are no others, even after a move."""
     return not deployment.work_pool_name and (
         _here() in deployment.tags or server.is_own(os.environ["PREFECT_API_URL"])
     )
 
 
-def _workspace_of(deployment: "DeploymentResponse") -> str | None:
-    """The tag of the workspace that made it, if it has one."""
-    return next((tag for tag in deployment.tags if ":/" in tag), None)
-
-
-def _is_foreign(deployment: "DeploymentResponse") -> bool:
-    """Whether another workspace made it."""
-    own = (None, _here())
-    return _workspace_of(deployment) not in own and not server.is_own(os.environ.get("PREFECT_API_URL", ""))
-
-
 def _owner(deployment: "DeploymentResponse") -> str:
     if deployment.work_pool_name:
         return f"workers of the pool {deployment.work_pool_name}"
-    return _workspace_of(deployment) or "somebody else"
+    return next((tag for tag in deployment.tags if ":/" in tag), "somebody else")
 
 
 def _all(client: "SyncPrefectClient") -> "list[DeploymentResponse]":
@@ -255,9 +230,7 @@ def _all(client: "SyncPrefectClient") -> "list[DeploymentResponse]":
 def _find(client: "SyncPrefectClient", name: str | None) -> "DeploymentResponse":
     """The schedule of that name, or the only one; never one of another workspace."""
     within_reach = {
-        deployment.name: deployment
-        for deployment in _all(client)
-        if _is_ours(deployment) or (deployment.work_pool_name and not _is_foreign(deployment))
+        deployment.name: deployment for deployment in _all(client) if deployment.work_pool_name or _is_ours(deployment)
     }
     names = ", ".join(within_reach) or "none"
     if name is None and len(within_reach) == 1:
