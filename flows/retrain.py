@@ -19,7 +19,7 @@ from prefect.states import Completed, Failed
 
 from thaw.errors import InputError
 from thaw.orchestration import story
-from thaw.orchestration.run import PhaseFailed, Standing, Tasks, incoming, phase, promote, push, save
+from thaw.orchestration.run import PhaseFailed, Standing, Tasks, ask, incoming, phase, promote, push, save
 from thaw.project import compare, experiment, mend, pipeline, reasons, recipe, registry, results
 from thaw.project import overrides as changes
 from thaw.project.lock import only_retraining
@@ -61,12 +61,14 @@ def carry_out(force: bool, record: bool) -> Tasks:
     story.outcome()
     versions = registry.versions()
     if record or registry.in_use(versions):
-        state = run.do("promote", promote, versions, record)
+        state = run.do("promote", promote, versions, record, settings.promote.approve == "person")
     if record:
         decision = compare.decision() if state.name in list(Standing) else None
         name = f"{experiment.PREFIX}{datetime.now().astimezone():%Y-%m-%d-%H%M%S}"
-        run.do("record", save, name, decision)
+        run.do("record", save, name, decision, state.name)
         run.do("push", push, settings.retrain.git_remote)
+        if state.name == Standing.WAITING:
+            run.do("ask", ask, settings.promote.wait)
     run.table.show()
     return run
 

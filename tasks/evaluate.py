@@ -78,6 +78,9 @@ def evaluate(config: Settings) -> None:
             rates = calibration.at_threshold(probabilities[:, 1], labels == 1, cut, groups)
             operating[name] = {"threshold": cut, **rates}
             figures[name]["recall"] = rates["recall"]["value"]
+        decided = calibration.decided(val_probabilities, cut if len(data.classes) == 2 else None)
+        shares = np.bincount(decided, minlength=len(data.classes)) / len(val)
+        figures[name]["decisions_on_val"] = dict(zip(data.classes, shares.tolist(), strict=True))
         predictions[f"{name}_prediction"] = np.array(data.classes)[probabilities.argmax(1)]
         columns.append(pd.DataFrame(probabilities, columns=[f"{name}_p_{label}" for label in data.classes]))
         by_class.append(metrics.per_class(probabilities, labels, data.classes).assign(model=name))

@@ -1,5 +1,6 @@
 """Laws of the comparison with the model in use, on tiny real networks in a real git and DVC repository."""
 
+import io
 import json
 import os
 import shutil
@@ -155,7 +156,7 @@ def test_the_model_in_use_is_asked_as_it_was_trained_and_only_once(
     assert outcome.falls[2]["before"] == 0
     verdict = "To be put in use" if outcome.promoted else "v1.0.0 stays in use"
     assert verdict in (root / "artifacts/promotion/report.html").read_text()
-    assert not (root / ".dvc/tmp/thaw/champion").exists()
+    assert list((root / ".dvc/tmp/thaw").iterdir()) == []
 
     def not_again(*_: Any) -> list[str]:
         raise AssertionError("decided before")
@@ -166,6 +167,25 @@ def test_the_model_in_use_is_asked_as_it_was_trained_and_only_once(
     (root / "params.yaml").write_text(text.replace("margin: 0.01", "margin: 0.02"))
     with pytest.raises(AssertionError, match="decided before"):
         compare.run(registry.in_use(registry.versions()))
+
+
+def test_a_version_that_waited_is_compared_with_the_model_in_use_by_now_and_what_got_worse_is_shown(
+    root: Path, champion: None
+) -> None:
+    must(root, "git", "-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qam", "the model in use by now")
+    registry.register("HEAD", "a newer model")
+    registry.promote("v2.0.0", "by hand")
+    outcome = compare.again(registry.find("v1.0.0"), registry.find("v2.0.0"))
+    metrics = json.loads((root / "artifacts/evaluate/metrics.json").read_text())
+    manifest = pd.read_csv(root / "artifacts/prepare/manifest.csv")
+    test = manifest[manifest["split"] == "test"]
+    save_network(root / "earlier", root / "data", **EARLIER)
+    assert (outcome.champion, outcome.model) == ("v2.0.0", registry.find("v1.0.0").model)
+    assert outcome.gain["before"] == pytest.approx(metrics["finetuned"]["accuracy"])
+    assert outcome.gain["after"] == pytest.approx(accuracy(root / "earlier", test, root / "data"))
+    assert Image.open(io.BytesIO(compare.changes())).format == "PNG", "waves are always wrong now"
+    compare.run(registry.in_use(registry.versions()))  # the model in the workspace is the one in use
+    assert compare.changes() == b""
 
 
 def test_the_very_same_network_is_as_good_in_every_picture(root: Path) -> None:
@@ -240,7 +260,7 @@ def test_recall_decides_only_between_two_classes_and_the_figure_that_is_named_co
 def test_the_anchor_is_the_best_that_was_in_use_by_the_figure_that_decides(monkeypatch: pytest.MonkeyPatch) -> None:
     def version(name: str, accuracy: float, auc: float) -> registry.Version:
         metrics = {"finetuned": {"accuracy": accuracy, "auc": auc, "recall": 1 - accuracy}, "test_pictures": 660}
-        return registry.Version(name, name, datetime.now(UTC), False, metrics, "", name, "")
+        return registry.Version(name, name, "", datetime.now(UTC), False, metrics, "", name, "")
 
     known = [version("v1", 0.8, 0.9), version("v2", 0.9, 0.85), version("v3", 0.85, 0.88), version("v4", 0.99, 0.99)]
     monkeypatch.setattr(registry, "were_in_use", lambda: ["v1", "v2", "v3"])
@@ -269,8 +289,6 @@ def test_the_version_in_use_is_not_compared_with_itself(root: Path, champion: No
 
 def test_lost_files_of_the_model_in_use_are_one_sentence(root: Path, champion: None) -> None:
     shutil.rmtree(root / ".dvc/cache")
-    with pytest.raises(
-        InputError, match=r"the files of v1\.0\.0, the model in use, are neither .*`thaw promote VERSION`"
-    ):
+    with pytest.raises(InputError, match=r"the files of v1\.0\.0 are neither .*`thaw promote VERSION`"):
         compare.run(registry.in_use(registry.versions()))
-    assert not (root / ".dvc/tmp/thaw/champion").exists()
+    assert list((root / ".dvc/tmp/thaw").iterdir()) == []
