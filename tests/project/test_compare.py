@@ -175,12 +175,12 @@ def test_a_version_that_waited_is_compared_with_the_model_in_use_by_now_and_what
     must(root, "git", "-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qam", "the model in use by now")
     registry.register("HEAD", "a newer model")
     registry.promote("v2.0.0", "by hand")
-    outcome = compare.again(registry.found("v1.0.0"), registry.found("v2.0.0"))
+    outcome = compare.again(registry.find("v1.0.0"), registry.find("v2.0.0"))
     metrics = json.loads((root / "artifacts/evaluate/metrics.json").read_text())
     manifest = pd.read_csv(root / "artifacts/prepare/manifest.csv")
     test = manifest[manifest["split"] == "test"]
     save_network(root / "earlier", root / "data", **EARLIER)
-    assert (outcome.champion, outcome.model) == ("v2.0.0", registry.found("v1.0.0").model)
+    assert (outcome.champion, outcome.model) == ("v2.0.0", registry.find("v1.0.0").model)
     assert outcome.gain["before"] == pytest.approx(metrics["finetuned"]["accuracy"])
     assert outcome.gain["after"] == pytest.approx(accuracy(root / "earlier", test, root / "data"))
     assert Image.open(io.BytesIO(compare.changes())).format == "PNG", "waves are always wrong now"

@@ -70,7 +70,7 @@ def test_a_project_in_a_folder_of_a_larger_repository_has_a_dvc_of_its_own(tmp_p
     folder = tmp_path / "models" / "tiles"
     create(folder)
     assert call(folder, "dvc", "root") == "."
-    assert len(call(folder, "dvc", "stage", "list", "--name-only").split()) == 6
+    assert len(call(folder, "dvc", "stage", "list", "--name-only").split()) == 7
 
 
 def test_a_folder_in_a_project_is_refused_and_nothing_is_written(tmp_path: Path) -> None:

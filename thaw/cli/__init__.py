@@ -16,7 +16,7 @@ from thaw.cli.pictures import add, data
 from thaw.cli.predict import predict
 from thaw.cli.projects import backup, init, restore, upgrade
 from thaw.cli.runs import run, schedule, ui
-from thaw.cli.studies import ablate, curve, seeds, sweep
+from thaw.cli.studies import ablate, curve, seeds, sweep, worker
 from thaw.cli.versions import approve, models, promote, reject, reproduce, rollback
 
 app = typer.Typer(
@@ -66,6 +66,7 @@ for command in (
     seeds,
     curve,
     ablate,
+    worker,
     add,
     data,
     predict,
