@@ -1,5 +1,6 @@
 """Laws of the comparison with the model in use, on tiny real networks in a real git and DVC repository."""
 
+import io
 import json
 import os
 import shutil
@@ -158,7 +159,7 @@ def test_the_model_in_use_is_asked_as_it_was_trained_and_only_once(
     assert outcome.falls[2]["before"] == 0
     verdict = "To be put in use" if outcome.promoted else "v1.0.0 stays in use"
     assert verdict in (root / "artifacts/promotion/report.html").read_text()
-    assert not (root / ".dvc/tmp/thaw/champion").exists()
+    assert list((root / ".dvc/tmp/thaw").iterdir()) == []
 
     def not_again(*_: Any) -> list[str]:
         raise AssertionError("decided before")
@@ -169,6 +170,25 @@ def test_the_model_in_use_is_asked_as_it_was_trained_and_only_once(
     (root / "params.yaml").write_text(text.replace("margin: 0.01", "margin: 0.02"))
     with pytest.raises(AssertionError, match="decided before"):
         compare.run(registry.in_use(registry.versions()))
+
+
+def test_a_version_that_waited_is_compared_with_the_model_in_use_by_now_and_what_got_worse_is_shown(
+    root: Path, champion: None
+) -> None:
+    must(root, "git", "-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qam", "the model in use by now")
+    registry.register("HEAD", "a newer model")
+    registry.promote("v2.0.0", "by hand")
+    outcome = compare.again(registry.find("v1.0.0"), registry.find("v2.0.0"))
+    metrics = json.loads((root / "artifacts/evaluate/metrics.json").read_text())
+    manifest = pd.read_csv(root / "artifacts/prepare/manifest.csv")
+    test = manifest[manifest["split"] == "test"]
+    save_network(root / "earlier", root / "data", **EARLIER)
+    assert (outcome.champion, outcome.model) == ("v2.0.0", registry.find("v1.0.0").model)
+    assert outcome.gain["before"] == pytest.approx(metrics["finetuned"]["accuracy"])
+    assert outcome.gain["after"] == pytest.approx(accuracy(root / "earlier", test, root / "data"))
+    assert Image.open(io.BytesIO(compare.changes())).format == "PNG", "waves are always wrong now"
+    compare.run(registry.in_use(registry.versions()))  # the model in the workspace is the one in use
+    assert compare.changes() == b""
 
 
 def test_the_very_same_network_is_as_good_in_every_picture(root: Path) -> None:
@@ -272,8 +292,6 @@ def test_the_version_in_use_is_not_compared_with_itself(root: Path, champion: No
 
 def test_lost_files_of_the_model_in_use_are_one_sentence(root: Path, champion: None) -> None:
     shutil.rmtree(root / ".dvc/cache")
-    with pytest.raises(
-        InputError, match=r"the files of v1\.0\.0, the model in use, are neither .*`thaw promote VERSION`"
-    ):
+    with pytest.raises(InputError, match=r"the files of v1\.0\.0 are neither .*`thaw promote VERSION`"):
         compare.run(registry.in_use(registry.versions()))
-    assert not (root / ".dvc/tmp/thaw/champion").exists()
+    assert list((root / ".dvc/tmp/thaw").iterdir()) == []

@@ -13,10 +13,11 @@ import typer
 import thaw
 from thaw.cli.phases import phase
 from thaw.cli.pictures import add, data
-from thaw.cli.projects import init, upgrade
+from thaw.cli.predict import predict
+from thaw.cli.projects import backup, init, restore, upgrade
 from thaw.cli.runs import run, schedule, ui
-from thaw.cli.studies import ablate, curve, seeds, sweep
-from thaw.cli.versions import models, promote, reproduce, rollback
+from thaw.cli.studies import ablate, curve, seeds, sweep, worker
+from thaw.cli.versions import approve, models, promote, reject, reproduce, rollback
 
 app = typer.Typer(
     add_completion=False,
@@ -65,13 +66,19 @@ for command in (
     seeds,
     curve,
     ablate,
+    worker,
     add,
     data,
+    predict,
     models,
     promote,
+    approve,
+    reject,
     rollback,
     reproduce,
     upgrade,
+    backup,
+    restore,
     phase,
 ):
     app.command()(command)

@@ -16,7 +16,7 @@ import sys
 import zoneinfo
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from importlib import import_module
 from operator import attrgetter
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from prefect.runner import Runner
 
 FLOW = "retrain"
+ASKS = "approve"  # the flow that asks a person, deployed beside each schedule under the same name
 NAME = "weekly"
 CHECK = "import sys; from prefect.schedules import Cron; Cron(sys.argv[1])"
 
@@ -56,7 +57,7 @@ def serve(name: str | None, cron: str | None, timezone: str | None, overrides: l
         from prefect.schedules import Cron
         from prefect.types.entrypoint import EntrypointType
 
-        retrain = import_module("flows.retrain").retrain  # the project's own flow
+        retrain, approve = (getattr(import_module(f"flows.{name}"), name) for name in (FLOW, ASKS))  # the project's own
         runner = Runner(name="thaw", limit=1, pause_on_shutdown=False)
         with get_client(sync_client=True) as client:
             kept = {found.name: _kept(found) for found in _all(client) if _is_ours(found)}
@@ -77,6 +78,9 @@ def serve(name: str | None, cron: str | None, timezone: str | None, overrides: l
                 )
                 added = runner.add_deployment(deployment)
                 assert isinstance(added, UUID)
+                runner.add_deployment(
+                    approve.to_deployment(word, tags=deployment.tags, entrypoint_type=EntrypointType.MODULE_PATH)
+                )
                 if missed := _skip_missed(client, added):
                     say(f"{word}: {missed} missed while nothing served it; the last one is caught up now")
             for line in _lines(client, [found for found in _all(client) if found.name in kept]):
@@ -125,9 +129,14 @@ def set_paused(name: str | None, paused: bool, say: server.Say) -> None:
 
 def remove(name: str | None, say: server.Say) -> None:
     """Forget a schedule; its past runs stay."""
+    from prefect.exceptions import ObjectNotFound
+
     with _connected(say) as client:
         deployment = _find(client, name)
         client.delete_deployment(deployment.id)
+        with suppress(ObjectNotFound):
+            asks = client.read_deployment_by_name(f"{ASKS} {pipeline.project()}/{deployment.name}")
+            client.delete_deployment(asks.id)
         say(f"Removed {deployment.name}; its past runs stay")
 
 

@@ -128,6 +128,7 @@ class Evaluate(Section):
 
 class Package(Section):
     sure: Limit
+    false_alarms: Share
     license: str | None
 
 
@@ -147,6 +148,8 @@ class Promote(Section):
     class_limit: Limit
     slice_limit: Limit
     smallest: Count
+    approve: Literal["nobody", "person"]
+    wait: Annotated[float, Field(gt=0)]
 
 
 class Timeouts(Section):
