@@ -15,10 +15,10 @@ from thaw.cli.explain import explain
 from thaw.cli.phases import phase
 from thaw.cli.pictures import add, data
 from thaw.cli.predict import predict
-from thaw.cli.projects import init, upgrade
+from thaw.cli.projects import backup, init, restore, upgrade
 from thaw.cli.runs import run, schedule, ui
 from thaw.cli.serve import serve
-from thaw.cli.studies import ablate, curve, seeds, sweep
+from thaw.cli.studies import ablate, curve, seeds, sweep, worker
 from thaw.cli.versions import approve, models, promote, reject, reproduce, rollback
 
 app = typer.Typer(
@@ -68,6 +68,7 @@ for command in (
     seeds,
     curve,
     ablate,
+    worker,
     add,
     data,
     predict,
@@ -80,6 +81,8 @@ for command in (
     rollback,
     reproduce,
     upgrade,
+    backup,
+    restore,
     phase,
 ):
     app.command()(command)
