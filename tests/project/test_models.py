@@ -11,6 +11,7 @@ from packages import FIGURES, Packaged, make
 
 from thaw import load
 from thaw.errors import InputError
+from thaw.model.serve import InUse
 from thaw.project import models, registry, workspace
 from thaw.statistics import records
 
@@ -99,6 +100,14 @@ def test_the_model_in_use_a_version_and_a_folder_say_the_same(
     assert load("prod").predict([packaged.pictures]) == said
     assert load("2.0.0").predict([packaged.pictures]) == said
     assert list((project / ".dvc/tmp/thaw").iterdir()) == []
+
+
+def test_a_server_follows_which_version_is_in_use(versions: None) -> None:
+    in_use = InUse(lambda: models.meant("prod"), models.load)
+    assert (in_use.loaded.name, models.meant("artifacts/package")) == ("v2.0.0", "artifacts/package")
+    registry.promote("v1.0.0", "by hand")
+    in_use.look()
+    assert (in_use.loaded.name, in_use.problem) == ("v1.0.0", None)
 
 
 def test_a_changed_folder_is_not_taken_for_the_model_in_use(project: Path, packaged: Packaged, versions: None) -> None:

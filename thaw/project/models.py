@@ -44,6 +44,11 @@ def load(name: str = "prod", device: str = "auto", workers: int = 2, views: str 
         return Model.load(folder, device, workers, views)
 
 
+def meant(name: str) -> str:
+    """The version that is in use now, for prod; any other name as it is."""
+    return _version(name).name if name == registry.STAGE else name
+
+
 @contextmanager
 def folder_of(name: str) -> Iterator[Path]:
     """The folder of the package of that name, for as long as the block lasts."""
