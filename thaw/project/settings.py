@@ -152,6 +152,10 @@ class Promote(Section):
     wait: Annotated[float, Field(gt=0)]
 
 
+class Export(Section):
+    margin: Limit
+
+
 class Timeouts(Section):
     data: Minutes
     prepare: Minutes
@@ -181,6 +185,7 @@ class Settings(Section):
     package: Package
     retrain: Retrain
     promote: Promote
+    export: Export
     timeouts: Timeouts
 
     def section(self, kind: type[S]) -> S:
