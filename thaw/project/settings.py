@@ -155,6 +155,10 @@ class Promote(Section):
     wait: Annotated[float, Field(gt=0)]
 
 
+class Export(Section):
+    margin: Limit
+
+
 class Timeouts(Section):
     data: Minutes
     prepare: Minutes
@@ -184,6 +188,7 @@ class Settings(Section):
     package: Package
     retrain: Retrain
     promote: Promote
+    export: Export
     timeouts: Timeouts
 
     def section(self, kind: type[S]) -> S:
