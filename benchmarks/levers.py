@@ -41,6 +41,7 @@ def main(rounds: int) -> None:
         pairs[f"evaluate, {last} of 18 blocks trained: in common once"] = looks(last)
         pairs[f"step, last {last} blocks: activations kept"] = learns(last), learns(last, kept=True)
         pairs[f"step, last {last} blocks: activations computed, cut"] = learns(last), learns(last, is_cut=True)
+    pairs["evaluate, all blocks trained: bfloat16"] = looks_alone(), looks_alone(mixed=True)
     pairs["step, all blocks: bfloat16"] = learns("all"), learns("all", mixed=True)
     for last in LAST:
         pairs[f"step, last {last} blocks, kept: bfloat16"] = learns(last, kept=True), learns(last, True, mixed=True)
@@ -71,6 +72,18 @@ def looks(last: int) -> tuple[Work, Work]:
                 each(batch)
 
     return lambda: run(one, other), lambda: run(pair)
+
+
+def looks_alone(mixed: bool = False) -> Work:
+    """A network looks at one batch."""
+    model, batch = network(), pictures(LOOKED_AT)
+    quicken(model, mixed)
+
+    def run() -> None:
+        with torch.inference_mode():
+            model(batch)
+
+    return run
 
 
 def learns(which: Selection, kept: bool = False, is_cut: bool = False, mixed: bool = False) -> Work:
