@@ -196,7 +196,7 @@ def test_outside_a_project_an_export_is_proven_on_drawn_pictures(
     said: list[str] = []
     export(str(packaged.folder), Path("out"), False, said.append)
     assert {"model.onnx", "reference.py", "pixels.py", "proof.json"} <= {path.name for path in Path("out").iterdir()}
-    assert "23 drawn pictures" in said[0]
+    assert "23 drawn pictures" in said[1]
     found = proof_of(Path("out"))
     assert found["model"] == package.identity(packaged.folder)
     assert found["drawn"]["pictures"] == found["drawn"]["decisions"] == 23
