@@ -89,9 +89,9 @@ def test_workspaces_on_one_server_leave_each_others_schedules_alone(theirs: Call
         with pytest.raises(InputError, match="this workspace has no schedule 'theirs'"):
             change()
     assert theirs() == before
-    said: list[str] = []
-    schedule.show(said.append)
-    assert f"theirs: {CRON} (UTC), active, elsewhere:/srv/their/thaw" in said
+    lines: list[str] = []
+    schedule.show(lines.append)
+    assert f"theirs: {CRON} (UTC), active, elsewhere:/srv/their/thaw" in lines
 
 
 @pytest.mark.server
@@ -140,9 +140,9 @@ def test_a_schedule_of_another_project_is_out_of_reach_and_its_name_is_free(serv
             schedule._free(client, "fortnightly")
             with pytest.raises(InputError, match="this workspace has no schedule 'fortnightly'"):
                 schedule.remove("fortnightly", print)
-            said: list[str] = []
-            schedule.show(said.append)
-            assert not [line for line in said if line.startswith("fortnightly")]
+            lines: list[str] = []
+            schedule.show(lines.append)
+            assert not [line for line in lines if line.startswith("fortnightly")]
             assert client.read_deployment(made) == before
         finally:
             client.delete_deployment(made)
