@@ -65,11 +65,11 @@ def test_the_answers_are_those_of_the_model_on_the_same_files(
     answer = client.post("/predict", files=sent(paths))
     assert answer.status_code == 200
     assert answer.json()["model"] == "v1.0.0"
-    for path, got, said in zip(paths, answer.json()["predictions"], model.predict(paths), strict=True):
+    for path, got, output in zip(paths, answer.json()["predictions"], model.predict(paths), strict=True):
         assert got["file"] == path.name
-        assert got["prediction"] == said.label
-        assert got["probabilities"] == pytest.approx(dict(said.probabilities), abs=1e-6)
-        assert (got["decision"], got["unsure"], got["error"]) == (said.decision, said.unsure, None)
+        assert got["prediction"] == output.label
+        assert got["probabilities"] == pytest.approx(dict(output.probabilities), abs=1e-6)
+        assert (got["decision"], got["unsure"], got["error"]) == (output.decision, output.unsure, None)
 
 
 def test_a_file_that_is_no_picture_is_an_answer_with_the_reason(client: httpx.Client, packaged: Packaged) -> None:
@@ -100,8 +100,8 @@ def test_what_is_refused_is_one_sentence(client: httpx.Client) -> None:
             "/predict", content=in_parts(), headers=kind
         ),
     }
-    assert {said.strip(): answer.json()["detail"] for said, answer in answers.items()} == {
-        said.strip(): said.strip() for said in answers
+    assert {output.strip(): answer.json()["detail"] for output, answer in answers.items()} == {
+        output.strip(): output.strip() for output in answers
     }
     assert [answer.status_code for answer in answers.values()] == [400, 413, 413, 413]
 

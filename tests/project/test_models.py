@@ -95,11 +95,11 @@ def versions(project: Path) -> None:
 def test_the_model_in_use_a_version_and_a_folder_say_the_same(
     project: Path, packaged: Packaged, versions: None
 ) -> None:
-    said = load(str(packaged.folder)).predict([packaged.pictures])
-    assert load().predict([packaged.pictures]) == said
+    output = load(str(packaged.folder)).predict([packaged.pictures])
+    assert load().predict([packaged.pictures]) == output
     shutil.rmtree(project / "artifacts/package")  # so that they come from DVC's cache
-    assert load("prod").predict([packaged.pictures]) == said
-    assert load("2.0.0").predict([packaged.pictures]) == said
+    assert load("prod").predict([packaged.pictures]) == output
+    assert load("2.0.0").predict([packaged.pictures]) == output
     assert list((project / ".dvc/tmp/thaw").iterdir()) == []
 
 
