@@ -12,6 +12,7 @@ import typer
 
 import thaw
 from thaw.cli.explain import explain
+from thaw.cli.export import export
 from thaw.cli.phases import phase
 from thaw.cli.pictures import add, data
 from thaw.cli.predict import predict
@@ -72,6 +73,7 @@ for command in (
     add,
     data,
     predict,
+    export,
     explain,
     serve,
     models,

@@ -41,7 +41,9 @@ def load(name: str = "prod", device: str = "auto", workers: int = 2, views: str 
     from thaw.model.model import Model
 
     if name.lower().endswith(ONNX):
-        raise InputError(f"{name}: this thaw does not use exported models; name the folder of a package")
+        from thaw.model import onnx
+
+        return onnx.load(Path(name), device, workers, views)
     with folder_of(name) as folder:
         return Model.load(folder, device, workers, views)
 
