@@ -98,16 +98,6 @@ def version_of(model: str, known: list[Version]) -> Version | None:
     return next((version for version in known if version.model == model), None)
 
 
-def named(name: str, known: list[Version]) -> Version:
-    """The version of that name."""
-    wanted = f"v{name.strip().removeprefix('v')}"
-    for version in known:
-        if version.name == wanted:
-            return version
-    there = ", ".join(version.name for version in known)
-    raise InputError(f"there is no version '{name}'; there are {there}" if known else FIRST)
-
-
 def model_of(commit: str | None) -> str:
     """What tells the model at a commit, or (None) in the workspace, from others; empty where there is no model."""
 

@@ -43,7 +43,7 @@ def reproduce(
     `source` is a wheel or a folder to install thaw from; `environment` is an environment that has
     it already.
     """
-    version = registry.named(name, registry.versions())
+    version = registry.found(name)
     project = _clone(version, folder or workspace.ROOT.parent / f"{workspace.ROOT.name}-{version.name}")
     on_line(f"{project} is the project as it was at {version.name} (commit {version.commit[:7]})")
     thaw_yaml = pipeline.load(project / recipe.NAME)

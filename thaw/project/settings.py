@@ -162,6 +162,7 @@ class Timeouts(Section):
     package: Minutes
     report: Minutes
     promote: Minutes
+    predict: Minutes
     push: Minutes
 
 
