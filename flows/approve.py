@@ -39,17 +39,17 @@ def approve(version: str, close: bool = False) -> Any:
     try:
         if close:
             message = approvals.close(version, changes.settings_with([]).promote.wait)
-        elif registry.found(version).standing != WAITING:
-            message = f"{version} {approvals.STANDINGS[registry.found(version).standing]}"
+        elif registry.find(version).standing != WAITING:
+            message = f"{version} {approvals.STANDINGS[registry.find(version).standing]}"
         else:
             shown = compare.decision()
-            if shown and shown.model == registry.found(version).model:
+            if shown and shown.model == registry.find(version).model:
                 story.decision(shown.to_json(), "waits")
             form = Answer.with_initial_data(description=f"Is {version} put in use?", put_it_in_use=False)
             answer = suspend_flow_run(wait_for_input=form, key="answer")
             act = approvals.approve if answer.put_it_in_use else approvals.reject
             message = act(version, answer.note)
-        if registry.found(version).standing != WAITING:
+        if registry.find(version).standing != WAITING:
             asking.end(version, message, but=UUID(flow_run.id))
         return Completed(message=message)
     except InputError as error:

@@ -1,6 +1,6 @@
-"""package: the fine-tuned network and all that its use needs as one folder, with a model card.
+"""package: write the fine-tuned network and all that its use needs into a folder, with a card.
 
-thaw phase package      artifacts/{unfreeze,evaluate} -> artifacts/package/{weights.safetensors,meta.json,README.md}
+thaw phase package      artifacts/{unfreeze,evaluate} -> artifacts/package/
 """
 
 from collections.abc import Iterator

@@ -14,7 +14,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from children import importing
 from PIL import Image
+from warm import python
 
 from thaw.data.pictures import Preprocessing
 from thaw.errors import InputError
@@ -36,7 +38,7 @@ PIPELINE = "stages: {unfreeze: {cmd: 'true', outs: [artifacts/unfreeze/model]}}\
 
 
 def command(folder: Path, *words: str) -> "subprocess.CompletedProcess[str]":
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"PYTHONPATH": importing(ROOT), "OMP_NUM_THREADS": "1"}
     return subprocess.run(words, cwd=folder, env=environment, text=True, capture_output=True)
 
 
@@ -92,7 +94,8 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("head", "unfreeze"):
         save_network(folder / "artifacts" / name / "model", folder / "data", CLASSES, 32, about)
     code = "import runpy\nfor phase in ('prepare', 'evaluate'): runpy.run_module(f'tasks.{phase}', run_name='__main__')"
-    must(folder, sys.executable, "-W", "ignore", "-c", code)
+    done = python(folder, code, path=ROOT)
+    assert done.returncode == 0, done.stderr
     (folder / "artifacts/report").mkdir()
     (folder / "artifacts/report/report.html").write_text("<nav></nav><main></main>")
     must(folder, "git", "init", "-q")
@@ -126,8 +129,8 @@ def accuracy(folder: Path, rows: pd.DataFrame, data: Path) -> float:
     model, meta = checkpoint.load(folder)
     pixels = pixels_of([data / path for path in rows["path"]], EARLIER["size"], EARLIER["about"])
     with torch.inference_mode():
-        said = (model(pixels) + model(pixels.flip(3))).argmax(1)
-    return float(np.mean(np.array(meta["classes"])[said] == rows["label"]))
+        output = (model(pixels) + model(pixels.flip(3))).argmax(1)
+    return float(np.mean(np.array(meta["classes"])[output] == rows["label"]))
 
 
 def test_without_a_model_in_use_the_new_one_is_promoted(root: Path) -> None:
@@ -175,12 +178,12 @@ def test_a_version_that_waited_is_compared_with_the_model_in_use_by_now_and_what
     must(root, "git", "-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qam", "the model in use by now")
     registry.register("HEAD", "a newer model")
     registry.promote("v2.0.0", "by hand")
-    outcome = compare.again(registry.found("v1.0.0"), registry.found("v2.0.0"))
+    outcome = compare.again(registry.find("v1.0.0"), registry.find("v2.0.0"))
     metrics = json.loads((root / "artifacts/evaluate/metrics.json").read_text())
     manifest = pd.read_csv(root / "artifacts/prepare/manifest.csv")
     test = manifest[manifest["split"] == "test"]
     save_network(root / "earlier", root / "data", **EARLIER)
-    assert (outcome.champion, outcome.model) == ("v2.0.0", registry.found("v1.0.0").model)
+    assert (outcome.champion, outcome.model) == ("v2.0.0", registry.find("v1.0.0").model)
     assert outcome.gain["before"] == pytest.approx(metrics["finetuned"]["accuracy"])
     assert outcome.gain["after"] == pytest.approx(accuracy(root / "earlier", test, root / "data"))
     assert Image.open(io.BytesIO(compare.changes())).format == "PNG", "waves are always wrong now"
@@ -275,7 +278,7 @@ def test_the_anchor_is_the_best_that_was_in_use_by_the_figure_that_decides(monke
 
 def test_test_pictures_that_judged_many_models_are_said_to_be_worn() -> None:
     now, metrics = datetime.now(UTC), {"test_pictures": 60}
-    known = [registry.Version(str(number), "", now, False, metrics, "", "", "") for number in range(19)]
+    known = [registry.Version(str(number), "", "", now, False, metrics, "", "", "") for number in range(19)]
     assert compare._worn(known[1:], 66) == []
     assert "have judged 20 models" in compare._worn(known, 66)[0]
     assert compare._worn(known, 600) == []

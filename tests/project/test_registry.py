@@ -200,7 +200,7 @@ registry.enter({second!r}, "it is better", {stage!r})
     mend.mend_if_idle()
     assert [version.name for version in registry.versions()] == ["v2.0.0", "v1.0.0"]
     assert in_use() == ("v2.0.0" if stage == "prod" else "v1.0.0")
-    assert registry.found("v2.0.0").standing == (stage or "")
+    assert registry.find("v2.0.0").standing == (stage or "")
     registry.rollback() if stage == "prod" else None
     mend.mend()  # once is enough: what a person took back stays so
     assert in_use() == "v1.0.0"

@@ -49,7 +49,7 @@ def approve(
 
         message = approvals.approve(version, note, say)
         _answered(version, message)
-        if registry.found(version).standing != registry.STAGE:
+        if registry.find(version).standing != registry.STAGE:
             raise typer.Exit(1)
 
 
@@ -73,7 +73,7 @@ def _answered(version: str, message: str) -> None:
         if api:
             from thaw.orchestration import asking
 
-            asking.end(registry.found(version).name, message)
+            asking.end(registry.find(version).name, message)
 
 
 def rollback() -> None:

@@ -13,7 +13,7 @@ STANDINGS = {STAGE: "was put in use", REJECTED: "was turned down", "": "never wa
 
 def waiting(name: str) -> Version:
     """The version of that name, if it waits for a person."""
-    version = registry.found(name)
+    version = registry.find(name)
     if version.standing != WAITING:
         known = [each.name for each in registry.versions() if each.standing == WAITING]
         others = f"; {', '.join(known)} {'wait' if known[1:] else 'waits'}" if known else "; no version waits"
@@ -51,7 +51,7 @@ def reject(name: str, note: str) -> str:
 
 def close(name: str, days: float) -> str:
     """Turn a version down that waited for so many days; nothing happens if somebody answered."""
-    version = registry.found(name)
+    version = registry.find(name)
     if version.standing != WAITING:
         return f"{version.name} {STANDINGS[version.standing]}"
     assert version.since

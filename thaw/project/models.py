@@ -39,9 +39,16 @@ def load(name: str = "prod", device: str = "auto", workers: int = 2, views: str 
     from thaw.model.model import Model
 
     if name.lower().endswith(ONNX):
-        raise InputError(f"{name}: this thaw does not use exported models; name the folder of a package")
+        from thaw.model import onnx
+
+        return onnx.load(Path(name), device, workers, views)
     with folder_of(name) as folder:
         return Model.load(folder, device, workers, views)
+
+
+def meant(name: str) -> str:
+    """The version that is in use now, for prod; any other name as it is."""
+    return _version(name).name if name == registry.STAGE else name
 
 
 @contextmanager
@@ -97,7 +104,7 @@ def _version(name: str) -> Version:
             f"{ONNX} with --model, or go into the project"
         )
     if name != registry.STAGE:
-        return registry.found(name)
+        return registry.find(name)
     known = registry.versions()
     version = registry.in_use(known)
     if version is None:

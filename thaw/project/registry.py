@@ -1,9 +1,9 @@
 """Versions of the model and which of them is in use: git tags, named as gto names them.
 
-`classifier@v2.0.0` marks the commit of a version, `classifier#prod#3` the version in use from then on. So `gto show`
-lists them and `dvc artifacts get . classifier --stage prod` brings the model in use. A tagged experiment commit stays,
-whatever becomes of the experiment. `classifier#waiting#4` marks a version that waits for a person, and
-`classifier#rejected#5` one that was turned down.
+`classifier@v2.0.0` marks the commit of a version, `classifier#prod#3` the version in use from then
+on. So `gto show` lists them and `dvc artifacts get . classifier --stage prod` brings the model in
+use. A tagged experiment commit stays, whatever becomes of the experiment. `classifier#waiting#4`
+marks a version that waits for a person, and `classifier#rejected#5` one that was turned down.
 """
 
 import json
@@ -38,11 +38,12 @@ FIRST = "no model has a version yet; `thaw run --record` trains one and gives it
 
 @dataclass(frozen=True)
 class Version:
-    """A registered model: where it is, what it scored, what it learned from, and why it was registered.
+    """A registered model: where it is, what it scored, what it learned from, and why it was
+    registered.
 
-    `standing` is what was last decided about it, since `since`: prod, waiting or rejected; empty where nothing was.
-    `path` is where the model lies at the commit. `model` tells it from others: the identity of a package, else DVC's
-    hash; empty where there is no model.
+    `standing` is what was last decided about it, since `since`: prod, waiting or rejected; empty
+    where nothing was. `path` is where the model lies at the commit. `model` tells it from others:
+    the identity of a package, else DVC's hash; empty where there is no model.
     """
 
     name: str
@@ -98,8 +99,24 @@ def version_of(model: str, known: list[Version]) -> Version | None:
     return next((version for version in known if version.model == model), None)
 
 
+def find(name: str) -> Version:
+    """The version of that name, with or without its v."""
+    return named(name, versions())
+
+
+def named(name: str, versions: list[Version]) -> Version:
+    """The one of these versions that has the name."""
+    full = f"v{name.strip().removeprefix('v')}"
+    for version in versions:
+        if version.name == full:
+            return version
+    names = ", ".join(version.name for version in reversed(versions))
+    raise InputError(f"there is no version '{name}'; there are {names}" if versions else FIRST)
+
+
 def model_of(commit: str | None) -> str:
-    """What tells the model at a commit, or (None) in the workspace, from others; empty where there is no model."""
+    """What tells the model at a commit, or (None) in the workspace, from others; empty where there
+    is no model."""
 
     def text(path: str) -> str:
         if commit:
@@ -143,7 +160,8 @@ def register(commit: str, message: str) -> Version:
 
 
 def enter(commit: str, message: str, stage: str | None) -> Version:
-    """Give the model at a commit a version, and that version a stage if there is one: both, whenever this is killed."""
+    """Give the model at a commit a version, and that version a stage if there is one: both,
+    whenever this is killed."""
     ENTERED.begin(commit=commit, message=message, stage=stage)
     version = finish()
     assert version
@@ -156,7 +174,7 @@ def finish() -> Version | None:
     if not begun:
         return None
     version = register(begun["commit"], begun["message"])
-    if begun.get("stage") not in (None, found(version.name).standing):
+    if begun.get("stage") not in (None, find(version.name).standing):
         assign(version.name, begun["stage"], begun["message"])
     ENTERED.end()
     return version
@@ -164,7 +182,7 @@ def finish() -> Version | None:
 
 def promote(version: str, message: str) -> None:
     """Put a version in use; nothing happens if it is."""
-    if were_in_use()[-1:] != [found(version).name]:
+    if were_in_use()[-1:] != [find(version).name]:
         assign(version, STAGE, message)
 
 
@@ -172,19 +190,8 @@ def assign(version: str, stage: str, message: str) -> None:
     """Decide about a version: prod, waiting or rejected."""
     events = _events()
     numbers = [int(event["ref"].rsplit("#", 1)[1]) for event in events if "#" in event["ref"]]
-    known = found(version)
-    _tag(f"{NAME}#{stage}#{max(numbers, default=0) + 1}", known.commit, message, events)
-
-
-def found(version: str) -> Version:
-    """The version of that name, with or without its v."""
-    name, known = f"v{version.strip().removeprefix('v')}", versions()
-    if not known:
-        raise InputError(FIRST)
-    for each in known:
-        if each.name == name:
-            return each
-    raise InputError(f"there is no version '{version}'; there are {', '.join(each.name for each in reversed(known))}")
+    commit = find(version).commit
+    _tag(f"{NAME}#{stage}#{max(numbers, default=0) + 1}", commit, message, events)
 
 
 def in_use_when_asked(version: str) -> str | None:
@@ -199,7 +206,8 @@ def in_use_when_asked(version: str) -> str | None:
 
 
 def rollback() -> Version:
-    """Put the version in use that was so before the present one; again, and it goes one further back."""
+    """Put the version in use that was so before the present one; again, and it goes one further
+    back."""
     line = _line(_events())
     if len(line) < 2:
         raise InputError(f"no version was in use before {line[0]}" if line else "no version is in use yet")
@@ -208,7 +216,8 @@ def rollback() -> Version:
 
 
 def were_in_use() -> list[str]:
-    """The versions that were in use one after the other, the present one last; what was rolled back is off it."""
+    """The versions that were in use one after the other, the present one last; what was rolled
+    back is off it."""
     return _line(_events())
 
 
@@ -226,7 +235,8 @@ def _registered(events: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
 
 
 def _line(events: list[dict[str, Any]]) -> list[str]:
-    """The versions that were in use one after the other, the present one last; what was rolled back is off it."""
+    """The versions that were in use one after the other, the present one last; what was rolled
+    back is off it."""
     line: list[str] = []
     for event in events:
         if event["event"] == "assignment" and event["stage"] == STAGE:
