@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from typer.testing import CliRunner
 
 pytestmark = [pytest.mark.server, pytest.mark.end_to_end]
 
@@ -53,9 +54,9 @@ def states_of(run_id: str) -> dict[str, str]:
 
 
 def run_id_in(output: str) -> str:
-    found = re.findall(r"/v2/runs/flow-run/([0-9a-f-]{36})", output)
-    assert found, output
-    return str(found[-1])
+    result = re.findall(r"/v2/runs/flow-run/([0-9a-f-]{36})", output)
+    assert result, output
+    return str(result[-1])
 
 
 @pytest.fixture(scope="module")
@@ -102,6 +103,38 @@ def test_first_run_completes_every_phase_and_leaves_what_it_promises(workspace: 
     assert "data:image/png;base64" in page
 
 
+def test_evaluate_predict_and_an_export_say_the_same_of_the_same_files(
+    workspace: Path, first_run: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from thaw.cli import app
+    from thaw.project import workspace as project
+
+    monkeypatch.setattr(project, "ROOT", workspace)
+    monkeypatch.chdir(workspace)
+
+    def called(*arguments: str) -> None:
+        done = CliRunner().invoke(app, arguments)
+        assert done.exit_code == 0, done.output
+
+    evaluated = pd.read_csv("artifacts/evaluate/predictions.csv")
+    table, exported, predictions = (str(tmp_path / name) for name in ("test.csv", "exported", "predictions.csv"))
+    evaluated.assign(path=f"{workspace}/data/" + evaluated["path"])[["path"]].to_csv(table, index=False)
+    called("export", "--model", "artifacts/package", "--out", exported)
+    proof = json.loads((tmp_path / "exported/proof.json").read_text())
+    assert (proof["test"]["by"], proof["test"]["pictures"]) == ("evaluate", len(evaluated))
+    assert proof["test"]["decisions"] == len(evaluated)
+    decisions = []
+    for model in ("artifacts/package", f"{exported}/model.onnx"):
+        called("predict", table, "--model", model, "--out", predictions)
+        predicted = pd.read_csv(predictions)
+        for label in ("defective", "functional"):
+            differences = predicted[f"p_{label}"] - evaluated[f"finetuned_p_{label}"]
+            assert differences.abs().max() < 1e-4
+        decisions.append(predicted[["prediction", "decision", "unsure", "unlike"]])
+    assert decisions[0].equals(decisions[1])
+    assert decisions[0]["prediction"].tolist() == evaluated["finetuned_prediction"].tolist()
+
+
 @pytest.mark.browser
 def test_ui_shows_the_run_with_its_phases_and_their_states(first_run: str, server: str) -> None:
     if CHROMIUM is None:
@@ -126,14 +159,14 @@ def test_artifacts_of_the_run_are_on_the_server(first_run: str) -> None:
 
     async def ask() -> dict[str, str]:
         async with get_client() as client:
-            found = await client.read_artifacts(artifact_filter=ArtifactFilter(flow_run_id={"any_": [first_run]}))
-            return {artifact.key: artifact.type for artifact in found if artifact.key}
+            result = await client.read_artifacts(artifact_filter=ArtifactFilter(flow_run_id={"any_": [first_run]}))
+            return {artifact.key: artifact.type for artifact in result if artifact.key}
 
     kinds = asyncio.run(ask())
-    wanted = {"metrics": "table", "summary": "markdown"}
-    wanted |= {"learning-curves-head": "markdown", "learning-curves-unfreeze": "markdown"}
-    wanted |= {f"progress-{phase}": "progress" for phase in ("embed", "head", "unfreeze")}
-    assert wanted.items() <= kinds.items()
+    expected = {"metrics": "table", "summary": "markdown"}
+    expected |= {"learning-curves-head": "markdown", "learning-curves-unfreeze": "markdown"}
+    expected |= {f"progress-{phase}": "progress" for phase in ("embed", "head", "unfreeze")}
+    assert expected.items() <= kinds.items()
 
 
 def test_dvc_repro_after_the_flow_and_the_flow_after_dvc_repro_do_nothing(workspace: Path, first_run: str) -> None:

@@ -139,7 +139,7 @@ def test_an_epoch_shows_each_picture_in_one_of_the_views_drawn_for_it(
         for batch in training_batches(data, 16, Augmentation(8, 2, 0.0, 0.0, 0.0), (0, epoch)):
             for picture in batch.inputs:
                 place, number = next(
-                    found for found in all_views(pictures, normalise) if torch.equal(found[2], picture)
+                    result for result in all_views(pictures, normalise) if torch.equal(result[2], picture)
                 )[:2]
                 shown.setdefault(place, set()).add(number)
     assert {place: {*views.tolist()} for place, views in enumerate(own)} == shown

@@ -68,20 +68,20 @@ def drawn(layer: nn.Module, number: int, *size: int) -> Tensor:
 def learned(layer: nn.Module, pictures: Tensor) -> list[Tensor | None]:
     """What a layer says of pictures, and the gradients of both."""
     pictures = pictures.clone().requires_grad_()
-    said = layer(1.5 * pictures)
-    weights = torch.linspace(-1, 1, said.numel()).view_as(said)
-    (said * weights).sum().backward()
-    return [said, pictures.grad, *(parameter.grad for parameter in layer.parameters())]
+    output = layer(1.5 * pictures)
+    weights = torch.linspace(-1, 1, output.numel()).view_as(output)
+    (output * weights).sum().backward()
+    return [output, pictures.grad, *(parameter.grad for parameter in layer.parameters())]
 
 
 def ways(layer: nn.Module, pictures: Tensor) -> set[str]:
     """The names of our own functions that lead from the pictures to what the layer says of them."""
-    waiting, found = [layer(1.5 * pictures.clone().requires_grad_()).grad_fn], set()
+    waiting, result = [layer(1.5 * pictures.clone().requires_grad_()).grad_fn], set()
     while waiting:
         if node := waiting.pop():
-            found |= {node.name()} if isinstance(node, BackwardCFunction) else set()
+            result |= {node.name()} if isinstance(node, BackwardCFunction) else set()
             waiting += [following for following, _ in node.next_functions]
-    return found
+    return result
 
 
 @pytest.mark.parametrize(
@@ -132,8 +132,8 @@ def test_in_half_precision_gradients_are_those_of_the_plain_layer_in_half_precis
     quicken(quick)
     pictures = torch.randn(2, CHANNELS, 8, 8)
     with torch.autocast("cpu", torch.bfloat16):
-        found, expected = learned(quick, pictures), learned(plain, pictures)
-    for one, other in zip(found, expected, strict=True):
+        result, expected = learned(quick, pictures), learned(plain, pictures)
+    for one, other in zip(result, expected, strict=True):
         assert one is not None
         assert other is not None
         assert one.dtype == other.dtype
@@ -145,8 +145,8 @@ def test_a_gradient_that_others_have_too_is_left_as_it_is() -> None:
     quick = deepcopy(plain)
     quicken(quick)
     pictures = torch.randn(3, CHANNELS, 8, 8)
-    found = [learned(Sum(layers), pictures) for layers in (quick, plain)]
-    for one, other in zip(*found, strict=True):
+    results = [learned(Sum(layers), pictures) for layers in (quick, plain)]
+    for one, other in zip(*results, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
 
 
@@ -159,8 +159,8 @@ class Sum(nn.Module):
 
     def forward(self, pictures: Tensor) -> Tensor:
         one, other = self.layers
-        said: Tensor = one(pictures) + other(pictures)
-        return said
+        output: Tensor = one(pictures) + other(pictures)
+        return output
 
 
 @pytest.mark.parametrize("size", [64, 75])

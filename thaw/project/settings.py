@@ -169,6 +169,7 @@ class Timeouts(Section):
     package: Minutes
     report: Minutes
     promote: Minutes
+    predict: Minutes
     push: Minutes
 
 
