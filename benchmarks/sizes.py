@@ -260,7 +260,9 @@ def train(
     scale_dropout(model, config.unfreeze.drop)
     rows = np.concatenate([drawn.train, drawn.val]) if candidate.all_labels else drawn.train
     rate = config.head.learning_rate
-    section = config.unfreeze.model_dump(exclude={"blocks", "batchnorm", "views", "drop", "label_smoothing"}) | {
+    section = config.unfreeze.model_dump(
+        exclude={"blocks", "batchnorm", "views", "precision", "drop", "label_smoothing"}
+    ) | {
         "epochs": (epochs := candidate.epochs(len(rows))),
         "ratio": 1.0 if candidate.slow_head else candidate.ratio,
         "batch_size": candidate.batch_size,
