@@ -264,7 +264,9 @@ def train(
     fold_batchnorm(model, data.pictures.shape.blank())
     scale_dropout(model, config.unfreeze.drop)
     rows = np.concatenate([drawn.train, drawn.val]) if candidate.all_labels else drawn.train
-    section = config.unfreeze.model_dump(exclude={"blocks", "batchnorm", "views", "drop", "label_smoothing"}) | {
+    taken = {"blocks", "batchnorm", "views", "precision", "drop", "label_smoothing"}
+    section = config.unfreeze.model_dump(exclude=taken) | {
+        "draws": None,
         "epochs": (epochs := candidate.epochs(len(rows))),
         "ratio": candidate.ratio,
         "head_ratio": candidate.ratio if candidate.slow_head else 1,

@@ -1,4 +1,4 @@
-"""unfreeze, phase 2: unfreezes blocks of the backbone and goes on with a much lower learning rate for them.
+"""unfreeze, phase 2: unfreeze blocks of the backbone and train on at a much lower rate.
 
 thaw phase unfreeze      artifacts/head -> artifacts/unfreeze/{model/,history.csv,metrics.json}
 """
@@ -17,13 +17,16 @@ from torch import nn
 from thaw.data.pictures import VIEWS, Normaliser
 from thaw.errors import InputError
 from thaw.learning import checkpoint, processes
-from thaw.learning.backbones import Classifier
+from thaw.learning.activations import Frozen
+from thaw.learning.backbones import Classifier, blocks
 from thaw.learning.batches import Split, TrainingData
+from thaw.learning.convolutions import quicken
+from thaw.learning.cut import cut
 from thaw.learning.folding import fold_batchnorm
 from thaw.learning.freezing import scale_dropout
 from thaw.learning.freezing import unfreeze as unfreeze_blocks
 from thaw.learning.losses import cross_entropy, lowest_loss
-from thaw.learning.machine import compiling_pays
+from thaw.learning.machine import compiling_pays, cpu_has_bfloat16, use_bfloat16
 from thaw.learning.training import FineTuning, adapt_batchnorm, enough_epochs, fine_tune, one_class_warning
 from thaw.project import networks, phase
 from thaw.project.scratch import finished
@@ -36,8 +39,8 @@ def unfreeze(config: Settings) -> None:
     device = networks.use_resources(config)
     data = networks.dataset(config, "train", "val")
     train, val = data.labelled(config.labels, config.seed), data.split("val")
-    for what, pictures in (("train", len(train)), ("val", len(val)), ("a batch", config.unfreeze.batch_size)):
-        processes.check(what, pictures)
+    for name, pictures in (("train", len(train)), ("val", len(val)), ("a batch", config.unfreeze.batch_size)):
+        processes.check(name, pictures)
     normalise = Normaliser(networks.preprocessing(data), device)
     model, parent_meta = checkpoint.load(HEAD / "model")
     section = config.unfreeze
@@ -49,7 +52,8 @@ def unfreeze(config: Settings) -> None:
         seed=config.seed,
         learning_rate=config.head.learning_rate,
         views=VIEWS[section.views],
-        **section.model_dump(exclude={"blocks", "batchnorm", "views", "drop", "label_smoothing"}) | changes,
+        **section.model_dump(exclude={"blocks", "batchnorm", "views", "precision", "drop", "label_smoothing"})
+        | changes,
     )
     training_data = TrainingData(
         data.pictures, normalise, Split(train, data.targets[train]), Split(val, data.targets[val])
@@ -78,9 +82,14 @@ def unfreeze(config: Settings) -> None:
     if folded:
         fold_batchnorm(model.cpu(), data.pictures.shape.blank())
     networks.place(model, device, config)
+    if config.unfreeze.precision == "bfloat16":
+        _multiply_in_bfloat16(model, device)
+    scale_dropout(model, config.unfreeze.drop)
+    frozen = None
     if selection != "gradual" and compiling_pays(config.resources.compile, device, len(train) * fine_tuning.epochs):
         model.compile()
-    scale_dropout(model, config.unfreeze.drop)
+    elif selection != "gradual" and processes.world_size() == 1:
+        frozen = _frozen(model, data.pictures.shape.blank().to(device), config.resources.activations_gb * 1e9)
     parent = checkpoint.weights_hash(HEAD / "model")
     scratch = SCRATCH / f"unfreeze-{key(config, fine_tuning, data.meta, parent, device)}.pt"
     trained = fine_tune(
@@ -91,6 +100,7 @@ def unfreeze(config: Settings) -> None:
         criterion=lowest_loss(class_weights),
         unfreeze=partial(unfreeze_blocks, model, selection, batchnorm, epochs=fine_tuning.epochs),
         scratch_file=scratch,
+        frozen=frozen,
     )
     if sentence := one_class_warning(trained, data.classes, data.targets[train]):
         print(f"warning: {sentence}", flush=True)
@@ -100,8 +110,28 @@ def unfreeze(config: Settings) -> None:
         finished(scratch, "artifacts/unfreeze/model")
 
 
+def _multiply_in_bfloat16(model: Classifier, device: torch.device) -> None:
+    """On a CPU only what is quicker that way."""
+    if device.type != "cpu":
+        use_bfloat16(model, device)
+        return
+    quicken(model, mixed=True)
+    if not cpu_has_bfloat16():
+        print(
+            "warning: unfreeze.precision is bfloat16, which this processor is slow at: float32 is quicker", flush=True
+        )
+
+
+def _frozen(model: Classifier, example: torch.Tensor, most: float) -> Frozen | None:
+    """The blocks before the first that is trained, if the network can be cut there."""
+    trained = [any(each.requires_grad for each in block.parameters) for block in blocks(model.backbone)]
+    parts = cut(model, trained.index(True), example)
+    return Frozen(parts, SCRATCH, most) if parts else None
+
+
 def key(config: Settings, fine_tuning: FineTuning, meta: dict[str, Any], parent: str, device: torch.device) -> str:
-    """A hash of all that decides the bits of this training; a stopped run goes on only if it is the same."""
+    """A hash of everything that decides the result of this training; a stopped run resumes only if
+    it is the same."""
     settings = (config.seed, config.labels, config.class_weights, config.unfreeze, fine_tuning)
     processor = torch.cuda.get_device_name(device) if device.type == "cuda" else torch.backends.cpu.get_cpu_capability()
     machine = (device.type, processor, torch.get_num_threads(), processes.world_size())
@@ -111,9 +141,9 @@ def key(config: Settings, fine_tuning: FineTuning, meta: dict[str, Any], parent:
 
 
 def _code() -> str:
-    """A hash of the source of every module of thaw and tasks that is loaded, this one among them."""
-    loaded = [module for name, module in sys.modules.items() if name.split(".")[0] in ("thaw", "tasks")]
-    files = {__file__, *(module.__file__ for module in loaded if module.__file__)}
+    """A hash of the source of every loaded module of thaw and tasks, this one included."""
+    modules = [module for name, module in sys.modules.items() if name.split(".")[0] in ("thaw", "tasks")]
+    files = {__file__, *(module.__file__ for module in modules if module.__file__)}
     return _digest(" ".join(sorted(_digest(Path(file).read_bytes()) for file in files)).encode())
 
 
@@ -122,7 +152,7 @@ def _digest(content: bytes) -> str:
 
 
 def _synchronised(model: Classifier, device: torch.device) -> Classifier:
-    """The network with BatchNorms that look at the pictures of all processes together."""
+    """The network with BatchNorms that are synchronised over all processes."""
     if device.type != "cuda":
         raise InputError(
             f"unfreeze.batchnorm is train and resources.processes {processes.world_size()}, which needs GPUs: "

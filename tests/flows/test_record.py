@@ -17,17 +17,6 @@ pytestmark = pytest.mark.server
 PHASES = ["data", "prepare", "embed", "head", "unfreeze", "evaluate", "report"]
 
 
-@pytest.fixture
-def kept_toy(trained_toy: Path) -> Path:
-    """A trained toy in git with a DVC remote, nothing recorded yet."""
-    remote = trained_toy.parent / "remote"
-    command = [sys.executable, "-m", "dvc", "remote", "add", "-q", "-d", "storage", str(remote)]
-    subprocess.run(command, cwd=trained_toy, check=True)
-    git(trained_toy, "add", "--all")
-    git(trained_toy, "commit", "-qm", "start")
-    return trained_toy
-
-
 def _run(overrides: list[str] | None = None, record: bool = True) -> Any:
     from flows.retrain import retrain
 
@@ -73,8 +62,8 @@ def test_recorded_runs_keep_every_new_model_and_use_the_better_one(
     assert again["promote"] == "Cached"
     assert registry.in_use(registry.versions()).name == "v1.0.0"  # type: ignore[union-attr]
 
-    told = _run(["unfreeze.ratio=40"], record=False)
-    assert told.result()["promote"] == "Completed"  # said, not done
+    message = _run(["unfreeze.ratio=40"], record=False)
+    assert message.result()["promote"] == "Completed"  # said, not done
     assert len(registry.versions()) == 3
     assert len(_records(kept_toy)) == 3
     assert git(kept_toy, "rev-parse", "HEAD") == head

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from children import call, git
+from children import call, git, importing
 
 from thaw.errors import InputError
 from thaw.project import pin, workspace
@@ -42,7 +42,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     shutil.copy(Path(__file__).parents[2] / "params.yaml", root)
     monkeypatch.setattr(workspace, "ROOT", root)
     monkeypatch.setenv("THAW_ROOT", str(root))
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+    monkeypatch.setenv("PYTHONPATH", importing(Path(__file__).parents[2]))
     monkeypatch.setenv("DVC_SITE_CACHE_DIR", str(tmp_path / "site"))
     call(root, "git", "init", "-q")
     call(root, *DVC, "init", "-q")
@@ -109,9 +109,9 @@ def test_what_differs_is_refused_and_both_ways_out_lead_out(root: Path) -> None:
     call(root, *DVC, "checkout", "--force", "data.dvc")
     assert pin.difference() is None
     _all(root)
-    said: list[str] = []
-    pin.accept(said.append)
-    assert said[0].startswith(f"data/ differs from data.dvc: {counts}")
+    lines: list[str] = []
+    pin.accept(lines.append)
+    assert lines[0].startswith(f"data/ differs from data.dvc: {counts}")
     assert (root / "data.dvc").read_bytes() != before
     assert repro("data.dvc", on_line=lambda line: None) is Verdict.CACHED
 

@@ -10,11 +10,11 @@ from thaw.statistics import intervals
 from thaw.statistics.intervals import FEWEST, Figure
 
 
-def drawn(seed: int, groups: int = 9, classes: int = 3) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def drawn(seed: int, groups: int = 9, classes: int = 3, more: int = 60) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Probabilities with ties, labels, and groups of uneven sizes; each class is in two groups at least."""
     random = np.random.default_rng(seed)
-    labels = np.concatenate([np.arange(2 * classes) % classes, random.integers(classes, size=60)])
-    codes = np.concatenate([np.arange(2 * classes) // classes, random.integers(groups, size=60)])
+    labels = np.concatenate([np.arange(2 * classes) % classes, random.integers(classes, size=more)])
+    codes = np.concatenate([np.arange(2 * classes) // classes, random.integers(groups, size=more)])
     codes = np.unique(codes, return_inverse=True)[1]
     return random.dirichlet(np.ones(classes), len(labels)).round(1), labels, codes
 
@@ -24,14 +24,14 @@ def drawn(seed: int, groups: int = 9, classes: int = 3) -> tuple[np.ndarray, np.
 @given(seed=st.integers(0, 1000))
 @settings(max_examples=15, deadline=None)
 def test_figures_without_a_group_are_those_of_the_other_pictures(classes: int, grouped: bool, seed: int) -> None:
-    p, labels, codes = drawn(seed, classes=classes)
+    p, labels, codes = drawn(seed, classes=classes, more=60 if grouped else 20)
     if not grouped:
         codes = np.arange(len(labels))
     predicted = p.argmax(1)
 
     def area(rows: np.ndarray) -> float:
-        wanted = [1] if classes == 2 else range(classes)
-        return float(np.mean([roc_auc_score(labels[rows] == k, p[rows, k]) for k in wanted]))
+        target = [1] if classes == 2 else range(classes)
+        return float(np.mean([roc_auc_score(labels[rows] == k, p[rows, k]) for k in target]))
 
     def f1(rows: np.ndarray) -> float:
         return float(f1_score(labels[rows], predicted[rows], average="macro", labels=range(classes), zero_division=0))
@@ -106,11 +106,13 @@ def test_degrees_of_freedom_are_those_of_the_noise() -> None:
     """Satterthwaite: twice the squared mean over the variance of what the jackknife estimates, of independent noise."""
     sizes = np.array([40, 5, 10, 20, 5, 2, 8])
     codes, random = np.repeat(np.arange(7), sizes), np.random.default_rng(0)
-    found = []
+    results = []
     for _ in range(20_000):
         sums = np.bincount(codes, weights=random.normal(size=90))
-        found.append(intervals._jackknife(Figure(sums.sum() / 90, (sums.sum() - sums) / (90 - sizes))))
-    assert intervals._degrees(sizes.astype(float)) == pytest.approx(2 * np.mean(found) ** 2 / np.var(found), rel=0.1)
+        results.append(intervals._jackknife(Figure(sums.sum() / 90, (sums.sum() - sums) / (90 - sizes))))
+    assert intervals._degrees(sizes.astype(float)) == pytest.approx(
+        2 * np.mean(results) ** 2 / np.var(results), rel=0.1
+    )
 
 
 @pytest.mark.parametrize("seeds", [1, 3])

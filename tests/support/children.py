@@ -9,6 +9,11 @@ from pathlib import Path
 from typing import Any
 
 
+def importing(*folders: Path) -> str:
+    """A PYTHONPATH with these folders before what the tests have on it: without that no command is forked."""
+    return os.pathsep.join([*map(str, folders), os.environ["PYTHONPATH"]])
+
+
 def call(folder: Path, *command: str) -> str:
     """Run a command to its good end, with the programs of this Python first; what it printed."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
@@ -42,11 +47,11 @@ def until(ready: Callable[[], Any], patience: float = 300.0) -> Any:
     It is asked less often the longer it takes: the answer is often a server's, which has other things to do.
     """
     start = time.monotonic()
-    while not (found := ready()):
+    while not (result := ready()):
         waited = time.monotonic() - start
         assert waited < patience, "waited in vain"
         time.sleep(min(0.1 + waited / 20, 1.0))
-    return found
+    return result
 
 
 def alive(pid: int) -> bool:

@@ -16,7 +16,7 @@ import sys
 import zoneinfo
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from importlib import import_module
 from operator import attrgetter
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from prefect.runner import Runner
 
 FLOW = "retrain"
+ASKS = "approve"  # the flow that asks a person, deployed beside each schedule under the same name
 NAME = "weekly"
 CHECK = "import sys; from prefect.schedules import Cron; Cron(sys.argv[1])"
 
@@ -56,10 +57,10 @@ def serve(name: str | None, cron: str | None, timezone: str | None, overrides: l
         from prefect.schedules import Cron
         from prefect.types.entrypoint import EntrypointType
 
-        retrain = import_module("flows.retrain").retrain  # the project's own flow
+        retrain, approve = (getattr(import_module(f"flows.{name}"), name) for name in (FLOW, ASKS))  # the project's own
         runner = Runner(name="thaw", limit=1, pause_on_shutdown=False)
         with get_client(sync_client=True) as client:
-            kept = {found.name: _kept(found) for found in _all(client) if _is_ours(found)}
+            kept = {deployment.name: _kept(deployment) for deployment in _all(client) if _is_ours(deployment)}
             if cron:
                 name = name or NAME
                 _free(client, name)
@@ -68,18 +69,21 @@ def serve(name: str | None, cron: str | None, timezone: str | None, overrides: l
                 kept[name] = kept.get(name, {"paused": False}) | changed
             if not kept:
                 raise InputError('this workspace has no schedule: make one, such as thaw schedule --cron "0 3 * * 1"')
-            for word, what in kept.items():
+            for name, options in kept.items():
                 deployment = retrain.to_deployment(
-                    word,
+                    name,
                     tags=[FLOW, f"project:{pipeline.project()}", _here()],
                     entrypoint_type=EntrypointType.MODULE_PATH,
-                    **what,
+                    **options,
                 )
                 added = runner.add_deployment(deployment)
                 assert isinstance(added, UUID)
+                runner.add_deployment(
+                    approve.to_deployment(name, tags=deployment.tags, entrypoint_type=EntrypointType.MODULE_PATH)
+                )
                 if missed := _skip_missed(client, added):
-                    say(f"{word}: {missed} missed while nothing served it; the last one is caught up now")
-            for line in _lines(client, [found for found in _all(client) if found.name in kept]):
+                    say(f"{name}: {missed} missed while nothing served it; the last one is caught up now")
+            for line in _lines(client, [deployment for deployment in _all(client) if deployment.name in kept]):
                 say(line)
         say(f"Serving until you press Ctrl-C; the runs are at {server.ui(api)}")
         try:
@@ -125,10 +129,32 @@ def set_paused(name: str | None, paused: bool, say: server.Say) -> None:
 
 def remove(name: str | None, say: server.Say) -> None:
     """Forget a schedule; its past runs stay."""
+    from prefect.exceptions import ObjectNotFound
+
     with _connected(say) as client:
         deployment = _find(client, name)
         client.delete_deployment(deployment.id)
+        with suppress(ObjectNotFound):
+            asks = client.read_deployment_by_name(f"{ASKS} {pipeline.project()}/{deployment.name}")
+            client.delete_deployment(asks.id)
         say(f"Removed {deployment.name}; its past runs stay")
+
+
+def claim(name: str) -> dict[str, str]:
+    """The build step of prefect.yaml: exit if the deployment would replace that of another clone,
+    or one of `thaw schedule`; else return its tags."""
+    from prefect import get_client
+
+    with get_client(sync_client=True) as client:
+        for deployment in _all(client):
+            if deployment.name == name and (_is_foreign(deployment) or not deployment.work_pool_name):
+                print(
+                    f"error: '{_flow_name()}/{name}' is taken on this server by {_workspace_of(deployment)}: give the "
+                    "deployment another name in prefect.yaml, or the project another one in thaw.yaml",
+                    file=sys.stderr,
+                )
+                raise SystemExit(2)
+    return {"project": f"project:{pipeline.project()}", "workspace": _here()}
 
 
 def machine_zone() -> str:
@@ -205,10 +231,21 @@ def _is_ours(deployment: "DeploymentResponse") -> bool:
     )
 
 
+def _workspace_of(deployment: "DeploymentResponse") -> str | None:
+    """The tag of the workspace that made it, if it has one."""
+    return next((tag for tag in deployment.tags if ":/" in tag), None)
+
+
+def _is_foreign(deployment: "DeploymentResponse") -> bool:
+    """Whether another workspace made it."""
+    own = (None, _here())
+    return _workspace_of(deployment) not in own and not server.is_own(os.environ.get("PREFECT_API_URL", ""))
+
+
 def _owner(deployment: "DeploymentResponse") -> str:
     if deployment.work_pool_name:
         return f"workers of the pool {deployment.work_pool_name}"
-    return next((tag for tag in deployment.tags if ":/" in tag), "somebody else")
+    return _workspace_of(deployment) or "somebody else"
 
 
 def _all(client: "SyncPrefectClient") -> "list[DeploymentResponse]":
@@ -221,7 +258,9 @@ def _all(client: "SyncPrefectClient") -> "list[DeploymentResponse]":
 def _find(client: "SyncPrefectClient", name: str | None) -> "DeploymentResponse":
     """The schedule of that name, or the only one; never one of another workspace."""
     within_reach = {
-        deployment.name: deployment for deployment in _all(client) if deployment.work_pool_name or _is_ours(deployment)
+        deployment.name: deployment
+        for deployment in _all(client)
+        if _is_ours(deployment) or (deployment.work_pool_name and not _is_foreign(deployment))
     }
     names = ", ".join(within_reach) or "none"
     if name is None and len(within_reach) == 1:

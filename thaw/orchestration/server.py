@@ -55,6 +55,19 @@ def server(port: int | None = None, say: Say = print) -> Iterator[str]:
         yield api
 
 
+@contextmanager
+def running() -> Iterator[str | None]:
+    """The address of the configured or the project's own Prefect API if it answers; no server is started for it."""
+    api = os.environ.get("PREFECT_API_URL")
+    if not api and _lives(_home()):
+        api = json.loads((_home() / "server.json").read_text())["api"]
+    if not api or not _answers(api):
+        yield None
+        return
+    with _environment(api):
+        yield api
+
+
 def ui(api: str) -> str:
     """Where a browser finds the UI that belongs to an API."""
     return api.rstrip("/").removesuffix("/api")

@@ -26,6 +26,7 @@ import thaw
 from thaw.errors import InputError
 from thaw.project import pipeline, workspace
 from thaw.project.journal import replace
+from thaw.project.start import is_model
 
 NAME = "thaw.yaml"
 LIBRARY = Path(thaw.__file__).parent
@@ -57,7 +58,7 @@ def sentence(key: str, before: Any, now: Any) -> str:
     if key.startswith("code."):
         return f"the code of thaw that {key.removeprefix('code.')} runs changed"
     if key == "weights":
-        return "the file of backbone.weights has another content"
+        return "backbone.weights names other weights now"
     name = key.removeprefix("versions.")
     return f"{name} went from {pipeline.setting(before)} to {pipeline.setting(now)}"
 
@@ -74,15 +75,17 @@ def listed(stage: dict[str, Any]) -> list[str]:
     return [key for entry in files for key in entry.get(NAME) or []]
 
 
-def current() -> dict[str, Any]:
-    """The recipe of the current code, packages and weights."""
+def current(root: Path | None = None) -> dict[str, Any]:
+    """The recipe of the current code, packages and weights; of the project in `root`, else of this
+    one."""
+    root = root or workspace.ROOT
     code, used = {}, set()
-    for phase in pipeline.stages():
-        if (file := _task(phase)).is_file():
+    for phase in pipeline.load(root / "dvc.yaml").get("stages", {}):
+        if (file := root / "tasks" / f"{phase}.py").is_file():
             modules, packages = _imported(file)
             code[phase] = _fingerprint(modules)
             used |= packages
-    return {"weights": _weights(), "code": code, "versions": {name: installed(name) for name in sorted(used)}}
+    return {"weights": _weights(root), "code": code, "versions": {name: installed(name) for name in sorted(used)}}
 
 
 def keys(phase: str) -> list[str]:
@@ -158,9 +161,9 @@ def refresh() -> dict[str, tuple[Any, Any]]:
     return differs
 
 
-def write(values: dict[str, Any]) -> None:
+def write(values: dict[str, Any], root: Path | None = None) -> None:
     """Write values into thaw.yaml; comments and other values stay."""
-    file = workspace.ROOT / NAME
+    file = (root or workspace.ROOT) / NAME
     yaml = YAML()
     content = (yaml.load(file) if file.is_file() else None) or CommentedMap()
     for key, value in values.items():
@@ -243,11 +246,15 @@ def installed(package: str) -> str | None:
         return None
 
 
-def _weights() -> str | None:
-    """The hash of the file that backbone.weights names; None if it names no file."""
-    backbone = pipeline.read("params.yaml").get("backbone")
+def _weights(root: Path) -> str | None:
+    """The hash of the file, or the identity of the model, that backbone.weights names; None if it names neither."""
+    backbone = pipeline.load(root / "params.yaml").get("backbone")
     name = backbone.get("weights") if isinstance(backbone, dict) else None
-    path = workspace.ROOT / str(name)
+    if root == workspace.ROOT and is_model(str(name)):
+        from thaw.project import models
+
+        return models.bring_start(str(name))
+    path = root / str(name)
     if not name or not path.is_file():
         return None
     with path.open("rb") as opened:

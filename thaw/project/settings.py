@@ -61,6 +61,7 @@ class Resources(Section):
     processes: Count
     threads: Annotated[int, Field(ge=0)]
     workers: Count
+    activations_gb: NotNegative
 
 
 class Backbone(Section):
@@ -109,6 +110,8 @@ class Unfreeze(Section):
     warmup: Annotated[float, Field(ge=0, lt=1)]
     batchnorm: Literal["frozen", "adapt", "train"]
     views: Views
+    draws: Count | None
+    precision: Literal["float32", "bfloat16"]
     drop: Annotated[float, Field(ge=0, le=1)]
     jitter: Annotated[float, Field(ge=0, lt=1)]
     label_smoothing: Annotated[float, Field(ge=0, lt=1)]
@@ -129,6 +132,7 @@ class Evaluate(Section):
 
 class Package(Section):
     sure: Limit
+    false_alarms: Share
     license: str | None
 
 
@@ -148,6 +152,12 @@ class Promote(Section):
     class_limit: Limit
     slice_limit: Limit
     smallest: Count
+    approve: Literal["nobody", "person"]
+    wait: Annotated[float, Field(gt=0)]
+
+
+class Export(Section):
+    margin: Limit
 
 
 class Timeouts(Section):
@@ -160,6 +170,7 @@ class Timeouts(Section):
     package: Minutes
     report: Minutes
     promote: Minutes
+    predict: Minutes
     push: Minutes
 
 
@@ -179,6 +190,7 @@ class Settings(Section):
     package: Package
     retrain: Retrain
     promote: Promote
+    export: Export
     timeouts: Timeouts
 
     def section(self, kind: type[S]) -> S:
