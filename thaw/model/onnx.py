@@ -110,8 +110,8 @@ def write_graph(graph: Graph, about: Package, file: Path) -> None:
 
 
 def metadata(about: Package) -> dict[str, str]:
-    """What an ONNX file says of itself: each key of the package's meta.json, as a text of JSON."""
-    return {name: json.dumps(value) for name, value in about.meta.items()}
+    """What an ONNX file says of itself: each key of the package's meta.json and its identity, as a text of JSON."""
+    return {name: json.dumps(value) for name, value in (about.meta | {"identity": about.identity}).items()}
 
 
 class Batches:
@@ -170,7 +170,8 @@ class Exported:
             raise InputError(f"there is no file {file}; `thaw export` writes one")
         try:
             self.network = reference.Exported(file)
-            self.about = Package.of(self.network.about)
+            said = dict(self.network.about)
+            self.about = Package.of(said, said.pop("identity"))
         except InputError:
             raise
         except Exception as error:  # onnxruntime has one for each kind of damage
