@@ -42,6 +42,17 @@ def test_a_mistake_is_one_sentence_before_anything_starts(
 
 
 @pytest.mark.parametrize(
+    ("cron", "overrides", "sentence"), [(CRON, ["seed=1"], "--set is for retraining"), (None, [], "give --cron too")]
+)
+def test_a_schedule_of_predictions_has_a_time_and_no_settings(
+    toy: Path, cron: str | None, overrides: list[str], sentence: str
+) -> None:
+    with pytest.raises(InputError, match=sentence):
+        schedule.serve(None, cron, None, overrides, print, "arrived")
+    assert not (toy / ".prefect").exists()
+
+
+@pytest.mark.parametrize(
     "options", [["--list", "--pause"], ["--resume", "--cron", CRON], ["--remove", "--set", "seed=1"]]
 )
 def test_contradictory_options_are_refused(options: list[str]) -> None:
@@ -156,3 +167,25 @@ def test_on_its_own_server_a_workspace_keeps_its_schedules_when_it_moves(
     (toy / ".prefect" / "server.json").write_text(f'{{"api": "{server}"}}')
     schedule.set_paused("theirs", True, print)
     assert theirs().paused
+
+
+@pytest.mark.server
+def test_predictions_have_schedules_beside_retrainings(server: str, toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from prefect import get_client
+
+    monkeypatch.setattr(schedule, "_poll", lambda runner: None)
+    schedule.serve(None, CRON, "UTC", [], print)
+    schedule.serve(None, "0 5 * * *", "UTC", [], print, "arrived")
+    lines: list[str] = []
+    schedule.serve(None, None, None, [], lines.append)  # goes on with both
+    with get_client(sync_client=True) as client:
+        made = {each.name: each for each in schedule._all(client)}
+        assert made["daily"].parameters == {"source": "arrived", "model": "prod"}
+        assert made["daily"].tags[0] == "predict"
+        assert made["weekly"].parameters["record"]
+        assert client.read_flow(made["daily"].flow_id).name.startswith("predict ")
+    assert {line.split(",")[0] for line in lines} >= {f"weekly: {CRON} (UTC)", "daily: 0 5 * * * (UTC)"}
+    with pytest.raises(InputError, match="the schedule 'daily' is one to predict: choose another name"):
+        schedule.serve("daily", CRON, "UTC", [], print)
+    for name in ("daily", "weekly"):
+        schedule.remove(name, print)

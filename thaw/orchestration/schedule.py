@@ -36,19 +36,32 @@ if TYPE_CHECKING:
     from prefect.runner import Runner
 
 FLOW = "retrain"
+PREDICT = "predict"  # the other flow that has schedules; a source tells them from those of retrain
 ASKS = "approve"  # the flow that asks a person, deployed beside each schedule under the same name
-NAME = "weekly"
+NAME, DAILY = "weekly", "daily"
 CHECK = "import sys; from prefect.schedules import Cron; Cron(sys.argv[1])"
 
 
-def serve(name: str | None, cron: str | None, timezone: str | None, overrides: list[str], say: server.Say) -> None:
-    """Serve the schedules of this workspace until a signal comes; with `cron`, make or change one of them first."""
+def serve(
+    name: str | None,
+    cron: str | None,
+    timezone: str | None,
+    overrides: list[str],
+    say: server.Say,
+    source: str | None = None,
+) -> None:
+    """Serve the schedules of this workspace until a signal comes; with `cron`, make or change one of
+    them first, which predicts the new pictures of a `source`, or else retrains."""
+    if source and overrides:
+        raise InputError("--set is for retraining: leave it out with --predict")
     if cron:
         timezone = timezone or machine_zone()
         settings_with(overrides)
         _check(name or NAME, cron, timezone)
-    elif timezone or overrides:
-        raise InputError("--timezone and --set belong to a schedule that --cron makes or changes: give --cron too")
+    elif timezone or overrides or source:
+        raise InputError(
+            "--timezone, --set and --predict belong to a schedule that --cron makes or changes: give --cron too"
+        )
     elif name:
         raise InputError("one process serves all schedules of this workspace: leave the name out, or give --cron too")
     with _only_one_serves(), server.server(say=say) as api:
@@ -57,30 +70,36 @@ def serve(name: str | None, cron: str | None, timezone: str | None, overrides: l
         from prefect.schedules import Cron
         from prefect.types.entrypoint import EntrypointType
 
-        retrain, approve = (getattr(import_module(f"flows.{name}"), name) for name in (FLOW, ASKS))  # the project's own
+        flows = {name: getattr(import_module(f"flows.{name}"), name) for name in (FLOW, PREDICT, ASKS)}  # the project's
         runner = Runner(name="thaw", limit=1, pause_on_shutdown=False)
         with get_client(sync_client=True) as client:
             kept = {deployment.name: _kept(deployment) for deployment in _all(client) if _is_ours(deployment)}
             if cron:
-                name = name or NAME
+                name = name or (DAILY if source else NAME)
                 _free(client, name)
-                parameters = {"overrides": overrides or None, "record": True}
+                retraining: dict[str, Any] = {"overrides": overrides or None, "record": True}
+                parameters = {"source": source, "model": "prod"} if source else retraining
                 changed = {"schedules": [Cron(cron, timezone=timezone)], "parameters": parameters}
+                if name in kept and _flow_of(kept[name]) != _flow_of(changed):
+                    raise InputError(f"the schedule {name!r} is one to {_flow_of(kept[name])}: choose another name")
                 kept[name] = kept.get(name, {"paused": False}) | changed
             if not kept:
                 raise InputError('this workspace has no schedule: make one, such as thaw schedule --cron "0 3 * * 1"')
             for name, options in kept.items():
-                deployment = retrain.to_deployment(
+                flow = _flow_of(options)
+                deployment = flows[flow].to_deployment(
                     name,
-                    tags=[FLOW, f"project:{pipeline.project()}", _here()],
+                    tags=[flow, f"project:{pipeline.project()}", _here()],
                     entrypoint_type=EntrypointType.MODULE_PATH,
                     **options,
                 )
                 added = runner.add_deployment(deployment)
                 assert isinstance(added, UUID)
-                runner.add_deployment(
-                    approve.to_deployment(name, tags=deployment.tags, entrypoint_type=EntrypointType.MODULE_PATH)
-                )
+                if flow == FLOW:
+                    asks = flows[ASKS]
+                    runner.add_deployment(
+                        asks.to_deployment(name, tags=deployment.tags, entrypoint_type=EntrypointType.MODULE_PATH)
+                    )
                 if missed := _skip_missed(client, added):
                     say(f"{name}: {missed} missed while nothing served it; the last one is caught up now")
             for line in _lines(client, [deployment for deployment in _all(client) if deployment.name in kept]):
@@ -214,9 +233,14 @@ def _lock() -> Path:
     return folder / "schedule.lock"
 
 
-def _flow_name() -> str:
+def _flow_name(flow: str = FLOW) -> str:
     """The name of this project's flow, which no other project's deployments bear."""
-    return f"{FLOW} {pipeline.project()}"
+    return f"{flow} {pipeline.project()}"
+
+
+def _flow_of(options: dict[str, Any]) -> str:
+    """The flow whose schedule has these options."""
+    return PREDICT if "source" in options["parameters"] else FLOW
 
 
 def _here() -> str:
@@ -251,7 +275,8 @@ def _owner(deployment: "DeploymentResponse") -> str:
 def _all(client: "SyncPrefectClient") -> "list[DeploymentResponse]":
     from prefect.client.schemas.filters import FlowFilter, FlowFilterName
 
-    deployments = client.read_deployments(flow_filter=FlowFilter(name=FlowFilterName(any_=[_flow_name()])))
+    names = [_flow_name(flow) for flow in (FLOW, PREDICT)]
+    deployments = client.read_deployments(flow_filter=FlowFilter(name=FlowFilterName(any_=names)))
     return sorted(deployments, key=lambda deployment: deployment.name)
 
 
