@@ -61,8 +61,10 @@ LONGEST = (
 )
 # files whose tests call DVC again and again, without the toy of this module
 CALL_DVC = (
+    "test_create",
     "test_data",
     "test_experiment",
+    "test_pin",
     "test_pipeline",
     "test_provenance",
     "test_recipe",

@@ -59,6 +59,12 @@ def train(
     return tune(model, pictures, split[0], split[1], normalise, how, scratch, before)
 
 
+@pytest.fixture(scope="module")
+def undisturbed() -> dict[str, Trained]:
+    """What trainings that nothing disturbs come to, each made once; they repeat themselves to the bit."""
+    return {}
+
+
 def test_same_seed_gives_the_same_bits(
     network: Make, pictures: Pictures, targets: torch.Tensor, normalise: Normaliser
 ) -> None:
@@ -74,7 +80,7 @@ def assert_equal(one: Trained, other: Trained) -> None:
 
 
 @pytest.mark.parametrize("which", [6, "gradual"])
-@pytest.mark.parametrize("stop", [1, 3, 4])
+@pytest.mark.parametrize("stop", [*(pytest.param(stop, marks=pytest.mark.slow) for stop in (1, 3)), 4])
 def test_an_interrupted_run_equals_the_uninterrupted_one(
     network: Make,
     pictures: Pictures,
@@ -82,10 +88,12 @@ def test_an_interrupted_run_equals_the_uninterrupted_one(
     normalise: Normaliser,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
+    undisturbed: dict[str, Trained],
     which: Selection,
     stop: int,
 ) -> None:
-    whole = train(network, pictures, targets, normalise, which=which)
+    if (whole := undisturbed.get(str(which))) is None:
+        whole = undisturbed[str(which)] = train(network, pictures, targets, normalise, which=which)
     scratch = tmp_path / "scratch.pt"
     keep = scratch_files.keep
 
@@ -423,7 +431,7 @@ def test_a_head_on_features_that_are_not_finite_is_one_sentence_that_names_them(
 
 
 @pytest.mark.parametrize("keep", ["best", "last"])
-@pytest.mark.parametrize("loss", [np.nan, np.inf])
+@pytest.mark.parametrize("loss", [np.nan, pytest.param(np.inf, marks=pytest.mark.slow)])
 def test_a_training_loss_that_is_not_finite_ends_phase_2_and_the_last_good_state_stays(
     network: Make,
     pictures: Pictures,
@@ -468,7 +476,7 @@ def test_a_network_that_is_not_finite_before_phase_2_is_not_blamed_on_its_rate(
     model = network()
     model.backbone.conv1.weight.data.fill_(np.inf)
     split = [(rows, targets[rows]) for rows in (TRAIN, VAL)]
-    with pytest.raises(InputError, match=r"\Aphase 2 diverged: before the first step .* the weights it starts from"):
+    with pytest.raises(InputError, match=r"\Aphase 2 diverged: before the first step .* the initial weights"):
         tune(model, pictures, split[0], split[1], normalise, HOW)
 
 
