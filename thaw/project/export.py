@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from thaw.data.manifest import labels_of, read_manifest, read_predictions
+from thaw.data.manifest import groups_of, labels_of, read_manifest, read_predictions
 from thaw.data.pictures import Shape, decode
 from thaw.errors import InputError
 from thaw.formats import change, percent
@@ -146,9 +146,8 @@ def _int8(file: Path, exported: onnx.Exported, before: Answers, rows: pd.DataFra
     onnx.write_int8(file, small, (_pixels(some[at : at + BATCH], shape) for at in range(0, len(some), BATCH)))
     quantised, few = onnx.Exported(small), _pixels(some[:TIMED_ON], shape)
     after = _answers(quantised, [_data() / path for path in test["path"]], small.name)
-    groups = test["group"].where(test["group"] != "", test["hash"]).tolist() if (test["group"] != "").any() else None
     speeds = proof.speeds(lambda: exported(few), lambda: quantised(few))
-    cost = proof.cost(before.probabilities, after.probabilities, labels_of(test, classes), groups, speeds)
+    cost = proof.cost(before.probabilities, after.probabilities, labels_of(test, classes), groups_of(test), speeds)
     changed, margin = _changed(cost), settings.read(workspace.ROOT / "params.yaml").export.margin
     if -cost.change > margin:
         raise InputError(
