@@ -147,6 +147,53 @@ def test_test_pictures_change_nothing_before_evaluate(finished: Path, copied: Pa
         assert points[0] == points[1] or points[0]["threshold"] == points[1]["threshold"]
 
 
+def test_training_starts_from_the_model_in_use_and_not_from_one_that_learned_from_test_pictures(copied: Path) -> None:
+    shutil.rmtree(copied / ".dvc")
+    shutil.copytree(ROOT / "tasks", copied / "tasks", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("dvc.yaml", "thaw.yaml", ".gitignore"):
+        shutil.copy(ROOT / name, copied)
+    provenance = copied / "artifacts/provenance"
+    provenance.mkdir(exist_ok=True)
+    for name in ("prepare", "package"):
+        (provenance / f"{name}.json").touch()
+    code = """
+import subprocess, sys
+from thaw.project import recipe, registry, settings
+for command in (
+    "git init -q", "dvc init -q", "dvc add -q data", "dvc commit --force prepare package", "git add --all",
+    "git -c user.name=a -c user.email=a@b commit -qm first",
+):
+    program = [sys.executable, "-m"] * command.startswith("dvc") + command.split()
+    subprocess.run(program, check=True, stdout=sys.stderr)
+registry.register("HEAD", "the first")
+registry.promote("v1.0.0", "by hand")
+settings.override(["backbone.weights=prod"])
+print(recipe.refresh()["weights"][1] == registry.find("v1.0.0").model)
+"""
+    done = execute(copied, code)
+    assert done.stdout == "True\n", done.stderr
+    shutil.rmtree(provenance)
+    in_use = load_file(copied / "artifacts/package/weights.safetensors")
+    done = run(copied, "prepare", "embed", "head", "unfreeze")
+    assert done.returncode == 0, done.stderr
+    meta = json.loads((copied / "artifacts/head/model/meta.json").read_text())
+    started = load_file(copied / "artifacts/head/model/weights.safetensors")
+    assert meta["folded"]
+    assert started.keys() == in_use.keys()
+    backbone = [name for name in started if name.startswith("backbone.")]
+    assert all((started[name] == in_use[name]).all() for name in backbone)
+    assert any((started[name] != in_use[name]).any() for name in started if name not in backbone)
+
+    settings.override(["unfreeze.batchnorm=adapt"], copied / "params.yaml")
+    done = run(copied, "prepare")
+    assert done.returncode == 2
+    assert "unfreeze.batchnorm cannot be adapt: use frozen" in done.stderr
+    settings.override(["unfreeze.batchnorm=frozen", "prepare.seed=1"], copied / "params.yaml")
+    done = run(copied, "prepare")
+    assert done.returncode == 2
+    assert "backbone.weights is prod, which learned from" in done.stderr
+
+
 def test_metrics_say_what_the_predictions_say(finished: Path) -> None:
     metrics = figures_of(finished)
     predictions = pd.read_csv(finished / "artifacts/evaluate/predictions.csv")
@@ -413,6 +460,7 @@ def test_another_loss_is_used_as_the_documents_say(copied: Path, finished: Path)
     section = (ROOT / "docs/learning.md").read_text().split("## Use another loss")[1].split("\n## ")[0]
     (loss,) = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
     (arguments,) = re.findall(r" +loss_fn=.*\n +criterion=.*\n", section)
+    shutil.rmtree(copied / ".dvc")
     shutil.copytree(ROOT / "tasks", copied / "tasks", ignore=shutil.ignore_patterns("__pycache__"))
     file = copied / "tasks/unfreeze.py"
     text, passed = re.subn(r" +loss_fn=.*\n +criterion=.*\n", arguments, file.read_text())
