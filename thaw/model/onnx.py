@@ -32,14 +32,14 @@ from thaw.model.model import Answers, Model, Pixels
 from thaw.model.package import Package
 
 FLOAT, INT8, REFERENCE, PIXELS = "model.onnx", "model.int8.onnx", "reference.py", "pixels.py"
-NEEDED = ("onnx", "onnxscript", "onnxruntime")
+TO_USE, TO_WRITE = ("onnxruntime",), ("onnx", "onnxscript", "onnxruntime")
 IN_ONE_FILE = 1_900_000_000  # bytes of weights; protobuf holds 2 GB
 QUANTISED = ["Conv", "Gemm", "MatMul", "Add", "Clip", "Relu"]
 
 
-def check_installed() -> None:
-    """Raise where the packages that exports need are not installed."""
-    if lacking := [name for name in NEEDED if find_spec(name) is None]:
+def check_installed(needed: Sequence[str] = TO_WRITE) -> None:
+    """Raise where a package that exports need is not installed."""
+    if lacking := [name for name in needed if find_spec(name) is None]:
         raise InputError(
             f"exported models need {', '.join(lacking)}, which is not installed: install thaw-vision[export]"
         )
@@ -163,7 +163,7 @@ class Exported:
     """A predictor: an exported network, in onnxruntime."""
 
     def __init__(self, file: Path) -> None:
-        check_installed()
+        check_installed(TO_USE)
         from thaw.model import reference
 
         if not file.is_file():
