@@ -50,24 +50,24 @@ def export(name: str, out: Path, int8: bool, on_line: OnLine = print) -> None:
         on_line("writing the network: seconds for a small one, minutes for a large one")
         file = onnx.write(folder, target)
         network, exported = Model.load(folder, "cpu"), onnx.Exported(file)
-        found: dict[str, Any] = {"model": package.identity(folder), "tolerance": proof.TOLERANCE}
+        result: dict[str, Any] = {"model": package.identity(folder), "tolerance": proof.TOLERANCE}
         with tempfile.TemporaryDirectory() as place:
             drawn = proof.draw(Path(place))
-            wanted, got = _answers(network, drawn, "the network"), _answers(exported, drawn, file.name)
-            found["drawn"] = _agreement(wanted, got, network, "drawn pictures", on_line)
+            expected, actual = _answers(network, drawn, "the network"), _answers(exported, drawn, file.name)
+            result["drawn"] = _agreement(expected, actual, network, "drawn pictures", on_line)
         if rows is not None:
             test = rows[rows["split"] == "test"]
             files = [_data() / path for path in test["path"]]
             by_evaluate = _by_evaluate(folder, network, test)
-            wanted = by_evaluate if by_evaluate is not None else _answers(network, files, "the network")
-            got = _answers(exported, files, file.name)
+            expected = by_evaluate if by_evaluate is not None else _answers(network, files, "the network")
+            actual = _answers(exported, files, file.name)
             by = "the network" if by_evaluate is None else "evaluate"
             what = f"test pictures (by {by})"
-            found["test"] = _agreement(wanted, got, network, what, on_line) | {"by": by}
+            result["test"] = _agreement(expected, actual, network, what, on_line) | {"by": by}
             if int8:
-                found["int8"] = _int8(file, exported, got, rows, on_line)
-        found["versions"] = {name: recipe.installed(name) for name in COMPUTES}
-        write_json(target / PROOF, found)
+                result["int8"] = _int8(file, exported, actual, rows, on_line)
+        result["versions"] = {name: recipe.installed(name) for name in COMPUTES}
+        write_json(target / PROOF, result)
     on_line(f"{out} holds the export: {', '.join(sorted(entry.name for entry in out.iterdir()))}")
 
 
@@ -121,18 +121,18 @@ def _by_evaluate(folder: Path, network: Model, test: pd.DataFrame) -> Answers | 
     return Answers(rows[[f"finetuned_p_{label}" for label in network.classes]].to_numpy(np.float64), None)
 
 
-def _agreement(wanted: Answers, got: Answers, network: Model, what: str, on_line: OnLine) -> dict[str, Any]:
+def _agreement(expected: Answers, actual: Answers, network: Model, what: str, on_line: OnLine) -> dict[str, Any]:
     """How far both agree; raises where that is not to float tolerance."""
-    found = proof.agreement(wanted, got, network.about.threshold)
-    features = "" if found.features is None else f" and features by {found.features:.1e} of the largest"
-    differ = f"probabilities of {found.pictures} {what} differ by up to {found.largest:.1e}{features}"
-    if not found.holds():
+    result = proof.agreement(expected, actual, network.about.threshold)
+    features = "" if result.features is None else f" and features by {result.features:.1e} of the largest"
+    differ = f"probabilities of {result.pictures} {what} differ by up to {result.largest:.1e}{features}"
+    if not result.holds():
         raise InputError(
             f"the export does not say what the network says: {differ}, where {proof.TOLERANCE:g} and "
             f"{proof.OF_FEATURES:g} are allowed; nothing was written, use the package itself"
         )
-    on_line(f"{onnx.FLOAT}: {differ}, {found.decisions} decisions are the same")
-    return asdict(found)
+    on_line(f"{onnx.FLOAT}: {differ}, {result.decisions} decisions are the same")
+    return asdict(result)
 
 
 def _int8(file: Path, exported: onnx.Exported, before: Answers, rows: pd.DataFrame, on_line: OnLine) -> dict[str, Any]:
