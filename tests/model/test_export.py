@@ -20,7 +20,7 @@ from thaw.data.manifest import read_manifest, write_table
 from thaw.data.pictures import decode
 from thaw.errors import InputError
 from thaw.model import onnx, package, proof
-from thaw.model.model import Answers, Model
+from thaw.model.model import Answers, Model, Pixels
 from thaw.project import models, settings, workspace
 from thaw.project.export import export
 
@@ -106,6 +106,21 @@ def test_pictures_say_the_same_alone_and_in_any_batch(exported: Path, drawn: lis
     network = onnx.Exported(exported)
     alone = np.concatenate([network.of_files([path]).features for path in drawn])
     assert alone == pytest.approx(network.of_files(drawn).features, abs=1e-4)
+
+
+def test_no_more_views_than_those_of_a_batch_are_in_memory_at_once(
+    exported: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network, sizes = onnx.Exported(exported), []
+    answers = network.network.answers
+
+    def counted(pixels: Pixels) -> tuple[Any, Any]:
+        sizes.append(len(pixels))
+        return answers(pixels)
+
+    monkeypatch.setattr(network.network, "answers", counted)
+    assert len(network(np.zeros((70, 32, 32, 3), np.uint8)).probabilities) == 70
+    assert sizes == [32, 32, 6]  # in two views each
 
 
 def test_what_is_no_export_is_one_sentence(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from thaw.cli.export import export
 from thaw.cli.phases import phase
 from thaw.cli.pictures import add, data
 from thaw.cli.predict import predict
-from thaw.cli.projects import backup, init, restore, upgrade
+from thaw.cli.projects import backup, clean, init, restore, upgrade
 from thaw.cli.runs import run, schedule, ui
 from thaw.cli.serve import serve
 from thaw.cli.studies import ablate, curve, seeds, sweep, worker
@@ -68,7 +68,7 @@ COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
     "Questions": (sweep, seeds, curve, ablate),
     "Use a model": (predict, explain, export, serve),
     "Versions": (models, promote, approve, reject, rollback, reproduce),
-    "Upkeep": (upgrade, backup, restore, phase),
+    "Upkeep": (upgrade, clean, backup, restore, phase),
 }
 
 

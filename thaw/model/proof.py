@@ -48,7 +48,8 @@ def agreement(expected: Answers, actual: Answers, threshold: float | None) -> Ag
     same = calibration.decided(p, threshold) == calibration.decided(q, threshold)
     of_features = None
     if expected.features is not None and actual.features is not None:
-        of_features = float(np.abs(expected.features - actual.features).max() / np.abs(expected.features).max())
+        difference = np.abs(expected.features - actual.features).max()
+        of_features = float(difference / np.abs(expected.features).max())
     return Agreement(len(p), float(np.abs(p - q).max()), int(same.sum()), of_features)
 
 
