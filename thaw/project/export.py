@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from thaw.data.manifest import labels_of, read_manifest, read_predictions
+from thaw.data.manifest import groups_of, labels_of, read_manifest, read_predictions
 from thaw.data.pictures import Shape, decode, in_batches
 from thaw.errors import InputError
 from thaw.formats import change, percent
@@ -170,8 +170,7 @@ def _write_int8(
     after = _probabilities(quantised, _files(test), small.name)
     pixels = _pixels(batches[0], shape)
     speeds = proof.speeds(lambda: exported(pixels), lambda: quantised(pixels))
-    groups = test["group"].where(test["group"] != "", test["hash"]).tolist() if (test["group"] != "").any() else None
-    cost = proof.cost(before, after, labels_of(test, classes), groups, speeds)
+    cost = proof.cost(before, after, labels_of(test, classes), groups_of(test), speeds)
     changed, margin = _changed(cost), settings.read(workspace.ROOT / "params.yaml").export.margin
     if -cost.change > margin:
         raise InputError(
