@@ -1,9 +1,10 @@
-"""Retraining on a schedule: `thaw schedule --cron "0 3 * * 1"` keeps it on the Prefect server and serves it here.
+"""Retraining on a schedule: `thaw schedule --cron "0 3 * * 1"` keeps it on the Prefect server and
+serves it here.
 
-A schedule is a Prefect deployment of the flow. The flow is called after the project, so two projects on one server stay
-apart; a tag names the folder, so that two clones of one project do too. One process serves all schedules of its
-workspace, one run at a time; it needs no work pool. Schedules outlive it: of the runs that were due while nothing
-served, the last one is caught up.
+A schedule is a Prefect deployment of the flow. The flow is called after the project, so two
+projects on one server stay apart; a tag names the folder, so that two clones of one project do
+too. One process serves all schedules of its workspace, one run at a time; it needs no work pool.
+Schedules outlive it: of the runs that were due while nothing served, the last one is caught up.
 """
 
 import asyncio
@@ -114,9 +115,11 @@ def serve(
 
 
 def _poll(runner: "Runner") -> None:
-    """Start the runs that are due, until an error or a signal comes; then end a run that goes on, and its children.
+    """Start the runs that are due, until an error or a signal comes; then end a run that goes on,
+    and its children.
 
-    In a thread: on the main one the runner would answer signals in its own way, which leaves a training behind.
+    In a thread: on the main one the runner would answer signals in its own way, which leaves a
+    training behind.
     """
     with ThreadPoolExecutor(max_workers=1) as pool:
         polling = pool.submit(asyncio.run, runner.start())
@@ -159,7 +162,7 @@ def remove(name: str | None, say: server.Say) -> None:
         say(f"Removed {deployment.name}; its past runs stay")
 
 
-def claim(name: str) -> dict[str, str]:
+def claim(name: str) -> dict[str, list[str]]:
     """The build step of prefect.yaml: exit if the deployment would replace that of another clone,
     or one of `thaw schedule`; else return its tags."""
     from prefect import get_client
@@ -173,7 +176,7 @@ def claim(name: str) -> dict[str, str]:
                     file=sys.stderr,
                 )
                 raise SystemExit(2)
-    return {"project": f"project:{pipeline.project()}", "workspace": _here()}
+    return {"tags": [FLOW, f"project:{pipeline.project()}", _here()]}
 
 
 def machine_zone() -> str:
@@ -188,7 +191,8 @@ def _check(name: str, cron: str, timezone: str) -> None:
         raise InputError(f"the name of a schedule is {name!r}: use letters, digits, - and _")
     if timezone not in zoneinfo.available_timezones():
         raise InputError(f"the time zone {timezone!r} is unknown: give a name such as Europe/Berlin or UTC")
-    # In a process of its own: prefect reads its settings when it is imported, and they are not known yet.
+    # In a process of its own: prefect reads its settings when it is imported, and they are not
+    # known yet.
     if subprocess.run([sys.executable, "-c", CHECK, cron], capture_output=True).returncode:
         raise InputError(f"--cron is {cron!r}: five fields are needed, minute hour day month weekday: '0 3 * * 1'")
 
@@ -249,7 +253,8 @@ def _here() -> str:
 
 
 def _is_ours(deployment: "DeploymentResponse") -> bool:
-    """Whether this workspace serves it; on the project's own server there are no others, even after a move."""
+    """Whether this workspace serves it; on the project's own server there are no others, even
+    after a move."""
     return not deployment.work_pool_name and (
         _here() in deployment.tags or server.is_own(os.environ["PREFECT_API_URL"])
     )
