@@ -1,9 +1,10 @@
-"""Retraining on a schedule: `thaw schedule --cron "0 3 * * 1"` keeps it on the Prefect server and serves it here.
+"""Retraining on a schedule: `thaw schedule --cron "0 3 * * 1"` keeps it on the Prefect server and
+serves it here.
 
-A schedule is a Prefect deployment of the flow. The flow is called after the project, so two projects on one server stay
-apart; a tag names the folder, so that two clones of one project do too. One process serves all schedules of its
-workspace, one run at a time; it needs no work pool. Schedules outlive it: of the runs that were due while nothing
-served, the last one is caught up.
+A schedule is a Prefect deployment of the flow. The flow is called after the project, so two
+projects on one server stay apart; a tag names the folder, so that two clones of one project do
+too. One process serves all schedules of its workspace, one run at a time; it needs no work pool.
+Schedules outlive it: of the runs that were due while nothing served, the last one is caught up.
 """
 
 import asyncio
@@ -36,19 +37,32 @@ if TYPE_CHECKING:
     from prefect.runner import Runner
 
 FLOW = "retrain"
+PREDICT = "predict"  # the other flow that has schedules; a source tells them from those of retrain
 ASKS = "approve"  # the flow that asks a person, deployed beside each schedule under the same name
-NAME = "weekly"
+NAME, DAILY = "weekly", "daily"
 CHECK = "import sys; from prefect.schedules import Cron; Cron(sys.argv[1])"
 
 
-def serve(name: str | None, cron: str | None, timezone: str | None, overrides: list[str], say: server.Say) -> None:
-    """Serve the schedules of this workspace until a signal comes; with `cron`, make or change one of them first."""
+def serve(
+    name: str | None,
+    cron: str | None,
+    timezone: str | None,
+    overrides: list[str],
+    say: server.Say,
+    source: str | None = None,
+) -> None:
+    """Serve the schedules of this workspace until a signal comes; with `cron`, make or change one of
+    them first, which predicts the new pictures of a `source`, or else retrains."""
+    if source and overrides:
+        raise InputError("--set is for retraining: leave it out with --predict")
     if cron:
         timezone = timezone or machine_zone()
         settings_with(overrides)
         _check(name or NAME, cron, timezone)
-    elif timezone or overrides:
-        raise InputError("--timezone and --set belong to a schedule that --cron makes or changes: give --cron too")
+    elif timezone or overrides or source:
+        raise InputError(
+            "--timezone, --set and --predict belong to a schedule that --cron makes or changes: give --cron too"
+        )
     elif name:
         raise InputError("one process serves all schedules of this workspace: leave the name out, or give --cron too")
     with _only_one_serves(), server.server(say=say) as api:
@@ -57,30 +71,36 @@ def serve(name: str | None, cron: str | None, timezone: str | None, overrides: l
         from prefect.schedules import Cron
         from prefect.types.entrypoint import EntrypointType
 
-        retrain, approve = (getattr(import_module(f"flows.{name}"), name) for name in (FLOW, ASKS))  # the project's own
+        flows = {name: getattr(import_module(f"flows.{name}"), name) for name in (FLOW, PREDICT, ASKS)}  # the project's
         runner = Runner(name="thaw", limit=1, pause_on_shutdown=False)
         with get_client(sync_client=True) as client:
             kept = {deployment.name: _kept(deployment) for deployment in _all(client) if _is_ours(deployment)}
             if cron:
-                name = name or NAME
+                name = name or (DAILY if source else NAME)
                 _free(client, name)
-                parameters = {"overrides": overrides or None, "record": True}
+                retraining: dict[str, Any] = {"overrides": overrides or None, "record": True}
+                parameters = {"source": source, "model": "prod"} if source else retraining
                 changed = {"schedules": [Cron(cron, timezone=timezone)], "parameters": parameters}
+                if name in kept and _flow_of(kept[name]) != _flow_of(changed):
+                    raise InputError(f"the schedule {name!r} is one to {_flow_of(kept[name])}: choose another name")
                 kept[name] = kept.get(name, {"paused": False}) | changed
             if not kept:
                 raise InputError('this workspace has no schedule: make one, such as thaw schedule --cron "0 3 * * 1"')
             for name, options in kept.items():
-                deployment = retrain.to_deployment(
+                flow = _flow_of(options)
+                deployment = flows[flow].to_deployment(
                     name,
-                    tags=[FLOW, f"project:{pipeline.project()}", _here()],
+                    tags=[flow, f"project:{pipeline.project()}", _here()],
                     entrypoint_type=EntrypointType.MODULE_PATH,
                     **options,
                 )
                 added = runner.add_deployment(deployment)
                 assert isinstance(added, UUID)
-                runner.add_deployment(
-                    approve.to_deployment(name, tags=deployment.tags, entrypoint_type=EntrypointType.MODULE_PATH)
-                )
+                if flow == FLOW:
+                    asks = flows[ASKS]
+                    runner.add_deployment(
+                        asks.to_deployment(name, tags=deployment.tags, entrypoint_type=EntrypointType.MODULE_PATH)
+                    )
                 if missed := _skip_missed(client, added):
                     say(f"{name}: {missed} missed while nothing served it; the last one is caught up now")
             for line in _lines(client, [deployment for deployment in _all(client) if deployment.name in kept]):
@@ -95,9 +115,11 @@ def serve(name: str | None, cron: str | None, timezone: str | None, overrides: l
 
 
 def _poll(runner: "Runner") -> None:
-    """Start the runs that are due, until an error or a signal comes; then end a run that goes on, and its children.
+    """Start the runs that are due, until an error or a signal comes; then end a run that goes on,
+    and its children.
 
-    In a thread: on the main one the runner would answer signals in its own way, which leaves a training behind.
+    In a thread: on the main one the runner would answer signals in its own way, which leaves a
+    training behind.
     """
     with ThreadPoolExecutor(max_workers=1) as pool:
         polling = pool.submit(asyncio.run, runner.start())
@@ -140,7 +162,7 @@ def remove(name: str | None, say: server.Say) -> None:
         say(f"Removed {deployment.name}; its past runs stay")
 
 
-def claim(name: str) -> dict[str, str]:
+def claim(name: str) -> dict[str, list[str]]:
     """The build step of prefect.yaml: exit if the deployment would replace that of another clone,
     or one of `thaw schedule`; else return its tags."""
     from prefect import get_client
@@ -154,7 +176,7 @@ def claim(name: str) -> dict[str, str]:
                     file=sys.stderr,
                 )
                 raise SystemExit(2)
-    return {"project": f"project:{pipeline.project()}", "workspace": _here()}
+    return {"tags": [FLOW, f"project:{pipeline.project()}", _here()]}
 
 
 def machine_zone() -> str:
@@ -169,7 +191,8 @@ def _check(name: str, cron: str, timezone: str) -> None:
         raise InputError(f"the name of a schedule is {name!r}: use letters, digits, - and _")
     if timezone not in zoneinfo.available_timezones():
         raise InputError(f"the time zone {timezone!r} is unknown: give a name such as Europe/Berlin or UTC")
-    # In a process of its own: prefect reads its settings when it is imported, and they are not known yet.
+    # In a process of its own: prefect reads its settings when it is imported, and they are not
+    # known yet.
     if subprocess.run([sys.executable, "-c", CHECK, cron], capture_output=True).returncode:
         raise InputError(f"--cron is {cron!r}: five fields are needed, minute hour day month weekday: '0 3 * * 1'")
 
@@ -214,9 +237,14 @@ def _lock() -> Path:
     return folder / "schedule.lock"
 
 
-def _flow_name() -> str:
+def _flow_name(flow: str = FLOW) -> str:
     """The name of this project's flow, which no other project's deployments bear."""
-    return f"{FLOW} {pipeline.project()}"
+    return f"{flow} {pipeline.project()}"
+
+
+def _flow_of(options: dict[str, Any]) -> str:
+    """The flow whose schedule has these options."""
+    return PREDICT if "source" in options["parameters"] else FLOW
 
 
 def _here() -> str:
@@ -225,7 +253,8 @@ def _here() -> str:
 
 
 def _is_ours(deployment: "DeploymentResponse") -> bool:
-    """Whether this workspace serves it; on the project's own server there are no others, even after a move."""
+    """Whether this workspace serves it; on the project's own server there are no others, even
+    after a move."""
     return not deployment.work_pool_name and (
         _here() in deployment.tags or server.is_own(os.environ["PREFECT_API_URL"])
     )
@@ -251,7 +280,8 @@ def _owner(deployment: "DeploymentResponse") -> str:
 def _all(client: "SyncPrefectClient") -> "list[DeploymentResponse]":
     from prefect.client.schemas.filters import FlowFilter, FlowFilterName
 
-    deployments = client.read_deployments(flow_filter=FlowFilter(name=FlowFilterName(any_=[_flow_name()])))
+    names = [_flow_name(flow) for flow in (FLOW, PREDICT)]
+    deployments = client.read_deployments(flow_filter=FlowFilter(name=FlowFilterName(any_=names)))
     return sorted(deployments, key=lambda deployment: deployment.name)
 
 
