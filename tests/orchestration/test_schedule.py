@@ -112,11 +112,15 @@ def test_prefect_deploy_gives_a_deployment_the_tags_that_it_claims() -> None:
     """It drops unknown placeholders in a list before build steps run, so the tags are one placeholder."""
     from prefect.utilities.templating import apply_values
 
-    retraining, *_ = YAML(typ="safe").load(ROOT / "prefect.yaml")["deployments"]
-    ((step,),) = retraining["build"]
-    assert step.endswith(".schedule.claim")
-    before = apply_values(retraining, os.environ, remove_notset=False)
-    assert apply_values(before, {"claim": {"tags": ["a", "b:/c"]}})["tags"] == ["a", "b:/c"]
+    deployments = YAML(typ="safe").load(ROOT / "prefect.yaml")["deployments"]
+    claiming = {each["entrypoint"].split(":")[1]: each for each in deployments if each.get("build")}
+    assert list(claiming) == ["retrain", "predict"]
+    for flow, deployment in claiming.items():
+        ((step, options),) = deployment["build"][0].items()
+        assert step.endswith(".schedule.claim")
+        assert (options["name"], options.get("flow", schedule.FLOW)) == (deployment["name"], flow)
+        before = apply_values(deployment, os.environ, remove_notset=False)
+        assert apply_values(before, {"claim": {"tags": ["a", "b:/c"]}})["tags"] == ["a", "b:/c"]
 
 
 @pytest.mark.server

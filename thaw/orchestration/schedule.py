@@ -162,7 +162,7 @@ def remove(name: str | None, say: server.Say) -> None:
         say(f"Removed {deployment.name}; its past runs stay")
 
 
-def claim(name: str) -> dict[str, list[str]]:
+def claim(name: str, flow: str = FLOW) -> dict[str, list[str]]:
     """The build step of prefect.yaml: exit if the deployment would replace that of another clone,
     or one of `thaw schedule`; else return its tags."""
     from prefect import get_client
@@ -171,12 +171,12 @@ def claim(name: str) -> dict[str, list[str]]:
         for deployment in _all(client):
             if deployment.name == name and (_is_foreign(deployment) or not deployment.work_pool_name):
                 print(
-                    f"error: '{_flow_name()}/{name}' is taken on this server by {_workspace_of(deployment)}: give the "
-                    "deployment another name in prefect.yaml, or the project another one in thaw.yaml",
+                    f"error: '{_flow_name(flow)}/{name}' is taken on this server by {_workspace_of(deployment)}: give "
+                    "the deployment another name in prefect.yaml, or the project another one in thaw.yaml",
                     file=sys.stderr,
                 )
                 raise SystemExit(2)
-    return {"tags": [FLOW, f"project:{pipeline.project()}", _here()]}
+    return {"tags": [flow, f"project:{pipeline.project()}", _here()]}
 
 
 def machine_zone() -> str:
