@@ -87,7 +87,7 @@ def retrain(overrides: list[str] | None = None, force: bool = False, record: boo
     """
     overrides = overrides or []
     try:
-        with only_retraining(flow_run.name):
+        with only_retraining(flow_run.name, changes.settings_with(overrides).retrain.wait, story.tell):
             mend.mend()
             if stay:
                 changes.write(overrides)

@@ -122,12 +122,12 @@ def see_to_the_end(
                     del running[run.name]
                     if run.state.is_completed():
                         ended[run.name] = ""
-                        tell(f"{run.name}: done{_outlook(run.name, arms, ended, time.monotonic() - began)}")
+                        story.tell(f"{run.name}: done{_outlook(run.name, arms, ended, time.monotonic() - began)}")
                     elif run.state.is_crashed() and tries.get(run.name, 1) < TRIES:
-                        tell(f"{run.name}: crashed ({(run.state.message or '').split('. ')[0]})")
+                        story.tell(f"{run.name}: crashed ({(run.state.message or '').split('. ')[0]})")
                     else:
                         ended[run.name] = run.state.message or run.state.name or "no reason given"
-                        tell(f"{run.name}: {ended[run.name]}")
+                        story.tell(f"{run.name}: {ended[run.name]}")
         except BaseException:
             _cancel(client, list(running.values()))
             raise
@@ -168,7 +168,7 @@ def _deploy(client: SyncPrefectClient, arm: Flow[..., Any], sweep: sweeps.Sweep,
 
 def _hand_out(sweep: sweeps.Sweep, job: plan.Job, deployment: UUID, cache: str | None) -> UUID:
     parameters = {"name": f"{sweep.name}-{job.name}", "overrides": job.overrides, "until": job.until, "cache": cache}
-    tell(f"{job.name}: handed out")
+    story.tell(f"{job.name}: handed out")
     run = run_deployment(
         deployment, parameters=parameters, flow_run_name=job.name, timeout=0, tags=["sweep", sweep.name]
     )
@@ -262,11 +262,6 @@ def answer(sweep: sweeps.Sweep, question: str) -> None:
         create_table_artifact(rows, key=f"{question}-{sweep.name}-{number}", description=title)
     for title, png in answered.figures.items():
         create_markdown_artifact(story.picture(title, png), key=f"{question}-{sweep.name}-figure", description=title)
-
-
-def tell(line: str) -> None:
-    get_run_logger().info(line)
-    print(line, flush=True)
 
 
 # ------------------------------------------------------------------------------------------------------- pools

@@ -261,6 +261,12 @@ def _warn(sentence: str) -> None:
         logging.getLogger(__name__).warning("%s", sentence)
 
 
+def tell(line: str) -> None:
+    """Say something in the log of the run and at the terminal."""
+    get_run_logger().info("%s", line)
+    print(line, flush=True)
+
+
 def picture(title: str, png: bytes) -> str:
     """A picture in Markdown that needs no other file."""
     return f"![{title}]({data_uri(png)})"

@@ -128,6 +128,7 @@ class Retrain(Section):
     incoming: str | None
     archive: str
     archive_gb: NotNegative
+    wait: NotNegative
     retries: Annotated[int, Field(ge=0)]
     git_remote: str | None
 
