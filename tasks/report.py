@@ -10,11 +10,17 @@ import platform
 from functools import partial
 from importlib.metadata import version
 
+import numpy as np
 import pandas as pd
+import torch
+from numpy.typing import NDArray
 
 from thaw.data.manifest import read_manifest, read_predictions, read_table
-from thaw.data.pictures import open_picture
-from thaw.project import notes, phase
+from thaw.data.overlay import beside, over
+from thaw.data.pictures import VIEWS, Normaliser, Shape, open_picture
+from thaw.learning import checkpoint
+from thaw.learning.attribution import evidence
+from thaw.project import networks, notes, phase
 from thaw.project.settings import Settings
 from thaw.project.workspace import DATA, EVALUATE, HEAD, PREPARE, REPORT, UNFREEZE
 from thaw.report import sections
@@ -29,7 +35,7 @@ from thaw.report.summary import chosen_on_validation, temperatures
 from thaw.statistics.records import joined
 
 PACKAGES = ("torch", "torchvision", "prefect", "dvc", "pandas", "numpy", "scikit-learn")
-LARGEST = 320  # pixels of a shown picture's longer side
+LARGEST = 240  # pixels of a shown picture's longer side
 
 
 def report(config: Settings) -> None:
@@ -55,7 +61,7 @@ def report(config: Settings) -> None:
         "forgetting": both_widths(partial(forgetting, pd.read_csv(EVALUATE / "forgetting.csv"))),
     }
     worst = worst_mistakes(predictions, classes)
-    pictures = [thumbnail(path) for path in worst["path"]]
+    pictures = with_maps(worst, config) if len(worst) else []
     decided = chosen_on_validation(head, metrics)
     page = [
         sections.metrics_section(metrics, predictions, manifest, classes),
@@ -80,12 +86,26 @@ def report(config: Settings) -> None:
         (folder / "report.html").write_text(text, encoding="utf-8")
 
 
-def thumbnail(path: str) -> bytes:
-    """A picture of the data as PNG, small enough to show."""
+def with_maps(worst: pd.DataFrame, config: Settings) -> list[bytes]:
+    """Each mistake as PNG, and beside it where the network saw what it said."""
+    device = networks.use_resources(config)
+    data = networks.dataset(config, "test")
+    model, _ = checkpoint.load(UNFREEZE / "model")
+    numbers = pd.Series(data.rows.index, index=data.rows["path"])[worst["path"]].to_numpy(np.int64)
+    said = torch.tensor([data.classes.index(name) for name in worst["prediction"]], device=device)
+    (pixels,) = data.pictures.batches([numbers])
+    normalise = Normaliser(networks.preprocessing(data), device)
+    maps, _ = evidence(model.to(device), pixels.to(device), normalise, VIEWS[config.evaluate.views], said)
+    shape = data.pictures.shape
+    return [with_map(path, values, shape) for path, values in zip(worst["path"], maps.numpy(), strict=True)]
+
+
+def with_map(path: str, values: NDArray[np.float32], shape: Shape) -> bytes:
+    """A picture of the data, small enough to show, beside itself under its map."""
     picture = open_picture(DATA / path)
     picture.thumbnail((LARGEST, LARGEST))
     file = io.BytesIO()
-    picture.save(file, "PNG", optimize=True)
+    beside(picture, over(picture, values, shape)).save(file, "PNG", optimize=True)
     return file.getvalue()
 
 

@@ -38,7 +38,7 @@ os.environ |= {
     "DVC_SITE_CACHE_DIR": str(_STATE / "dvc"),
     "GIT_CONFIG_GLOBAL": os.devnull,
     "TOY_REAL": str(ROOT / "thaw"),
-    "THAW_WARM_DVC": str(_RUN / "dvc.socket"),
+    "THAW_WARM": str(_RUN),
     "THAW_WARM_PREFIX": sys.prefix,
     "PYTHONPATH": os.pathsep.join(filter(None, [str(SUPPORT / "site"), os.environ.get("PYTHONPATH")])),
 }

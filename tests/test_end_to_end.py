@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.server, pytest.mark.end_to_end]
 
 ROOT = Path(__file__).resolve().parents[1]
 HOUSE = ("thaw", "tasks", "flows", "dvc.yaml", "params.yaml", "thaw.yaml", "pyproject.toml", ".gitignore", ".dvcignore")
-PHASES = ("data", "prepare", "embed", "head", "unfreeze", "evaluate", "report")
+PHASES = ("data", "prepare", "embed", "head", "unfreeze", "evaluate", "package", "report")
 SMALL = {"resolution: 160": "resolution: 48", "max_epochs: 100": "max_epochs: 5", "views: square": "views: none"}
 EPOCHS = re.compile(r"^  epochs: \d+ ", re.MULTILINE)
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -151,12 +151,12 @@ def test_a_changed_setting_reruns_what_depends_on_it_and_changed_back_restores_i
     untouched = dict.fromkeys(("data", "prepare", "embed", "head"), "Cached")
     changed = thaw(workspace, "run", "--set", "unfreeze.ratio=25")
     assert states_of(run_id_in(changed.stdout)) == untouched | dict.fromkeys(
-        ("unfreeze", "evaluate", "report"), "Completed"
+        ("unfreeze", "evaluate", "package", "report"), "Completed"
     )
     assert "unfreeze.ratio" in dvc(workspace, "params", "diff")
     restored = thaw(workspace, "run", "--set", "unfreeze.ratio=10")
     assert states_of(run_id_in(restored.stdout)) == untouched | dict.fromkeys(
-        ("unfreeze", "evaluate", "report"), "Restored"
+        ("unfreeze", "evaluate", "package", "report"), "Restored"
     )
     assert weights.read_bytes() == before
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import sysconfig
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 from children import call, git
@@ -16,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 IN_EVERY_PROJECT = runpy.run_path(str(ROOT / "tests/test_pipeline.py"))
 draw, QUICK = IN_EVERY_PROJECT["draw"], IN_EVERY_PROJECT["QUICK"]
 pytestmark = [pytest.mark.server, pytest.mark.slow]
-PHASES = ("prepare", "embed", "head", "unfreeze", "evaluate", "report")
+PHASES = ("prepare", "embed", "head", "unfreeze", "evaluate", "package", "report")
 
 
 def build(source: Path, out: Path) -> Path:
@@ -41,22 +42,28 @@ def copied(folder: Path) -> Path:
 class Installation:
     """An environment outside the repository, with the dependencies of this one and thaw from a wheel."""
 
+    folders: ClassVar[list[str]] = []  # of all of them; their commands are forked from warm processes too
+
     def __init__(self, folder: Path) -> None:
+        bare = ["--without-pip"] if self.folders else []  # the pip of the first one does for all
+        self.folders.append(str(folder))
         self.bin = folder / "bin"
         self.wheels: list[Path] = []
-        call(folder.parent, sys.executable, "-m", "venv", str(folder))
+        call(folder.parent, sys.executable, "-m", "venv", *bare, str(folder))
         site = next(folder.glob("lib/python*/site-packages"))
         # Only the packages: thaw itself is here by a .pth file, which Python does not read in this place.
-        (site / "dependencies.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
+        (site / "dependencies.pth").write_text(f"{sysconfig.get_paths()['purelib']}\n{ROOT / 'tests/support/site'}\n")
 
     def install(self, wheel: Path) -> None:
         self.wheels = [*self.wheels, wheel]
-        pip = (str(self.bin / "python"), "-m", "pip", "--disable-pip-version-check", "install", "--quiet")
-        call(self.bin, *pip, "--no-deps", "--no-index", "--force-reinstall", str(wheel))
+        pip = (f"{self.folders[0]}/bin/python", "-m", "pip", "--python", str(self.bin / "python"))
+        flags = ("--no-deps", "--no-index", "--force-reinstall", "--no-compile")
+        call(self.bin, *pip, "--disable-pip-version-check", "install", "--quiet", *flags, str(wheel))
 
     def thaw(self, folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
         """Run the command as somebody whose path does not hold this Python."""
         environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
+        environment["THAW_WARM_PREFIX"] = os.pathsep.join(self.folders)
         command = [str(self.bin / "thaw"), *arguments]
         return subprocess.run(command, cwd=folder, env=environment, text=True, capture_output=True)
 
@@ -115,9 +122,13 @@ def test_a_second_run_finds_nothing_to_do_and_leaves_the_tree_clean(
 
 
 def test_a_project_made_by_the_wheel_and_this_repository_give_the_same_bytes(
-    projects: list[Path], tmp_path: Path
+    projects: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The same pipeline, data and settings, run by the code of this repository."""
+    """The same pipeline, data and settings, run by the code of this repository; and in processes that are no forks.
+
+    Forks of one process share the seed of Python's hashes and of numpy's global generator; nothing may hang on them.
+    """
+    monkeypatch.delenv("THAW_WARM")
     folder = tmp_path / "same"
     folder.mkdir()
     for name in ("tasks", "data"):

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 
 from thaw.learning import cores
-from thaw.learning.cores import FEWEST, MOST
+from thaw.learning.cores import MAX_PARTS, MIN_PICTURES
 
-CLASSES, PICTURES = 3, 4 * FEWEST + 1
+CLASSES, PICTURES = 3, 4 * MIN_PICTURES + 1
 
 
 @pytest.fixture(autouse=True)
@@ -54,7 +54,7 @@ def test_parts_teach_what_the_whole_teaches(several_cores: int) -> None:
     loss, found, seen = learnt(network(), True, counts=0.7)
     assert len(seen) == several_cores
     assert sum(seen) == PICTURES
-    assert min(seen) >= FEWEST
+    assert min(seen) >= MIN_PICTURES
     torch.testing.assert_close(loss, whole)
     for one, other in zip(found, gradients, strict=True):
         torch.testing.assert_close(one, other)
@@ -82,7 +82,7 @@ def test_pictures_that_see_each_other_or_chance_are_learnt_together(between: nn.
 
 
 def test_a_small_batch_is_learnt_at_once() -> None:
-    assert learnt(network(), True, of=2 * FEWEST - 1)[2] == [2 * FEWEST - 1]
+    assert learnt(network(), True, of=2 * MIN_PICTURES - 1)[2] == [2 * MIN_PICTURES - 1]
 
 
 @pytest.mark.parametrize(("threads", "parts"), [(1, 1), (2, 2), (4, 4), (5, 1), (6, 3), (16, 4)])
@@ -92,8 +92,8 @@ def test_no_core_is_idle(threads: int, parts: int) -> None:
 
 
 def test_there_are_not_more_gradients_than_memory_can_be_expected_to_hold() -> None:
-    torch.set_num_threads(2 * MOST)
-    assert len(learnt(network(), True, of=4 * MOST * FEWEST)[2]) == MOST
+    torch.set_num_threads(2 * MAX_PARTS)
+    assert len(learnt(network(), True, of=4 * MAX_PARTS * MIN_PICTURES)[2]) == MAX_PARTS
 
 
 def test_each_part_has_its_share_of_the_cores(several_cores: int) -> None:

@@ -47,7 +47,7 @@ def test_dvc_reads_the_pipeline_of_a_new_project(tmp_path: Path) -> None:
     folder = tmp_path / "tiles"
     create(folder, demo=True)
     stages = call(folder, "dvc", "stage", "list", "--name-only").split()
-    assert stages == ["prepare", "embed", "head", "unfreeze", "evaluate", "report"]
+    assert stages == ["prepare", "embed", "head", "unfreeze", "evaluate", "package", "report"]
     assert (folder / "data.dvc").read_text() == (ROOT / "data.dvc").read_text()
 
 

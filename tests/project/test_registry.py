@@ -30,6 +30,12 @@ stages:
 artifacts:
   classifier: {path: artifacts/unfreeze/model, type: model}
 """
+LISTED = """\
+outs: [artifacts/package]
+    metrics: [artifacts/evaluate/metrics.json: {cache: false}]"""
+OUTS = """\
+outs: [artifacts/package/weights, artifacts/package/README.md]
+    metrics: [artifacts/package/identity.json: {cache: false}, artifacts/evaluate/metrics.json: {cache: false}]"""
 
 
 def git(folder: Path, *command: str) -> str:
@@ -114,6 +120,39 @@ def test_a_version_whose_commit_tells_nothing_of_it_is_one_all_the_same(
     assert (by_hand.metrics, by_hand.model) == ({}, "")
     assert by_hand.data == newest.data
     assert (newest.metrics["test_pictures"], newest.model) == (3, registry.model_of(commits[2]))
+
+
+def test_a_package_is_told_apart_by_its_identity_and_earlier_versions_stay_what_they_were(
+    repository: tuple[Path, list[str]], commits: list[str]
+) -> None:
+    """From the day on which dvc.yaml names a package, and whatever else is written into it."""
+    folder = repository[0]
+    packaged = PIPELINE.replace("artifacts/unfreeze/model", "artifacts/package")
+    cards = "      - cp metrics.txt artifacts/package/README.md\n      - cp model.txt artifacts/package/identity.json\n"
+    packaged = packaged.replace("    deps:", f"{cards}    deps:").replace(LISTED, OUTS)
+    (folder / "dvc.yaml").write_text(packaged)
+    recorded = {}
+    for name, identity, card in (("first", "a", 4), ("reworded", "a", 5), ("other", "b", 5)):
+        (folder / "model.txt").write_text(json.dumps({"model": identity}))
+        (folder / "metrics.txt").write_text(json.dumps({"test_pictures": card}))
+        dvc(folder, "repro", "-q")
+        made = ("dvc.lock", "artifacts/evaluate/metrics.json", "artifacts/package/identity.json")
+        dvc(folder, "exp", "save", "-q", "-n", name, *(f"--include-untracked={path}" for path in made))
+        recorded[name] = git(folder, "for-each-ref", "--format=%(objectname)", f"refs/exps/*/*/{name}")
+    before = registry.versions()
+    first = registry.register(recorded["first"], "a package")
+    assert (first.name, first.path, first.model) == ("v4.0.0", "artifacts/package", "a")
+    assert registry.register(recorded["reworded"], "the same weights, another card") == first
+    other = registry.register(recorded["other"], "other weights")
+    assert (other.name, other.model) == ("v5.0.0", "b")
+    assert registry.model_of(None) == "b"
+    assert registry.versions()[2:] == before
+    assert {version.path for version in before} == {"artifacts/unfreeze/model"}
+    assert all(version.model for version in before)
+    registry.promote("v5.0.0", "by hand")
+    dvc(folder, "artifacts", "get", ".", "classifier", "--stage", "prod", "--out", str(folder / "taken"))
+    assert json.loads((folder / "taken/identity.json").read_text()) == {"model": "b"}
+    assert (folder / "taken/weights").is_file()
 
 
 def test_a_model_registered_twice_is_one_version(repository: tuple[Path, list[str]]) -> None:

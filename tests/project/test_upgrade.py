@@ -86,7 +86,7 @@ def test_an_upgrade_is_shown_first_and_then_done(project: Path, monkeypatch: pyt
     shown = "\n".join(upgrade(apply=False))
     assert "+  sharpen: 0.5" in shown
     assert "+# changed" in shown
-    assert "run again: unfreeze, evaluate, report" in shown
+    assert "run again: unfreeze, evaluate, package, report" in shown
     assert "`thaw upgrade --apply` does it" in shown
     assert {path: path.read_bytes() for path in project.rglob("*") if path.is_file()} == files
     list(upgrade(apply=True))

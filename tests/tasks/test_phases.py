@@ -28,10 +28,12 @@ from tasks import unfreeze
 from thaw.data import manifest
 from thaw.data.manifest import labels_of, read_manifest
 from thaw.data.pictures import Normaliser, Pictures, Shape
+from thaw.formats import percent
 from thaw.learning import checkpoint, processes
 from thaw.learning.backbones import Preprocessing, create
 from thaw.learning.prediction import predict
 from thaw.learning.training import FineTuning
+from thaw.model.model import Model
 from thaw.project import settings
 from thaw.project.settings import Settings
 from thaw.statistics.metrics import calibration_error
@@ -40,7 +42,7 @@ from thaw.statistics.records import joined
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parents[2]
-PHASES = ("prepare", "embed", "head", "unfreeze", "evaluate", "report")
+PHASES = ("prepare", "embed", "head", "unfreeze", "evaluate", "package", "report")
 SMALL = {
     "name: efficientnet_lite0": "name: shufflenet_v2_x0_5",
     "weights: IMAGENET1K_V1": "weights: random",
@@ -433,16 +435,50 @@ def test_a_stopped_phase_2_goes_on_unless_its_scratch_is_damaged_and_ends_with_t
     shutil.rmtree(copied / "artifacts/unfreeze")
     done = run(copied, "unfreeze")
     assert done.returncode == 0, done.stderr
-    assert ("going on after epoch 1" in done.stdout) != damaged
+    assert ("resuming after epoch 1" in done.stdout) != damaged
     assert (f"warning: {own}, the state of a run that was stopped, is damaged" in done.stdout) == damaged
     assert files_under(copied / "artifacts/unfreeze") == files_under(finished / "artifacts/unfreeze")
     assert {file.name for file in scratch.iterdir()} == {own.name, own.with_suffix(".done").name, other.name}
 
 
+def test_a_package_says_of_the_test_pictures_what_evaluate_said(finished: Path) -> None:
+    """Of the files on disk, with nothing but the folder of the package."""
+    predictions = manifest.read_predictions(finished / "artifacts/evaluate/predictions.csv")
+    model = Model.load(finished / "artifacts/package", "cpu")
+    said = model.predict(finished / "data" / path for path in predictions["path"])
+    shares = np.array([list((each.probabilities or {}).values()) for each in said])
+    columns = [f"finetuned_p_{label}" for label in model.classes]
+    assert shares == pytest.approx(predictions[columns].to_numpy(), abs=1e-6)
+    assert [each.label for each in said] == predictions["finetuned_prediction"].tolist()
+    cut = model.about.threshold
+    assert cut == figures_of(finished)["operating"]["finetuned"]["threshold"]
+    positive = predictions[columns[1]] >= cut
+    assert [each.decision for each in said] == np.where(positive, *reversed(model.classes)).tolist()
+
+
+def test_the_card_of_a_model_has_its_data_results_operating_point_and_licence(copied: Path) -> None:
+    text = (copied / "params.yaml").read_text()
+    (copied / "params.yaml").write_text(re.sub("  license: ", "  license: cc-by-4.0 ", text))
+    before = json.loads((copied / "artifacts/package/identity.json").read_text())
+    assert run(copied, "package").returncode == 0
+    assert json.loads((copied / "artifacts/package/identity.json").read_text()) == before
+    card = (copied / "artifacts/package/README.md").read_text()
+    assert card.startswith("---\nlibrary_name: thaw\n")
+    assert "\nlicense: cc-by-4.0\n" in card
+    figures = figures_of(copied)
+    assert (
+        f"| accuracy | {percent(figures['head']['accuracy'])} | {percent(figures['finetuned']['accuracy'])} |" in card
+    )
+    assert f"from a probability of {figures['operating']['finetuned']['threshold']:.3f} on" in card
+    counts = read_manifest(copied / "artifacts/prepare/manifest.csv").groupby(["label", "split"]).size()
+    for label in ("noise", "stripes"):
+        assert f"| {label} | {' | '.join(str(counts[label, split]) for split in ('train', 'val', 'test'))} |" in card
+
+
 def test_the_state_of_a_training_stays_until_dvc_has_locked_in_what_it_made(finished: Path, copied: Path) -> None:
     scratch = copied / ".dvc/tmp/thaw"
     assert execute(copied, STOPPED).returncode == 3
-    for said in ("going on after epoch 1", "going on after epoch 2"):  # DVC failed to write dvc.lock after the first
+    for said in ("resuming after epoch 1", "going on after epoch 2"):  # DVC failed to write dvc.lock after the first
         shutil.rmtree(copied / "artifacts/unfreeze", ignore_errors=True)
         done = run(copied, "unfreeze")
         assert said in done.stdout, done.stdout + done.stderr

@@ -147,9 +147,10 @@ def _readable(path: Path) -> Iterator[None]:
         raise Unreadable(path, reason) from None
 
 
-def read_picture(path: Path) -> tuple[Image.Image, str]:
-    """A file, fully decoded, upright, 8-bit grey or RGB; and the rule by which its pixels became so."""
-    with _readable(path), open_image(path) as file:
+def read_picture(path: Path, opened: BinaryIO | None = None) -> tuple[Image.Image, str]:
+    """A file, or what was `opened` under its name, fully decoded, upright, 8-bit grey or RGB; and the rule by which
+    its pixels became so."""
+    with _readable(path), open_image(opened or path) as file:
         file.load()
         picture, rule = eight_bits(file)
         picture.getexif()[ExifTags.Base.Orientation] = file.getexif().get(ExifTags.Base.Orientation, 1)
@@ -206,23 +207,26 @@ def rule_warnings(rules: Mapping[str, int]) -> list[str]:
     ]
 
 
-def decode(path: Path, shape: Shape) -> NDArray[np.uint8]:
-    """A file as pixels (size, size, channels)."""
-    return squared(open_picture(path), shape)
+def decode(path: Path, shape: Shape, opened: BinaryIO | None = None) -> NDArray[np.uint8]:
+    """A file, or what was `opened` under its name, as pixels (size, size, channels)."""
+    return squared(read_picture(path, opened)[0], shape)
+
+
+def cut_of(size: tuple[int, int], shape: Shape) -> tuple[tuple[int, int], tuple[int, int]]:
+    """What a picture of `size` is resized to, and the left upper corner of the square that is then cut out."""
+    if shape.fit == "whole":
+        return (shape.size, shape.size), (0, 0)
+    scale = shape.resize / min(size)
+    width, height = (max(shape.size, round(side * scale)) for side in size)
+    return (width, height), ((width - shape.size) // 2, (height - shape.size) // 2)
 
 
 def squared(picture: Image.Image, shape: Shape) -> NDArray[np.uint8]:
     """A picture as pixels (size, size, channels): squeezed whole, or its centre as the weights crop it."""
     picture = picture.convert("L" if shape.channels == 1 else "RGB")
-    resampling = Image.Resampling[shape.interpolation.upper()]
-    if shape.fit == "whole":
-        picture = picture.resize((shape.size, shape.size), resampling)
-    else:
-        scale = shape.resize / min(picture.size)
-        width, height = (max(shape.size, round(side * scale)) for side in picture.size)
-        left, top = (width - shape.size) // 2, (height - shape.size) // 2
-        picture = picture.resize((width, height), resampling)
-        picture = picture.crop((left, top, left + shape.size, top + shape.size))
+    size, (left, top) = cut_of(picture.size, shape)
+    picture = picture.resize(size, Image.Resampling[shape.interpolation.upper()])
+    picture = picture.crop((left, top, left + shape.size, top + shape.size))
     return np.asarray(picture).reshape(shape.size, shape.size, shape.channels)
 
 
@@ -305,6 +309,12 @@ def view(pictures: Tensor, number: int) -> Tensor:
     down, all 8 the flips and quarter turns of a square."""
     mirrored = pictures.flip(3) if number % 2 else pictures
     return torch.rot90(mirrored, QUARTER_TURNS[number // 2], (2, 3)) if number > 1 else mirrored
+
+
+def turned_back(pictures: Tensor, number: int) -> Tensor:
+    """What `view` made of (n, channels, side, side), as it was before."""
+    upright = torch.rot90(pictures, -QUARTER_TURNS[number // 2], (2, 3)) if number > 1 else pictures
+    return upright.flip(3) if number % 2 else upright
 
 
 def drawn_views(pictures: int, views: int, draws: int | None) -> NDArray[np.int64]:

@@ -1,4 +1,4 @@
-"""Backbones: every classifier torchvision registers, cut at its head, its blocks listed from input to output.
+"""Backbones: every classifier that torchvision registers, without its head, as a list of blocks.
 
 model, preprocessing = create("resnet50", "IMAGENET1K_V1", classes=3)
 [block.name for block in blocks(model.backbone)]
@@ -28,7 +28,8 @@ from thaw.learning import efficientnet_lite0  # noqa: F401  (enters the default 
 STEPS = (nn.Conv2d, nn.Linear)
 RANDOM = re.compile(r"random(?: (\d+))?")
 WITH_AUXILIARY_HEADS = ("googlenet", "inception_v3")
-# Names in files that torchvision publishes but no longer writes: DenseNet's and the vision transformer's.
+# Names in files that torchvision publishes but no longer writes: DenseNet's and the vision
+# transformer's.
 LEGACY = (
     (re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12])\."), r"\1\2."),
     (re.compile(r"\.mlp\.linear_1\."), ".mlp.0."),
@@ -37,7 +38,8 @@ LEGACY = (
 
 
 class Classifier(nn.Module):
-    """A backbone that turns pictures into features and a linear head that turns features into logits."""
+    """A backbone that turns pictures into features and a linear head that turns features into
+    logits."""
 
     def __init__(self, backbone: nn.Module, head: nn.Linear) -> None:
         super().__init__()
@@ -51,7 +53,7 @@ class Classifier(nn.Module):
 
 
 class Block(NamedTuple):
-    """A part of a backbone that is frozen or trained as one."""
+    """A part of a backbone that is frozen or trained as a whole."""
 
     name: str
     modules: tuple[nn.Module, ...]
@@ -59,12 +61,13 @@ class Block(NamedTuple):
 
 
 def names() -> list[str]:
-    """Every image classifier by its name in torchvision's registry."""
+    """The names of all image classifiers in torchvision's registry."""
     return sorted([*list_models(module=torchvision.models), "efficientnet_lite0"])
 
 
 def preprocessing_of(name: str, weights: str) -> Preprocessing:
-    """What the backbone's weights expect; with weights from a file or none, what its default weights expect."""
+    """The preprocessing of the weights; for a file or random weights, that of the default
+    weights."""
     _check_name(name)
     registered = get_model_weights(name)
     entry = registered[weights] if weights in registered.__members__ else registered["DEFAULT"]
@@ -79,10 +82,12 @@ def preprocessing_of(name: str, weights: str) -> Preprocessing:
 
 
 def create(name: str, weights: str, classes: int, size: int | None = None) -> Classifier:
-    """The backbone with `weights` (a name that torchvision registers, a file, or `random`) and a new linear head.
+    """The backbone with `weights` (a name that torchvision registers, a file, or `random`) and a
+    new linear head.
 
-    Random weights are the same each time; `random 1` and so on are others.
-    A vision transformer takes pictures of one size only: that of its registered weights, else `size`.
+    `random` gives the same weights each time; `random 1`, `random 2` and so on give others. A
+    vision transformer takes pictures of one size only: that of its registered weights, else
+    `size`.
     """
     _check_name(name)
     if classes < 2:
@@ -101,12 +106,13 @@ def create(name: str, weights: str, classes: int, size: int | None = None) -> Cl
     else:
         arguments: dict[str, Any] = {"image_size": size} if size and name.startswith("vit_") else {}
         if name in WITH_AUXILIARY_HEADS:
-            # Registered weights switch `transform_input` on: a network that is rebuilt must compute the same.
+            # Registered weights switch `transform_input` on: a network that is rebuilt must
+            # compute the same.
             arguments = {"aux_logits": False, "init_weights": False, "transform_input": True}
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(drawn[1] or 0) if (drawn := RANDOM.fullmatch(weights)) else 0)
             model = get_model_builder(name)(weights=None, **arguments)
-    if isinstance(model, MNASNet):  # its own way of loading insists on a version that safetensors do not keep
+    if isinstance(model, MNASNet):  # its own loader insists on a version number, which safetensors drop
         model._load_from_state_dict = partial(nn.Module._load_from_state_dict, model)
     backbone, features, old_head = _cut_head(model, name)
     if not RANDOM.fullmatch(weights) and weights not in registered.__members__:
@@ -118,7 +124,8 @@ def create(name: str, weights: str, classes: int, size: int | None = None) -> Cl
 
 
 def old_head(name: str, weights: str) -> tuple[str, nn.Module] | None:
-    """Where in a backbone its old head was, and that layer; None for weights that torchvision does not register."""
+    """Path and layer of the pretrained head; None for weights that torchvision does not
+    register."""
     registered = get_model_weights(name)
     if weights not in registered.__members__:
         return None
@@ -126,7 +133,8 @@ def old_head(name: str, weights: str) -> tuple[str, nn.Module] | None:
 
 
 def check_size(name: str, weights: str, size: int) -> None:
-    """Raise unless the backbone takes pictures of `size`; costs no arithmetic (shapes only, on the meta device)."""
+    """Raise unless the backbone takes pictures of `size`. Runs on the meta device, so it computes
+    shapes only."""
     expected = preprocessing_of(name, weights).size
     trained = expected if weights in get_model_weights(name).__members__ else size
     try:
@@ -143,10 +151,11 @@ def check_size(name: str, weights: str, size: int) -> None:
 
 
 def blocks(backbone: nn.Module) -> list[Block]:
-    """The backbone's blocks from input to output; each parameter is in exactly one, and no block is cut in two.
+    """The backbone's blocks from input to output; each parameter is in exactly one of them.
 
-    A block is a residual block, a transformer layer, a dense block, or a convolution with what follows it up to
-    the next one. Norms and parameters that stand alone belong to the block before them (at the start: after).
+    A block is a residual block, a transformer layer, a dense block, or a convolution with the
+    layers up to the next one. A norm or parameter outside of these belongs to the block before it,
+    at the start to the first block.
     """
     parts: list[tuple[str, list[nn.Module], list[nn.Parameter]]] = []
     waiting: list[nn.Parameter] = []
@@ -165,7 +174,8 @@ def blocks(backbone: nn.Module) -> list[Block]:
 
 
 def _parts(name: str, module: nn.Module) -> Iterator[tuple[str, nn.Module | nn.Parameter]]:
-    """Walk into containers only; what stands alone comes out whole."""
+    """Modules and parameters with their names; containers are walked into, other modules stay
+    whole."""
     for key, parameter in module.named_parameters(recurse=False):
         yield f"{name}.{key}".lstrip("."), parameter
     for key, child in module.named_children():
@@ -192,7 +202,8 @@ def _check_name(name: str) -> None:
 
 
 def _cut_head(model: nn.Module, name: str) -> tuple[nn.Module, int, str]:
-    """Replace the layer that makes the class scores by nothing; returns the model, its features, the layer's path."""
+    """Replace the classification layer with the identity; returns the model, its number of
+    features, the path."""
     path, layer = _head_of(model, name)
     model.set_submodule(path, nn.Identity())
     return model, layer.in_features if isinstance(layer, nn.Linear) else layer.in_channels, path
@@ -226,14 +237,15 @@ def _read_weights(name: str, weights: str) -> dict[str, Tensor]:
 
 
 def _load(model: nn.Module, name: str, weights: str, head: str) -> None:
-    """Load a file by names; its heads may be there or not, everything else must fit, or the difference is shown."""
+    """Load a file by parameter names. Heads are ignored; any other mismatch is an error that shows
+    the difference."""
     expected, state = model.state_dict(), {}
     for key, value in _read_weights(name, weights).items():
         for pattern, replacement in LEGACY:
             key = pattern.sub(replacement, key)
         if not key.startswith((f"{head}.", "aux1.", "aux2.", "AuxLogits.")):
             state[key] = value
-    # Files from before 2018 do not count batches, and nothing needs the count.
+    # Files from before 2018 lack num_batches_tracked, which nothing needs.
     lines = [
         f"- {key} {tuple(value.shape)} is missing"
         for key, value in expected.items()

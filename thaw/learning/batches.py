@@ -1,7 +1,8 @@
-"""Batches of training pictures: in which order, in which view, jittered, mixed, and shared among ranks.
+"""Batches of training pictures: shuffled, in random views, jittered, mixed, and split between
+ranks.
 
-All random numbers come from the seed and the epoch, and are drawn for the whole batch. So they depend neither on an
-interruption nor on the number of processes.
+All random numbers come from the seed and the epoch and are drawn for the whole batch, so neither
+an interruption nor the number of processes changes them.
 """
 
 from collections.abc import Iterator
@@ -21,7 +22,7 @@ Rows = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How training pictures differ from epoch to epoch."""
+    """How training pictures vary from epoch to epoch."""
 
     views: int
     jitter: float
@@ -30,14 +31,14 @@ class Augmentation:
 
 
 class Split(NamedTuple):
-    """Rows of pictures, and the class probabilities (rows, classes) of each."""
+    """Row numbers of pictures, and their class probabilities (rows, classes)."""
 
     rows: Rows
     targets: Tensor
 
 
 class TrainingData(NamedTuple):
-    """The pictures that phase 2 trains on and those that it validates on."""
+    """The pictures of phase 2: those to train on and those to validate on."""
 
     pictures: Pictures
     normalise: Normaliser
@@ -46,7 +47,8 @@ class TrainingData(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """This rank's share of a batch of `size`; `share` is the part of the batch that it is, 0 where it has none."""
+    """This rank's part of a batch of `size`; `share` is the fraction of the batch in it, 0 if
+    there is none."""
 
     pictures: Tensor
     targets: Tensor
@@ -55,7 +57,8 @@ class Batch(NamedTuple):
 
 
 def order(rows: Rows, size: int) -> list[Rows]:
-    """Batches without a lone last picture, which a training BatchNorm cannot take."""
+    """The batches of an epoch; a last batch of one picture is dropped, because BatchNorm cannot
+    train on it."""
     batches = in_batches(rows, size)
     return batches[:-1] if len(batches) > 1 and len(batches[-1]) == 1 else batches
 
@@ -63,7 +66,7 @@ def order(rows: Rows, size: int) -> list[Rows]:
 def training_batches(
     data: TrainingData, batch_size: int, augmentation: Augmentation, seed: tuple[int, int]
 ) -> Iterator[Batch]:
-    """The batches of an epoch; `seed` is that of the run and the number of the epoch."""
+    """The batches of an epoch; `seed` is the seed of the run and the number of the epoch."""
     rows, targets = data.train
     device = data.normalise.device
     batches = order(np.random.default_rng(seed).permutation(len(rows)), batch_size)
@@ -72,13 +75,13 @@ def training_batches(
     mixes = augmentation.mixup > 0 or augmentation.cutmix > 0
     shares = [processes.share(np.arange(len(batch))) for batch in batches]
     # A rank without a share of a short last batch takes its first picture at weight 0.
-    taken = [share if len(share) else np.arange(1) for share in shares]
+    mine = [share if len(share) else np.arange(1) for share in shares]
     if mixes:  # each picture with the one before it, which may be in the share of another rank
-        taken = [np.r_[mine[0] - 1, mine] % len(batch) for batch, mine in zip(batches, taken, strict=True)]
-    read = data.pictures.batches([rows[batch[mine]] for batch, mine in zip(batches, taken, strict=True)])
-    for batch, share, mine, pixels in zip(batches, shares, taken, read, strict=True):
-        pictures = augmented(pixels, mine, len(batch), data.normalise, augmentation, generator)
-        probabilities = copied(targets[batch[mine]], device)
+        mine = [np.r_[places[0] - 1, places] % len(batch) for batch, places in zip(batches, mine, strict=True)]
+    read = data.pictures.batches([rows[batch[places]] for batch, places in zip(batches, mine, strict=True)])
+    for batch, share, places, pixels in zip(batches, shares, mine, read, strict=True):
+        pictures = augmented(pixels, places, len(batch), data.normalise, augmentation, generator)
+        probabilities = copied(targets[batch[places]], device)
         if mixes:
             pictures, probabilities = mixed(pictures, probabilities, augmentation, random)
         yield Batch(pictures, probabilities, len(share) / len(batch), len(batch))
@@ -86,19 +89,19 @@ def training_batches(
 
 def augmented(
     pixels: Tensor,
-    mine: Rows,
+    places: Rows,
     size: int,
     normalise: Normaliser,
     augmentation: Augmentation,
     generator: torch.Generator,
 ) -> Tensor:
-    """Normalised pictures as training sees them: those at the places `mine` of a batch of `size`."""
+    """Normalised and augmented pictures; `places` are their places in a batch of `size`."""
     pixels = copied(pixels, normalise.device)
     if augmentation.views > 1:
-        pixels = in_views(pixels, torch.randint(augmentation.views, (size,), generator=generator)[mine])
+        pixels = in_views(pixels, torch.randint(augmentation.views, (size,), generator=generator)[places])
     pictures = normalise(pixels)
     if augmentation.jitter:
-        contrast, brightness = (2 * torch.rand(2, size, generator=generator)[:, mine] - 1) * augmentation.jitter
+        contrast, brightness = (2 * torch.rand(2, size, generator=generator)[:, places] - 1) * augmentation.jitter
         pictures = jittered(pictures, contrast, brightness)
     return pictures
 
@@ -106,20 +109,20 @@ def augmented(
 def mixed(
     pictures: Tensor, targets: Tensor, augmentation: Augmentation, random: np.random.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Each picture but the first, and its target, mixed with the one before it: mixup (Zhang et al. 2018), cutmix
-    (Yun et al. 2019), or, where both are on, one of them at random."""
+    """Mix each picture but the first, and its target, with the one before it: mixup (Zhang et al.
+    2018), cutmix (Yun et al. 2019), or one of them at random if both are on."""
     alpha = (augmentation.mixup, augmentation.cutmix)
     cut = bool(random.integers(2)) if all(alpha) else alpha[1] > 0
     share = random.beta(alpha[cut], alpha[cut])  # of the picture itself
-    pictures, others = pictures[1:], pictures[:-1]
+    pictures, partners = pictures[1:], pictures[:-1]
     if cut:
         height, width = pictures.shape[-2:]
         centre, side = random.integers([height, width]), (1 - share) ** 0.5
         top, left = (int(max(0, c - side * n / 2)) for c, n in zip(centre, (height, width), strict=True))
         bottom, right = (int(min(n, c + side * n / 2)) for c, n in zip(centre, (height, width), strict=True))
         pictures = pictures.clone()
-        pictures[..., top:bottom, left:right] = others[..., top:bottom, left:right]
+        pictures[..., top:bottom, left:right] = partners[..., top:bottom, left:right]
         share = 1 - (bottom - top) * (right - left) / (height * width)
     else:
-        pictures = others.lerp(pictures, share)
+        pictures = partners.lerp(pictures, share)
     return pictures, targets[:-1].lerp(targets[1:], share)

@@ -1,4 +1,5 @@
-"""Checkpoints: a folder with `weights.safetensors` and a readable `meta.json` that rebuilds the network.
+"""Checkpoints: a folder with `weights.safetensors` and a readable `meta.json` that rebuilds the
+network.
 
 model, meta = load(Path("artifacts/unfreeze/model"))
 """
@@ -22,7 +23,8 @@ FORMAT = 1
 
 
 def save(folder: Path, weights: dict[str, Tensor], meta: dict[str, Any]) -> None:
-    """Write the weights and then `meta.json`, whose presence says that the checkpoint is complete."""
+    """Write the weights and then `meta.json`, whose presence says that the checkpoint is
+    complete."""
     folder.mkdir(parents=True, exist_ok=True)
     save_file({name: value.contiguous() for name, value in weights.items()}, folder / "weights.safetensors")
     text = json.dumps({"format": FORMAT, **meta}, indent=2) + "\n"

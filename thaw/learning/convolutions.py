@@ -1,10 +1,14 @@
-"""Convolutions on a CPU, and their gradients, by ways quicker than the usual one; the numbers are the same.
+"""Faster convolutions on a CPU, forward and backward, with the same results up to rounding.
 
-A profile of phase 2 names five: uneven padding, a copy of the pictures that is even where pictures and kernels are
-turned; ReLU6 after a convolution, which can be part of it, and whose gradient needs no memory of its own; the weights
-of 1 x 1 convolutions, which are one matrix product where pixels are channels last; the weights of depthwise
-convolutions wider than three, for which oneDNN has its quick kernel only up to that width; and ReLU6 in place, whose
-input is copied first.
+A profile of phase 2 shows five slow spots:
+
+- Uneven padding copies the pictures. Turn pictures and kernels by 180 degrees, and even padding
+  does the same.
+- A ReLU6 after a convolution can be fused into it, and its gradient can be computed in place.
+- The weight gradient of a 1 x 1 convolution is one matrix product if the memory format is channels
+  last.
+- oneDNN's fast kernel for the weight gradient of depthwise convolutions ends at a width of 3.
+- An in-place ReLU6 copies its input first.
 """
 
 from collections.abc import Callable, Iterator
@@ -20,14 +24,16 @@ from torchvision.models.efficientnet import EfficientNet
 
 from thaw.learning.efficientnet_lite0 import SameConv2d
 
-# oneDNN's convolution that ends with an activation, as torch.compile uses it; None where PyTorch is without oneDNN.
+# oneDNN's convolution with a fused activation, as torch.compile uses it; None if PyTorch is built
+# without oneDNN.
 _WITH_ACTIVATION = getattr(torch.ops.mkldnn, "_convolution_pointwise", None)
 Geometry = tuple[Any, ...]  # stride, padding, dilation, groups
-OfWeight = Callable[[Tensor, Tensor, Tensor, Geometry], Tensor]  # the gradient of the weights, from that of the output
+WeightGradient = Callable[[Tensor, Tensor, Tensor, Geometry], Tensor]  # from the gradient of the output
 
 
 def quicken(model: nn.Module) -> None:
-    """Let the convolutions of a network on a CPU, and their gradients, go by the quickest way."""
+    """Make the convolutions of a network on a CPU use the fastest implementations; on a GPU
+    nothing changes."""
     if any(parameter.device.type != "cpu" for parameter in model.parameters()):
         return
     for module in [*model.modules()]:
@@ -37,15 +43,17 @@ def quicken(model: nn.Module) -> None:
             _take_in_activations(module)
         elif isinstance(module, nn.ReLU6):
             module.inplace = False
-        elif isinstance(module, nn.Conv2d) and _of_weight(module) is not _usual and not _is_quick(module):
+        elif isinstance(module, nn.Conv2d) and _weight_gradient(module) is not _usual and not _is_quick(module):
             _replace(module, False, False)
 
 
 def _turn(features: nn.Module) -> None:
-    """Turn pictures and kernels by 180 degrees, where padding is uneven: it is even then.
+    """Turn pictures and kernels by 180 degrees, so that even padding replaces TensorFlow's uneven
+    padding.
 
-    TensorFlow pads right and bottom by one more, where at all. Turned, that is left and top, and what even padding adds
-    to the right and the bottom a strided kernel does not reach.
+    TensorFlow pads one pixel more on the right and at the bottom. Turned, that is left and top.
+    Even padding adds the same pixel on the right and at the bottom too, but a strided kernel never
+    reaches it.
     """
     layers = [module for module in features.modules() if isinstance(module, nn.Conv2d)]
     if any(isinstance(layer, SameConv2d) for layer in layers):
@@ -62,18 +70,25 @@ class _Turned(nn.Conv2d):
         return output
 
 
+def is_turned(model: nn.Module) -> bool:
+    """Whether the places of its features are those of the picture turned by 180 degrees."""
+    return any(isinstance(module, _Turned) for module in model.modules())
+
+
 def _take_in_activations(sequential: nn.Module) -> None:
-    """Of layers that run one after the other each ReLU6 that follows a convolution becomes part of it."""
+    """Fuse each ReLU6 that follows a convolution into it."""
     layers = list(_layers(sequential))
-    layers.append((sequential, "", nn.Identity()))  # what comes after the last one is not known
-    for (_, _, module), (parent, name, following), (_, _, then) in zip(layers, layers[1:], layers[2:], strict=False):
+    layers.append((sequential, "", nn.Identity()))  # the layer after the last one is not known
+    for (_, _, module), (parent, name, following), (_, _, after_that) in zip(
+        layers, layers[1:], layers[2:], strict=False
+    ):
         if isinstance(module, nn.Conv2d) and isinstance(following, nn.ReLU6) and _takes_activation(module):
-            _replace(module, True, isinstance(then, nn.Conv2d))
+            _replace(module, True, isinstance(after_that, nn.Conv2d))
             setattr(parent, name, nn.Identity())
 
 
 def _layers(sequential: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Module]]:
-    """Parent, name and layer of all that run one after the other, in sequentials within it too."""
+    """Parent, name and module of each layer in order, nested sequentials included."""
     for name, module in sequential.named_children():
         if type(module).forward is nn.Sequential.forward:
             yield from _layers(module)
@@ -91,13 +106,13 @@ def _is_quick(module: nn.Conv2d) -> bool:
 
 
 def _replace(module: nn.Conv2d, clamped: bool, alone: bool) -> None:
-    """`clamped`: with a ReLU6 at its end; `alone`: nobody but a convolution takes its output."""
+    """`clamped`: with a fused ReLU6; `alone`: its output goes into a convolution only."""
     geometry = module.stride, module.padding, module.dilation, module.groups
-    module._conv_forward = partial(_Convolution.apply, geometry, clamped, alone, _of_weight(module))  # type: ignore[method-assign]
+    module._conv_forward = partial(_Convolution.apply, geometry, clamped, alone, _weight_gradient(module))  # type: ignore[method-assign]
 
 
 class _Convolution(Function):
-    """A convolution that may end with ReLU6, and whose weights get their gradient by the quickest way."""
+    """A convolution with an optional ReLU6, whose weight gradient is computed the fastest way."""
 
     @staticmethod
     @custom_fwd(device_type="cpu", cast_inputs=torch.bfloat16)  # type: ignore[untyped-decorator]
@@ -106,7 +121,7 @@ class _Convolution(Function):
         geometry: Geometry,
         clamped: bool,
         alone: bool,
-        of_weight: OfWeight,
+        weight_gradient: WeightGradient,
         inputs: Tensor,
         weight: Tensor,
         bias: Tensor | None,
@@ -119,7 +134,7 @@ class _Convolution(Function):
         else:
             output = F.conv2d(inputs, weight, bias, *geometry).clamp_(0, 6)
         ctx.save_for_backward(inputs, weight, output if clamped else None)
-        ctx.geometry, ctx.alone, ctx.of_weight = geometry, alone, of_weight
+        ctx.geometry, ctx.alone, ctx.weight_gradient = geometry, alone, weight_gradient
         return output
 
     @staticmethod
@@ -128,33 +143,34 @@ class _Convolution(Function):
         (gradient,) = gradients
         inputs, weight, clamped = ctx.saved_tensors
         if clamped is not None:
-            # What one convolution alone has given nobody else has, so that it may be changed.
-            into = gradient if ctx.alone else torch.empty_like(gradient)
-            gradient = torch.ops.aten.hardtanh_backward.grad_input(gradient, clamped, 0.0, 6.0, grad_input=into)
-        _, _, _, _, inputs_wanted, weight_wanted, bias_wanted = ctx.needs_input_grad
+            # A gradient that comes from a single convolution has no other user and may be
+            # overwritten.
+            target = gradient if ctx.alone else torch.empty_like(gradient)
+            gradient = torch.ops.aten.hardtanh_backward.grad_input(gradient, clamped, 0.0, 6.0, grad_input=target)
+        _, _, _, _, needs_inputs, needs_weight, needs_bias = ctx.needs_input_grad
         return (
             None,
             None,
             None,
             None,
-            _native(gradient, inputs, weight, ctx.geometry, 0) if inputs_wanted else None,
-            ctx.of_weight(gradient, inputs, weight, ctx.geometry) if weight_wanted else None,
-            gradient.sum((0, 2, 3)) if bias_wanted else None,
+            _native(gradient, inputs, weight, ctx.geometry, 0) if needs_inputs else None,
+            ctx.weight_gradient(gradient, inputs, weight, ctx.geometry) if needs_weight else None,
+            gradient.sum((0, 2, 3)) if needs_bias else None,
         )
 
 
-def _native(gradient: Tensor, inputs: Tensor, weight: Tensor, geometry: Geometry, which: int) -> Tensor:
-    """PyTorch's own gradient: of the inputs (0) or of the weights (1)."""
+def _native(gradient: Tensor, inputs: Tensor, weight: Tensor, geometry: Geometry, argument: int) -> Tensor:
+    """PyTorch's own gradient of the inputs (`argument` 0) or of the weights (1)."""
     stride, padding, dilation, groups = geometry
-    needed = [which == 0, which == 1, False]
+    needed = [argument == 0, argument == 1, False]
     gradients: tuple[Tensor, ...] = torch.ops.aten.convolution_backward(
         gradient, inputs, weight, None, stride, padding, dilation, False, [0, 0], groups, needed
     )
-    return gradients[which]
+    return gradients[argument]
 
 
-def _of_weight(module: nn.Conv2d) -> OfWeight:
-    """The quickest way to the gradient of its weights."""
+def _weight_gradient(module: nn.Conv2d) -> WeightGradient:
+    """The fastest implementation of its weight gradient."""
     return _product if _is_product(module) else _columns if _is_wide(module) else _usual
 
 
@@ -163,7 +179,7 @@ def _is_product(module: nn.Conv2d) -> bool:
 
 
 def _is_wide(module: nn.Conv2d) -> bool:
-    """Whether it is depthwise, 5 pixels wide, and leaves the size of the picture as it is."""
+    """Whether it is depthwise, 5 pixels wide, and keeps the size of the picture."""
     return (
         1 < module.groups == module.in_channels == module.out_channels
         and (module.kernel_size, module.padding) == ((5, 5), (2, 2))
@@ -177,14 +193,16 @@ def _usual(gradient: Tensor, inputs: Tensor, weight: Tensor, geometry: Geometry)
 
 
 def _product(gradient: Tensor, inputs: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
-    """Of weights (outputs, inputs, 1, 1), each pixel being a row of both factors."""
+    """Weight gradient (outputs, inputs, 1, 1) as a matrix product whose factors have a row for
+    each pixel."""
     rows, columns = (tensor.permute(0, 2, 3, 1).flatten(0, 2) for tensor in (gradient, inputs))
     return (rows.T @ columns)[:, :, None, None]
 
 
 def _columns(gradient: Tensor, inputs: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
-    """Of weights (channels, 1, 5, 5): the three columns in the middle at once, the outer ones each."""
-    if inputs.shape[-1] < 3:  # so narrow that the outer ones see nothing
+    """Weight gradient (channels, 1, 5, 5): the three columns in the middle at once, each outer one
+    by itself."""
+    if inputs.shape[-1] < 3:  # too narrow: the outer columns touch padding only
         return _usual(gradient, inputs, weight, geometry)
 
     def part(gradient: Tensor, inputs: Tensor, columns: int) -> Tensor:

@@ -1,7 +1,7 @@
-"""Cores: on a CPU each core learns from its own part of a batch, which is faster than sharing every operation.
+"""Cores: on a CPU each core computes the gradients of its own part of a batch.
 
-The operations of a small network are short. Cores that share one wait for each other at its end, and they all need
-memory at the same time.
+This is faster than sharing every operation. The operations of a small network are short: cores
+that share one wait for each other at its end, and all access memory at the same time.
 """
 
 from concurrent.futures import ThreadPoolExecutor
@@ -16,35 +16,36 @@ from torchvision.ops import StochasticDepth
 from thaw.learning import processes
 from thaw.learning.losses import LossFn
 
-FEWEST = 8  # pictures of a part: each reads all weights
-MOST = 8  # parts: each has gradients of its own
+MIN_PICTURES = 8  # in a part; each part reads all weights
+MAX_PARTS = 8  # each part has gradients of its own
 
 
 def backward(network: nn.Module, loss_fn: LossFn, pictures: Tensor, targets: Tensor, weight: float = 1.0) -> Tensor:
-    """`weight` times the mean loss of a batch; its gradients are added to those of the parameters."""
-    number = _parts(network, len(pictures))
-    parts = list(zip(pictures.tensor_split(number), targets.tensor_split(number), strict=True))
+    """Returns `weight` times the mean loss of a batch, and adds its gradients to those of the
+    parameters."""
+    count = _parts(network, len(pictures))
+    parts = list(zip(pictures.tensor_split(count), targets.tensor_split(count), strict=True))
     parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
 
-    def share(part: tuple[Tensor, Tensor]) -> Tensor:
+    def part_loss(part: tuple[Tensor, Tensor]) -> Tensor:
         inputs, labels = part
         return loss_fn(network(inputs).float(), labels) * (weight * len(inputs) / len(pictures))
 
     def learn(part: tuple[Tensor, Tensor]) -> Tensor:
-        loss = share(part)
+        loss = part_loss(part)
         loss.backward()
         return loss.detach()
 
     def gradients(part: tuple[Tensor, Tensor]) -> tuple[Tensor, tuple[Tensor | None, ...]]:
-        loss = share(part)
+        loss = part_loss(part)
         return loss.detach(), torch.autograd.grad(loss, parameters, allow_unused=True)
 
-    if number == 1:
+    if count == 1:
         return learn(parts[0])
-    team = _team(number, torch.get_num_threads())
-    first, others = team.submit(learn, parts[0]), [*team.map(gradients, parts[1:])]
+    team = _team(count, torch.get_num_threads())
+    first, of_others = team.submit(learn, parts[0]), [*team.map(gradients, parts[1:])]
     total = first.result()
-    for loss, theirs in others:  # in this order, so that the sum is always the same
+    for loss, theirs in of_others:  # in a fixed order, so that rounding is reproducible
         total += loss
         for parameter, gradient in zip(parameters, theirs, strict=True):
             if parameter.grad is not None and gradient is not None:
@@ -53,9 +54,11 @@ def backward(network: nn.Module, loss_fn: LossFn, pictures: Tensor, targets: Ten
 
 
 def _parts(network: nn.Module, pictures: int) -> int:
-    """Into how many parts a batch is cut: one if its pictures depend on each other or random numbers are drawn.
+    """The number of parts of a batch; 1 if its pictures depend on each other or random numbers are
+    drawn.
 
-    One too if the first layers are frozen: the steps are then so short that threads wait for each other's Python.
+    Also 1 if the first layers are frozen: the steps are then so short that threads wait for each
+    other's Python.
     """
     first = next(network.parameters())
     if processes.world_size() > 1 or first.device.type != "cpu" or not first.requires_grad:
@@ -65,22 +68,23 @@ def _parts(network: nn.Module, pictures: int) -> int:
         if module.training and (draws or isinstance(module, _BatchNorm)):
             return 1
     cores = torch.get_num_threads()
-    most = min(MOST, cores, pictures // FEWEST)
-    return max(range(1, max(1, most) + 1), key=lambda number: (cores - cores % number, number))  # so that none is idle
+    most = min(MAX_PARTS, cores, pictures // MIN_PICTURES)
+    # As many parts as leave the fewest cores idle.
+    return max(range(1, max(1, most) + 1), key=lambda count: (cores - cores % count, count))
 
 
 @cache
-def _team(number: int, cores: int) -> ThreadPoolExecutor:
-    """A pool of threads, each with its part of the cores."""
-    ready = Barrier(number + 1)
+def _team(count: int, cores: int) -> ThreadPoolExecutor:
+    """A pool of threads that share the cores evenly."""
+    ready = Barrier(count + 1)
 
     def begin() -> None:
-        torch.get_num_threads()  # else the thread's first operation sets it anew
-        torch.set_num_threads(cores // number)
+        torch.get_num_threads()  # otherwise the thread's first operation resets it
+        torch.set_num_threads(cores // count)
 
-    team = ThreadPoolExecutor(number, "core", begin)
-    for _ in range(number):
+    team = ThreadPoolExecutor(count, "core", begin)
+    for _ in range(count):
         team.submit(ready.wait)
     ready.wait()
-    torch.set_num_threads(cores)  # of this thread and of those to come
+    torch.set_num_threads(cores)  # for this thread and later ones
     return team

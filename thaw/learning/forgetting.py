@@ -1,7 +1,8 @@
-"""Forgetting: how far fine-tuning moved a network from what it was trained to know.
+"""Forgetting: how far fine-tuning moved a network from its pretrained weights.
 
-Three measures: how far the weights of each block moved, how similar its outputs on the same pictures still are
-(linear CKA), and whether the old head, put back, still predicts the same of its 1000 classes.
+Three measures: how far the weights of each block moved, how similar its outputs on the same
+pictures still are (linear CKA), and how often the pretrained head, put back, still predicts the
+same of its 1000 classes.
 """
 
 from collections.abc import Iterable
@@ -18,7 +19,8 @@ from thaw.learning.backbones import Block, blocks
 
 
 class Look(NamedTuple):
-    """Outputs of a backbone on some pictures: of each block (n, channels), averaged over places, and its end."""
+    """What a backbone computes for some pictures: the outputs of each block (n, channels),
+    averaged over positions, and its final outputs."""
 
     blocks: list[Block]
     outputs: list[Tensor]
@@ -26,7 +28,8 @@ class Look(NamedTuple):
 
 
 def look(backbone: nn.Module, pictures: Iterable[Tensor], head: tuple[str, nn.Module] | None = None) -> Look:
-    """Run normalised batches through it. With its old head put back (a path and a module) it ends in class scores."""
+    """Run normalised batches through a backbone; with its old `head` (path, module) it ends in
+    class scores."""
     all_blocks = blocks(backbone)
     if head:
         backbone.set_submodule(*head)
@@ -49,33 +52,35 @@ def look(backbone: nn.Module, pictures: Iterable[Tensor], head: tuple[str, nn.Mo
 
 
 def by_block(before: Look, after: Look) -> pd.DataFrame:
-    """For each block of a backbone how far its weights moved, relative to their size, and the CKA of its outputs.
+    """A row for each block: how far its weights moved relative to their norm, and the CKA of its
+    outputs.
 
-    Both are of one structure, folded or not, and looked at the same pictures.
+    Both backbones must have the same structure, folded or not, and must have seen the same
+    pictures.
     """
     rows = [
-        {"block": old.name, "distance": _distance(old.parameters, new.parameters), "cka": cka(one, other)}
-        for old, new, one, other in zip(before.blocks, after.blocks, before.outputs, after.outputs, strict=True)
+        {"block": old.name, "distance": _distance(old.parameters, new.parameters), "cka": cka(x, y)}
+        for old, new, x, y in zip(before.blocks, after.blocks, before.outputs, after.outputs, strict=True)
     ]
     return pd.DataFrame(rows)
 
 
 def drift(before: Tensor, after: Tensor) -> dict[str, float]:
-    """How far class scores (n, classes) drifted: `kept` is the share of pictures that both give the same class, `kl`
-    the mean divergence in nats."""
+    """How far class scores (n, classes) drifted. `kept` is the share of pictures with the same top
+    class, `kl` the mean divergence in nats."""
     old, new = (scores.cpu().double().log_softmax(1) for scores in (before, after))
     same, divergence = (old.argmax(1) == new.argmax(1)).double(), (old.exp() * (old - new)).sum(1)
     return {"kept": float(same.mean()), "kl": float(divergence.mean())}
 
 
-def cka(one: Tensor, other: Tensor) -> float:
-    """Linear centred kernel alignment (Kornblith et al. 2019) of two descriptions (n, features) of the same pictures.
-
-    1 where one is the other turned and scaled, 0 where they have nothing in common.
+def cka(x: Tensor, y: Tensor) -> float:
+    """Linear centred kernel alignment (Kornblith et al. 2019) of two sets of features (n,
+    features) of the same pictures: 1 if they differ by rotation and scale only, 0 if they have
+    nothing in common.
     """
-    one, other = ((outputs - outputs.mean(0)).cpu().double() for outputs in (one, other))
-    shared = torch.linalg.matrix_norm(one.T @ other) ** 2
-    own = torch.linalg.matrix_norm(one.T @ one) * torch.linalg.matrix_norm(other.T @ other)
+    x, y = ((outputs - outputs.mean(0)).cpu().double() for outputs in (x, y))
+    shared = torch.linalg.matrix_norm(x.T @ y) ** 2
+    own = torch.linalg.matrix_norm(x.T @ x) * torch.linalg.matrix_norm(y.T @ y)
     return float(shared / own) if own > 0 else float("nan")
 
 
@@ -88,7 +93,8 @@ def _distance(old: Iterable[Tensor], new: Iterable[Tensor]) -> float:
 
 
 def _without_places(output: Tensor, channels_last: bool) -> Tensor:
-    """(n, channels) of (n, channels, height, width), of (n, height, width, channels) or of (n, tokens, channels)."""
+    """Average over positions: (n, channels, height, width), (n, height, width, channels) or (n,
+    tokens, channels) becomes (n, channels)."""
     if output.ndim == 4:
         return output.mean((1, 2) if channels_last else (2, 3))
     return output.mean(1) if output.ndim == 3 else output

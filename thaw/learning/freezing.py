@@ -1,4 +1,5 @@
-"""Freezing: who is trainable is said here and nowhere else, by block, and the frozen rest stays in eval mode."""
+"""Freezing: who is trainable is said here and nowhere else, by block, and the frozen rest stays in
+eval mode."""
 
 import difflib
 import math
@@ -16,9 +17,11 @@ Selection = str | int | list[str]
 
 
 def select(all_blocks: list[Block], selection: Selection, epoch: int = 1, epochs: int = 1) -> list[Block]:
-    """The blocks that `selection` names: `all`, the last N, `first N`, a list of names, or `gradual`.
+    """The blocks that `selection` names: `all`, the last N, `first N`, a list of names, or
+    `gradual`.
 
-    `gradual` is from the last block on, evenly more in each epoch and all of them in the last one.
+    `gradual` starts with the last block, adds blocks evenly in each epoch, and has all of them in
+    the last epoch.
     """
     count = len(all_blocks)
     if selection == "all":
@@ -48,7 +51,8 @@ def select(all_blocks: list[Block], selection: Selection, epoch: int = 1, epochs
 
 
 def freeze(module: nn.Module) -> None:
-    """Freeze for good: no gradients, and eval mode that no later `train()` on it or around it undoes."""
+    """Freeze for good: no gradients, and eval mode that no `train()` of the module or of a parent
+    undoes."""
     for parameter in module.parameters():
         parameter.requires_grad_(False)
     for part in module.modules():
@@ -56,7 +60,7 @@ def freeze(module: nn.Module) -> None:
 
 
 def stay_in_eval(module: nn.Module) -> None:
-    """Put one module in eval mode so that no `train()` of its own or of a parent undoes it."""
+    """Put one module in eval mode; no `train()` of its own or of a parent undoes it."""
     module.eval()
     module.train = partial(_ignore_mode, module)  # type: ignore[method-assign]
 
@@ -71,10 +75,12 @@ def _ignore_mode(module: nn.Module, mode: bool = True) -> nn.Module:
 
 
 def unfreeze(model: Classifier, selection: Selection, batchnorm: str, epoch: int = 1, epochs: int = 1) -> list[str]:
-    """Make the head and the selected blocks trainable, freeze the rest; returns the names of the trainable blocks.
+    """Make the head and the selected blocks trainable, freeze the rest; returns the names of the
+    trainable blocks.
 
-    With `batchnorm` "train" the statistics of trainable blocks follow the new pictures; else every BatchNorm keeps
-    its own. Whatever was frozen or trainable before is forgotten, so that each epoch may unfreeze other blocks.
+    With `batchnorm` "train" the statistics in trainable blocks follow the new pictures; otherwise
+    every BatchNorm keeps its own. An earlier call has no effect, so each epoch may unfreeze other
+    blocks.
     """
     all_blocks = blocks(model.backbone)
     selected = select(all_blocks, selection, epoch, epochs)
@@ -95,7 +101,8 @@ def unfreeze(model: Classifier, selection: Selection, batchnorm: str, epoch: int
 
 
 def scale_dropout(model: nn.Module, factor: float) -> None:
-    """Dropout and stochastic depth at `factor` times what the architecture has: few epochs want little of them."""
+    """Multiply the rates of dropout and stochastic depth by `factor`: a short training needs
+    little of them."""
     for module in model.modules():
         if isinstance(module, (nn.Dropout, StochasticDepth)):
             module.p *= factor
@@ -104,8 +111,9 @@ def scale_dropout(model: nn.Module, factor: float) -> None:
 def parameter_groups(
     model: Classifier, rate: float, ratio: float, weight_decay: float, layer_decay: float
 ) -> list[dict[str, Any]]:
-    """Optimizer groups: the head at `rate`, the last block at `rate / ratio`, each block before at `layer_decay` times
-    the rate of the next one. Weight decay is for the weights of convolutions and linear layers alone."""
+    """Optimizer groups: the head at `rate`, the last block at `rate / ratio`, and each earlier
+    block at `layer_decay` times the rate of the next one. Weight decay applies to the weights of
+    convolutions and linear layers only."""
     before_the_last = {
         parameter: number
         for number, block in enumerate(reversed(blocks(model.backbone)))
@@ -132,10 +140,12 @@ def parameter_groups(
 
 
 def _decays(name: str, parameter: nn.Parameter) -> bool:
-    """Weights of convolutions and linear layers do; all that shifts or scales does not.
+    """Whether weight decay applies: to weights of convolutions and linear layers, not to shifts
+    and scales.
 
-    So do torchvision's reference training and timm: norms, biases, class tokens, positional embeddings, layer scales
-    (of ndim 3 in torchvision's ConvNeXt) and relative position bias tables are left out, and with them, as Swin v2's
-    authors have it, `logit_scale` and the little network `cpb_mlp` that computes the table there.
+    As in torchvision's reference training and timm, norms, biases, class tokens, positional
+    embeddings, layer scales (of ndim 3 in torchvision's ConvNeXt) and relative position bias
+    tables do not decay; nor, as in Swin v2, do `logit_scale` and `cpb_mlp`, the small network that
+    computes the table there.
     """
     return parameter.ndim > 1 and name.endswith("weight") and ".cpb_mlp." not in name

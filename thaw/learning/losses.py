@@ -1,4 +1,5 @@
-"""Losses: what training minimises, and what epochs are chosen by. Both are values that are passed in.
+"""Losses: what training minimises, and the criterion that picks the best epoch. Both are passed in
+as values.
 
 fine_tune(model, data, config, loss_fn=cross_entropy(label_smoothing=0.1), criterion=VAL_LOSS)
 """
@@ -14,14 +15,15 @@ LossFn = Callable[[Tensor, Tensor], Tensor]
 
 
 class Criterion(NamedTuple):
-    """A figure of the validation pictures, and its name in the history; the lowest is the best."""
+    """A figure to compute on the validation pictures, and its name in the history; lower is
+    better."""
 
     name: str
     measure: LossFn
 
 
 def cross_entropy(label_smoothing: float = 0.0, class_weights: Tensor | None = None) -> LossFn:
-    """Cross-entropy; `class_weights` (classes) is how much each class counts."""
+    """Cross-entropy; `class_weights` (classes,) is the weight of each class."""
 
     def loss_fn(logits: Tensor, targets: Tensor) -> Tensor:
         weight = None if class_weights is None else class_weights.to(logits.device)
@@ -34,7 +36,7 @@ VAL_LOSS = Criterion("val_loss", cross_entropy())
 
 
 def lowest_loss(class_weights: Tensor | None) -> Criterion:
-    """The validation loss, with class weights where there are some."""
+    """The validation loss, weighted if there are class weights."""
     if class_weights is None:
         return VAL_LOSS
     return Criterion("weighted_val_loss", cross_entropy(class_weights=class_weights))

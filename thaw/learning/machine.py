@@ -1,4 +1,4 @@
-"""The machine: memory that stays with the process, and half precision where a GPU has it."""
+"""The machine: keep freed memory in the process; half precision and compiling where they pay."""
 
 import ctypes
 import platform
@@ -12,26 +12,30 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -3, -4, -8  # 
 
 
 def keep_freed_memory() -> None:
-    """Let glibc keep what a network frees; otherwise each layer asks the kernel for its memory again, page by page.
+    """Make glibc keep freed memory; otherwise each layer gets its memory from the kernel again,
+    page by page.
 
-    Forward passes and training steps are up to twice as fast. Other C libraries are left alone.
+    Forward passes and training steps become up to twice as fast. With other C libraries nothing
+    changes.
     """
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)
         if not libc.mallopt(M_MMAP_THRESHOLD, 2**30):  # before 2.35 no more than 32 MB were allowed
             libc.mallopt(M_MMAP_MAX, 0)
         libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
-        libc.mallopt(M_ARENA_MAX, 1)  # the threads' own ones hold little, and give it back
+        libc.mallopt(M_ARENA_MAX, 1)  # arenas of single threads are small and return their memory
 
 
 def bfloat16_pays(precision: str, device: torch.device) -> bool:
-    """Whether `precision` (auto, float32, bfloat16) means bfloat16; `auto` does on GPUs with units for it."""
+    """Whether `precision` (auto, float32, bfloat16) means bfloat16; `auto` means it on GPUs with
+    units for it."""
     has_units = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     return precision == "bfloat16" or (precision == "auto" and has_units)
 
 
 def compiling_pays(compiling: str, device: torch.device, pictures: int) -> bool:
-    """Whether `compiling` (auto, always, never) means torch.compile for a training over that many pictures.
+    """Whether `compiling` (auto, always, never) means torch.compile for a training on this number
+    of pictures.
 
     Compiling takes about a minute. `auto` compiles on GPUs from 1,000,000 pictures on.
     """
@@ -39,7 +43,8 @@ def compiling_pays(compiling: str, device: torch.device, pictures: int) -> bool:
 
 
 def use_bfloat16(model: Classifier, device: torch.device) -> None:
-    """Let the network multiply in bfloat16 from now on; its weights stay as they are."""
+    """Make the network multiply in bfloat16; its weights stay as they are."""
     for module in (model, model.backbone):
-        # A bound method: in a deep copy, such as a moving average is, it belongs to the copy. A closure would not.
+        # A bound method follows a deep copy, such as a moving average, to the copy. A closure
+        # would not.
         module.forward = MethodType(torch.autocast(device.type, torch.bfloat16)(type(module).forward), module)

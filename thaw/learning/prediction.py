@@ -26,9 +26,10 @@ def features_of(
     batch_size: int,
     out: Any,
 ) -> None:
-    """Write the frozen backbone's features of every picture in its views (n, views) into `out` (n, views, features).
+    """Write the frozen backbone's features of each picture, in its `views` (n, views), into `out`
+    (n, views, features).
 
-    Each rank writes those of its share.
+    Each rank writes those of its own pictures.
     """
     model.eval()
     quicken(model)
@@ -43,7 +44,7 @@ def features_of(
                 progress.step(len(pixels) * processes.world_size(), "features")
             file: object = out.base
             if isinstance(file, mmap.mmap):
-                file.madvise(mmap.MADV_DONTNEED)  # the file has them; here they would pile up
+                file.madvise(mmap.MADV_DONTNEED)  # they are in the file; in memory they would pile up
 
 
 def predict(
@@ -58,7 +59,7 @@ def predict(
 ) -> Tensor:
     """Logits (n, classes) of the pictures in `rows`, averaged over their first `views` views.
 
-    Each rank computes its share, and all get the whole.
+    Each rank computes its own part and gets the result for all.
     """
     model.eval()
     quicken(model)

@@ -1,8 +1,9 @@
-"""Processes: several share one phase; with one process the functions here do nothing.
+"""Processes: several ranks share one phase; with a single process the functions here do nothing.
 
     torchrun --nproc-per-node 2 -m tasks.embed      # by hand, or on several machines; else `resources.processes: 2`
 
-Rank and world size are in the variables that torchrun sets; `start` sets the same ones for its processes.
+Rank and world size are in the variables that torchrun sets; `start` sets the same ones for its
+processes.
 """
 
 import os
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from thaw.errors import InputError
 
-if TYPE_CHECKING:  # the small phases that only ask who is first do without torch
+if TYPE_CHECKING:  # phases that only need the rank start without torch
     import numpy as np
     import torch
     from numpy.typing import NDArray
@@ -28,7 +29,7 @@ GRACE = 5.0  # seconds between SIGTERM and SIGKILL
 
 
 def world_size() -> int:
-    """The world size: how many processes run this phase."""
+    """How many processes run this phase."""
     return int(os.environ.get("WORLD_SIZE", 1))
 
 
@@ -38,7 +39,7 @@ def rank() -> int:
 
 
 def local_world_size() -> int:
-    """How many of them run on this machine."""
+    """How many of these processes run on this machine."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", world_size()))
 
 
@@ -53,9 +54,10 @@ def first() -> bool:
 
 
 def start(processes: int, command: list[str]) -> int:
-    """Run a command in several processes, in the caller's process group; returns the exit code of the failure, or 0.
+    """Run a command in several processes, in the caller's process group; returns 0 or the exit
+    code of the failure.
 
-    What they write to stderr is shown at the end; after a failure only the stderr of the rank that failed first.
+    Their stderr is shown at the end: after a failure that of the rank that failed first.
     """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -126,32 +128,33 @@ def wait() -> None:
 
 
 def share(values: "Sliced") -> "Sliced":
-    """This rank's part of `values`, in one piece; parts differ by one at most."""
+    """This rank's contiguous part of `values`; the lengths of the parts differ by one at most."""
     return values[len(values) * rank() // world_size() : len(values) * (rank() + 1) // world_size()]
 
 
-def all_gather(mine: "torch.Tensor") -> "torch.Tensor":
-    """The parts of all ranks, one after the other."""
+def all_gather(part: "torch.Tensor") -> "torch.Tensor":
+    """The parts of all ranks, concatenated in the order of ranks."""
     if world_size() == 1:
-        return mine
+        return part
     import torch
 
-    parts: list[torch.Tensor] = [mine] * world_size()
-    torch.distributed.all_gather_object(parts, mine)
+    parts: list[torch.Tensor] = [part] * world_size()
+    torch.distributed.all_gather_object(parts, part)
     return torch.cat(parts)
 
 
-def mean(mine: "torch.Tensor") -> "torch.Tensor":
+def mean(values: "torch.Tensor") -> "torch.Tensor":
     """The mean over all ranks."""
     if world_size() > 1:
         import torch
 
-        torch.distributed.all_reduce(mine)
-    return mine / world_size()
+        torch.distributed.all_reduce(values)
+    return values / world_size()
 
 
 def data_parallel(model: "torch.nn.Module") -> "torch.nn.Module":
-    """The network whose gradients are the mean over all processes; made anew where other weights become trainable."""
+    """Wrap a network so that gradients are averaged over all ranks; wrap it again after unfreezing
+    more weights."""
     if world_size() == 1:
         return model
     from torch.nn.parallel import DistributedDataParallel
@@ -160,7 +163,7 @@ def data_parallel(model: "torch.nn.Module") -> "torch.nn.Module":
 
 
 def check(split: str, pictures: int) -> None:
-    """Raise unless there is a picture for each process."""
+    """Raise unless each process gets a picture."""
     if pictures < world_size():
         raise InputError(
             f"resources.processes is {world_size()}, but {split} has {pictures} pictures: use at most {pictures}"

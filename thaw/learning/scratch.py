@@ -1,7 +1,7 @@
 """Scratch: the state of a training after each epoch, from which a stopped run goes on.
 
-A checksum covers the state and the file's name, which says all that decides the bits. So a file that is damaged, cut
-short or of another run is not read.
+A checksum covers the state and the file's name, which is a hash of everything that decides the
+result. So a file that is damaged, truncated or from another run is never used.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ CHECKSUM = 32  # bytes of SHA-256 at the start of a file
 
 
 def keep(path: Path, state: dict[str, Any]) -> None:
-    """Write a state; if that fails, a warning says so and training goes on."""
+    """Write a state; if that fails, print a warning and go on training."""
     try:
         write(path, state)
     except (OSError, RuntimeError) as error:  # torch makes a RuntimeError of a full disk
@@ -50,7 +50,8 @@ def write(path: Path, state: dict[str, Any]) -> None:
 
 
 def read(path: Path, device: torch.device) -> dict[str, Any] | None:
-    """The state in a file; None, with a warning, unless it is whole, of this name, and the same on every rank."""
+    """The state in a file; None, with a warning, if it is damaged, from another run, or differs
+    between ranks."""
     state, checksum, problem = None, bytes(CHECKSUM), ""
     try:
         with path.open("rb") as file:
@@ -63,7 +64,7 @@ def read(path: Path, device: torch.device) -> dict[str, Any] | None:
         pass
     except Exception as error:
         problem = f"is damaged or of another run ({first_line(error)})"
-    # A rank without a state would wait for ever for those that go on from one.
+    # A rank that starts anew would wait for ever for ranks that go on from a state.
     checksums = processes.all_gather(torch.tensor([list(checksum)]))
     if not (checksums == checksums[0]).all():
         state, problem = None, "is not the same for all processes"

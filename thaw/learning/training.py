@@ -1,6 +1,7 @@
 """Training: the head on cached features (phase 1) and the unfrozen network on pictures (phase 2).
 
-All randomness comes from a seed and the epoch's number, so that a run that was stopped goes on as if it had not been.
+All random numbers come from the seed and the number of the epoch, so a stopped run resumes with
+the same results.
 """
 
 import math
@@ -35,7 +36,7 @@ Figures = dict[str, float]
 
 @dataclass(frozen=True)
 class HeadTraining:
-    """How phase 1 goes."""
+    """The config of phase 1."""
 
     seed: int
     learning_rate: float
@@ -47,7 +48,8 @@ class HeadTraining:
 
 @dataclass(frozen=True)
 class FineTuning:
-    """How phase 2 goes; the backbone learns at `learning_rate / ratio`, less by `layer_decay` in each earlier block."""
+    """The config of phase 2. The last block learns at `learning_rate / ratio`, each earlier one at
+    `layer_decay` times the rate of the next."""
 
     seed: int
     learning_rate: float
@@ -68,27 +70,28 @@ class FineTuning:
 
     @property
     def augmentation(self) -> Augmentation:
-        """How training pictures differ from epoch to epoch."""
+        """The part of the config that concerns training pictures."""
         return Augmentation(self.views, self.jitter, self.mixup, self.cutmix)
 
 
 @dataclass(frozen=True)
 class Trained:
-    """What a phase trained: the weights it keeps, the figures of these very weights, and the history of its epochs.
+    """The result of a phase: the weights it keeps, the figures of these weights, and the history
+    of its epochs.
 
-    `kept` has epoch, val_loss, val_accuracy and the figure that epochs are chosen by; where weights were interpolated
-    also share, how far from epoch 0 (0) to that epoch (1) they are.
+    `kept` has epoch, val_loss, val_accuracy and the criterion's figure. After interpolation it
+    also has share: where the weights lie between epoch 0 (0) and that epoch (1).
     """
 
     weights: Weights
     kept: Figures
     history: pd.DataFrame
-    only_class: int | None  # the class that these weights give every validation picture; None: they give several
+    only_class: int | None  # the only class predicted on validation; None if there are several
 
 
 @dataclass
 class State:
-    """Where a training stands: its epochs so far, and the weights that it would keep."""
+    """The state of a training: its epochs so far, and the weights to keep."""
 
     history: list[Figures] = field(default_factory=list)
     kept: Figures = field(default_factory=dict)
@@ -96,18 +99,19 @@ class State:
     only_class: int | None = None
 
     def keep(self, epoch: int, validation: "Validation", weights: Weights) -> None:
-        """Keep these weights instead of those before; they must be a copy."""
+        """Keep these weights, which must be a copy, instead of the earlier ones."""
         self.kept, self.weights = {"epoch": epoch, **validation.figures}, weights
         self.only_class = validation.only_class
 
     def result(self) -> Trained:
-        """The end of the training."""
+        """The result, once all epochs have run."""
         return Trained(self.weights, self.kept, pd.DataFrame(self.history), self.only_class)
 
 
 @dataclass(frozen=True)
 class Validation:
-    """What a network is worth on the validation pictures; `score` is what epochs are chosen by, the lowest wins."""
+    """The figures of a network on the validation pictures; the epoch with the lowest `score` is
+    the best."""
 
     figures: Figures
     score: float
@@ -115,7 +119,8 @@ class Validation:
 
 
 def validate(logits: Tensor, targets: Tensor, criterion: Criterion) -> Validation:
-    """`val_loss` is the same measure in every training, whatever it trains on or chooses by."""
+    """Compute the figures; `val_loss` is the same measure whatever the loss and the criterion
+    are."""
     figures = {
         VAL_LOSS.name: VAL_LOSS.measure(logits, targets).item(),
         "val_accuracy": (logits.argmax(1) == targets.argmax(1)).double().mean().item(),
@@ -127,19 +132,19 @@ def validate(logits: Tensor, targets: Tensor, criterion: Criterion) -> Validatio
 
 
 def one_class_warning(trained: Trained, classes: Sequence[str], targets: Tensor) -> str:
-    """That the network gives every validation picture one class, why that is most likely and what to try, as one
-    sentence; empty where it gives several. `targets` are those of the training pictures."""
-    number = trained.only_class
-    if number is None:
+    """One sentence if the network predicts a single class for all validation pictures: the likely
+    cause and what to try; else empty. `targets` are those of the training pictures."""
+    only = trained.only_class
+    if only is None:
         return ""
-    share, start = float(targets.mean(0)[number]), trained.history.iloc[0]
+    share, start = float(targets.mean(0)[only]), trained.history.iloc[0]
     if start["epoch"] == 0 and start["val_accuracy"] > trained.kept["val_accuracy"]:
-        cause = "phase 2 overwrote what told the classes apart; raise unfreeze.ratio or use unfreeze.batchnorm frozen"
+        cause = "phase 2 overwrote the useful features; raise unfreeze.ratio or use unfreeze.batchnorm frozen"
     elif share * len(classes) > 1.5:
-        cause = f"{share:.0%} of the training pictures are of it; try class_weights balanced"
+        cause = f"{share:.0%} of the training pictures belong to it; try class_weights balanced"
     else:
         cause = "it has not learnt enough; try more epochs (head.max_epochs, unfreeze.epochs) or a higher learning rate"
-    return f"the network calls every validation picture '{classes[number]}', most likely because {cause}"
+    return f"the network calls every validation picture '{classes[only]}', most likely because {cause}"
 
 
 # ------------------------------------------------------------------------------------------------ phase 1
@@ -153,10 +158,11 @@ def fit_head(
     loss_fn: LossFn,
     criterion: Criterion,
 ) -> Trained:
-    """Train the head until validation stops improving; its best weights are kept, of equal ones the first.
+    """Train the head until validation stops improving, and keep its best weights (the first of
+    equal ones).
 
-    Features are (n, views, features): every epoch sees each picture once, in a view drawn anew. Without any epoch the
-    head stays as it was drawn.
+    Features are (n, views, features): every epoch sees each picture once, in a random view. With
+    `max_epochs` 0 the head keeps its initial weights.
     """
     optimizer = torch.optim.AdamW(
         [
@@ -208,7 +214,7 @@ def _train_head(
 
 
 def _logits(head: nn.Linear, features: NDArray[np.float32]) -> Tensor:
-    """Logits of the features (n, views, features) of the first view, read in parts."""
+    """Logits of the first view of the features (n, views, features), computed in chunks."""
     parts = []
     with torch.no_grad():
         for rows in in_batches(np.arange(len(features)), 4096):
@@ -220,10 +226,12 @@ def _logits(head: nn.Linear, features: NDArray[np.float32]) -> Tensor:
 
 
 def adapt_batchnorm(model: Classifier, data: TrainingData, config: FineTuning) -> None:
-    """Estimate the statistics of every BatchNorm anew, in one pass over the training pictures as phase 2 sees them.
+    """Estimate the statistics of every BatchNorm anew, in one pass over the augmented training
+    pictures.
 
-    No weight changes, and dropout is off; what was frozen must be frozen again afterwards. Batches are drawn at random
-    (in a batch of one class the others would be missing) and of one size, because each counts the same.
+    No weight changes, and dropout is off; frozen modules must be frozen again afterwards. Batches
+    are shuffled, so that each has several classes, and equally large, because each has the same
+    weight.
     """
     rows = data.train.rows
     random = np.random.default_rng([config.seed, 0])
@@ -256,13 +264,15 @@ def fine_tune(
     unfreeze: Callable[[int], object] = lambda epoch: None,
     scratch_file: Path | None = None,
 ) -> Trained:
-    """Train what is unfrozen; epoch 0 of the history is the start.
+    """Train the unfrozen weights; epoch 0 of the history is the start.
 
-    The weights that are kept are those after the last epoch, or the best by `criterion`: the start among them, of
-    equal ones the first. `unfreeze` is called with the number of each epoch before it, and may unfreeze more.
+    Keeps the weights after the last epoch, or the best by `criterion` (epoch 0 included, the first
+    of equal ones). `unfreeze` is called with the number of each epoch before it starts, and may
+    unfreeze more.
 
-    The state after each epoch is written to `scratch_file`, and a run that finds it resumes from it. The file's name
-    says all that decides the bits. A file that is damaged or cannot be written changes nothing but the time.
+    The state after each epoch is written to `scratch_file`, and a later run resumes from it. The
+    file's name is a hash of everything that decides the result. A file that is damaged or cannot
+    be written only costs time.
     """
     quicken(model)
     start = {name: value.detach().clone() for name, value in model.state_dict().items()} if config.interpolate else {}
@@ -271,7 +281,7 @@ def fine_tune(
     left = config.epochs + 1 - len(state.history)
     progress = Progress(left * len(data.val.rows) + min(left, config.epochs) * len(data.train.rows))
     for epoch in range(len(state.history), config.epochs + 1):
-        loss = float("nan")  # the start is only looked at
+        loss = float("nan")  # epoch 0 only validates
         unfreeze(max(1, epoch))
         steps.begin(max(1, epoch))
         if epoch:
@@ -294,10 +304,10 @@ def fine_tune(
 
 
 class Steps:
-    """The steps of the optimizer: its schedule, the pull of L2-SP, and the moving average of the weights."""
+    """Optimizer, learning-rate schedule, L2-SP, and the moving average of the weights."""
 
-    def __init__(self, model: Classifier, config: FineTuning, an_epoch: int) -> None:
-        self.model, self.config, self.an_epoch = model, config, an_epoch
+    def __init__(self, model: Classifier, config: FineTuning, steps_per_epoch: int) -> None:
+        self.model, self.config, self.steps_per_epoch = model, config, steps_per_epoch
         average = get_ema_multi_avg_fn(config.ema) if config.ema else None
         self.averaged = AveragedModel(model, multi_avg_fn=average, use_buffers=True) if average else None
         self.judged: nn.Module = self.averaged.module if self.averaged else model
@@ -306,28 +316,29 @@ class Steps:
         self.schedule: torch.optim.lr_scheduler.LambdaLR
 
     def begin(self, epoch: int) -> None:
-        """Make the optimizer of an epoch over what is trainable now; what was trained before keeps its momentum.
+        """Make a new optimizer for the weights that are trainable in this epoch; earlier ones keep
+        their momentum.
 
-        It is made anew each time, because groups added to a running optimizer escape its schedule.
+        Groups that are added to a running optimizer would escape its schedule.
         """
-        config, before = self.config, getattr(self, "optimizer", None)
+        config, previous = self.config, getattr(self, "optimizer", None)
         groups = parameter_groups(
             self.model, config.learning_rate, config.ratio, config.weight_decay, config.layer_decay
         )
         for group in groups:
             if config.l2_sp and group["name"] == "backbone":
-                group["weight_decay"] = 0.0  # it is pulled to where it began instead of to zero
+                group["weight_decay"] = 0.0  # L2-SP pulls towards the start instead of zero
         self.optimizer = torch.optim.AdamW(groups, fused=True)
         for parameter in self.model.parameters():
-            if before and parameter.requires_grad and parameter in before.state:
-                self.optimizer.state[parameter] = before.state[parameter]
-        done, total = (epoch - 1) * self.an_epoch, config.epochs * self.an_epoch
+            if previous and parameter.requires_grad and parameter in previous.state:
+                self.optimizer.state[parameter] = previous.state[parameter]
+        done, total = (epoch - 1) * self.steps_per_epoch, config.epochs * self.steps_per_epoch
         self.schedule = torch.optim.lr_scheduler.LambdaLR(
             self.optimizer, lambda step: warmup_and_cosine((done + step) / total, config.warmup)
         )
 
     def step(self) -> None:
-        """Change the weights by their gradients."""
+        """Update the weights from their gradients."""
         _pull(self.optimizer, self.anchors, self.config.l2_sp)
         self.optimizer.step()
         self.schedule.step()
@@ -335,31 +346,32 @@ class Steps:
             self.averaged.update_parameters(self.model)
 
     def state_dict(self) -> dict[str, Any]:
-        """All that the next step depends on."""
+        """Everything that the next step depends on."""
         averaged = {"averaged": self.averaged.state_dict()} if self.averaged else {}
         return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), **averaged}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from a state; one that does not fit is an error before anything has changed."""
+        """Load a state; raise before anything has changed if it does not fit."""
         modules: dict[str, nn.Module] = {"model": self.model} | ({"averaged": self.averaged} if self.averaged else {})
         for name, module in (modules | {"weights": self.judged}).items():
             if _shapes(state[name]) != _shapes(module.state_dict()):
-                raise ValueError(f"{name} is that of another network")
+                raise ValueError(f"{name} belongs to another network")
         if not 0 <= state["kept"]["epoch"] < len(state["history"]) <= self.config.epochs + 1:
             raise ValueError("its epochs are not those of this run")
         parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         for number, moments in state["optimizer"]["state"].items():
             if any(value.ndim and value.shape != parameters[number].shape for value in moments.values()):
-                raise ValueError("the optimizer is that of another network")
+                raise ValueError("the optimizer belongs to another network")
         self.optimizer.load_state_dict(state["optimizer"])
         for name, module in modules.items():
             module.load_state_dict(state[name])
 
 
 def _pull(optimizer: torch.optim.Optimizer, anchors: dict[nn.Parameter, Tensor], strength: float) -> None:
-    """L2-SP: move each weight towards its anchor by the share rate x strength of the way, beside the gradient.
+    """L2-SP: move each weight towards its anchor by the fraction rate x strength.
 
-    Through the gradient Adam would divide the pull by the size of the gradients, as it does with L2.
+    As part of the gradient, the pull would be divided by the size of the gradients, as Adam does
+    with L2.
     """
     for group in optimizer.param_groups:
         share = min(1.0, group["lr"] * strength)
@@ -369,28 +381,29 @@ def _pull(optimizer: torch.optim.Optimizer, anchors: dict[nn.Parameter, Tensor],
 
 
 def warmup_and_cosine(done: float, warmup: float) -> float:
-    """Factor of the learning rate when the share `done` of all steps is behind: up in a line, down in a cosine."""
+    """Factor of the learning rate after the fraction `done` of all steps: linear warm-up, then
+    cosine decay."""
     if done < warmup:
         return (done + 1e-3) / (warmup + 1e-3)
     return 0.5 * (1 + float(np.cos(np.pi * (done - warmup) / (1 - warmup))))
 
 
 def _resumed(path: Path, steps: Steps, data: TrainingData, unfreeze: Callable[[int], object]) -> State | None:
-    """Where a stopped run stood; None unless there is a state that fits."""
-    kept = scratch.read(path, data.normalise.device)
-    if kept is None:
+    """The state of a stopped run; None if there is none that fits."""
+    saved = scratch.read(path, data.normalise.device)
+    if saved is None:
         return None
     try:
-        last = max(1, len(kept["history"]) - 1)
+        last = max(1, len(saved["history"]) - 1)
         unfreeze(last)
         steps.begin(last)
-        steps.restore(kept)
-        state = State(kept["history"], kept["kept"], kept["weights"], kept["only_class"])
-    except Exception as error:  # whatever is in the file, the phase ends, and ends as without it
+        steps.restore(saved)
+        state = State(saved["history"], saved["kept"], saved["weights"], saved["only_class"])
+    except Exception as error:  # whatever is in the file, the phase must end as if there were none
         scratch.warn(path, f"does not fit ({scratch.first_line(error)})")
-        vars(steps).pop("optimizer", None)  # with its momentum
+        vars(steps).pop("optimizer", None)  # drops its momentum
         return None
-    print(f"going on after epoch {len(state.history) - 1}, where the last run was stopped", flush=True)
+    print(f"resuming after epoch {len(state.history) - 1}, where the last run was stopped", flush=True)
     return state
 
 
@@ -399,11 +412,11 @@ def _train_epoch(
 ) -> float:
     """One pass over the training pictures; returns the mean loss.
 
-    Each rank takes a share of every batch; the mean of their gradients is that of the whole batch.
+    Each rank takes a part of every batch, and the gradients are averaged over ranks.
     """
     seed = (config.seed, epoch)
     network = processes.data_parallel(steps.model.train())
-    # Dropout draws from the global generator, on each rank for other pictures.
+    # Dropout draws from the global generator, on each rank for different pictures.
     torch.manual_seed(int(np.random.default_rng([*seed, 1]).integers(2**31)) + processes.rank())
     total, pictures = torch.zeros((), device=data.normalise.device), 0
     for batch in training_batches(data, config.batch_size, config.augmentation, seed):
@@ -426,8 +439,9 @@ def _validation_logits(
 def _interpolate(
     model: nn.Module, state: State, start: Weights, data: TrainingData, config: FineTuning, criterion: Criterion
 ) -> None:
-    """Keep the weights between the start and those that are kept that are best on validation, of equal ones the first
-    (WiSE-FT, Wortsman et al. 2022)."""
+    """Interpolate between the start and the kept weights, and keep the best on validation (the
+    first of equal ones):
+    WiSE-FT, Wortsman et al. 2022."""
     epoch, end = int(state.kept["epoch"]), state.weights
     best, share = None, 0.0
     for tenths in range(11):
@@ -457,7 +471,7 @@ def _shapes(tensors: Weights) -> dict[str, tuple[torch.Size, torch.dtype]]:
 
 
 def _is_finite(row: dict[str, float]) -> bool:
-    """Whether the figures of an epoch are numbers; epoch 0 has no training loss."""
+    """Whether the figures of an epoch are finite; epoch 0 has no training loss."""
     absent = () if row["epoch"] else ("learning_rate", "train_loss")
     return all(math.isfinite(value) for name, value in row.items() if name not in absent)
 
@@ -484,8 +498,8 @@ def _cause_in_phase_1(config: HeadTraining, features: Sequence[NDArray[np.float3
 def _cause_in_phase_2(config: FineTuning, epoch: int) -> str:
     if not epoch:
         return (
-            "most likely the weights it starts from are damaged, or BatchNorm's adapted statistics are: run head "
-            "again, with other backbone.weights or unfreeze.batchnorm frozen"
+            "most likely the initial weights or the adapted BatchNorm statistics are damaged: run head again, with "
+            "other backbone.weights or unfreeze.batchnorm frozen"
         )
     return (
         f"most likely the learning rate is too high: raise unfreeze.ratio, which is {config.ratio:g}, or lower "

@@ -70,7 +70,7 @@ def run(champion: Version | None, on_line: OnLine = print) -> Outcome:
     if champion is None:
         outcome = Outcome("first", None, True, "no model was in use", {}, [], {})
     elif champion.model == registry.model_of(None):
-        reason = f"it is {champion.name}, the model in use, with the very same weights"
+        reason = f"it is {champion.name}, the model in use: the same weights, and nothing that changes a prediction"
         outcome = Outcome("same", champion.name, False, reason, {}, [], {})
     else:
         outcome = _compared(champion, on_line)
@@ -269,7 +269,7 @@ def _files(version: Version) -> Iterator[Path]:
     shutil.rmtree(folder, ignore_errors=True)
     folder.parent.mkdir(parents=True, exist_ok=True)
     lines: list[str] = []
-    get = ["get", ".", registry.MODEL, "--rev", version.commit, "--out", str(folder)]
+    get = ["get", ".", version.path, "--rev", version.commit, "--out", str(folder)]
     try:
         if run_command(dvc(*get), lines.append):
             why = next(

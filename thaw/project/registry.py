@@ -21,8 +21,14 @@ from thaw.project.git import contents, git
 from thaw.project.journal import Journal
 
 NAME, STAGE = "classifier", "prod"
-MODEL = "artifacts/unfreeze/model"
-TOLD_BY = ("artifacts/evaluate/metrics.json", "data.dvc", "dvc.lock")  # what tells of a version, at its commit
+IDENTITY = "identity.json"  # in a package, kept in git
+UNNAMED = "artifacts/unfreeze/model"  # where the model lies if dvc.yaml does not say
+TOLD_BY = (
+    "artifacts/evaluate/metrics.json",
+    "data.dvc",
+    "dvc.yaml",
+    "dvc.lock",
+)  # what tells of a version, at its commit
 BACK = "rolled back from"  # how the message of a rollback begins
 ENTERED = Journal("version")
 FIRST = "no model has a version yet; `thaw run --record` trains one and gives it a version"
@@ -30,10 +36,15 @@ FIRST = "no model has a version yet; `thaw run --record` trains one and gives it
 
 @dataclass(frozen=True)
 class Version:
-    """A registered model: where it is, what it scored, what it learned from, and why it was registered."""
+    """A registered model: where it is, what it scored, what it learned from, and why it was registered.
+
+    `path` is where the model lies at the commit. `model` tells it from others: the identity of a package, else DVC's
+    hash; empty where there is no model.
+    """
 
     name: str
     commit: str
+    path: str
     when: datetime
     in_use: bool
     metrics: dict[str, Any]
@@ -47,19 +58,25 @@ def versions() -> list[Version]:
     events = _events()
     line = _line(events)
     registered = list(reversed(_registered(events).items()))
-    texts = contents([f"{event['commit']}:./{path}" for _, event in registered for path in TOLD_BY])
+    commits = [event["commit"] for _, event in registered]
+    texts = contents([f"{commit}:./{path}" for commit in commits for path in TOLD_BY])
+    paths = [path_in(text) for text in texts[2::4]]
+    identities = contents([f"{commit}:./{path}/{IDENTITY}" for commit, path in zip(commits, paths, strict=True)])
     return [
         Version(
             name=name,
             commit=event["commit"],
+            path=path,
             when=event["timestamp"],
             in_use=line[-1:] == [name],
             metrics=json.loads(metrics or "{}"),
             data=hashes(pin).get("data", "")[:7],
-            model=hashes(lock).get(MODEL, ""),
+            model=_model(identity, lock, path),
             message=event["message"],
         )
-        for (name, event), metrics, pin, lock in zip(registered, texts[::3], texts[1::3], texts[2::3], strict=True)
+        for (name, event), metrics, pin, lock, path, identity in zip(
+            registered, texts[::4], texts[1::4], texts[3::4], paths, identities, strict=True
+        )
     ]
 
 
@@ -69,16 +86,32 @@ def in_use(known: list[Version]) -> Version | None:
 
 
 def version_of(model: str, known: list[Version]) -> Version | None:
-    """The version of a model by DVC's hash of it, if it has one."""
+    """The version of a model, by what tells it from others, if it has one."""
     return next((version for version in known if version.model == model), None)
 
 
 def model_of(commit: str | None) -> str:
-    """DVC's hash of the fine-tuned model at a commit, or (None) in the workspace; empty where there is no model."""
-    if commit:
-        return hashes(git("show", f"{commit}:./dvc.lock")).get(MODEL, "")
-    lock = workspace.ROOT / "dvc.lock"
-    return hashes(lock.read_text(encoding="utf-8")).get(MODEL, "") if lock.is_file() else ""
+    """What tells the model at a commit, or (None) in the workspace, from others; empty where there is no model."""
+
+    def text(path: str) -> str:
+        if commit:
+            return git("show", f"{commit}:./{path}")
+        file = workspace.ROOT / path
+        return file.read_text(encoding="utf-8") if file.is_file() else ""
+
+    path = path_in(text("dvc.yaml"))
+    return _model(text(f"{path}/{IDENTITY}"), text("dvc.lock"), path)
+
+
+def path_in(text: str) -> str:
+    """Where the model lies, by the text of a dvc.yaml."""
+    values = YAML(typ="safe").load(text) or {}
+    return str(values.get("artifacts", {}).get(NAME, {}).get("path", UNNAMED))
+
+
+def _model(identity: str, lock: str, path: str) -> str:
+    """The identity of a package, or else DVC's hash of what lies at the path."""
+    return str(json.loads(identity)["model"]) if identity else hashes(lock).get(path, "")
 
 
 def is_tag(reference: str) -> bool:

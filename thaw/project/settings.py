@@ -124,6 +124,11 @@ class Evaluate(Section):
     at_least: Annotated[float, Field(gt=0, le=1)]
 
 
+class Package(Section):
+    sure: Limit
+    license: str | None
+
+
 class Retrain(Section):
     incoming: str | None
     archive: str
@@ -149,6 +154,7 @@ class Timeouts(Section):
     head: Minutes
     unfreeze: Minutes
     evaluate: Minutes
+    package: Minutes
     report: Minutes
     promote: Minutes
     push: Minutes
@@ -167,6 +173,7 @@ class Settings(Section):
     head: Head
     unfreeze: Unfreeze
     evaluate: Evaluate
+    package: Package
     retrain: Retrain
     promote: Promote
     timeouts: Timeouts

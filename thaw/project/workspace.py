@@ -39,7 +39,7 @@ def check_data() -> None:
 ROOT = find(Path.cwd()) or Path.cwd()
 DATA = ROOT / "data"
 ARTIFACTS = ROOT / "artifacts"
-PREPARE, EMBED, HEAD, UNFREEZE, EVALUATE, REPORT = (
-    ARTIFACTS / phase for phase in ("prepare", "embed", "head", "unfreeze", "evaluate", "report")
+PREPARE, EMBED, HEAD, UNFREEZE, EVALUATE, PACKAGE, REPORT = (
+    ARTIFACTS / phase for phase in ("prepare", "embed", "head", "unfreeze", "evaluate", "package", "report")
 )
 SCRATCH = ROOT / ".dvc" / "tmp" / "thaw"

@@ -11,7 +11,7 @@ from thaw.formats import percent, short
 from thaw.report.calibration import probabilities_of
 from thaw.report.drawing import COLOURS, GREY, INK, canvas, png_of
 
-BESIDE = 4  # pictures in a row
+BESIDE = 3  # mistakes in a row
 
 
 def worst_mistakes(predictions: pd.DataFrame, classes: Sequence[str], n: int = 12) -> pd.DataFrame:
@@ -37,7 +37,10 @@ def worst_mistakes(predictions: pd.DataFrame, classes: Sequence[str], n: int = 1
 
 
 def mistakes(worst: pd.DataFrame, images: Sequence[bytes]) -> bytes:
-    """The worst mistakes as one PNG: each picture with its true class, what the network said, and its path."""
+    """The worst mistakes as one PNG: each with its true class, what the network said, and its path.
+
+    `images` are PNGs of the pictures, each beside its map.
+    """
     from thaw.data.pictures import open_image
 
     if not images:
@@ -45,13 +48,13 @@ def mistakes(worst: pd.DataFrame, images: Sequence[bytes]) -> bytes:
         figure.text(0.5, 0.5, "no mistakes on the test pictures", horizontalalignment="center", color=GREY)
         return png_of(figure)
     rows = math.ceil(len(images) / BESIDE)
-    figure = canvas(8, 2.7 * rows)
-    figure.subplots_adjust(left=0.01, right=0.99, top=0.995, bottom=0.24 / rows, wspace=0.08, hspace=0.4)
+    figure = canvas(8, 2.1 * rows)
+    figure.subplots_adjust(left=0.01, right=0.99, top=0.995, bottom=0.3 / rows, wspace=0.08, hspace=0.5)
     grid = figure.subplots(rows, BESIDE, squeeze=False).ravel()
     for axes in grid:
         axes.set_axis_off()
     for axes, record, image in zip(grid, worst.to_dict("records"), images, strict=False):
-        axes.imshow(open_image(io.BytesIO(image)).convert("RGB"))
+        axes.imshow(open_image(io.BytesIO(image)).convert("RGBA"))
         for line, (text, colour, size) in enumerate(
             (
                 (f"true: {short(record['label'], 20)}", INK, 9.5),

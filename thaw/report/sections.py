@@ -119,7 +119,7 @@ def forgetting_section(plot: Plot, metrics: Mapping[str, Any]) -> Section:
 
 
 def mistakes_section(worst: pd.DataFrame, pictures: Sequence[bytes], predictions: pd.DataFrame) -> Section:
-    """`pictures` are PNGs of the rows of `worst`."""
+    """`pictures` are PNGs of the rows of `worst`, each picture beside its map."""
     assert len(pictures) == len(worst), f"{len(worst)} mistakes, {len(pictures)} pictures"
     wrong = predictions["finetuned_prediction"].astype(str) != predictions["label"].astype(str)
     shown = [

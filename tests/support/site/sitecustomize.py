@@ -1,31 +1,43 @@
-"""Every Python that a test starts reads this first: `python -m dvc` is forked from a process that has DVC imported.
+"""Every Python that a test starts reads this first: `python -m dvc` and `thaw phase` are forked from warm processes.
 
-tests/conftest.py puts this folder on PYTHONPATH and names the socket of tests/support/warm_dvc.py, which does the
-work. Importing DVC takes most of the time of most of its commands, and the suite calls it a thousand times. This
-process stays as the one that the caller sees: it hands over its arguments, folder, environment and open files,
-passes signals on, and ends as the command ended. If anything is in the way, it runs DVC itself.
+tests/conftest.py puts this folder on PYTHONPATH and names the folder of the sockets of tests/support/commands.py, which
+does the work. Importing DVC takes most of the time of most of its commands, and the suite calls it a thousand times;
+importing torch takes most of the time of a phase on small pictures. This process stays as the one that the caller sees:
+it hands over its arguments, folder, environment and open files, passes signals on, and ends as the command ended. If
+anything is in the way, it runs the command itself.
 """
 
 import os
 import sys
 
 
-def _dvc_arguments() -> list[str] | None:
-    """The arguments of this process if it is DVC, and not one whose end is what a test is about."""
-    slow = "TOY_SLOW" in os.environ or os.path.exists(".dvc/tmp/slow")  # noqa: PTH110 - pathlib takes long to import
-    ours = os.environ.get("THAW_WARM_PREFIX") == sys.prefix and "THAW_WARM_DVC" in os.environ
-    if slow or not ours:
+def _slow() -> str | None:
+    """The phase of the toy that is to last until it is ended."""
+    try:
+        with open(".dvc/tmp/slow") as file:
+            return file.read()
+    except OSError:
+        return os.environ.get("TOY_SLOW")
+
+
+def _command() -> tuple[str, str, list[str]] | None:
+    """Who forks this command, its program and its arguments; None if nobody does, as where a test is about its end."""
+    known = os.environ.get("THAW_WARM_PREFIX", "").split(os.pathsep)  # environments with these packages
+    if sys.prefix not in known or "THAW_WARM" not in os.environ or _slow() in sys.orig_argv:
         return None
-    if sys.orig_argv[1:3] == ["-m", "dvc"]:
-        return sys.orig_argv[3:]
-    if sys.orig_argv[1:] and sys.orig_argv[1].endswith("/bin/dvc"):
-        return sys.orig_argv[2:]
+    first, *rest = [*sys.orig_argv[1:], ""]
+    if first == "-m" and rest[0] in ("dvc", "thaw.project.send"):
+        return "dvc", rest[0], rest[1:-1]
+    if first.endswith("/bin/dvc"):
+        return "dvc", "dvc", rest[:-1]
+    if first.endswith("/bin/thaw") and rest[0] == "phase":
+        return "torch", first, rest[:-1]
     return None
 
 
-if (arguments := _dvc_arguments()) is not None:
+if (command := _command()) is not None:
     sys.path.append(os.path.join(os.path.dirname(__file__), ".."))  # noqa: PTH118, PTH120
-    import warm_dvc
+    import commands
 
-    warm_dvc.ask(os.environ["THAW_WARM_DVC"], arguments)
+    commands.ask(os.environ["THAW_WARM"], *command)
     sys.path.pop()

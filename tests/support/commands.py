@@ -1,7 +1,7 @@
-"""DVC commands forked from one process that has DVC imported. See tests/support/site/sitecustomize.py.
+"""Commands forked from a process that has their packages imported. See tests/support/site/sitecustomize.py.
 
-`ask` runs in the process that was to be `python -m dvc`, `serve` in the one that forks. The first who asks starts
-the other one and does without it; it ends with the suite (tests/support/leftovers.py).
+`ask` runs in the process that was to be the command, `serve` in the one that forks: one forks what computes with torch,
+one what is made of DVC. The first who asks starts it and does without it; it ends with the suite (leftovers.py).
 """
 
 import json
@@ -15,25 +15,43 @@ from types import FrameType
 from typing import Any
 
 # Packages that DVC imports when it needs them, all of them.
-PACKAGES = ("dvc.commands", "dvc.repo", "dvc.stage", "dvc.dependency", "dvc_data", "dvc_objects", "scmrepo", "sqltrie")
-MODULES = ("dvc.cli.parser", "dvc.cachemgr", "dvc.output", "dvc_http", "networkx", "dulwich.porcelain", "pygit2")
+DVC_PACKAGES = (
+    "dvc.commands",
+    "dvc.repo",
+    "dvc.stage",
+    "dvc.dependency",
+    "dvc_data",
+    "dvc_objects",
+    "scmrepo",
+    "sqltrie",
+)
+DVC_MODULES = ("dvc.cli.parser", "dvc.cachemgr", "dvc.output", "dvc_http", "networkx", "dulwich.porcelain", "pygit2")
+# What phases import of others. Nothing of this project, and nothing that reads the environment, as prefect does.
+TORCH_MODULES = (
+    "torch", "torch._dynamo", "torchvision", "torchvision.transforms.v2.functional", "safetensors.torch", "pandas",
+    "scipy.stats", "scipy.optimize", "sklearn.metrics", "sklearn.model_selection", "sklearn.linear_model",
+    "matplotlib.pyplot", "PIL.ImageOps", "ruamel.yaml", "jinja2", "pydantic", "typer.main", "rich.table",
+)  # fmt: skip
 PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 MOST_FILES = 32
 
 
-def ask(address: str, arguments: list[str]) -> None:
-    """Let the command of this process run over there and end as it ended; return if nobody is there."""
+def ask(folder: str, name: str, program: str, arguments: list[str]) -> None:
+    """Let a program run in a fork of that name and end as it ended; return if nobody is there to fork."""
     connection = socket.socket(socket.AF_UNIX)
     try:
-        connection.connect(address)
+        connection.connect(f"{folder}/{name}")
     except OSError:
-        _start(address)
+        _start(folder, name)
         return
     files = [number for number in _open_files() if os.get_inheritable(number)]
     if len(files) > MOST_FILES:
         return
     request = {
+        "program": program,
         "arguments": arguments,
+        "path": sys.path[:-1],  # without the folder of this file
+        "python": [sys.executable, sys.prefix, sys.exec_prefix],
         "folder": os.getcwd(),  # noqa: PTH109
         "environment": dict(os.environ),
         "files": files,
@@ -70,9 +88,9 @@ def _open_files() -> list[int]:
     return sorted(found)
 
 
-def _start(address: str) -> None:
+def _start(folder: str, name: str) -> None:
     subprocess.Popen(
-        [sys.executable, __file__, address, " " * 4096],
+        [sys.executable, __file__, folder, name, " " * 4096],
         cwd="/",
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
@@ -81,16 +99,16 @@ def _start(address: str) -> None:
     ).returncode = 0  # nobody waits for it
 
 
-def serve(address: str) -> None:
+def serve(folder: str, name: str) -> None:
     """Fork a process for each command that is asked for."""
     import gc
 
     with socket.socket(socket.AF_UNIX) as listening:
         try:
-            listening.bind(address)
+            listening.bind(f"{folder}/{name}")
         except OSError:
             return  # another one was quicker
-        _import_everything()
+        _import_everything(name)
         gc.freeze()
         listening.listen(64)
         while True:
@@ -104,12 +122,12 @@ def serve(address: str) -> None:
                     pass
 
 
-def _import_everything() -> None:
+def _import_everything(name: str) -> None:
     import importlib
     import pkgutil
 
-    names = [*MODULES, *PACKAGES]
-    for package in PACKAGES:
+    names, packages = ([*DVC_MODULES, *DVC_PACKAGES], DVC_PACKAGES) if name == "dvc" else ([*TORCH_MODULES], ())
+    for package in packages:
         found = pkgutil.walk_packages(importlib.import_module(package).__path__, f"{package}.", onerror=lambda _: None)
         names += [module.name for module in found]
     for name in names:
@@ -147,9 +165,8 @@ def _become(request: dict[str, Any], files: list[int]) -> None:
     """Be the command: its files, folder and environment."""
     import atexit
     import fcntl
+    import importlib
     import threading
-
-    from dvc import cli
 
     _show(request["arguments"])
     for number in PASSED_ON:
@@ -167,13 +184,14 @@ def _become(request: dict[str, Any], files: list[int]) -> None:
     os.environ.clear()
     os.environ.update(request["environment"])
     os.chdir(request["folder"])
-    sys.argv = [cli.__file__, *request["arguments"]]
-    sys.path[0] = request["folder"]
+    sys.executable, sys.prefix, sys.exec_prefix = request["python"]
+    sys.path[:] = [request["folder"], *request["path"]]
+    importlib.invalidate_caches()
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(write_through="PYTHONUNBUFFERED" in os.environ)  # type: ignore[union-attr]
     code: Any = 1
     try:
-        code = cli.main(request["arguments"])
+        code = _run(request["program"], request["arguments"])
     except SystemExit as end:
         code = end.code or 0
     except KeyboardInterrupt:
@@ -184,6 +202,24 @@ def _become(request: dict[str, Any], files: list[int]) -> None:
         with suppress(OSError, ValueError):
             stream.flush()
     os._exit(code if isinstance(code, int) else 1)
+
+
+def _run(program: str, arguments: list[str]) -> int:
+    """Run a module or a script; the exit code of one that ends without saying it."""
+    import runpy
+
+    sys.argv = [program, *arguments]
+    if program == "dvc":
+        from dvc import cli
+
+        sys.argv[0] = cli.__file__
+        return cli.main(arguments)
+    if os.path.isabs(program):  # noqa: PTH117
+        sys.path[0] = os.path.dirname(program)  # noqa: PTH120
+        runpy.run_path(program, run_name="__main__")
+    else:
+        runpy.run_module(program, run_name="__main__", alter_sys=True)
+    return 0
 
 
 def _show(arguments: list[str]) -> None:
@@ -197,4 +233,4 @@ def _show(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    serve(sys.argv[1])
+    serve(sys.argv[1], sys.argv[2])

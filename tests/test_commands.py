@@ -1,4 +1,4 @@
-"""A DVC that is forked in tests is DVC to whoever calls it."""
+"""A command that is forked in tests is that command to whoever calls it."""
 
 import fcntl
 import os
@@ -14,20 +14,23 @@ from children import until
 
 from thaw.project import heal
 
+THAW = str(Path(sys.executable).parent / "thaw")
+
 
 @pytest.fixture
 def forked(trained_toy: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A trained toy, once there is a process that forks."""
+    """A trained toy, once there are processes that fork."""
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
 
-    def ready() -> bool:
-        subprocess.run([sys.executable, "-m", "dvc", "--version"], check=True, capture_output=True)
+    def ready(name: str, command: list[str]) -> bool:
+        subprocess.run(command, cwd=trained_toy, capture_output=True)
         with socket.socket(socket.AF_UNIX) as probe, suppress(OSError):
-            probe.connect(os.environ["THAW_WARM_DVC"])
+            probe.connect(f"{os.environ['THAW_WARM']}/{name}")
             return True
         return False
 
-    until(ready)
+    until(lambda: ready("dvc", [sys.executable, "-m", "dvc", "--version"]))
+    until(lambda: ready("torch", [THAW, "phase", "nonsense"]))
     return trained_toy
 
 
@@ -45,12 +48,23 @@ def forked(trained_toy: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ids=" ".join,
 )
 def test_a_forked_dvc_prints_and_ends_as_dvc_does(forked: Path, command: list[str]) -> None:
-    alone = {name: value for name, value in os.environ.items() if name != "THAW_WARM_DVC"}
+    _ends_alike(forked, [sys.executable, "-m", "dvc", *command])
+
+
+@pytest.mark.parametrize("phase", ["head", "nonsense"])
+def test_a_forked_phase_prints_and_ends_as_a_phase_does(forked: Path, phase: str) -> None:
+    (forked / "tasks").mkdir()
+    (forked / "tasks" / "__init__.py").touch()
+    (forked / "tasks" / "head.py").write_text("import sys\nprint(sys.argv[1:], sys.path, __name__)\nsys.exit(3)\n")
+    _ends_alike(forked, [THAW, "phase", phase])
+
+
+def _ends_alike(folder: Path, command: list[str]) -> None:
+    """Run a command as a fork and by itself: it prints the same and ends the same."""
+    alone = {name: value for name, value in os.environ.items() if name != "THAW_WARM"}
     seen = []
     for environment in (None, alone):
-        done = subprocess.run(
-            [sys.executable, "-m", "dvc", *command], env=environment, cwd=forked, capture_output=True, text=True
-        )
+        done = subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True)
         seen.append((done.returncode, done.stdout, done.stderr))
     assert seen[0] == seen[1]
 

@@ -1,0 +1,82 @@
+"""Laws of the use of a package: from pictures to probabilities and decisions."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from packages import Packaged, draw
+
+from thaw.data.pictures import Normaliser, decode, view
+from thaw.errors import InputError
+from thaw.learning import checkpoint
+from thaw.model.model import Model, Prediction
+from thaw.model.sources import Picture
+
+
+@pytest.fixture(scope="module")
+def model(packaged: Packaged) -> Model:
+    return Model.load(packaged.folder, "cpu")
+
+
+def files(packaged: Packaged) -> list[Path]:
+    return sorted(packaged.pictures.rglob("*.png"))
+
+
+def test_a_package_predicts_what_its_network_says_by_the_plainest_way_to_ask_it(
+    packaged: Packaged, model: Model
+) -> None:
+    network, _ = checkpoint.load(packaged.network)
+    normalise = Normaliser(model.about.preprocessing, torch.device("cpu"))
+    said = model.predict(files(packaged))
+    assert {each.label for each in said} == set(model.classes), "the law is empty: it always says the same"
+    for path, prediction in zip(files(packaged), said, strict=True):
+        pixels = torch.from_numpy(decode(path, model.about.shape)[None].copy()).permute(0, 3, 1, 2)
+        with torch.inference_mode():
+            logits = (network(normalise(pixels)) + network(normalise(view(pixels, 1)))) / 2
+        expected = (logits / 1.5).softmax(1)[0].tolist()
+        assert prediction.path == str(path)
+        assert list(prediction.probabilities.values()) == pytest.approx(expected, abs=1e-5)
+        assert prediction.label == model.classes[int(np.argmax(expected))]
+
+
+@pytest.mark.parametrize(
+    ("second", "label", "decision", "unsure"),
+    [(0.39, "noise", "noise", True), (0.4, "noise", "stripes", True), (0.1, "noise", "noise", False)],
+)
+def test_the_decision_is_that_of_the_operating_point_and_unsure_that_of_the_confidence(
+    model: Model, second: float, label: str, decision: str, unsure: bool
+) -> None:
+    shares = {"noise": 1 - second, "stripes": second}
+    assert model.decide("a", np.array([1 - second, second])) == Prediction("a", label, shares, decision, unsure)
+
+
+def test_pictures_that_cannot_be_read_are_rows_with_a_reason_among_the_others(
+    model: Model, packaged: Packaged, tmp_path: Path
+) -> None:
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(files(packaged)[0].read_bytes()[:200])
+    first, last = files(packaged)[0], files(packaged)[-1]
+    said = model.predict([first, broken, tmp_path / "missing.png", last])
+    assert [bool(each.error) for each in said] == [False, True, True, False]
+    assert "does not exist" in said[2].error
+    assert [said[0], said[3]] == model.predict([first, last])
+
+
+def test_batches_of_any_size_say_the_same(model: Model, packaged: Packaged) -> None:
+    pictures = [Picture(path) for path in files(packaged)]
+    together = [each.probabilities for each in model.stream(pictures)]
+    for size in (1, 3, 8):
+        for one, other in zip(together, model.stream(pictures, size), strict=True):
+            assert one == pytest.approx(other.probabilities, abs=1e-6)
+
+
+def test_features_are_vectors_by_which_equal_pictures_are_equal(
+    model: Model, packaged: Packaged, tmp_path: Path
+) -> None:
+    again = sorted(draw(tmp_path / "again").rglob("*.png"))
+    assert model.features(files(packaged)) == pytest.approx(model.features(again))
+    assert model.features(again[:3]).shape == (3, 1024)
+    (tmp_path / "text.png").write_text("no picture")
+    with pytest.raises(InputError, match=r"text\.png: it is no picture"):
+        model.features([tmp_path / "text.png"])

@@ -1,0 +1,81 @@
+"""A tiny model as a package, which nobody trained, and pictures of which it says different things."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+
+from thaw.data.pictures import Normaliser, Shape, decode
+from thaw.learning import checkpoint
+from thaw.learning.backbones import create, preprocessing_of
+from thaw.model import package
+
+CLASSES = ["noise", "stripes"]
+BACKBONE = "shufflenet_v2_x0_5"
+SHAPE = Shape(32, 32, "bilinear", "whole", 3)
+FIGURES: dict[str, Any] = {
+    "test_pictures": 8,
+    "head": {"accuracy": 0.5},
+    "finetuned": {"accuracy": 0.75, "temperature": 1.5},
+    "gain": {"accuracy": 0.25, "low": -0.1, "high": 0.5},
+    "operating": {
+        "promise": "precision",
+        "at_least": 0.9,
+        "finetuned": {"threshold": 0.4} | {name: {"value": 0.9} for name in ("recall", "precision", "specificity")},
+    },
+}
+
+
+class Packaged(NamedTuple):
+    """A package, the network in it, and a folder of pictures."""
+
+    folder: Path
+    network: Path
+    pictures: Path
+
+
+def draw(folder: Path, count: int = 8, seed: int = 0) -> Path:
+    """Pictures of noise and of stripes."""
+    random = np.random.default_rng(seed)
+    for label in CLASSES:
+        (folder / label).mkdir(parents=True)
+        for number in range(count):
+            pixels = random.integers(0, 150, (40, 48, 3), dtype=np.uint8)
+            pixels[:: 4 if label == "stripes" else 40] += 100
+            Image.fromarray(pixels).save(folder / label / f"{number}.png")
+    return folder
+
+
+def meta_of(network: Path, views: str = "flip", sure: float = 0.7, **figures: Any) -> dict[str, Any]:
+    """What the package of a network says, with other figures of evaluate."""
+    known = FIGURES | figures
+    return package.meta_of(checkpoint.read_meta(network), known, [], [], views=views, sure=sure, versions={})
+
+
+def make(folder: Path) -> Packaged:
+    """The package in `folder`, and beside it what it is made of."""
+    pictures, network = draw(folder / "pictures"), folder / "network"
+    torch.manual_seed(0)
+    model = create(BACKBONE, "random", len(CLASSES)).train()
+    about = preprocessing_of(BACKBONE, "random")
+    pixels = np.stack([decode(path, SHAPE) for path in sorted(pictures.rglob("*.png"))])
+    normalised = Normaliser(about, torch.device("cpu"))(torch.from_numpy(pixels).permute(0, 3, 1, 2))
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = 1.0
+    with torch.no_grad():
+        model.backbone(normalised)  # so that every BatchNorm knows them
+        features = model.eval().backbone(normalised)
+        half = len(features) // 2
+        direction = features[half:].mean(0) - features[:half].mean(0)
+        scores = features @ direction
+        direction, middle, spread = direction / scores.std(), scores.mean(), scores.std()
+        model.head.weight.copy_(torch.stack([-direction, direction]))
+        model.head.bias.copy_(torch.stack([middle / spread, -middle / spread]))
+    meta = {"backbone": BACKBONE, "weights": "random", "classes": CLASSES, "folded": False, "data": "0" * 64}
+    meta |= {"preprocessing": about.to_json(), "shape": SHAPE.to_json(), "parent": None, "params": {}, "kept": {}}
+    checkpoint.save(network, model.state_dict(), meta)
+    package.write(folder / "package", network, meta_of(network), "# a card\n")
+    return Packaged(folder / "package", network, pictures)

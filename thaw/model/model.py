@@ -1,0 +1,170 @@
+"""A trained model, ready to use: from pictures to probabilities and decisions.
+
+model = Model.load(Path("artifacts/package"))
+model.predict(["a.jpg", "b.png"])
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from thaw.data.parallel import stream
+from thaw.data.pictures import VIEWS, Normaliser, Unreadable, copied, decode, view
+from thaw.errors import InputError
+from thaw.learning import checkpoint
+from thaw.learning.convolutions import quicken
+from thaw.learning.folding import fold_batchnorm
+from thaw.model import package
+from thaw.model.package import Package
+from thaw.model.sources import Picture, pictures
+from thaw.statistics import calibration
+
+BATCH = 64
+WORKERS = 2  # threads that decode pictures
+Pixels = NDArray[np.uint8]
+
+
+class Answers(NamedTuple):
+    """What a predictor says of a batch: calibrated probabilities (n, classes), and the features (n, d) of the pictures
+    as they are, where it has any."""
+
+    probabilities: NDArray[np.float64]
+    features: NDArray[np.float32] | None
+
+
+class Predictor(Protocol):
+    """From a batch of pixels (n, size, size, channels), as `thaw.data.pictures.decode` gives them, to answers.
+
+    Normalisation, views and temperature are the predictor's own affair.
+    """
+
+    def __call__(self, pixels: Pixels) -> Answers: ...
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a model says of one picture; only `error` where the picture cannot be read.
+
+    `label` is the most probable class, `decision` what the operating point makes of the probabilities. `columns` are
+    those of the picture's row in a table.
+    """
+
+    path: str
+    label: str = ""
+    probabilities: Mapping[str, float] = field(default_factory=dict)
+    decision: str = ""
+    unsure: bool | None = None
+    error: str = ""
+    columns: Mapping[str, str] = field(default_factory=dict)
+
+
+class Network:
+    """A predictor: the network of a package, in PyTorch."""
+
+    def __init__(self, folder: Path, about: Package, device: torch.device) -> None:
+        model, meta = checkpoint.load(folder)
+        if not meta["folded"]:
+            fold_batchnorm(model, about.shape.blank())
+        self.model = model.to(device).eval()
+        quicken(self.model)
+        self.normalise = Normaliser(about.preprocessing, device)
+        self.views = VIEWS[about.views]
+        self.temperature = about.temperature
+
+    @torch.inference_mode()
+    def __call__(self, pixels: Pixels) -> Answers:
+        batch = copied(torch.from_numpy(pixels).permute(0, 3, 1, 2), self.normalise.device)
+        features = [self.model.backbone(self.normalise(view(batch, number))) for number in range(self.views)]
+        logits = torch.stack([self.model.head(each) for each in features]).mean(0).float().cpu()
+        return Answers(calibration.probabilities(logits, self.temperature), features[0].float().cpu().numpy())
+
+
+class Model:
+    """A predictor with what its package says of pictures and decisions."""
+
+    def __init__(self, about: Package, predictor: Predictor, workers: int = WORKERS) -> None:
+        self.about = about
+        self.predictor = predictor
+        self.workers = workers
+
+    @classmethod
+    def load(cls, folder: Path, device: str = "auto", workers: int = WORKERS) -> "Model":
+        """The model of a package; `device` is auto, cpu, cuda or mps."""
+        about = package.read(folder)
+        name = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+        return cls(about, Network(folder, about, torch.device(name)), workers)
+
+    @property
+    def classes(self) -> list[str]:
+        """The names of the classes, in the order of the probabilities; of two the last is the positive one."""
+        return self.about.classes
+
+    def predict(self, paths: Iterable[str | Path]) -> list[Prediction]:
+        """What the model says of each picture of files, folders, archives and tables."""
+        return list(self.stream(pictures(map(str, paths))))
+
+    def stream(self, found: Iterable[Picture], batch_size: int = BATCH) -> Iterator[Prediction]:
+        """The same one by one, in memory that does not grow with their number."""
+        for batch in self._batches(found, batch_size):
+            yield from self._predictions(batch)
+
+    def features(self, paths: Iterable[str | Path]) -> NDArray[np.float32]:
+        """The features (n, d) of pictures in front of the head, as vectors to search or compare by; raises where one
+        cannot be read."""
+        parts = []
+        for batch in self._batches(pictures(map(str, paths)), BATCH):
+            for picture, pixels in batch:
+                if pixels is None:
+                    raise InputError(f"{picture.path}: {picture.error}; take it out or repair it")
+            found = self.predictor(np.stack([pixels for _, pixels in batch if pixels is not None])).features
+            if found is None:
+                raise InputError("this model gives no features: use its package, not an export")
+            parts.append(found)
+        if not parts:
+            raise InputError("there are no pictures to make features of")
+        return np.concatenate(parts)
+
+    def probabilities(self, pixels: Pixels) -> NDArray[np.float64]:
+        """Calibrated probabilities (n, classes) of pixels (n, size, size, channels)."""
+        return self.predictor(pixels).probabilities
+
+    def decide(self, path: str, probabilities: NDArray[np.float64]) -> Prediction:
+        """What probabilities (classes,) of a picture mean."""
+        label = self.classes[int(probabilities.argmax())]
+        decision, threshold = label, self.about.threshold
+        if threshold is not None:
+            decision = self.classes[int(probabilities[1] >= threshold)]
+        shares = dict(zip(self.classes, probabilities.tolist(), strict=True))
+        return Prediction(path, label, shares, decision, bool(probabilities.max() < self.about.sure))
+
+    def _batches(self, found: Iterable[Picture], size: int) -> Iterator[list[tuple[Picture, Pixels | None]]]:
+        """Pictures with their pixels; without where a picture says why there are none."""
+        with ThreadPoolExecutor(self.workers) as threads:
+            decoded = stream(threads, self._decoded, found)
+            while batch := list(islice(decoded, size)):
+                yield batch
+
+    def _decoded(self, picture: Picture) -> tuple[Picture, Pixels | None]:
+        """A picture without its bytes, and its pixels."""
+        error, pixels = picture.error, None
+        try:
+            if not error:
+                pixels = decode(picture.path, self.about.shape, picture.file)
+        except InputError as failure:
+            error = failure.reason if isinstance(failure, Unreadable) else str(failure)
+        return replace(picture, file=None, error=error), pixels
+
+    def _predictions(self, batch: Sequence[tuple[Picture, Pixels | None]]) -> Iterator[Prediction]:
+        readable = [pixels for _, pixels in batch if pixels is not None]
+        answers = iter(self.predictor(np.stack(readable)).probabilities if readable else ())
+        for picture, pixels in batch:
+            name = str(picture.path)
+            said = Prediction(name, error=picture.error) if pixels is None else self.decide(name, next(answers))
+            yield replace(said, columns=picture.columns)
