@@ -18,7 +18,7 @@ from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 
 from thaw.errors import InputError
-from thaw.orchestration import story
+from thaw.orchestration import server, story
 from thaw.orchestration.run import PhaseFailed, Standing, Tasks, incoming, phase, promote, push, save
 from thaw.project import compare, experiment, mend, pipeline, reasons, recipe, registry, results
 from thaw.project import overrides as changes
@@ -87,7 +87,10 @@ def retrain(overrides: list[str] | None = None, force: bool = False, record: boo
     """
     overrides = overrides or []
     try:
-        with only_retraining(flow_run.name, changes.settings_with(overrides).retrain.wait, story.tell):
+        with (
+            server.ended_without(server.address()),
+            only_retraining(flow_run.name, changes.settings_with(overrides).retrain.wait, story.tell),
+        ):
             mend.mend()
             if stay:
                 changes.write(overrides)

@@ -1,9 +1,11 @@
 """Laws of schedules: mistakes are one sentence before anything starts, and nobody touches another's schedule."""
 
+import asyncio
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from typer.testing import CliRunner
 
@@ -63,6 +65,49 @@ def test_one_process_serves_a_workspace(toy: Path) -> None:
         pytest.raises(InputError, match=r"served by process \d+ already"),
     ):
         schedule.serve(None, None, None, [], print)
+
+
+class Runner:
+    """Plays Prefect's runner, whose polls end as they are told to."""
+
+    query_seconds = 0.01
+    stopping = False
+
+    def __init__(self, polls: list[BaseException | None]) -> None:
+        self._scheduled_run_poller = self
+        self._submitting_flow_run_ids: set[int] = set()
+        self.polls = polls
+
+    async def __aenter__(self) -> "Runner":
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        pass
+
+    async def _get_and_submit_flow_runs(self) -> None:
+        poll = self.polls.pop(0)
+        self.stopping = not self.polls
+        if poll:
+            raise poll
+
+
+def test_while_the_server_is_away_schedules_are_served_on_and_that_is_said_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(schedule, "BREATH", 0.01)
+    there = iter([True, True, False, False, True, True])
+    monkeypatch.setattr(schedule.server, "answers", lambda api: next(there))
+    said: list[str] = []
+    busy = Runner([None, httpx.ReadTimeout("slow"), None, None])
+    busy._submitting_flow_run_ids.add(1)  # a run goes on, so nobody else takes over
+    assert asyncio.run(schedule._serve(busy, "http://there/api", said.append)) is False  # type: ignore[arg-type]
+    assert said == ["The Prefect server at http://there is away, and what is due waits for it: slow"]
+
+    there = iter([False, False, True])
+    idle = Runner([None])
+    assert asyncio.run(schedule._serve(idle, "http://there/api", said.append)) is True  # type: ignore[arg-type]
+    assert [line.split(" at ")[0] for line in said[1:]] == ["The Prefect server", "The Prefect server answers again"]
+    assert len(idle.polls) == 1, "a new runner polls: this one may have lost sight of what is cancelled"
 
 
 @pytest.fixture

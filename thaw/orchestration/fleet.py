@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -109,14 +110,15 @@ def see_to_the_end(
                     if job.after and ended.get(job.after):
                         ended[job.name] = f"needs {job.after}, which failed"
                     elif job.after is None or job.after in ended:
-                        running[job.name] = _hand_out(sweep, job, deployment, cache)
+                        hand_out = partial(_hand_out, sweep, job, deployment, cache)
+                        running[job.name] = story.patiently(hand_out)
                         tries[job.name] = tries.get(job.name, 0) + 1
                 time.sleep(PAUSE)
-                own = client.read_flow_run(UUID(flow_run.id)).state
+                own = story.patiently(lambda: client.read_flow_run(UUID(flow_run.id)).state)
                 if own and (own.is_cancelling() or own.is_cancelled()):
                     raise InterruptedError("the sweep was cancelled, and with it its arms; the same command goes on")
-                for run in _read(client, list(running.values())):
-                    signs.look_for(run)
+                for run in story.patiently(lambda: _read(client, list(running.values()))):
+                    story.patiently(partial(signs.look_for, run))
                     if not (run.state and run.state.is_final()):
                         continue
                     del running[run.name]
@@ -128,7 +130,7 @@ def see_to_the_end(
                     else:
                         ended[run.name] = run.state.message or run.state.name or "no reason given"
                         story.tell(f"{run.name}: {ended[run.name]}")
-        except BaseException:
+        except (InterruptedError, KeyboardInterrupt, SystemExit):  # after anything else the arms go on
             _cancel(client, list(running.values()))
             raise
     return {job: why for job, why in ended.items() if why}

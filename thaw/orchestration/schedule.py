@@ -8,13 +8,14 @@ served, the last one is caught up.
 
 import asyncio
 import fcntl
+import math
 import os
 import re
 import socket
 import subprocess
 import sys
 import zoneinfo
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -23,6 +24,8 @@ from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
+
+import httpx
 
 from thaw.errors import InputError
 from thaw.orchestration import server
@@ -37,6 +40,7 @@ if TYPE_CHECKING:
 
 FLOW = "retrain"
 NAME = "weekly"
+BREATH = 0.5  # seconds between two looks whether to stop
 CHECK = "import sys; from prefect.schedules import Cron; Cron(sys.argv[1])"
 
 
@@ -52,56 +56,115 @@ def serve(name: str | None, cron: str | None, timezone: str | None, overrides: l
         raise InputError("one process serves all schedules of this workspace: leave the name out, or give --cron too")
     with _only_one_serves(), server.server(say=say) as api:
         from prefect import get_client
-        from prefect.runner import Runner
-        from prefect.schedules import Cron
-        from prefect.types.entrypoint import EntrypointType
 
-        retrain = import_module("flows.retrain").retrain  # the project's own flow
-        runner = Runner(name="thaw", limit=1, pause_on_shutdown=False)
+        def renewed() -> "Runner":
+            with get_client(sync_client=True) as client:
+                return _runner(client, _served(client), say)
+
         with get_client(sync_client=True) as client:
-            kept = {found.name: _kept(found) for found in _all(client) if _is_ours(found)}
             if cron:
-                name = name or NAME
-                _free(client, name)
-                parameters = {"overrides": overrides or None, "record": True}
-                changed = {"schedules": [Cron(cron, timezone=timezone)], "parameters": parameters}
-                kept[name] = kept.get(name, {"paused": False}) | changed
-            if not kept:
+                _free(client, name or NAME)
+                served = _served(client) | {(name or NAME): _made(client, name or NAME, cron, timezone, overrides)}
+            else:
+                served = _served(client)
+            if not served:
                 raise InputError('this workspace has no schedule: make one, such as thaw schedule --cron "0 3 * * 1"')
-            for word, what in kept.items():
-                deployment = retrain.to_deployment(
-                    word,
-                    tags=[FLOW, f"project:{pipeline.project()}", _here()],
-                    entrypoint_type=EntrypointType.MODULE_PATH,
-                    **what,
-                )
-                added = runner.add_deployment(deployment)
-                assert isinstance(added, UUID)
-                if missed := _skip_missed(client, added):
-                    say(f"{word}: {missed} missed while nothing served it; the last one is caught up now")
-            for line in _lines(client, [found for found in _all(client) if found.name in kept]):
+            runner = _runner(client, served, say)
+            for line in _lines(client, [found for found in _all(client) if found.name in served]):
                 say(line)
         say(f"Serving until you press Ctrl-C; the runs are at {server.ui(api)}")
         try:
-            _poll(runner)
+            _poll(runner, renewed, api, say)
         except KeyboardInterrupt:
             pass
         finally:
             say("Stopped serving; the schedule stays, and `thaw schedule` goes on with it")
 
 
-def _poll(runner: "Runner") -> None:
+def _served(client: "SyncPrefectClient") -> dict[str, dict[str, Any]]:
+    """The schedules that this workspace serves, and what each was made with."""
+    return {found.name: _kept(found) for found in _all(client) if _is_ours(found)}
+
+
+def _made(
+    client: "SyncPrefectClient", name: str, cron: str, timezone: str | None, overrides: list[str]
+) -> dict[str, Any]:
+    """What the schedule of that name is going to be made with."""
+    from prefect.schedules import Cron
+
+    kept = _served(client).get(name, {"paused": False})
+    parameters = {"overrides": overrides or None, "record": True}
+    return kept | {"schedules": [Cron(cron, timezone=timezone)], "parameters": parameters}
+
+
+def _runner(client: "SyncPrefectClient", served: dict[str, dict[str, Any]], say: server.Say) -> "Runner":
+    """What runs these schedules; of the runs that were due and never began it takes the last."""
+    from prefect.runner import Runner
+    from prefect.types.entrypoint import EntrypointType
+
+    retrain = import_module("flows.retrain").retrain  # the project's own flow
+    runner = Runner(name="thaw", limit=1, pause_on_shutdown=False)
+    for word, what in served.items():
+        deployment = retrain.to_deployment(
+            word,
+            tags=[FLOW, f"project:{pipeline.project()}", _here()],
+            entrypoint_type=EntrypointType.MODULE_PATH,
+            **what,
+        )
+        added = runner.add_deployment(deployment)
+        assert isinstance(added, UUID)
+        if missed := _skip_missed(client, added):
+            say(f"{word}: {missed} missed while nothing served it; the last one is caught up now")
+    return runner
+
+
+def _poll(runner: "Runner", renewed: "Callable[[], Runner]", api: str, say: server.Say) -> None:
     """Start the runs that are due, until an error or a signal comes; then end a run that goes on, and its children.
 
     In a thread: on the main one the runner would answer signals in its own way, which leaves a training behind.
     """
+    at_work = [runner]
+
+    def serve_on() -> None:
+        while asyncio.run(_serve(at_work[0], api, say)):
+            at_work[0] = renewed()
+
     with ThreadPoolExecutor(max_workers=1) as pool:
-        polling = pool.submit(asyncio.run, runner.start())
+        polling = pool.submit(serve_on)
         try:
             polling.result()
         finally:
-            if not polling.done():
-                runner.execute_in_background(runner.astop).result()
+            last = at_work[0]
+            if not polling.done() and last.started:
+                last.execute_in_background(last.astop).result()
+            last.stopping = True
+
+
+async def _serve(runner: "Runner", api: str, say: server.Say) -> bool:
+    """Start the runs that are due; whether another runner has to take over.
+
+    Prefect's own loop gives up where the server is away for minutes, and ends a run that goes on. After a while without
+    a server a runner does not hear of "Cancel" any more, so once it has nothing to do its work goes to another one.
+    """
+    away = False
+    async with runner:
+        poller = runner._scheduled_run_poller
+        while not runner.stopping:
+            try:
+                if not await asyncio.to_thread(server.answers, api):
+                    raise httpx.ConnectError("it does not answer")
+                if away and not poller._submitting_flow_run_ids:
+                    say("The Prefect server answers again")
+                    return True
+                await poller._get_and_submit_flow_runs()
+            except (httpx.TransportError, httpx.HTTPStatusError) as error:
+                if not away:
+                    say(f"The Prefect server at {server.ui(api)} is away, and what is due waits for it: {error}")
+                away = True
+            for _ in range(math.ceil(runner.query_seconds / BREATH)):
+                if not runner.stopping:
+                    await asyncio.sleep(BREATH)
+    return False
 
 
 def show(say: server.Say) -> None:

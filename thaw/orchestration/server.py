@@ -16,6 +16,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -26,11 +27,13 @@ from types import FrameType
 from typing import IO
 
 from thaw.errors import InputError
-from thaw.project import workspace
+from thaw.project import stage, workspace
 from thaw.project.stage import end_group
 
 PORT = 4200
 PATIENCE = 120.0  # seconds for the server to answer; the first start on a slow machine takes half a minute
+LOOK = 5.0  # seconds between two looks whether the server is there
+GONE = 180.0  # seconds after which a run does not wait any longer for a server that is gone
 
 Say = Callable[[str], None]
 
@@ -46,7 +49,7 @@ def server(port: int | None = None, say: Say = print) -> Iterator[str]:
         stack.enter_context(_signals_end_the_block())
         api = os.environ.get("PREFECT_API_URL")
         if api:
-            if not _answers(api):
+            if not answers(api):
                 raise InputError(f"PREFECT_API_URL is {api}, and nothing answers there: start that server or unset it")
             say(f"Using the Prefect server at {ui(api)}")
         else:
@@ -58,6 +61,13 @@ def server(port: int | None = None, say: Say = print) -> Iterator[str]:
 def ui(api: str) -> str:
     """Where a browser finds the UI that belongs to an API."""
     return api.rstrip("/").removesuffix("/api")
+
+
+def address() -> str:
+    """The API that this process talks to."""
+    from prefect.settings import PREFECT_API_URL
+
+    return PREFECT_API_URL.value() or ""
 
 
 def is_own(api: str) -> bool:
@@ -169,13 +179,78 @@ def _own_server(port: int, say: Say) -> Iterator[str]:
                 say(f"Using the Prefect server at {ui(running)}")
             api, child = (running, None) if running else _start(home, port, say)
         try:
-            yield api
+            with _kept_alive(home, api, say):
+                yield api
         finally:
             with _turn(home, say):
                 if _is_last(users):
                     _stop(home)
                     if child:
                         child.wait()
+
+
+@contextmanager
+def _kept_alive(home: Path, api: str, say: Say) -> Iterator[None]:
+    """Start the project's server again where it dies in the block: at its address, with all that it knew."""
+    over = threading.Event()
+    port = int(api.rsplit(":", 1)[1].partition("/")[0])
+
+    def keep() -> None:
+        while not over.wait(LOOK):
+            if _lives(home):
+                continue
+            with _turn(home, say):
+                if over.is_set() or _lives(home):  # another run brought it back
+                    continue
+                say("The Prefect server has died and is started again")
+                try:
+                    _try_to_start(home, port, say)
+                except ServerError as error:
+                    say(f"warning: {error}")
+                    return
+
+    thread = threading.Thread(target=keep, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+@contextmanager
+def ended_without(api: str) -> Iterator[None]:
+    """End this process where its server stays away: Prefect itself would try for nine minutes, and then trace back.
+
+    A phase that is at work goes on to its end first. Cut off anywhere else, a run leaves nothing that the next one does
+    not mend.
+    """
+    over = threading.Event()
+
+    def watch() -> None:
+        since = time.monotonic()
+        while not over.wait(LOOK):
+            if stage.at_work() or answers(api):
+                since = time.monotonic()
+            elif time.monotonic() - since > GONE:
+                _leave(
+                    f"error: the Prefect server at {ui(api)} has not answered for {GONE / 60:g} minutes, so this run "
+                    "ends here: what its phases made is kept, and the same command goes on from there"
+                )
+
+    threading.Thread(target=watch, daemon=True).start()
+    try:
+        yield
+    finally:
+        over.set()
+
+
+def _leave(sentence: str) -> None:
+    """End the process at once, from any thread."""
+    if sys.stdout.isatty():
+        print("\x1b[?25h", end="", flush=True)  # a progress bar hides the cursor
+    print(sentence, file=sys.stderr, flush=True)
+    os._exit(1)
 
 
 @contextmanager
@@ -204,11 +279,11 @@ def _running(home: Path, say: Say) -> str | None:
         return None
     record = json.loads((home / "server.json").read_text())
     api: str = record["api"]
-    if not _answers(api):
+    if not answers(api):
         say(f"Waiting for the Prefect server at {ui(api)}")
     deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline and _lives(home):
-        if _answers(api):
+        if answers(api):
             return api
         time.sleep(0.3)
     _stop(home)
@@ -249,7 +324,7 @@ def _try_to_start(home: Path, port: int, say: Say) -> "tuple[str, subprocess.Pop
     command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
     log = home / "server.log"
     with open(home / "server.life", "a") as life, open(log, "w") as output:
-        fcntl.flock(life, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(life, fcntl.LOCK_EX)  # who looks whether a server lives holds it for a moment
         child = subprocess.Popen(
             command,
             cwd=home,
@@ -270,7 +345,7 @@ def _try_to_start(home: Path, port: int, say: Say) -> "tuple[str, subprocess.Pop
                         return None
                     last = (printed.strip().splitlines() or ["it said nothing"])[-1]
                     raise ServerError(f"the Prefect server ended at once: {last.strip()} (see {log})")
-                if _answers(api):
+                if answers(api):
                     return api, child
                 time.sleep(0.2)
             raise ServerError(f"the Prefect server did not answer within {PATIENCE:.0f} seconds: see {log}")
@@ -286,7 +361,7 @@ def _stop(home: Path) -> None:
     (home / "server.json").unlink(missing_ok=True)
 
 
-def _answers(api: str) -> bool:
+def answers(api: str) -> bool:
     """Whether something answers there; a refusal is an answer."""
     proxies = urllib.request.ProxyHandler({} if "127.0.0.1" in api else None)
     try:

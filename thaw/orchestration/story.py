@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID
 
 import httpx
@@ -45,6 +45,8 @@ OUTAGE = 300.0  # seconds for which a server may be away and still get everythin
 SENDER = "thaw-story"  # the name of the threads that talk to it
 LAST_LINES = 20
 WIDTH = 70  # letters in a line of code that the UI shows beside the details
+
+Answer = TypeVar("Answer")
 
 _turn = threading.Lock()
 _opening = threading.Lock()
@@ -321,12 +323,15 @@ def _send(subject: str, body: Callable[[SyncPrefectClient], Any]) -> None:
 
 
 def _call(body: Callable[[SyncPrefectClient], Any]) -> None:
-    """Call the API, and again while the server is away."""
+    patiently(lambda: body(_client()))
+
+
+def patiently(body: Callable[[], Answer]) -> Answer:
+    """Call the API, and again while the server is away; not for ever."""
     deadline = time.monotonic() + OUTAGE
     while True:
         try:
-            body(_client())
-            return
+            return body()
         except (httpx.TransportError, PrefectHTTPStatusError) as error:
             refused = isinstance(error, PrefectHTTPStatusError) and error.response.status_code < 500
             if refused or time.monotonic() > deadline:
