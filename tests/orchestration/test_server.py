@@ -129,7 +129,7 @@ def test_environment_is_as_before_afterwards(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("PREFECT_PROFILE", "mine")
     monkeypatch.setenv("NO_PROXY", "example.org")
     before = dict(os.environ)
-    with module._environment("http://127.0.0.1:1/api"):
+    with module.environment("http://127.0.0.1:1/api"):
         assert "PREFECT_PROFILE" not in os.environ
         assert os.environ["NO_PROXY"] == "example.org,127.0.0.1"
     assert dict(os.environ) == before

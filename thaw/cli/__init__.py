@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 import thaw
+from thaw.cli.operation import status
 from thaw.cli.phases import phase
 from thaw.cli.pictures import add, data
 from thaw.cli.projects import init, upgrade
@@ -61,6 +62,7 @@ for command in (
     run,
     ui,
     schedule,
+    status,
     sweep,
     seeds,
     curve,

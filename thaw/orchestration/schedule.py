@@ -3,11 +3,13 @@
 A schedule is a Prefect deployment of the flow. The flow is called after the project, so two projects on one server stay
 apart; a tag names the folder, so that two clones of one project do too. One process serves all schedules of its
 workspace, one run at a time; it needs no work pool. Schedules outlive it: of the runs that were due while nothing
-served, the last one is caught up.
+served, the last one is caught up. What the server says of them is noted in `.prefect/schedules.json`, so that without
+one it is known what is due.
 """
 
 import asyncio
 import fcntl
+import json
 import math
 import os
 import re
@@ -30,6 +32,7 @@ import httpx
 from thaw.errors import InputError
 from thaw.orchestration import server
 from thaw.project import pipeline, workspace
+from thaw.project.journal import replace
 from thaw.project.overrides import settings_with
 
 if TYPE_CHECKING:
@@ -70,8 +73,9 @@ def serve(name: str | None, cron: str | None, timezone: str | None, overrides: l
             if not served:
                 raise InputError('this workspace has no schedule: make one, such as thaw schedule --cron "0 3 * * 1"')
             runner = _runner(client, served, say)
-            for line in _lines(client, [found for found in _all(client) if found.name in served]):
+            for line in _lines([deployment for deployment in _all(client) if deployment.name in served]):
                 say(line)
+            note(client)
         say(f"Serving until you press Ctrl-C; the runs are at {server.ui(api)}")
         try:
             _poll(runner, renewed, api, say)
@@ -170,7 +174,7 @@ async def _serve(runner: "Runner", api: str, say: server.Say) -> bool:
 def show(say: server.Say) -> None:
     """Say of each schedule on the server what it is, who runs it, and when."""
     with _connected(say) as client:
-        for line in _lines(client, _all(client)) or ["There is no schedule."]:
+        for line in _lines(_all(client)) or ["There is no schedule."]:
             say(line)
 
 
@@ -182,7 +186,7 @@ def set_paused(name: str | None, paused: bool, say: server.Say) -> None:
         for schedule in deployment.schedules:  # the UI can switch these off one by one
             if not paused and not schedule.active:
                 client.update_deployment_schedule(deployment.id, schedule.id, active=True)
-        for line in _lines(client, [client.read_deployment(deployment.id)]):
+        for line in _lines([client.read_deployment(deployment.id)]):
             say(line)
 
 
@@ -218,6 +222,7 @@ def _connected(say: server.Say) -> "Iterator[SyncPrefectClient]":
 
         with get_client(sync_client=True) as client:
             yield client
+            note(client)
 
 
 @contextmanager
@@ -281,19 +286,22 @@ def _all(client: "SyncPrefectClient") -> "list[DeploymentResponse]":
     return sorted(deployments, key=lambda deployment: deployment.name)
 
 
+def within_reach(client: "SyncPrefectClient") -> "list[DeploymentResponse]":
+    """The schedules that this workspace or workers run, not those of another workspace."""
+    return [deployment for deployment in _all(client) if deployment.work_pool_name or _is_ours(deployment)]
+
+
 def _find(client: "SyncPrefectClient", name: str | None) -> "DeploymentResponse":
     """The schedule of that name, or the only one; never one of another workspace."""
-    within_reach = {
-        deployment.name: deployment for deployment in _all(client) if deployment.work_pool_name or _is_ours(deployment)
-    }
-    names = ", ".join(within_reach) or "none"
-    if name is None and len(within_reach) == 1:
-        return next(iter(within_reach.values()))
+    known = {deployment.name: deployment for deployment in within_reach(client)}
+    names = ", ".join(known) or "none"
+    if name is None and len(known) == 1:
+        return next(iter(known.values()))
     if name is None:
         raise InputError(f"say which schedule; this workspace has {names}")
-    if name not in within_reach:
+    if name not in known:
         raise InputError(f"this workspace has no schedule {name!r}, only {names}")
-    return within_reach[name]
+    return known[name]
 
 
 def _free(client: "SyncPrefectClient", name: str) -> None:
@@ -334,18 +342,32 @@ def _skip_missed(client: "SyncPrefectClient", deployment_id: "UUID") -> int:
     return len(missed)
 
 
-def _lines(client: "SyncPrefectClient", schedules: "list[DeploymentResponse]") -> list[str]:
+def _lines(schedules: "list[DeploymentResponse]") -> list[str]:
     """Two lines for each schedule: what it is and who runs it, and when."""
     lines = []
     for deployment in schedules:
-        rules = [schedule for schedule in deployment.schedules if schedule.active and not deployment.paused]
-        when = ", ".join(f"{_rule(schedule)} ({_zone(schedule)})" for schedule in deployment.schedules)
-        runner = (_served_by() or "not served") if _is_ours(deployment) else _owner(deployment)
-        lines.append(f"{deployment.name}: {when or 'no schedule'}, {'active' if rules else 'paused'}, {runner}")
-        dates = sorted(date for schedule in rules for date in _next_dates(schedule))[:3]
-        if dates:
-            lines.append(f"  next: {', '.join(date.astimezone().strftime('%a %Y-%m-%d %H:%M') for date in dates)}")
+        active = active_rules(deployment)
+        state = "active" if active else "paused"
+        lines.append(f"{deployment.name}: {described(deployment)}, {state}, {served_by(deployment)}")
+        coming = sorted(date for schedule in active for date in dates(schedule.schedule.model_dump(), most=3))[:3]
+        if coming:
+            lines.append(f"  next: {', '.join(date.astimezone().strftime('%a %Y-%m-%d %H:%M') for date in coming)}")
     return lines
+
+
+def active_rules(deployment: "DeploymentResponse") -> "list[DeploymentSchedule]":
+    """What of a schedule is not paused; the UI can switch its rules off one by one."""
+    return [schedule for schedule in deployment.schedules if schedule.active and not deployment.paused]
+
+
+def described(deployment: "DeploymentResponse") -> str:
+    """When a schedule is due, as it was given."""
+    return ", ".join(f"{_rule(schedule)} ({_zone(schedule)})" for schedule in deployment.schedules) or "no schedule"
+
+
+def served_by(deployment: "DeploymentResponse") -> str:
+    """Who runs a schedule."""
+    return (_served_by() or "not served") if _is_ours(deployment) else _owner(deployment)
 
 
 def _rule(schedule: "DeploymentSchedule") -> str:
@@ -356,10 +378,43 @@ def _zone(schedule: "DeploymentSchedule") -> str:
     return getattr(schedule.schedule, "timezone", None) or "UTC"
 
 
-def _next_dates(schedule: "DeploymentSchedule") -> list[datetime]:
-    """The next three runs; the server's own arithmetic, daylight saving included."""
+def dates(
+    rule: dict[str, Any], start: datetime | None = None, end: datetime | None = None, most: int = 1
+) -> list[datetime]:
+    """When a rule is due, from now on or in between; the server's own arithmetic, daylight saving included."""
     from prefect.server.schemas import schedules
 
-    same = getattr(schedules, type(schedule.schedule).__name__)(**schedule.schedule.model_dump())
-    dates: list[datetime] = asyncio.run(same.get_dates(3))
-    return dates
+    kinds = {"cron": schedules.CronSchedule, "interval": schedules.IntervalSchedule, "rrule": schedules.RRuleSchedule}
+    same = next(kind for key, kind in kinds.items() if key in rule)(**rule)
+    return list(asyncio.run(same.get_dates(None if end else most, start, end)))
+
+
+def note(client: "SyncPrefectClient") -> None:
+    """Keep what the server says of the schedules of this workspace."""
+    before, now = noted()["schedules"], datetime.now().astimezone().isoformat()
+    kept = {}
+    for deployment in within_reach(client):
+        active = active_rules(deployment)
+        values: dict[str, Any] = {
+            "rules": [rule.schedule.model_dump(mode="json") for rule in active or deployment.schedules],
+            "described": described(deployment),
+            "paused": not active,
+            "served_by": served_by(deployment),
+        }
+        old = before.get(deployment.name, {})
+        is_same = all(old.get(key) == values[key] for key in ("rules", "paused"))
+        kept[deployment.name] = values | {"since": old["since"] if is_same else now}
+    replace(_notes(), json.dumps({"heard": now, "schedules": kept}).encode())
+
+
+def noted() -> dict[str, Any]:
+    """What a server said of the schedules of this workspace when it was last asked, and when that was."""
+    file = _notes()
+    if not file.is_file():
+        return {"heard": None, "schedules": {}}
+    values: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return values
+
+
+def _notes() -> Path:
+    return workspace.ROOT / ".prefect" / "schedules.json"

@@ -54,8 +54,16 @@ def server(port: int | None = None, say: Say = print) -> Iterator[str]:
             say(f"Using the Prefect server at {ui(api)}")
         else:
             api = stack.enter_context(_own_server(port or _preferred_port(), say))
-        stack.enter_context(_environment(api))
+        stack.enter_context(environment(api))
         yield api
+
+
+def answering() -> str | None:
+    """The API that a command would use, if it answers now; nothing is started."""
+    home, api = _home(), os.environ.get("PREFECT_API_URL")
+    if not api and _lives(home):
+        api = json.loads((home / "server.json").read_text())["api"]
+    return api if api and answers(api) else None
 
 
 def ui(api: str) -> str:
@@ -106,7 +114,7 @@ def _signals_end_the_block() -> Iterator[None]:
 
 
 @contextmanager
-def _environment(api: str) -> Iterator[None]:
+def environment(api: str) -> Iterator[None]:
     """What prefect reads when it is imported; afterwards its last logs are sent and the old values back."""
     before = dict(os.environ)
     os.environ.update(_settings(), PREFECT_API_URL=api, PREFECT_SERVER_ALLOW_EPHEMERAL_MODE="false")

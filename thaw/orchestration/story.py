@@ -167,6 +167,16 @@ def decision(decision: Mapping[str, Any], acted: bool = True) -> None:
         _show("markdown", "promotion", results.promotion(decision, acted), described)
 
 
+def status() -> None:
+    """Show how retraining goes in this workspace: model in use, schedules, the last runs, all versions over time."""
+    from thaw.orchestration import server
+    from thaw.orchestration import status as orchestration
+
+    with _kept_apart("the status"):
+        page = orchestration.page(server.ui(server.address()))
+        _show("markdown", "status", page, "The model in use, the schedules, the last runs")
+
+
 def failed(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
     """Hook for a run that failed or crashed: show which phase it was, why, its last lines, and how to go on."""
     result = None

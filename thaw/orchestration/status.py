@@ -1,0 +1,50 @@
+"""What `thaw status` shows, and the same as a page of the UI. It asks a server that runs and starts none."""
+
+from datetime import datetime
+from typing import Any
+
+from thaw.orchestration import schedule, server
+from thaw.project import settings, status, workspace
+from thaw.project.status import Schedule, Status
+
+NO_SERVER = "http://127.0.0.1:0/api"
+
+
+def gather() -> Status:
+    """Everything that is known now, with or without a server."""
+    api = server.answering()
+    with server.environment(api or NO_SERVER):
+        if api:
+            from prefect import get_client
+
+            with get_client(sync_client=True) as client:
+                schedule.note(client)
+        return of_now(server.ui(api) if api else "")
+
+
+def of_now(address: str) -> Status:
+    """What is known without asking a server; its address is empty where none answers."""
+    noted = schedule.noted()
+    heard = noted["heard"] and datetime.fromisoformat(noted["heard"])
+    schedules = [_schedule(name, values, address) for name, values in noted["schedules"].items()]
+    return status.gather(settings.read(workspace.ROOT / "params.yaml").retrain, schedules, address, heard)
+
+
+def _schedule(name: str, values: dict[str, Any], address: str) -> Schedule:
+    since, now = datetime.fromisoformat(values["since"]), datetime.now().astimezone()
+    past = sorted(date for rule in values["rules"] for date in schedule.dates(rule, since, now))
+    coming = sorted(date for rule in values["rules"] for date in schedule.dates(rule, now))
+    return Schedule(
+        name=name,
+        described=values["described"],
+        paused=values["paused"],
+        since=since,
+        served_by=values["served_by"] if address else "no server answers",
+        past=past[-status.MOST :],
+        next=None if values["paused"] else next(iter(coming), None),
+    )
+
+
+def page(address: str) -> str:
+    """The same as Markdown, for the UI."""
+    return status.page(of_now(address), settings.read(workspace.ROOT / "params.yaml").retrain)
