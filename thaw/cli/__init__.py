@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 import thaw
-from thaw.cli.operation import status
+from thaw.cli.operation import doctor, status
 from thaw.cli.phases import phase
 from thaw.cli.pictures import add, data
 from thaw.cli.projects import init, upgrade
@@ -63,6 +63,7 @@ for command in (
     ui,
     schedule,
     status,
+    doctor,
     sweep,
     seeds,
     curve,

@@ -1,5 +1,6 @@
-"""How retraining goes here: `thaw status`."""
+"""How retraining goes here: `thaw status` and `thaw doctor`."""
 
+import itertools
 import json
 from dataclasses import asdict
 from typing import Annotated
@@ -37,3 +38,20 @@ def status(
                 say(f"warning: {problem}")
         if check and problems:
             raise RunError("; ".join(problems))
+
+
+def doctor() -> None:
+    """Look whether everything that a retraining needs is as it should be, and name the command that mends what is not.
+
+    Versions against those that made the results, git, data, the DVC remote, locks, disk, device, server and schedules.
+    """
+    with one_sentence_endings():
+        from thaw.orchestration.status import server_and_schedules
+        from thaw.project.doctor import examine
+
+        bad = 0
+        for finding in itertools.chain(examine(), server_and_schedules()):
+            say(str(finding))
+            bad += finding.mend is not None
+        if bad:
+            raise RunError(f"{bad} of these {'are' if bad > 1 else 'is'} not as it should be")

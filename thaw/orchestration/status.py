@@ -1,13 +1,16 @@
 """What `thaw status` shows, and the same as a page of the UI. It asks a server that runs and starts none."""
 
+import os
 from datetime import datetime
 from typing import Any
 
 from thaw.orchestration import schedule, server
 from thaw.project import settings, status, workspace
+from thaw.project.doctor import Finding
 from thaw.project.status import Schedule, Status
 
 NO_SERVER = "http://127.0.0.1:0/api"
+NOBODY = "no server answers"
 
 
 def gather() -> Status:
@@ -39,7 +42,7 @@ def _schedule(name: str, values: dict[str, Any], address: str) -> Schedule:
         described=values["described"],
         paused=values["paused"],
         since=since,
-        served_by=values["served_by"] if address else "no server answers",
+        served_by=values["served_by"] if address else NOBODY,
         past=past[-status.MOST :],
         next=None if values["paused"] else next(iter(coming), None),
     )
@@ -48,3 +51,17 @@ def _schedule(name: str, values: dict[str, Any], address: str) -> Schedule:
 def page(address: str) -> str:
     """The same as Markdown, for the UI."""
     return status.page(of_now(address), settings.read(workspace.ROOT / "params.yaml").retrain)
+
+
+def server_and_schedules() -> list[Finding]:
+    """Whether the server answers, and whether every schedule is served: what `thaw doctor` asks of Prefect."""
+    asked, api = os.environ.get("PREFECT_API_URL"), server.answering()
+    if asked and not api:
+        return [Finding("server", f"PREFECT_API_URL is {asked}, and nothing answers there", "unset PREFECT_API_URL")]
+    known = gather()
+    findings = [Finding("server", f"answers at {known.server}" if api else "none runs; `thaw run` starts one")]
+    for each in known.schedules:
+        idle = not each.paused and each.served_by in ("not served", NOBODY)
+        text = f"{each.name} is {each.served_by if not each.paused else 'paused'}"
+        findings.append(Finding("schedule", text, "thaw schedule" if idle else None))
+    return findings
