@@ -125,7 +125,7 @@ def _answers(
 
 
 def _accepted(before: Probabilities, after: Probabilities, labels: Codes, rule: Rule) -> bool:
-    limits = Limits("accuracy", 0.01, rule.sure, 0.05, 0.05, 20)
+    limits = Limits("accuracy", {}, 0.01, rule.sure, 0.05, 0.05, 20)
     names: Sequence[str] = [str(number) for number in range(before.shape[1])]
     found = decide(before, after, labels, names, None, pd.DataFrame(index=labels), limits)
     if not rule.plain:

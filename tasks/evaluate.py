@@ -65,12 +65,14 @@ def evaluate(config: Settings) -> None:
         found[name] = metrics.headline(p, labels) | {
             "temperature": temperature,
             "ece_uncalibrated": metrics.calibration_error(calibration.probabilities(unseen, 1), labels),
+            "only_class": data.classes[said[0]] if len(said := np.unique(p.argmax(1))) == 1 else None,
         }
         cut = calibration.threshold(p_val[:, 1], val_labels == 1, config.evaluate.promise, config.evaluate.at_least)
         operating[name] = None
         if cut is not None:
             rates = calibration.at_threshold(p[:, 1], labels == 1, cut, groups)
             operating[name] = {"threshold": cut, **rates}
+            found[name]["recall"] = rates["recall"]["value"]
         predictions[f"{name}_prediction"] = np.array(data.classes)[p.argmax(1)]
         columns.append(pd.DataFrame(p, columns=[f"{name}_p_{label}" for label in data.classes]))
         by_class.append(metrics.per_class(p, labels, data.classes).assign(model=name))

@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 
 from thaw.data import manifest, splits
 from thaw.data.parallel import stream
-from thaw.data.pictures import Shape, Unreadable, channels_of, read_picture, rule_warnings, squared
+from thaw.data.pictures import Shape, Unreadable, channels_of, read_picture, rule_warnings
+from thaw.data.pixels import squared
 from thaw.errors import InputError
 from thaw.learning.backbones import check_size, preprocessing_of
 from thaw.progress import Progress

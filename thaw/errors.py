@@ -8,7 +8,8 @@ class InputError(ValueError):
 
 
 class Refused(InputError):
-    """Some files of a folder cannot be used: why, by their paths from there. The sentence is about the first."""
+    """Some files of a folder cannot be used: why, by their paths from there. The sentence is about
+    the first."""
 
     def __init__(self, reasons: Mapping[str, str], more: str = "") -> None:
         super().__init__(next(iter(reasons.values())) + more)

@@ -1,4 +1,4 @@
-"""Numbers, cells and names as people read them."""
+"""Formats of numbers, cells and names for people."""
 
 import math
 import re
@@ -35,7 +35,7 @@ def score(value: object) -> str:
 
 
 def signed(value: float, decimals: int) -> str:
-    """With its sign, and with more decimals where rounding would turn a small number into zero."""
+    """A number with its sign, and with more decimals if rounding would turn it into zero."""
     shown = f"{value:+.{decimals}f}"
     if value != 0 and float(shown) == 0:
         shown = f"{value:+.{decimals + 2}f}"
@@ -59,7 +59,7 @@ def count(value: object) -> str:
 
 
 def text(value: object) -> str:
-    """A cell of a frame or of the parameters as people write it; a dash for a missing one."""
+    """A cell of a frame or of the parameters; a dash if it is missing."""
     missing = value is None or type(value).__name__ == "NAType" or (isinstance(value, float) and math.isnan(value))
     if missing or value == "":
         return DASH
@@ -73,12 +73,13 @@ def text(value: object) -> str:
 
 
 def escaped(value: object) -> str:
-    """A user's text in Markdown, as it stands."""
+    """A user's text, escaped for Markdown."""
     return re.sub(r"([\\`*_{}\[\]<>#|~!$])", r"\\\1", str(value))
 
 
 def short(name: str, longest: int = 22) -> str:
-    """A class name that fits beside a matrix; cut in the middle, since names often differ at the end."""
+    """A class name that fits beside a matrix, cut in the middle because names often differ at the
+    end."""
     if len(name) <= longest:
         return name
     half = (longest - 1) // 2
@@ -86,5 +87,5 @@ def short(name: str, longest: int = 22) -> str:
 
 
 def points(share: float) -> str:
-    """A difference of two shares in percentage points, in plain letters, such as +6.5."""
+    """A difference of two shares in percentage points, in ASCII, such as +6.5."""
     return f"{100 * share:+z.1f}"

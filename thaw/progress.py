@@ -1,4 +1,5 @@
-"""Progress as plain lines, `[ 37%] head 3/8, 36 pictures/s, 2:10 left`: good for a log, easy to parse for a bar."""
+"""Progress as plain lines, `[ 37%] head 3/8, 36 pictures/s, 2:10 left`: good for a log, easy to
+parse for a bar."""
 
 import re
 import time
@@ -8,7 +9,8 @@ LINE = re.compile(r"^\[ *(?P<percent>\d+)%\] (?P<text>(?P<what>.*?)(?:, (?P<left
 
 
 class Progress:
-    """Prints how far a loop over pictures is: at most one line every two seconds, and one at the end."""
+    """Prints how far a loop over pictures is: at most one line every two seconds, and one at the
+    end."""
 
     def __init__(self, total: int, every: float = 2.0) -> None:
         self.total = total
@@ -16,23 +18,23 @@ class Progress:
         self.done = 0
         self.started = self.printed = time.monotonic()
 
-    def step(self, pictures: int, what: str) -> None:
-        """Count `pictures` more as done; `what` says which part of the loop this is."""
-        self.done = min(self.done + pictures, self.total)  # processes count for others too, whose share may be less
+    def step(self, pictures: int, label: str) -> None:
+        """Count `pictures` more as done; `label` names the part of the loop."""
+        self.done = min(self.done + pictures, self.total)  # a rank counts for all, whose parts may be smaller
         now = time.monotonic()
         if now - self.printed < self.every and self.done < self.total:
             return
         self.printed = now
-        self._print(what, now)
+        self._print(label, now)
 
-    def end(self, what: str) -> None:
-        """The loop has ended, perhaps early: nothing is left to do."""
+    def end(self, label: str) -> None:
+        """Print the last line of a loop that may have ended early."""
         if self.done < self.total:
             self.total = self.done
-            self._print(what, time.monotonic())
+            self._print(label, time.monotonic())
 
-    def _print(self, what: str, now: float) -> None:
+    def _print(self, label: str, now: float) -> None:
         rate = self.done / max(now - self.started, 1e-9)
         minutes, seconds = divmod(round((self.total - self.done) / max(rate, 1e-9)), 60)
         percent = int(100 * self.done / self.total)
-        print(f"[{percent:3d}%] {what}, {rate:.0f} pictures/s, {minutes}:{seconds:02d} left", flush=True)
+        print(f"[{percent:3d}%] {label}, {rate:.0f} pictures/s, {minutes}:{seconds:02d} left", flush=True)

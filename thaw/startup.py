@@ -1,7 +1,8 @@
-"""How a process starts quickly.
+"""Quick starts of processes.
 
-Importing torch makes hundreds of thousands of objects that live as long as the process. Python's search for garbage
-among them would take a fifth of the time that a phase needs to start and to end.
+Importing torch makes hundreds of thousands of objects that live as long as the process. Without
+this, garbage collection among them takes a fifth of the time that a phase needs to start and to
+end.
 """
 
 import atexit
@@ -9,6 +10,6 @@ import gc
 
 
 def search_less_for_garbage() -> None:
-    """Call it before the large imports."""
+    """Make garbage collection rarer; call it before the large imports."""
     gc.set_threshold(100_000)
-    atexit.register(gc.freeze)  # what is frozen is not searched once more at the end
+    atexit.register(gc.freeze)  # frozen objects are not collected again at exit

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
 from benchmarks.peers.contest import BATCH_SIZE, WORKERS, Contest
-from thaw.data.pictures import open_image
+from thaw.data.pixels import open_image
 from thaw.learning.backbones import Classifier, create
 
 BACKBONE = ("efficientnet_lite0", "IMAGENET1K_V1")

@@ -1,5 +1,6 @@
 """Laws of pixels: every kind of picture becomes 8 bits by one rule, which docs/data.md shows as a table."""
 
+import ast
 import io
 import struct
 from collections.abc import Callable
@@ -12,18 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from thaw.data.pictures import (
-    BACKGROUND,
-    PIXEL_RULE,
-    TOPS,
-    Shape,
-    channels_of,
-    decode,
-    eight_bits,
-    open_image,
-    open_picture,
-    read_picture,
-)
+from thaw.data import pixels
+from thaw.data.pictures import Shape, channels_of, decode, open_picture, read_picture
+from thaw.data.pixels import BACKGROUND, PIXEL_RULE, TOPS, eight_bits, open_image
 from thaw.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -238,3 +230,18 @@ def test_a_picture_is_read_with_the_rule_that_it_was_read_by(tmp_path: Path) -> 
     picture, rule = read_picture(tmp_path / "deep.png")
     assert rule == "white is 4095"
     assert np.array_equal(decode(tmp_path / "deep.png", Shape(8, 8, "nearest", "whole", 1))[:, :, 0], picture)
+
+
+def test_pixels_need_nothing_but_numpy_and_pillow() -> None:
+    """A copy of the file lies beside every exported network."""
+    tree = ast.parse(Path(pixels.__file__).read_text())
+    names = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module}
+    names |= {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    assert {name.split(".")[0] for name in names} == {"PIL", "dataclasses", "numpy", "pathlib", "typing"}
+
+
+@pytest.mark.parametrize("shape", [Shape(8, 8, "bilinear", "whole", 3), Shape(8, 9, "bicubic", "crop", 1)])
+def test_a_copy_of_the_file_gives_the_pixels_that_networks_train_on(tmp_path: Path, shape: Shape) -> None:
+    Image.effect_noise((13, 11), 80).convert("RGBA").save(tmp_path / "a.png")
+    alone = pixels.decode(tmp_path / "a.png", pixels.Geometry(**shape.to_json()))
+    assert np.array_equal(alone, decode(tmp_path / "a.png", shape))

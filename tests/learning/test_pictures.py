@@ -134,4 +134,4 @@ def test_pictures_are_opened_in_one_place_that_lists_its_decoders() -> None:
             if called.rpartition(".")[2] == "imread" or (called.endswith(".open") and called.split(".")[-2] in modules):
                 call = calls.get(id(node))
                 places.append((name, bool(call) and any(keyword.arg == "formats" for keyword in call.keywords)))
-    assert places == [("thaw/data/pictures.py", True)]
+    assert places == [("thaw/data/pixels.py", True)]

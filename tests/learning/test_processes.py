@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from warm import environment
 
 from thaw.errors import InputError
 from thaw.learning import processes
@@ -51,7 +52,8 @@ def test_three_processes_train_as_one_with_the_same_batches(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, float]
 ) -> None:
     """Of batches of 5, 5, 5 and 2, so that shares are uneven and one is empty; blocks are unfrozen gradually."""
-    monkeypatch.setenv("PYTHONPATH", f"{ROOT}:{ROOT}/tests/support")
+    for name, value in environment(ROOT, ROOT / "tests/support").items():
+        monkeypatch.setenv(name, value)
     for count in (1, 3):
         assert processes.start(count, [sys.executable, "-c", TRAIN_SHARED, str(tmp_path), str(options)]) == 0
     alone, together = (pd.read_csv(tmp_path / f"history0of{count}.csv") for count in (1, 3))
@@ -89,7 +91,8 @@ processes.leave()
 @pytest.mark.slow
 def test_all_processes_go_on_from_a_state_or_none_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each has a folder of its own, as on several machines."""
-    monkeypatch.setenv("PYTHONPATH", f"{ROOT}:{ROOT}/tests/support")
+    for name, value in environment(ROOT, ROOT / "tests/support").items():
+        monkeypatch.setenv(name, value)
     assert processes.start(2, [sys.executable, "-c", AGREE, str(tmp_path)]) == 0
     assert [(tmp_path / f"found{number}").read_text() for number in (0, 1)] == [str([True, False, False, False])] * 2
 

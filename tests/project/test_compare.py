@@ -231,17 +231,21 @@ def test_recall_decides_only_between_two_classes_and_the_figure_that_is_named_co
     outcome = compare.decision()
     assert outcome
     assert outcome.gain["by"] == outcome.gain["figures"][0]["by"] == "macro_f1"
+    (root / "params.yaml").write_text(text.replace("costs: {}", "costs: {vase: {nothing: 10}}"))
+    done = command(root, *words)
+    assert done.returncode == 2
+    assert "promote.costs names 'nothing', which is no class; the classes are" in done.stderr
 
 
 def test_the_anchor_is_the_best_that_was_in_use_by_the_figure_that_decides(monkeypatch: pytest.MonkeyPatch) -> None:
     def version(name: str, accuracy: float, auc: float) -> registry.Version:
-        metrics = {"finetuned": {"accuracy": accuracy, "auc": auc}, "test_pictures": 660}
+        metrics = {"finetuned": {"accuracy": accuracy, "auc": auc, "recall": 1 - accuracy}, "test_pictures": 660}
         return registry.Version(name, name, datetime.now(UTC), False, metrics, "", name, "")
 
     known = [version("v1", 0.8, 0.9), version("v2", 0.9, 0.85), version("v3", 0.85, 0.88), version("v4", 0.99, 0.99)]
     monkeypatch.setattr(registry, "were_in_use", lambda: ["v1", "v2", "v3"])
     champion = known[2]
-    for by, name in (("accuracy", "v2"), ("auc", "v1")):
+    for by, name in (("accuracy", "v2"), ("auc", "v1"), ("recall", "v1"), ("cost", "v2")):
         best = compare.anchor(champion, known, by)
         assert best
         assert best.name == name

@@ -85,7 +85,7 @@ def test_a_folder_in_a_project_is_refused_and_nothing_is_written(tmp_path: Path)
 
 def test_a_pipeline_of_somebody_else_is_refused_and_nothing_is_written(tmp_path: Path) -> None:
     (tmp_path / "dvc.yaml").write_text("stages: {}\n")
-    with pytest.raises(InputError, match=r"dvc.yaml is there already and is not of a project of thaw"):
+    with pytest.raises(InputError, match=r"dvc.yaml exists and does not belong to a thaw project"):
         create(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["dvc.yaml"]
 

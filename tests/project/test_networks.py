@@ -44,7 +44,7 @@ def test_a_phase_cannot_see_rows_targets_or_pictures_of_a_split_that_it_does_not
     hidden = [row for row, (_, split) in enumerate(pictures) if split == "test"]
     assert not set(hidden) & set(data.rows.index)
     assert data.targets[hidden].isnan().all()
-    with pytest.raises(InputError, match="asks for the rows of test and declares that it reads train and val"):
+    with pytest.raises(InputError, match="asks for the rows of test, but declares that it reads train and val"):
         data.split("test")
     for row in hidden:
         with pytest.raises(AssertionError, match="of a split that the phase does not read"):

@@ -57,7 +57,7 @@ def test_what_was_asked_early_is_asked_again_once_something_was_written(trained_
 def test_an_early_answer_is_given_once(trained_toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     reasons.ask_early()
     with monkeypatch.context() as patch:
-        patch.setattr(reasons, "_asked", lambda: pytest.fail("DVC was asked again"))
+        patch.setattr(reasons, "_ask_dvc", lambda: pytest.fail("DVC was asked again"))
         assert reasons.changed() == {}
     (trained_toy / "data" / "b.txt").write_text("b")  # tells by itself nothing of when
     assert "data" in reasons.changed()

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from thaw.formats import change
+from thaw.formats import change, escaped
 from thaw.report import sections
 from thaw.report.calibration import calibration
 from thaw.report.confusion import _counts, confusion, confusion_plot
@@ -249,7 +249,7 @@ def test_report_shows_operating_point_temperature_and_forgetting(page: str) -> N
     section = re.search(r'<section id="operating">.*?</section>', page, flags=re.DOTALL)
     assert section
     text = " ".join(re.sub(r"<[^>]+>", " ", section[0]).split())
-    assert "precision of at least 90.0 % there" in text
+    assert "a precision of at least 90.0 %." in text
     assert "fine-tuned 0.617 51.2 % 43.3 % to 60.1 % 88.7 % 80.0 % to 95.0 % – no interval" in text
     assert "No threshold keeps this promise on validation for the other network." in text
     assert "fine-tuned 1.31" in page
@@ -404,7 +404,7 @@ def test_a_missing_interval_is_not_called_a_gain() -> None:
 
 NOT_KEPT = [
     ({"keep": "best", "kept_epoch": 0, "same": True}, "no epoch was better on validation than head only"),
-    ({"keep": "last", "kept_epoch": 8, "share": 0.0, "same": True}, "nothing on the way from head only"),
+    ({"keep": "last", "kept_epoch": 8, "share": 0.0, "same": True}, "no interpolation between head only"),
 ]
 
 
@@ -438,9 +438,24 @@ def test_where_phase_2_was_not_kept_the_page_says_so_and_shows_no_gain(phase_2: 
     assert "| accuracy | 79.9 % | 79.9 % | – | – |" in told
 
 
+@pytest.mark.parametrize(("before", "way"), [(None, "raise unfreeze.ratio"), ("b", "try class_weights=balanced")])
+def test_a_network_that_calls_all_pictures_one_class_is_a_warning_on_page_and_in_ui(
+    before: str | None, way: str
+) -> None:
+    values = example(["a", "b"], test=60)
+    assert not warning(values["metrics"])
+    values["metrics"]["head"]["only_class"], values["metrics"]["finetuned"]["only_class"] = before, "<b>"
+    sentence = warning(values["metrics"])
+    assert sentence.startswith("The fine-tuned network calls every test picture '<b>', ")
+    assert way in sentence
+    words = Outline(html(**values)).words
+    assert words.index(sentence) < words.index("Metrics")
+    assert escaped(sentence) in summary(values["metrics"])
+
+
 def test_adapted_statistics_that_are_kept_without_an_epoch_are_a_gain_that_is_measured() -> None:
     metrics = example_metrics() | {"phase_2": {"keep": "best", "kept_epoch": 0, "same": False}}
-    assert warning(metrics).startswith("Of phase 2 only BatchNorm's adapted statistics were kept: no epoch")
+    assert warning(metrics).startswith("Only the adapted BatchNorm statistics of phase 2 were kept: no epoch")
     assert headline_of(metrics)[0] == "gain"
     assert warning(metrics) in summary(metrics)
 

@@ -16,7 +16,7 @@ from thaw.report.promotion import page
 from thaw.statistics.promotion import Decision, Limits, Points, aligned, decide
 from thaw.statistics.records import FIGURES
 
-LIMITS = Limits(by="accuracy", margin=0.01, sure=0.975, class_limit=0.05, slice_limit=0.05, smallest=20)
+LIMITS = Limits(by="accuracy", costs={}, margin=0.01, sure=0.975, class_limit=0.05, slice_limit=0.05, smallest=20)
 PICTURES = 400
 LABELS = np.arange(PICTURES) % 2
 WAFER = np.where(np.arange(PICTURES) % 8 < 2, "mono", "poly")  # both classes in each
@@ -149,13 +149,42 @@ def test_the_figure_that_is_named_decides_and_comes_first(by: str) -> None:
     slices = pd.DataFrame({"wafer": WAFER})
     points = Points(1, 0.3, 0.3, "precision")
     found = decide(before, after, LABELS, CLASSES, None, slices, LIMITS._replace(by=by), points)
-    assert [row["by"] for row in found.gain["figures"]] == [by, *(n for n in FIGURES if n != by)]
+    assert [row["by"] for row in found.gain["figures"]] == [by, *(n for n in FIGURES if n not in (by, "cost"))]
     assert found.gain["by"] == by
     assert found.promoted
     assert found.reason.startswith("better" if by in ("auc", "recall") else "not worse")
     assert FIGURES[by] in found.reason
     back = decide(after, before, LABELS, CLASSES, None, slices, LIMITS._replace(by=by), points)
     assert back.promoted == (by in ("accuracy", "macro_f1"))
+
+
+def test_costs_decide_against_a_model_with_fewer_but_dearer_mistakes() -> None:
+    """One takes 40 of 200 functional cells for defective, the other misses 20 defects, at 10 each."""
+    cautious, careless = answers(np.flatnonzero(LABELS == 0)[:40]), answers(np.flatnonzero(LABELS == 1)[:20])
+    costs = {"defective": {"functional": 10.0}}
+    changes: Any = {"costs": costs, "class_limit": 1.0, "slice_limit": 1.0}
+    found = judged(cautious, careless, by="cost", **changes)
+    assert (found.gain["before"], found.gain["after"]) == (40 / PICTURES, 200 / PICTURES)
+    assert not found.promoted
+    assert found.reason.startswith("worse: mean cost of a picture went from 0.100 to 0.500 (+0.400, 95 % interval +")
+    assert judged(careless, cautious, by="cost", **changes).reason.startswith("better: ")
+    assert judged(cautious, careless, by="accuracy", **changes).promoted
+    also = next(row for row in judged(cautious, careless, **changes).gain["figures"] if row["by"] == "cost")
+    assert also["low"] == found.gain["low"]
+
+
+@given(st.integers(0, 2**32 - 1), st.sampled_from([0.5, 0.7, 0.975]))
+@settings(max_examples=25, deadline=None)
+def test_mistakes_that_all_cost_one_decide_as_accuracy_does(seed: int, sure: float) -> None:
+    random = np.random.default_rng(seed)
+    before, after = (answers(random.choice(PICTURES, random.integers(80), replace=False)) for _ in "ab")
+    one = judged(before, after, sure=sure)
+    other = judged(before, after, sure=sure, by="cost", costs={"defective": {"functional": 1.0}})
+    assert (one.promoted, one.reason.split(":")[0].split(" of ")[0]) == (
+        other.promoted, other.reason.split(":")[0].split(" of ")[0],
+    )  # fmt: skip
+    assert other.gain["low"] == pytest.approx(-one.gain["high"])
+    assert other.gain["floor"] == pytest.approx(-one.gain["floor"])
 
 
 def test_where_no_threshold_keeps_the_promise_nothing_is_found() -> None:
@@ -225,7 +254,7 @@ def test_the_order_of_the_pictures_changes_nothing(random: Any, grouped: bool) -
     before, after = (numbers.dirichlet(np.ones(3), 60).round(1) for _ in range(2))
     slices = pd.DataFrame({"side": numbers.choice(["left", "right"], 60)})
     groups = [f"g{number}" for number in numbers.integers(0, 9, 60)]
-    limits, other = Limits("accuracy", 0.2, 0.7, 0.2, 0.2, 5), numbers.permutation(60)
+    limits, other = Limits("accuracy", {}, 0.2, 0.7, 0.2, 0.2, 5), numbers.permutation(60)
 
     def found(order: np.ndarray) -> Decision:
         names = [groups[number] for number in order] if grouped else None

@@ -1,7 +1,7 @@
 """Commands forked from a process that has their packages imported. See tests/support/site/sitecustomize.py.
 
 `ask` runs in the process that was to be the command, `serve` in the one that forks: one forks what computes with torch,
-one what is made of DVC. The first who asks starts it and does without it; it ends with the suite (leftovers.py).
+one what is made of DVC. The first who asks starts it; it ends with the suite (leftovers.py).
 """
 
 import json
@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from contextlib import suppress
 from types import FrameType
 from typing import Any
@@ -38,14 +39,9 @@ MOST_FILES = 32
 
 def ask(folder: str, name: str, program: str, arguments: list[str]) -> None:
     """Let a program run in a fork of that name and end as it ended; return if nobody is there to fork."""
-    connection = socket.socket(socket.AF_UNIX)
-    try:
-        connection.connect(f"{folder}/{name}")
-    except OSError:
-        _start(folder, name)
-        return
+    connection = _connected(folder, name)
     files = [number for number in _open_files() if os.get_inheritable(number)]
-    if len(files) > MOST_FILES:
+    if not connection or len(files) > MOST_FILES:
         return
     request = {
         "program": program,
@@ -61,7 +57,9 @@ def ask(folder: str, name: str, program: str, arguments: list[str]) -> None:
     socket.send_fds(connection, [len(content).to_bytes(8, "big")], files)
     connection.sendall(content)
     answers = connection.makefile()
-    child = int(answers.readline())
+    if not (begun := answers.readline()):
+        return
+    child = int(begun)
 
     def pass_on(number: int, frame: FrameType | None) -> None:
         with suppress(ProcessLookupError):
@@ -77,6 +75,22 @@ def ask(folder: str, name: str, program: str, arguments: list[str]) -> None:
             signal.signal(-code, signal.SIG_DFL)
         os.kill(os.getpid(), -code)
     os._exit(code)
+
+
+def _connected(folder: str, name: str) -> socket.socket | None:
+    """A connection to who forks, which is started if need be; it answers once it has imported everything."""
+    deadline = 0.0
+    while True:
+        connection = socket.socket(socket.AF_UNIX)
+        with suppress(OSError):
+            connection.connect(f"{folder}/{name}")
+            return connection
+        if not deadline:
+            deadline = time.monotonic() + 5
+            _start(folder, name)
+        elif time.monotonic() > deadline:
+            return None
+        time.sleep(0.02)
 
 
 def _open_files() -> list[int]:
@@ -108,9 +122,9 @@ def serve(folder: str, name: str) -> None:
             listening.bind(f"{folder}/{name}")
         except OSError:
             return  # another one was quicker
+        listening.listen(64)  # who asks meanwhile waits: that costs less than to import the same
         _import_everything(name)
         gc.freeze()
-        listening.listen(64)
         while True:
             connection, _ = listening.accept()
             if os.fork() == 0:
@@ -205,8 +219,9 @@ def _become(request: dict[str, Any], files: list[int]) -> None:
 
 
 def _run(program: str, arguments: list[str]) -> int:
-    """Run a module or a script; the exit code of one that ends without saying it."""
+    """Run a module, a script or a line of code; the exit code where it does not leave by itself."""
     import runpy
+    import warnings
 
     sys.argv = [program, *arguments]
     if program == "dvc":
@@ -214,7 +229,11 @@ def _run(program: str, arguments: list[str]) -> int:
 
         sys.argv[0] = cli.__file__
         return cli.main(arguments)
-    if os.path.isabs(program):  # noqa: PTH117
+    if program == "-c":
+        code, *sys.argv[1:] = arguments
+        warnings.simplefilter("ignore")
+        exec(compile(code, "<string>", "exec"), {"__name__": "__main__"})
+    elif os.path.isabs(program):  # noqa: PTH117
         sys.path[0] = os.path.dirname(program)  # noqa: PTH120
         runpy.run_path(program, run_name="__main__")
     else:

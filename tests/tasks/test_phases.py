@@ -22,7 +22,7 @@ import yaml
 from PIL import Image
 from safetensors.numpy import load_file
 from tuning import config
-from warm import python
+from warm import environment, python
 
 from tasks import unfreeze
 from thaw.data import manifest
@@ -79,7 +79,7 @@ def run(folder: Path, *phases: str) -> subprocess.CompletedProcess[str]:
 
 def execute(folder: Path, code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run code in a process of the workspace."""
-    return python(folder, code, *arguments, PYTHONPATH=str(ROOT))
+    return python(folder, code, *arguments, path=ROOT)
 
 
 def files_under(folder: Path) -> dict[str, bytes]:
@@ -196,8 +196,13 @@ def test_two_processes_come_to_the_same_results_and_write_them_once(finished: Pa
     for name in ("embed", "unfreeze", "evaluate"):
         shutil.rmtree(copied / "artifacts" / name)
     torchrun = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "tasks.embed"]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    subprocess.run([sys.executable, "-m", *torchrun], cwd=copied, env=environment, check=True, capture_output=True)
+    subprocess.run(
+        [sys.executable, "-m", *torchrun],
+        cwd=copied,
+        env=os.environ | environment(ROOT),
+        check=True,
+        capture_output=True,
+    )
     change("processes: 1 ", "processes: 2 ")(copied)
     done = run(copied, "unfreeze", "evaluate")
     assert done.returncode == 0, done.stderr
@@ -337,9 +342,15 @@ def test_a_training_that_diverged_is_one_sentence_exit_code_two_and_nothing_half
 
 def test_a_network_that_says_one_class_is_a_warning(copied: Path) -> None:
     change("  ratio: 10 ", "  ratio: 1e-3 ")(copied)
-    done = run(copied, "unfreeze")
+    done = run(copied, "unfreeze", "evaluate")
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("warning: the network calls every validation picture '") == 1
+    details = json.loads((copied / "artifacts/evaluate/details.json").read_text())
+    assert (
+        details["finetuned"]["only_class"]
+        in json.loads((copied / "artifacts/prepare/meta.json").read_text())["classes"]
+    )
+    assert details["head"]["only_class"] is None
 
 
 def test_unfreeze_says_what_it_does_and_warns_of_a_ratio_outside_10_to_100(copied: Path) -> None:

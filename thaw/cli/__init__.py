@@ -1,7 +1,7 @@
-"""The command line, a module for each group of commands.
+"""The command line: a module for each group of commands.
 
-Heavy imports wait until a command needs them: `thaw --help` answers at once, and prefect reads its settings
-from the environment only after `thaw.orchestration.server` has set them.
+Heavy imports wait until a command needs them. So `thaw --help` answers at once, and prefect is not
+imported before `thaw.orchestration.server` has set its environment variables.
 """
 
 import os
@@ -28,8 +28,8 @@ app = typer.Typer(
 )
 
 
-def _version(asked: bool) -> None:
-    if asked:
+def _version(show: bool) -> None:
+    if show:
         typer.echo(f"thaw {thaw.__version__}")
         raise typer.Exit
 
@@ -48,10 +48,10 @@ def _go_to(folder: Path | None) -> None:
 def main(
     folder: Annotated[
         Path | None,
-        typer.Option("-C", metavar="FOLDER", callback=_go_to, help="Work on the project in FOLDER, not in this one."),
+        typer.Option("-C", metavar="FOLDER", callback=_go_to, help="Work on the project in FOLDER."),
     ] = None,
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and end.")
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
     """The options before a command."""

@@ -1,4 +1,4 @@
-"""How a command ends, well or not, and what every command prints with."""
+"""How a command ends, and how it prints."""
 
 import sys
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def user_mistakes() -> Iterator[None]:
-    """A mistake that the user can mend is one sentence and exit code 2."""
+    """Turn an `InputError` into one sentence and exit code 2."""
     try:
         yield
     except InputError as error:
@@ -27,7 +27,8 @@ def user_mistakes() -> Iterator[None]:
 
 @contextmanager
 def one_sentence_endings() -> Iterator[None]:
-    """Every foreseen end is one sentence; exit code 2 for bad input, 130 for Ctrl-C, 1 for a failed phase."""
+    """Turn every expected error into one sentence: exit code 2 for bad input, 130 for Ctrl-C, 1
+    for a failed phase."""
     search_less_for_garbage()
     from thaw.orchestration.server import ServerError
     from thaw.project import mend, workspace
@@ -48,7 +49,7 @@ def one_sentence_endings() -> Iterator[None]:
 
 
 def fail(error: object, sentence: str, last_lines: list[str]) -> None:
-    """End with the error of a failed run, and show the last lines where nobody foresaw it."""
+    """Raise the error of a failed run; if it was not expected, show the last lines first."""
     if isinstance(error, InputError):
         raise error
     if sys.stdout.isatty():
@@ -58,16 +59,16 @@ def fail(error: object, sentence: str, last_lines: list[str]) -> None:
 
 
 class RunError(RuntimeError):
-    """A phase failed, and the user has read why."""
+    """A phase failed, and the user has been told why."""
 
 
 def say(line: str) -> None:
-    """Print a line at once, also where nobody looks yet."""
+    """Print a line without buffering."""
     print(line, flush=True)
 
 
 def console() -> "Console":
-    """What tables and colours are printed on."""
+    """The console for tables and colours."""
     from rich.console import Console
 
     return Console()

@@ -10,14 +10,14 @@ from thaw.cli.endings import user_mistakes
 from thaw.errors import InputError
 
 
-def phase(name: Annotated[str, typer.Argument(help="Its name: that of its file in tasks/.")]) -> None:
-    """Run one phase as DVC does: tasks/NAME.py of this project, with the Python that thaw is installed in."""
+def phase(name: Annotated[str, typer.Argument(help="The name of its file in tasks/.")]) -> None:
+    """Run one phase as DVC does: tasks/NAME.py of this project, with the Python of this thaw."""
     from thaw.project import workspace
 
     with user_mistakes():
         workspace.check()
         if not (file := workspace.ROOT / "tasks" / f"{name}.py").is_file():
-            there = ", ".join(sorted(path.stem for path in file.parent.glob("[!_]*.py")))
-            raise InputError(f"there is no {file}; this project has the phases {there or 'none'}")
+            phases = ", ".join(sorted(path.stem for path in file.parent.glob("[!_]*.py")))
+            raise InputError(f"there is no {file}; this project has the phases {phases or 'none'}")
     sys.path.insert(0, str(workspace.ROOT))
     runpy.run_module(f"tasks.{name}", run_name="__main__", alter_sys=True)

@@ -10,12 +10,13 @@ from thaw.cli.endings import one_sentence_endings, say
 
 def add(
     path: Annotated[Path, typer.Argument(help="A folder of new labelled pictures, in any layout that data/ may have.")],
-    new_classes: Annotated[bool, typer.Option("--new-classes", help="Allow classes that data/ has not.")] = False,
+    new_classes: Annotated[bool, typer.Option("--new-classes", help="Allow classes that are not in data/.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and count only; data/ stays as it is.")] = False,
 ) -> None:
-    """Take new labelled pictures into the data; no picture that is there moves between train, val and test.
+    """Add new labelled pictures to the data; no earlier picture moves between train, val and test.
 
-    All of them or none. The folder itself is only read, and pictures that are known already are skipped.
+    Adds all of them or none. The folder is only read, and pictures that are in the data already
+    are skipped.
     """
     with one_sentence_endings():
         from thaw.project.add import add
@@ -28,10 +29,10 @@ def add(
 
 def data(
     accept: Annotated[
-        bool, typer.Option("--accept", help="Pin data/ as it is instead: what is new, changed or missing counts.")
+        bool, typer.Option("--accept", help="Instead, pin data/ as it is, with new, changed and missing files.")
     ] = False,
 ) -> None:
-    """Bring the data that data.dvc pins: from the DVC cache or remote, else from its package."""
+    """Get the data that data.dvc pins: from the DVC cache or remote, else from its package."""
     with one_sentence_endings():
         from thaw.project.stage import repro
 
@@ -47,5 +48,5 @@ def pin_as_it_is() -> None:
     from thaw.project.lock import only_retraining
 
     with only_retraining("thaw data --accept"):
-        mend.mend()  # half an add is not what anybody accepts
+        mend.mend()  # nobody means to pin half an add
         pin.accept(say)

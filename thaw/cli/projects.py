@@ -1,4 +1,4 @@
-"""`thaw init` and `thaw upgrade`: projects are made, and follow the thaw that is installed."""
+"""`thaw init` and `thaw upgrade`: make a project, and update one to the installed thaw."""
 
 import shlex
 from pathlib import Path
@@ -10,9 +10,11 @@ from thaw.cli.endings import one_sentence_endings, say, user_mistakes
 
 
 def init(
-    folder: Annotated[Path, typer.Argument(help="Where; without it the current folder.", show_default=False)] = Path(),
+    folder: Annotated[
+        Path, typer.Argument(help="Where to make it. [default: the current folder]", show_default=False)
+    ] = Path(),
     name: Annotated[
-        str | None, typer.Option(help="What it is called on a Prefect server; without it as its folder.")
+        str | None, typer.Option(help="Its name, also on a Prefect server. [default: that of the folder]")
     ] = None,
     demo: Annotated[bool, typer.Option("--demo", help="With the demo's data: photographs of solar cells.")] = False,
 ) -> None:
@@ -32,13 +34,12 @@ def init(
 
 
 def upgrade(
-    apply: Annotated[
-        bool, typer.Option("--apply", help="Do it; without this it only shows what would change.")
-    ] = False,
+    apply: Annotated[bool, typer.Option("--apply", help="Make the changes. Without it they are only shown.")] = False,
 ) -> None:
-    """Bring this project's pipeline and settings to the thaw that is installed.
+    """Update this project's pipeline and settings to the installed thaw.
 
-    New settings come with their defaults, values stay. Files that you changed are merged with thaw's changes.
+    New settings are added with their defaults, values stay. Files that you changed are merged with
+    thaw's changes.
     """
     with one_sentence_endings():
         from thaw.project.upgrade import upgrade as plan

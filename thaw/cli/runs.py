@@ -40,18 +40,19 @@ def run(
 ) -> None:
     """Train: run all phases, or what changed since the last run, and show what fine-tuning gained.
 
-    Brings the data first if it is missing. Starts a local Prefect server if none runs, and stops it again.
+    Brings the data first if it is missing. Starts a local Prefect server if none runs, and stops
+    it again.
     """
     with one_sentence_endings():
         from thaw.project import overrides as changes
         from thaw.project import reasons, recipe, results, workspace
 
-        changes.settings_with(overrides or [])  # a typing mistake is told before anything starts
+        changes.settings_with(overrides or [])  # report mistakes before anything starts
         recipe.require_same()
-        if not record:  # which may take the first pictures from incoming/
+        if not record:  # a recorded run may take its first pictures from incoming/
             workspace.check_data()
-        if not (overrides or record):  # which change what there is to ask
-            reasons.ask_early()  # while Prefect is imported, which takes as long
+        if not (overrides or record):  # these change the answer
+            reasons.ask_early()  # in the background, while Prefect is imported
         from thaw.orchestration.server import page, server
         from thaw.project.pin import DataDiffers
 
@@ -79,7 +80,8 @@ def run(
 def _retrain(
     api: str, console: "Console", overrides: list[str] | None, force: bool, record: bool
 ) -> "tuple[State[Any], list[str]]":
-    """Run the flow and show it; how it ended, and the last lines of the phase that was at work then."""
+    """Run the flow and show it; returns its state, and the last lines of the phase that ran
+    last."""
     from prefect.client.schemas.objects import State
     from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
@@ -90,7 +92,7 @@ def _retrain(
 
     terminal = Terminal(console, lambda run_id: page(api, run_id))
     try:
-        # A run would end up to a second later, waiting for its heart to stop.
+        # Without this a run ends up to a second later, because it waits for its heartbeat thread.
         with terminal, temporary_settings(set_defaults={PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
             state = retrain(overrides, force, record, stay=True, return_state=True)
         assert isinstance(state, State)
@@ -101,7 +103,7 @@ def _retrain(
 
 
 def _wants_it_pinned(error: "DataDiffers") -> bool:
-    """Whether somebody at a terminal says so."""
+    """Ask the user, if there is a terminal."""
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         return False
     return typer.confirm(f"{error.difference}. Pin it as it is?")
@@ -124,23 +126,21 @@ def ui(
 
 
 def schedule(
-    name: Annotated[
-        str | None, typer.Argument(help="Which schedule, where there are several. Without it weekly.")
-    ] = None,
+    name: Annotated[str | None, typer.Argument(help="Which schedule, if there are several. [default: weekly]")] = None,
     cron: Annotated[
         str | None, typer.Option(help="When: minute, hour, day, month and weekday, such as '0 3 * * 1'.")
     ] = None,
     timezone: Annotated[
-        str | None, typer.Option(help="Of --cron, such as Europe/Berlin; without it that of this machine.")
+        str | None, typer.Option(help="Of --cron, such as Europe/Berlin. [default: that of this machine]")
     ] = None,
     overrides: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="A setting for the runs of --cron; may be repeated."),
     ] = None,
     show: Annotated[bool, typer.Option("--list", help="Show the schedules.")] = False,
-    pause: Annotated[bool, typer.Option("--pause", help="Let a schedule rest.")] = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Let a paused schedule go on.")] = False,
-    remove: Annotated[bool, typer.Option("--remove", help="Forget a schedule.")] = False,
+    pause: Annotated[bool, typer.Option("--pause", help="Pause a schedule.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Resume a paused schedule.")] = False,
+    remove: Annotated[bool, typer.Option("--remove", help="Remove a schedule.")] = False,
 ) -> None:
     """Retrain on a schedule: serve the one that --cron gives, and those that exist, until Ctrl-C.
 

@@ -31,15 +31,16 @@ def sweep(
             help="Values to try, such as unfreeze.ratio=10,30,100; \\[a, b] is one value; may be repeated.",
         ),
     ] = None,
-    seeds: Annotated[int | None, typer.Option(help="Train every setting with so many seeds.")] = None,
+    seeds: Annotated[int | None, typer.Option(help="Number of seeds for each setting.")] = None,
     pool: Pool = None,
     parallel: Parallel = None,
-    most: Annotated[int, typer.Option(help="Refuse to start more trainings than this.")] = 50,
+    most: Annotated[int, typer.Option(help="The largest number of trainings to start.")] = 50,
 ) -> None:
-    """Train many settings and seeds, each from the last commit; show them side by side, and which one is best.
+    """Train many settings and seeds, each from the last commit; compare them, and show which one
+    is best.
 
-    Every training becomes a DVC experiment. What several share is computed once. The same command goes on where
-    an earlier one was stopped.
+    Every training becomes a DVC experiment. What several share is computed once. After an
+    interruption the same command goes on.
     """
     with one_sentence_endings():
         from thaw.project.grid import arms
@@ -48,15 +49,15 @@ def sweep(
 
 
 def seeds(
-    count: Annotated[int, typer.Argument(min=1, metavar="N", help="How many seeds.")],
+    count: Annotated[int, typer.Argument(min=1, metavar="N", help="Number of seeds.")],
     folds: Annotated[
-        int | None, typer.Option(min=2, help="Train each seed on so many folds, which all pictures go through.")
+        int | None, typer.Option(min=2, help="Number of folds; each picture is in the test once for each seed.")
     ] = None,
     changes: Changes = None,
     pool: Pool = None,
     parallel: Parallel = None,
 ) -> None:
-    """Train with N seeds: mean, spread, and the interval of the gain, by slice too."""
+    """Train with N seeds; show mean, spread, and the interval of the gain, for each slice too."""
     with one_sentence_endings():
         from thaw.project import study
 
@@ -65,12 +66,12 @@ def seeds(
 
 def curve(
     shares: Annotated[str, typer.Option(help="Shares of the training labels.")] = "0.05,0.1,0.25,0.5,1",
-    seeds: Annotated[int, typer.Option(min=1, help="Train each share with so many seeds.")] = 3,
+    seeds: Annotated[int, typer.Option(min=1, help="Number of seeds for each share.")] = 3,
     changes: Changes = None,
     pool: Pool = None,
     parallel: Parallel = None,
 ) -> None:
-    """Accuracy and AUC against the share of labels, head only and fine-tuned: whether to label more pictures."""
+    """Plot accuracy and AUC against the share of labels: whether more labels would help."""
     with one_sentence_endings():
         from thaw.project import study
 
@@ -82,15 +83,16 @@ def curve(
 
 
 def ablate(
-    seeds: Annotated[int, typer.Option(min=1, help="Train each arm with so many seeds.")] = 3,
+    seeds: Annotated[int, typer.Option(min=1, help="Number of seeds for each arm.")] = 3,
     options: Annotated[
-        bool, typer.Option("--options", help="Instead, each option that is off in the recipe, one at a time.")
+        bool, typer.Option("--options", help="Instead, try the options that are off in the recipe, one at a time.")
     ] = False,
     changes: Changes = None,
     pool: Pool = None,
     parallel: Parallel = None,
 ) -> None:
-    """The recipe against its mistakes: no phase 1, a high rate in phase 2, random weights; gain and forgetting."""
+    """Compare the recipe with the mistakes that it avoids: no phase 1, a high rate in phase 2,
+    random weights."""
     with one_sentence_endings():
         from thaw.project import study
 
@@ -101,29 +103,29 @@ def ablate(
 
 
 def _train_all(arms: "list[Arm]", question: str, pool: str | None, parallel: int | None) -> None:
-    """Have all arms trained, and show what they say together."""
+    """Train all arms, and show the results."""
     from thaw.orchestration.server import page, server
     from thaw.project import findings, study
     from thaw.project import sweep as sweeps
 
     if pool and parallel:
         raise InputError("--parallel is for this machine; in a pool each worker's --limit says how many at once")
-    wanted = sweeps.sweep(arms, pool is not None)
+    planned = sweeps.sweep(arms, pool is not None)
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
     with server(say=say) as api:
         from flows import sweep as flows_of_sweep
 
         try:
-            state = flows_of_sweep.carry_out(wanted, question, pool, parallel, say)
+            state = flows_of_sweep.carry_out(planned, question, pool, parallel, say)
         except KeyboardInterrupt:
             typer.echo("Stopped, and with it all arms; the same command goes on.", err=True)
             raise typer.Exit(130) from None
         address = page(api, str(state.state_details.flow_run_id))
     if question == "sweep":
-        if found := findings.outcome(wanted):
-            show_sweep(found, wanted.name)
-    elif answer := study.answer(question, wanted):
-        show_answer(answer)
+        if findings_of_sweep := findings.outcome(planned):
+            show_sweep(findings_of_sweep, planned.name)
+    elif answered := study.answer(question, planned):
+        show_answer(answered)
     say(f"Run:    {address}")
     if not state.is_completed():
         fail(state.result(raise_on_failure=False), state.message or f"the {question} failed", [])

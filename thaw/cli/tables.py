@@ -1,4 +1,4 @@
-"""Results as tables on a terminal, and in a log."""
+"""Results as tables, on a terminal and in a log."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -63,26 +63,26 @@ def show_versions(versions: "list[Version]") -> None:
     console().print(table)
 
 
-def show_sweep(found: "Findings", name: str) -> None:
+def show_sweep(result: "Findings", name: str) -> None:
     from thaw.report.sweeps import readable
 
-    rows = readable(found.table)
-    print_table(name, rows, bold=found.best)
-    best = next(row for row in rows if row["setting"] == found.best)
-    say(f"Best on validation: {found.best}, on test {best['fine-tuned']} (gain: {best['gain']})")
-    say(f"Table:  {found.folder / 'table.csv'}, and plot.png beside it")
-    changes = " ".join(f"--set '{change}'" for change in found.arm.overrides)
-    say(f"Go on:  dvc exp apply {name}-{found.arm.name}; dvc pull     or: thaw run {changes}")
+    rows = readable(result.table)
+    print_table(name, rows, bold=result.best)
+    best = next(row for row in rows if row["setting"] == result.best)
+    say(f"Best on validation: {result.best}, on test {best['fine-tuned']} (gain: {best['gain']})")
+    say(f"Table:  {result.folder / 'table.csv'}, and plot.png beside it")
+    changes = " ".join(f"--set '{change}'" for change in result.arm.overrides)
+    say(f"Go on:  dvc exp apply {name}-{result.arm.name}; dvc pull     or: thaw run {changes}")
 
 
-def show_answer(found: "Answer") -> None:
-    for title, rows in found.tables.items():
+def show_answer(answer: "Answer") -> None:
+    for title, rows in answer.tables.items():
         print_table(title, rows)
-    say(f"Report: {found.folder / 'report.html'}")
+    say(f"Report: {answer.folder / 'report.html'}")
 
 
 def print_table(title: str, rows: list[dict[str, str]], bold: str | None = None) -> None:
-    """On a terminal the first columns, as many as it has room for; anywhere else all of them."""
+    """Print a table: on a terminal as many columns as fit, anywhere else all of them."""
     from itertools import accumulate
 
     from rich.table import Table

@@ -14,21 +14,22 @@ from thaw.cli.tables import show_versions
 def models(
     as_json: Annotated[bool, typer.Option("--json", help="As JSON, with every metric.")] = False,
 ) -> None:
-    """Show the versions of the model, the newest first: which is in use, what each scored, what it learned from."""
+    """Show the versions of the model, the newest first: which is in use, their scores, and their
+    data."""
     with one_sentence_endings():
         from thaw.project import registry
 
-        found = registry.versions()
+        versions = registry.versions()
         if as_json:
-            typer.echo(json.dumps([asdict(version) for version in found], indent=2, default=str))
-        elif not found:
+            typer.echo(json.dumps([asdict(version) for version in versions], indent=2, default=str))
+        elif not versions:
             typer.echo(registry.FIRST)
         else:
-            show_versions(found)
+            show_versions(versions)
 
 
 def promote(version: Annotated[str, typer.Argument(help="Such as v2.0.0; `thaw models` shows all.")]) -> None:
-    """Put a version of the model in use, whatever the comparison said."""
+    """Put a version of the model in use, whatever the comparison says."""
     with one_sentence_endings():
         from thaw.project import registry
 
@@ -37,7 +38,7 @@ def promote(version: Annotated[str, typer.Argument(help="Such as v2.0.0; `thaw m
 
 
 def rollback() -> None:
-    """Put the version in use that was so before the present one; again, and it goes one further back."""
+    """Put the previous version back in use; called again, the one before it."""
     with one_sentence_endings():
         from thaw.project import registry
 
@@ -48,18 +49,20 @@ def rollback() -> None:
 def reproduce(
     version: Annotated[str, typer.Argument(help="Such as v2.0.0; `thaw models` shows all.")],
     out: Annotated[
-        Path | None, typer.Option("--out", metavar="FOLDER", help="Where; without it beside the project.")
+        Path | None, typer.Option("--out", metavar="FOLDER", help="Where. [default: beside the project]")
     ] = None,
     source: Annotated[
-        str | None, typer.Option("--from", metavar="WHEEL", help="The thaw of then, if another one is installed now.")
+        str | None,
+        typer.Option("--from", metavar="WHEEL", help="The thaw of that version, if another one is installed."),
     ] = None,
     environment: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="An environment that has it, instead of one made by uv.")
+        Path | None, typer.Option(metavar="FOLDER", help="An environment to use, instead of one made by uv.")
     ] = None,
 ) -> None:
-    """Compute a version anew with the thaw and the packages of then, and say which outputs are the same bytes.
+    """Compute a version anew with its own thaw and packages, and say which outputs have the same
+    bytes.
 
-    Makes the project as it was in a folder of its own. Only the data come from a cache or remote.
+    Works in a folder of its own. Only the data come from a cache or remote.
     """
     with one_sentence_endings():
         from thaw.project import reproduce as reproducing

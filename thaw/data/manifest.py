@@ -1,8 +1,9 @@
-"""The manifest: one row a picture, with path, label, target, split, group, slices and content hash.
+"""The manifest: one row per picture, with path, label, target, split, group, slices and content
+hash.
 
-Data come as class folders (`data/defective/1.png`, optionally under train/val/test) or as pictures with a
-`labels.csv` (path, label; optional target, group, split; every further column is a slice). In either, `splits.csv`
-(path, split) freezes the split of the pictures it names.
+Data come as class folders (`data/defective/1.png`, optionally under train/val/test) or as pictures
+with a `labels.csv` (path, label; optional target, group, split; every further column is a slice).
+In either, `splits.csv` (path, split) freezes the split of the pictures it names.
 """
 
 import hashlib
@@ -15,7 +16,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from thaw.data.pictures import FORMATS, SUFFIXES
+from thaw.data.pictures import SUFFIXES
+from thaw.data.pixels import FORMATS
 from thaw.errors import InputError, Refused
 
 SPLITS = ("train", "val", "test")
@@ -27,7 +29,7 @@ FOLDERS = {
     "validation": "val",
     "test": "test",
 }
-# Folders that operating systems and storages make for themselves.
+# Folders that operating systems and network storages create.
 SYSTEM_FOLDERS = frozenset(
     {
         "#recycle",
@@ -43,7 +45,7 @@ SYSTEM_FOLDERS = frozenset(
         "system volume information",
     }
 )
-# Endings of pictures in formats that thaw does not read.
+# File extensions of picture formats that thaw does not read.
 _NOT_READ = """
     .arw .cr2 .cr3 .czi .dcm .dds .dib .dicom .dng .eps .exr .fit .fits .hdr .heic .heics .heif .hif .ico .jxl .jxr
     .mha .mhd .nd2 .nef .nii .npy .nrrd .orf .pcx .pdf .psd .qoi .raf .raw .rw2 .sgi .svg .svs .tga .vsi .xcf
@@ -70,21 +72,22 @@ def read_folder(root: Path) -> pd.DataFrame:
 
 
 def _freeze(rows: pd.DataFrame, table: Path) -> pd.DataFrame:
-    """The rows with the splits of `splits.csv`, which may move rows out of train but never out of val or test."""
+    """The rows with the splits of `splits.csv`, which may move rows out of train but never out of
+    val or test."""
     frozen = _read_csv(table, ("path", "split"))
     wrong = frozen[~frozen["split"].isin(SPLITS) | frozen["path"].duplicated()]
     if len(wrong):
         raise InputError(f"{table}: line {wrong.index[0] + 2} names a picture twice or no split; bring the file back")
     frozen_split = rows["path"].map(frozen.set_index("path")["split"]).fillna("")
-    given = rows["split"] if "split" in rows else pd.Series("", rows.index)
-    wrong = rows[(frozen_split != "") & given.isin(["val", "test"]) & (frozen_split != given)]
+    own = rows["split"] if "split" in rows else pd.Series("", rows.index)
+    wrong = rows[(frozen_split != "") & own.isin(["val", "test"]) & (frozen_split != own)]
     if len(wrong):
         path, row = wrong.iloc[0]["path"], wrong.index[0]
         raise InputError(
-            f"{path} is in {given[row]} by its folder or labels.csv and in {frozen_split[row]} by {table}; no picture "
+            f"{path} is in {own[row]} by its folder or labels.csv and in {frozen_split[row]} by {table}; no picture "
             "changes its split by itself: correct one of them"
         )
-    return rows.assign(split=frozen_split.where(frozen_split != "", given))
+    return rows.assign(split=frozen_split.where(frozen_split != "", own))
 
 
 def slices_of(rows: pd.DataFrame) -> list[str]:
@@ -93,23 +96,26 @@ def slices_of(rows: pd.DataFrame) -> list[str]:
 
 
 def csv_of(rows: pd.DataFrame, header: bool = True) -> str:
-    """A table as CSV that `read_table` reads back cell by cell, whatever the cells contain."""
+    """A table as CSV; `read_table` restores every cell, whatever it contains."""
     text = str(rows.to_csv(index=False, header=header, lineterminator="\n"))
     if "\r" in text:
-        # Before Python 3.13 only what is a part of a line's end is quoted, and a reader ends a row at a lone \r too.
+        # Before Python 3.13 a lone \r is not quoted unless it is in the line terminator, but
+        # readers end a row there.
         text = str(rows.to_csv(index=False, header=header, lineterminator="\r\n"))
         text = re.sub(r'("[^"]*")|\r\n', lambda match: match[1] or "\n", text)
     return text
 
 
 def write_table(rows: pd.DataFrame, file: Path) -> None:
-    """Write a table that `read_table` reads back equal."""
+    """Write a table; `read_table` gives an equal one."""
     file.write_bytes(csv_of(rows).encode())
 
 
 def read_table(source: Path | BinaryIO, numbers: Iterable[str] = ()) -> pd.DataFrame:
-    """Read a table with every cell as text, except the columns of numbers, in which an empty cell is NaN."""
-    # Without a header: pandas would rename columns, and take the first one for an index where rows are longer.
+    """Read a table with every cell as text, except the columns `numbers`, in which an empty cell
+    is NaN."""
+    # Without a header, because pandas renames columns, and takes the first one as index if rows
+    # are longer.
     rows = pd.read_csv(source, header=None, dtype=str, keep_default_na=False, encoding="utf-8")
     return _with_numbers(rows.iloc[1:].set_axis(list(rows.iloc[0]), axis=1).reset_index(drop=True), numbers)
 
@@ -131,13 +137,14 @@ def _with_numbers(rows: pd.DataFrame, columns: Iterable[str]) -> pd.DataFrame:
 
 
 def _read_csv(table: Path, needed: tuple[str, str]) -> pd.DataFrame:
-    """Read a table that a user wrote: case and spaces of known columns do not matter, cells are stripped."""
+    """Read a user's table: case and spaces in names of known columns do not matter, cells are
+    stripped."""
     try:
         rows = read_table(table)
     except (ValueError, pd.errors.ParserError) as error:
         raise InputError(f"{table} cannot be read as CSV: {' '.join(str(error).split())}") from None
     header = [str(name) or f"Unnamed: {number}" for number, name in enumerate(rows)]
-    columns = [known if (known := name.strip().casefold()) in KNOWN else name for name in header]
+    columns = [lower if (lower := name.strip().casefold()) in KNOWN else name for name in header]
     for column in columns:
         same = [repr(name) for name, other in zip(header, columns, strict=True) if other == column]
         if len(same) > 1:
@@ -160,7 +167,8 @@ def columns_of(table: Path) -> list[str]:
 
 
 def written_rows(table: Path) -> pd.DataFrame:
-    """The rows of a labels.csv as they are written, right or wrong, with paths as `read_folder` gives them."""
+    """The rows of a labels.csv as they are written, right or wrong, with paths as `read_folder`
+    gives them."""
     rows = _read_csv(table, ("path", "label"))
     return rows.assign(path=rows["path"].map(_posix))
 
@@ -170,7 +178,7 @@ def _posix(path: str) -> str:
 
 
 def line_of(table: Path, path: str) -> int:
-    """The line of a picture in a labels.csv, where no cell has several lines."""
+    """The line of a picture in a labels.csv whose cells have one line each."""
     return _read_table(table)["path"].tolist().index(path) + 2
 
 
@@ -213,12 +221,13 @@ def _wrong_rows(rows: pd.DataFrame) -> Iterator[tuple[pd.Series, Callable[[Any],
 
 
 def is_picture(path: PurePath) -> bool:
-    """Whether a file in the data, with its path from there, is taken for a picture: by its name alone."""
+    """Whether a file is treated as a picture, by its path relative to the data alone."""
     return is_visible(path) and path.suffix.lower() in SUFFIXES
 
 
 def is_visible(path: PurePath) -> bool:
-    """Whether a file, with its path from the data on, was put there by somebody, as far as its name tells."""
+    """Whether a file, with its path from the data on, was put there by somebody, as far as its
+    name tells."""
     return not _is_hidden(path) and not _is_system(path)
 
 
@@ -231,7 +240,8 @@ def _is_system(path: PurePath) -> bool:
 
 
 def left_out(root: Path, rows: pd.DataFrame) -> pd.DataFrame:
-    """Every file under `root` that is neither a picture of the rows nor a table: its path from there, and why."""
+    """Every file under `root` that is neither a picture in `rows` nor a table: its relative path,
+    and the reason."""
     tables = [name for name in ("labels.csv", "splits.csv") if (root / name).is_file()]
     used = {*rows["path"], *tables}
     files = [file.relative_to(root) for file in root.rglob("*") if file.is_file()]
@@ -260,17 +270,17 @@ def _why_left_out(file: PurePath, listed: bool, splits: set[str]) -> str:
 
 
 def counted(values: pd.Series) -> str:
-    """How often there is each of the values, the most frequent first."""
+    """The values with their counts, the most frequent first."""
     counts = values.value_counts(sort=False).sort_index().sort_values(ascending=False, kind="stable")
     return ", ".join(f"{count} {value}" for value, count in counts.items())
 
 
 def warnings_of_left_out(files: pd.DataFrame) -> list[str]:
     """What somebody may have meant to be used among the files that are left out."""
-    meant = files[~files["reason"].isin(HARMLESS)]
+    suspicious = files[~files["reason"].isin(HARMLESS)]
     return [
         f"{len(paths)} picture{'s' * (len(paths) > 1)} left out, such as {paths.iloc[0]}: {reason}"
-        for reason, paths in meant.groupby("reason", sort=True)["path"]
+        for reason, paths in suspicious.groupby("reason", sort=True)["path"]
     ]
 
 
@@ -289,8 +299,8 @@ def split_folders(root: Path) -> dict[str, Path]:
 
 
 def _split_folders(root: Path) -> list[tuple[str, Path]]:
-    """The folders that are splits, if there are train and another one of them with class folders in them, or nothing
-    else: a stray folder beside them makes no classes of them."""
+    """The folders that are splits: if train and another split have class folders, or if all
+    folders are splits. A stray folder beside them does not turn them into classes."""
     tops = _folders_in(root)
     named = [(FOLDERS[name], top) for top in tops if (name := _named(top).lower()) in FOLDERS]
     several = {"train"} < {split for split, _ in named} and any(_folders_in(top) for _, top in named)
@@ -298,14 +308,14 @@ def _split_folders(root: Path) -> list[tuple[str, Path]]:
 
 
 def _class_folders(root: Path) -> list[tuple[str, Path]]:
-    """The split, empty where thaw shall decide, and the folder of each class."""
+    """The split (empty: thaw decides) and the folder of each class."""
     if splits := _split_folders(root):
         return [(split, folder) for split, top in splits for folder in _folders_in(top)]
     return [("", folder) for folder in _folders_in(root)]
 
 
 def empty_classes(root: Path, rows: pd.DataFrame) -> list[str]:
-    """The class folders in which no picture was found, so that they are no classes."""
+    """The class folders without pictures, which are not classes."""
     if (root / "labels.csv").is_file():
         return []
     names = {_named(folder) for _, folder in _class_folders(root)}
@@ -323,9 +333,9 @@ def _read_class_folders(root: Path) -> pd.DataFrame:
     ]
     if not rows:
         files = left_out(root, pd.DataFrame({"path": []}))
-        there = f" ({counted(files['reason'])})" if len(files) else ""
+        counts = f" ({counted(files['reason'])})" if len(files) else ""
         raise InputError(
-            f"no pictures found under {root}{there}; allowed are a folder for each class with {', '.join(FORMATS)} "
+            f"no pictures found under {root}{counts}; allowed are a folder for each class with {', '.join(FORMATS)} "
             "files in it, or pictures with a labels.csv (columns path and label)"
         )
     if reasons := {row["path"]: why for row in rows if (why := _why_unnamed(**row))}:
@@ -345,7 +355,8 @@ def _why_unnamed(path: str, label: str, split: str) -> str:
 
 
 def classes_of(rows: pd.DataFrame, positive: str | None, smallest: int) -> list[str]:
-    """The class names in order; of two, the positive one is last: `positive`, or the one with the higher targets."""
+    """The class names in order. Of two, the positive one is last: `positive`, or the one with the
+    higher targets."""
     counts = rows["label"].value_counts()
     if len(counts) < 2:
         raise InputError(f"all pictures have the label '{counts.index[0]}'; a classifier needs at least two classes")
@@ -379,18 +390,19 @@ def content_hash(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def only_new(known: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
-    """The rows whose picture is neither among the known ones nor twice in the rows; refused if labels contradict."""
+def only_new(old: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows with new pictures: without those in `old` and without duplicates. Contradicting
+    labels are an error."""
     names: dict[str, dict[str, str]] = {}  # of the pictures of a content, by label
-    for kind, pictures in (("known", known), ("new", rows)):
+    for kind, pictures in (("known", old), ("new", rows)):
         for digest, label, path in zip(pictures["hash"], pictures["label"], pictures["path"], strict=True):
             names.setdefault(digest, {}).setdefault(label, f"the {kind} picture {path} ({label})")
-    pairs = known["hash"] + " " + known["label"]
+    pairs = old["hash"] + " " + old["label"]
     new = rows[~(rows["hash"] + " " + rows["label"]).isin(pairs)]
     reasons = {
-        path: f"the new picture {path} ({label}) is identical to {others[0]}; correct one of the labels"
+        path: f"the new picture {path} ({label}) is identical to {contradicting[0]}; correct one of the labels"
         for digest, label, path in zip(new["hash"], new["label"], new["path"], strict=True)
-        if (others := [name for other, name in names[digest].items() if other != label])
+        if (contradicting := [name for other, name in names[digest].items() if other != label])
     }
     if reasons:
         raise Refused(reasons)
@@ -398,7 +410,8 @@ def only_new(known: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def complete(rows: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:
-    """The manifest: known columns in one order, slices between them, what was not given filled in."""
+    """The manifest: known columns in a fixed order, slices between them, missing values filled
+    in."""
     group = rows.get("group", "")
     target = rows["target"] if "target" in rows else pd.Series(np.nan, rows.index)
     if len(classes) == 2 and "target" not in rows:
@@ -413,12 +426,13 @@ def read_manifest(table: Path) -> pd.DataFrame:
 
 
 def fingerprint(rows: pd.DataFrame) -> str:
-    """SHA-256 of the manifest, hashes of the pictures included: equal fingerprints mean equal data."""
+    """SHA-256 of the manifest with the hashes of its pictures: equal fingerprints mean equal
+    data."""
     return hashlib.sha256(csv_of(rows).encode()).hexdigest()
 
 
 def warnings(rows: pd.DataFrame, classes: Sequence[str]) -> list[str]:
-    """What a manifest may contain but makes results less trustworthy."""
+    """Warnings about data that make results less reliable."""
     messages = []
     if len(classes) == 2:
         positive, target = rows["label"] == classes[1], rows["target"]
@@ -455,7 +469,8 @@ def warnings(rows: pd.DataFrame, classes: Sequence[str]) -> list[str]:
 
 
 def targets_of(rows: pd.DataFrame, classes: Sequence[str]) -> NDArray[np.float32]:
-    """Class probabilities (n, classes) to train on: of two classes the target is that of the last, else 0 or 1."""
+    """Class probabilities (n, classes) to train on: of two classes the target is that of the last,
+    else 0 or 1."""
     if len(classes) == 2 and rows["target"].notna().all():
         positive = rows["target"].to_numpy(dtype=np.float32)
         return np.stack([1 - positive, positive], axis=1)

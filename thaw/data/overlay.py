@@ -4,7 +4,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from thaw.data.pictures import Shape, cut_of
+from thaw.data.pictures import Shape
+from thaw.data.pixels import cut_of
 
 WARM, COLD = (255, 96, 0), (0, 110, 255)
 STRONGEST = 0.65  # how much of the colour there is where the map is largest

@@ -14,14 +14,15 @@ Result = TypeVar("Result")
 
 
 def stream(threads: ThreadPoolExecutor, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-    """Yield the results in order, computing only a few ahead of the caller, so that memory stays bounded.
+    """Yield the results in order, computing only a few ahead of the caller, so that memory stays
+    bounded.
 
     Every item is tried. At the end one error names the first failure and counts the others.
     """
-    left, jobs = iter(items), deque[Future[Result]]()
+    remaining, jobs = iter(items), deque[Future[Result]]()
     mistakes, first = 0, ""
     while True:
-        jobs.extend(threads.submit(function, item) for item in islice(left, AHEAD - len(jobs)))
+        jobs.extend(threads.submit(function, item) for item in islice(remaining, AHEAD - len(jobs)))
         if not jobs:
             break
         try:

@@ -1,4 +1,4 @@
-"""Pictures: decoding and checking files, batches of pixels, the views of a square, normalisation.
+"""Pictures: reading and checking files, batches of pixels, the views of a square, normalisation.
 
 Decoded pictures are one uint8 array (n, height, width, channels) with a single channel where all are grey. It is
 read from a memory map; without one the same batches are decoded from the files by threads.
@@ -16,9 +16,10 @@ from typing import Any, BinaryIO, TypeVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
+from thaw.data.pixels import FORMATS, PIXEL_RULE, STRETCHED, Geometry, is_grey, open_image, squared, upright
 from thaw.errors import InputError
 
 # Endings of files that are taken for pictures. What is in them decides how they are read.
@@ -27,17 +28,6 @@ _READ = """
     .tif .tiff .webp
 """
 SUFFIXES = frozenset(_READ.split())
-# What pictures may be. Pillow goes by what is in a file, not by its name, and hands some formats to other programs: it
-# asks only the decoders named here. JPEG's is that of MPO too.
-FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
-GREY = ("1", "L", "LA", "La", "I", "F")
-# Every kind of pixels becomes 8 bits by `eight_bits`. Its number is part of each `Shape`, so that a model carries it:
-# another rule needs another number.
-PIXEL_RULE = 1
-BACKGROUND = "white"
-TOPS = (255, 1023, 4095, 16383, 65535)  # the brightest value of 8, 10, 12, 14 and 16 bits
-STRETCHED = "from its darkest to its brightest pixel"
-BITS_PER_SAMPLE, SAMPLE_FORMAT = 258, 339  # tags of TIFF; a sample format of 1 is without a sign
 # What decoders raise over broken files.
 UNREADABLE = (
     OSError,
@@ -84,15 +74,8 @@ class Preprocessing:
 
 
 @dataclass(frozen=True)
-class Shape:
-    """How a picture becomes a square of pixels."""
-
-    size: int
-    resize: int
-    interpolation: str
-    fit: str
-    channels: int
-    pixels: int = PIXEL_RULE
+class Shape(Geometry):
+    """How a picture becomes a square of pixels, by the rule that this thaw has."""
 
     def __post_init__(self) -> None:
         if self.pixels != PIXEL_RULE:
@@ -117,19 +100,10 @@ class Shape:
         return torch.zeros(1, 3, self.size, self.size)
 
 
-def open_image(source: Path | BinaryIO) -> Image.Image:
-    """A file of one of the allowed formats, of which only the header is read yet."""
-    return Image.open(source, formats=FORMATS)
-
-
 def channels_of(path: Path) -> int:
     """1 for a grey picture, 3 for any other, read from the file's header."""
     with _readable(path), open_image(path) as file:
-        return 1 if _is_grey(file.mode) else 3
-
-
-def _is_grey(mode: str) -> bool:
-    return mode in GREY or mode.startswith("I;16")
+        return 1 if is_grey(file.mode) else 3
 
 
 @contextmanager
@@ -151,49 +125,12 @@ def read_picture(path: Path, opened: BinaryIO | None = None) -> tuple[Image.Imag
     """A file, or what was `opened` under its name, fully decoded, upright, 8-bit grey or RGB; and the rule by which
     its pixels became so."""
     with _readable(path), open_image(opened or path) as file:
-        file.load()
-        picture, rule = eight_bits(file)
-        picture.getexif()[ExifTags.Base.Orientation] = file.getexif().get(ExifTags.Base.Orientation, 1)
-        return ImageOps.exif_transpose(picture), rule
+        return upright(file)
 
 
 def open_picture(path: Path) -> Image.Image:
     """A file, fully decoded, upright, 8-bit grey or RGB."""
     return read_picture(path)[0]
-
-
-def eight_bits(picture: Image.Image) -> tuple[Image.Image, str]:
-    """Any picture as 8-bit grey or RGB, and the rule for pixels of its kind; no other picture has a say in it."""
-    mode = "L" if _is_grey(picture.mode) else "RGB"
-    if picture.mode == "F" or picture.mode.startswith("I"):
-        return _from_numbers(picture)
-    if not picture.has_transparency_data:
-        names = {"P": "its palette", "CMYK": "without a profile", "LAB": "as sRGB"}
-        return picture.convert(mode), names.get(picture.mode, "as they are")
-    with_alpha = (picture.convert("LA") if picture.mode == "La" else picture).convert("RGBA")
-    if not with_alpha.getchannel("A").getbbox():
-        return with_alpha.convert("RGB").convert(mode), "alpha left out"
-    background = Image.new("RGBA", picture.size, BACKGROUND)
-    return Image.alpha_composite(background, with_alpha).convert(mode), f"on {BACKGROUND}"
-
-
-def _from_numbers(picture: Image.Image) -> tuple[Image.Image, str]:
-    """Grey of more than 8 bits: white is the brightest value of the fewest bits that hold every pixel, of floats also
-    1. Where a pixel is negative or needs more than 16 bits, the darkest is black and the brightest white."""
-    numbers = np.asarray(picture)
-    tags = getattr(picture, "tag_v2", {})
-    if tags.get(SAMPLE_FORMAT, (1,)) == (1,) and tags.get(BITS_PER_SAMPLE) == (32,) and numbers.dtype == np.int32:
-        numbers = numbers.view(np.uint32)  # Pillow has no mode for it
-    finite = numbers[np.isfinite(numbers)]
-    if not finite.size:
-        raise ValueError("none of its pixels is a finite number")
-    black, white, rule = float(finite.min()), float(finite.max()), STRETCHED
-    if black >= 0 and white <= TOPS[-1]:
-        tops = (1, *TOPS) if picture.mode == "F" else TOPS
-        top = next(top for top in tops if white <= top)
-        black, white, rule = 0.0, float(top), f"white is {top}"
-    scaled = (np.clip(numbers, black, white).astype(np.float64) - black) * 255 / ((white - black) or 1)
-    return Image.fromarray(np.rint(np.nan_to_num(scaled)).astype(np.uint8)), rule
 
 
 def rule_warnings(rules: Mapping[str, int]) -> list[str]:
@@ -210,24 +147,6 @@ def rule_warnings(rules: Mapping[str, int]) -> list[str]:
 def decode(path: Path, shape: Shape, opened: BinaryIO | None = None) -> NDArray[np.uint8]:
     """A file, or what was `opened` under its name, as pixels (size, size, channels)."""
     return squared(read_picture(path, opened)[0], shape)
-
-
-def cut_of(size: tuple[int, int], shape: Shape) -> tuple[tuple[int, int], tuple[int, int]]:
-    """What a picture of `size` is resized to, and the left upper corner of the square that is then cut out."""
-    if shape.fit == "whole":
-        return (shape.size, shape.size), (0, 0)
-    scale = shape.resize / min(size)
-    width, height = (max(shape.size, round(side * scale)) for side in size)
-    return (width, height), ((width - shape.size) // 2, (height - shape.size) // 2)
-
-
-def squared(picture: Image.Image, shape: Shape) -> NDArray[np.uint8]:
-    """A picture as pixels (size, size, channels): squeezed whole, or its centre as the weights crop it."""
-    picture = picture.convert("L" if shape.channels == 1 else "RGB")
-    size, (left, top) = cut_of(picture.size, shape)
-    picture = picture.resize(size, Image.Resampling[shape.interpolation.upper()])
-    picture = picture.crop((left, top, left + shape.size, top + shape.size))
-    return np.asarray(picture).reshape(shape.size, shape.size, shape.channels)
 
 
 class Pictures:

@@ -1,4 +1,4 @@
-"""Splits: which rows of the manifest train, which validate, which are the test."""
+"""Splits: which rows of the manifest are for training, validation and test."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -12,8 +12,8 @@ from thaw.errors import InputError
 
 
 def units_of(rows: pd.DataFrame) -> pd.Series:
-    """For each row the name of the unit that stays in one split: its group, together with every group that has a
-    picture identical to one of its own; a picture without a group is of its twins' unit."""
+    """For each row the unit that must stay in one split: its group, joined with all groups that
+    share an identical picture. A picture without a group belongs to the unit of its duplicates."""
     if "group" not in rows:
         return rows["hash"]
     units = rows["group"].where(rows["group"] != "", rows["hash"])
@@ -26,8 +26,8 @@ def units_of(rows: pd.DataFrame) -> pd.Series:
 
 
 def assign_folds(rows: pd.DataFrame, val: float, fold: int, folds: int, seed: int) -> pd.Series:
-    """The split of every row with one of so many folds as test split, and val drawn from the others; stratified by
-    label, groups kept whole. Over all folds every row is in test once."""
+    """The split of every row, with one of the folds as test and val drawn from the others;
+    stratified by label, groups kept whole. Over all folds every row is in the test once."""
     if "split" in rows and (rows["split"] != "").any():
         raise InputError(
             "prepare.folds divides all pictures anew, but these come with splits: leave them out, or folds"
@@ -36,45 +36,49 @@ def assign_folds(rows: pd.DataFrame, val: float, fold: int, folds: int, seed: in
     by_class = units.groupby(rows["label"]).nunique()
     smallest, most = by_class.idxmin(), int(by_class.min())
     if folds > most:
-        what = f"groups with pictures of class '{smallest}'" if "group" in rows else f"pictures of class '{smallest}'"
-        raise InputError(f"prepare.folds is {folds}, but there are {most} {what}: use 2 to {most}")
+        units_named = (
+            f"groups with pictures of class '{smallest}'" if "group" in rows else f"pictures of class '{smallest}'"
+        )
+        raise InputError(f"prepare.folds is {folds}, but there are {most} {units_named}: use 2 to {most}")
     rows = rows.sort_values("path")
     free = pd.Series("", rows.index)
     drawn = _draw(rows, free, {str(number): 1 / folds for number in range(folds)}, seed)
-    rest = drawn != str(fold)
+    others = drawn != str(fold)
     shares = {"train": 1 - val * folds / (folds - 1), "val": val * folds / (folds - 1)}
-    return drawn.mask(~rest, "test").mask(rest, _draw(rows[rest], free[rest], shares, seed))
+    return drawn.mask(~others, "test").mask(others, _draw(rows[others], free[others], shares, seed))
 
 
 def assign_splits(rows: pd.DataFrame, val: float, test: float, seed: int, frozen: bool = False) -> pd.Series:
-    """The split of every row: what is given stays; a picture identical to one with a split, or of its group, follows
-    it; the rest is drawn stratified by label, groups kept whole, so that all rows together come near the shares.
+    """The split of every row. A given split stays; duplicates and pictures of the same group
+    follow it. The rest is drawn stratified by label, groups kept whole, so that all rows together
+    come close to the shares.
 
-    Depends on the rows and the seed, not on their order. Where splits are given but not all three, the missing ones are
-    taken from train and from pictures without a split, and the given val and test stay as they are; unless splits are
-    `frozen`: said by an earlier draw.
+    Depends on the rows and the seed, not on their order. If only some splits are given, the
+    missing ones are drawn from train and from pictures without a split, and the given val and test
+    stay; unless splits are `frozen`, that is, from an earlier draw.
     """
     rows = rows.sort_values("path")
-    given = _follow(rows, rows["split"]) if "split" in rows else pd.Series("", index=rows.index)
+    fixed = _follow(rows, rows["split"]) if "split" in rows else pd.Series("", index=rows.index)
     shares = {"train": 1 - val - test, "val": val, "test": test}
-    there = set(given)
-    if there - {""} and not frozen:
-        if not there & {"train", ""}:
+    present = set(fixed)
+    if present - {""} and not frozen:
+        if not present & {"train", ""}:
             raise InputError(
                 "splits are given but no picture is in train; mark some as train or leave their split empty, or give "
                 "no splits"
             )
-        missing = [split for split in ("val", "test") if split not in there]
-        if missing or "train" not in there:
-            taken = given.isin(["train", ""])
+        missing = [split for split in ("val", "test") if split not in present]
+        if missing or "train" not in present:
+            free = fixed.isin(["train", ""])
             shares = {"train": 1 - sum(shares[name] for name in missing), **{name: shares[name] for name in missing}}
-            return given.mask(taken, _draw(rows[taken], pd.Series("", rows.index[taken]), shares, seed))
-    return given.mask(given == "", _draw(rows, given, shares, seed))
+            return fixed.mask(free, _draw(rows[free], pd.Series("", rows.index[free]), shares, seed))
+    return fixed.mask(fixed == "", _draw(rows, fixed, shares, seed))
 
 
 def assign_by_date(rows: pd.DataFrame, column: str, val: float, test: float, table: Path) -> pd.Series:
-    """The newest pictures are test, the newest of the others val. Pictures of one date stay together, so do units,
-    which have the date of their newest picture; the cuts lie between the dates that come nearest to the shares."""
+    """The newest pictures are test, the newest of the others val. Pictures of one date stay
+    together, and so do units, whose date is that of their newest picture. The cuts are at the
+    dates closest to the shares."""
     _check_split_by(rows, column)
     dates = {text: _date_of(text) for text in rows[column].unique()}
     if wrong := [text for text, moment in dates.items() if moment is None]:
@@ -100,7 +104,7 @@ def assign_by_date(rows: pd.DataFrame, column: str, val: float, test: float, tab
 
 
 def _date_of(text: str) -> datetime | None:
-    """An ISO 8601 date, with or without a time, a month or a year; None if it is none of these."""
+    """The ISO 8601 date (with or without a time), month or year in a text; None if it has none."""
     try:
         moment = datetime.fromisoformat(text + {4: "-01-01", 7: "-01"}.get(len(text), ""))
     except ValueError:
@@ -109,7 +113,8 @@ def _date_of(text: str) -> datetime | None:
 
 
 def assign_held_out(rows: pd.DataFrame, column: str, value: str, val: float, seed: int) -> pd.Series:
-    """Test are the pictures with one value in a column, and whatever is of their units; val is drawn from the rest."""
+    """Test is every picture with `value` in the column, and the rest of their units; val is drawn
+    from the others."""
     _check_split_by(rows, column)
     rows = rows.sort_values("path")
     values = sorted(set(rows[column]) - {""})
@@ -119,10 +124,10 @@ def assign_held_out(rows: pd.DataFrame, column: str, value: str, val: float, see
             f"{' and others' if len(values) > 10 else ''}"
         )
     units = units_of(rows)
-    rest = rows[~units.isin(units[rows[column] == value])]
-    if rest.empty:
+    others = rows[~units.isin(units[rows[column] == value])]
+    if others.empty:
         raise InputError(f"prepare.hold_out is '{value}', and no picture is without it in column '{column}'")
-    drawn = _draw(rest, pd.Series("", rest.index), {"train": 1 - val, "val": val}, seed)
+    drawn = _draw(others, pd.Series("", others.index), {"train": 1 - val, "val": val}, seed)
     return drawn.reindex(rows.index, fill_value="test")
 
 
@@ -134,37 +139,40 @@ def _check_split_by(rows: pd.DataFrame, column: str) -> None:
         )
     columns = [*slices_of(rows), *(["group"] if "group" in rows else [])]
     if column not in columns:
-        there = f"labels.csv has {', '.join(columns)}" if columns else "these data have none; give them a labels.csv"
-        raise InputError(f"prepare.split_by is '{column}', which is no column to split by; {there}")
+        available = (
+            f"labels.csv has {', '.join(columns)}" if columns else "these data have none; give them a labels.csv"
+        )
+        raise InputError(f"prepare.split_by is '{column}', which is no column to split by; {available}")
 
 
-def _follow(rows: pd.DataFrame, given: pd.Series) -> pd.Series:
-    """The given splits; rows without one take that of their twins or group (if these differ: test, then train)."""
+def _follow(rows: pd.DataFrame, fixed: pd.Series) -> pd.Series:
+    """The given splits; rows without one take that of their duplicates or group (if these differ:
+    test, then train)."""
     keys = [rows[column].where(rows[column] != "") for column in ("hash", "group") if column in rows]
     while True:
-        before = given
+        before = fixed
         for key in keys:
-            known = given[given != ""].groupby(key).min()
-            given = given.where(given != "", key.map(known).fillna(""))
-        if given.equals(before):
-            return given
+            of_key = fixed[fixed != ""].groupby(key).min()
+            fixed = fixed.where(fixed != "", key.map(of_key).fillna(""))
+        if fixed.equals(before):
+            return fixed
 
 
-def _draw(rows: pd.DataFrame, given: pd.Series, shares: dict[str, float], seed: int) -> pd.Series:
-    """Draw splits for the rows without one. Whole units are placed, large ones first, each into the split that lacks
-    most of the unit's classes."""
+def _draw(rows: pd.DataFrame, fixed: pd.Series, shares: dict[str, float], seed: int) -> pd.Series:
+    """Draw splits for the rows without one. Units are placed whole, large ones first, each into
+    the split that lacks the most of the unit's classes."""
     units = units_of(rows)
-    free = given == ""
+    free = fixed == ""
     totals = rows["label"].value_counts().sort_index()
     counts = pd.crosstab(units[free], rows["label"][free]).sort_index().reindex(columns=totals.index, fill_value=0)
     names = list(shares)
-    there = pd.crosstab(given, rows["label"]).reindex(index=names, columns=totals.index, fill_value=0)
+    present = pd.crosstab(fixed, rows["label"]).reindex(index=names, columns=totals.index, fill_value=0)
     sizes = counts.to_numpy(dtype=np.float64)
     order = np.random.default_rng(seed).permutation(len(counts))
     order = order[np.argsort(-sizes.sum(axis=1)[order], kind="stable")]
     total = totals.to_numpy(dtype=np.float64)
     goal = np.outer(list(shares.values()), total)
-    lacking = goal - there.to_numpy(dtype=np.float64)
+    lacking = goal - present.to_numpy(dtype=np.float64)
     assigned: dict[str, str] = {}
     for row in order:
         split = int(np.argmax(lacking / np.maximum(goal, 1e-9) @ (sizes[row] / total)))
@@ -173,10 +181,10 @@ def _draw(rows: pd.DataFrame, given: pd.Series, shares: dict[str, float], seed: 
     return units.map(assigned)
 
 
-def join(known: pd.DataFrame, new: pd.DataFrame, val: float, test: float, seed: int, frozen: bool) -> pd.DataFrame:
-    """The known rows in the splits that they have without the new ones, and after them the new ones in theirs."""
-    known = known.assign(split=assign_splits(known, val, test, seed, frozen))
-    both = pd.concat([known, new], ignore_index=True)
+def join(old: pd.DataFrame, new: pd.DataFrame, val: float, test: float, seed: int, frozen: bool) -> pd.DataFrame:
+    """The old rows with unchanged splits, followed by the new rows with theirs."""
+    old = old.assign(split=assign_splits(old, val, test, seed, frozen))
+    both = pd.concat([old, new], ignore_index=True)
     both["split"] = both["split"].fillna("")
     return both.assign(split=assign_splits(both, val, test, seed, frozen=True))
 

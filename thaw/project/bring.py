@@ -1,9 +1,10 @@
-"""data: brings the pictures that `data.dvc` pins, and lets DVC verify every byte.
+"""data: get the pictures that `data.dvc` pins, and let DVC verify every byte.
 
     python -m thaw.project.bring      cache, DVC remote or the package elpv-dataset -> data/
 
-The default data are ELPV: photographs of solar cells under electroluminescence, with a defect probability each. Their
-list says nothing about modules, but cells of one module are neighbours in it, so a block of 60 rows is a group.
+The default data are ELPV: photographs of solar cells under electroluminescence, each with a defect
+probability. The list does not name modules, but cells of one module are neighbours in it, so each
+block of 60 rows is a group.
 """
 
 import shutil
@@ -23,7 +24,7 @@ ROWS_IN_A_GROUP = 60
 
 
 def data(_: Settings) -> None:
-    """Bring the data unless they are there."""
+    """Get the data unless they are in place."""
     if DATA.is_symlink():
         raise InputError(
             f"data/ is a link to {DATA.resolve()}, and DVC pins no linked folder; copy the folder itself here"
@@ -44,7 +45,7 @@ def data(_: Settings) -> None:
         print("pulling data/ from the DVC remote", flush=True)
         pulled = _dvc("pull", "data.dvc")
         if pulled.returncode:
-            # Exit code 1, not 2: there is nothing to mend, and another try may help.
+            # Exit code 1, not 2: the user has nothing to correct, and a retry may help.
             sys.exit(
                 f"error: the DVC remote did not give data/: {_reason(pulled)}; see `dvc remote list` and `dvc pull -v`"
             )
@@ -53,7 +54,7 @@ def data(_: Settings) -> None:
         print("making data/ from the package elpv-dataset", flush=True)
         make_elpv(DATA)
         pin = (ROOT / "data.dvc").read_text(encoding="utf-8")
-        committed = _dvc("commit", "--force", "data.dvc")  # hashes every byte and writes what it found
+        committed = _dvc("commit", "--force", "data.dvc")  # hashes every byte and writes data.dvc
         if committed.returncode or (ROOT / "data.dvc").read_text(encoding="utf-8") != pin:
             (ROOT / "data.dvc").write_text(pin, encoding="utf-8")
             shutil.rmtree(DATA)

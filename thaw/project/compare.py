@@ -101,6 +101,11 @@ def compare(config: Settings, others: list[tuple[Path, str]]) -> None:
             f"promote.by is recall, which is that of the positive one of two classes, and there are "
             f"{len(data.classes)}; set it to accuracy, auc or macro_f1"
         )
+    named = {*config.promote.costs, *(name for row in config.promote.costs.values() for name in row)}
+    if unknown := sorted(named - set(data.classes)):
+        raise InputError(
+            f"promote.costs names '{unknown[0]}', which is no class; the classes are {', '.join(data.classes)}"
+        )
     rows = data.rows.loc[data.split("test")].reset_index(drop=True)
     predictions = read_predictions(EVALUATE / "predictions.csv")
     assert predictions["path"].tolist() == rows["path"].tolist(), "evaluate saw other test pictures"
@@ -221,7 +226,7 @@ def _compared(champion: Version, on_line: OnLine) -> Outcome:
 
 def anchor(champion: Version, versions: list[Version], by: str) -> Version | None:
     """The version that was in use and had the highest figure when it was new, if that is higher than the one in use:
-    so that many small losses do not add up."""
+    so that many small losses do not add up. Where costs decide it is accuracy, since versions bear no costs."""
     names = registry.were_in_use()
     candidates = [version for version in versions if version.name in names and version.model != champion.model]
     best = max(candidates, key=lambda version: _figure(version, by), default=None)
@@ -229,11 +234,7 @@ def anchor(champion: Version, versions: list[Version], by: str) -> Version | Non
 
 
 def _figure(version: Version, by: str) -> float:
-    metrics = version.metrics
-    if by == "recall":
-        value = ((metrics.get("operating") or {}).get("finetuned") or {}).get("recall", {}).get("value")
-    else:
-        value = metrics.get("finetuned", {}).get({"macro_f1": "f1"}.get(by, by))
+    value = version.metrics.get("finetuned", {}).get({"macro_f1": "f1", "cost": "accuracy"}.get(by, by))
     return -1.0 if value is None else float(value)
 
 

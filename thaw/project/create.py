@@ -1,6 +1,7 @@
-"""create: makes a project, `thaw init`: a git and DVC repository with the pipeline, ready to run.
+"""create: make a project (`thaw init`), a git and DVC repository with the pipeline, ready to run.
 
-Nothing that is there is overwritten. `.thaw/made` keeps the files as they were made: `thaw upgrade` merges with them.
+No existing file is overwritten. `.thaw/made` keeps the files as they were made, for the merges of
+`thaw upgrade`.
 """
 
 import shutil
@@ -14,36 +15,36 @@ from thaw.project import recipe, template, workspace
 from thaw.project.git import dvc
 
 MADE = ".thaw/made"
-IGNORES = (".gitignore", ".dvcignore")  # whose lines are added to those that are there
+IGNORES = (".gitignore", ".dvcignore")  # missing lines are added to existing files
 
 
 def create(folder: Path, name: str | None = None, demo: bool = False) -> list[str]:
-    """Make `folder` a project; what was done, in sentences."""
+    """Make `folder` a project; returns sentences that say what was done."""
     if shutil.which("git") is None:
         raise InputError("thaw keeps projects in git, and there is no git here: install it and run this again")
     folder = folder.absolute()
     name = name or folder.name
     if not name or set(name) & set("/%"):
         raise InputError(f"'{name}' cannot be the name of a project on a Prefect server: give one without / and %")
-    if around := workspace.find(folder):
-        kind = "is a project already" if around == folder else f"lies in the project {around}"
+    if outer := workspace.find(folder):
+        kind = "is a project already" if outer == folder else f"lies in the project {outer}"
         raise InputError(f"{folder} {kind}; `thaw upgrade` brings one up to date, `thaw init FOLDER` makes another")
     texts = template.texts(demo)
     _refuse_foreign(folder)
     try:
         (folder / "data").mkdir(parents=True, exist_ok=True)
-        said = _repository(folder)
-        said += _write(folder, texts)
-        said += _dvc_repository(folder)
+        lines = _repository(folder)
+        lines += _write(folder, texts)
+        lines += _dvc_repository(folder)
     except OSError as error:
         raise InputError(f"{folder} cannot become a project: {error.strerror} ({error.filename})") from None
     _note(folder, name)
     _call(folder, "git", "add", "--force", "--", *texts, MADE, ".dvc/config", ".dvc/.gitignore")
-    return said
+    return lines
 
 
 def write_made(folder: Path, texts: dict[str, str]) -> None:
-    """Keep the files of a project as they were made."""
+    """Keep a copy of the project's files as they were made."""
     shutil.rmtree(folder / MADE, ignore_errors=True)
     for path, text in texts.items():
         place = folder / MADE / path
@@ -52,11 +53,11 @@ def write_made(folder: Path, texts: dict[str, str]) -> None:
 
 
 def _refuse_foreign(folder: Path) -> None:
-    """Raise where a file that DVC reads is there already and is somebody else's."""
+    """Raise if the folder has files of a DVC pipeline that is not thaw's."""
     for name in ("dvc.yaml", "params.yaml", "thaw.yaml", "dvc.lock"):
         if (folder / name).exists():
             raise InputError(
-                f"{folder / name} is there already and is not of a project of thaw: make the project in a folder of "
+                f"{folder / name} exists and does not belong to a thaw project: make the project in a folder of "
                 f"its own, such as `thaw init {folder.name}/classifier`"
             )
 
@@ -80,8 +81,8 @@ def _dvc_repository(folder: Path) -> list[str]:
 
 
 def _write(folder: Path, texts: dict[str, str]) -> list[str]:
-    """Write the files that are not there, and lines that are lacking in lists of ignored files."""
-    written, kept, said = [], [], []
+    """Write missing files, and add missing lines to ignore files."""
+    written, existing, lines = [], [], []
     for path, text in texts.items():
         place = folder / path
         if not place.exists():
@@ -90,17 +91,17 @@ def _write(folder: Path, texts: dict[str, str]) -> list[str]:
             written.append(path)
         elif path in IGNORES:
             old = place.read_text(encoding="utf-8")
-            lacking = [line for line in text.splitlines() if line and line not in old.splitlines()]
-            if any(not line.startswith("#") for line in lacking):
-                place.write_text("\n".join([old.rstrip("\n"), "", *lacking, ""]).lstrip("\n"), encoding="utf-8")
-                said.append(f"added {len(lacking)} lines to {path}")
+            missing = [line for line in text.splitlines() if line and line not in old.splitlines()]
+            if any(not line.startswith("#") for line in missing):
+                place.write_text("\n".join([old.rstrip("\n"), "", *missing, ""]).lstrip("\n"), encoding="utf-8")
+                lines.append(f"added {len(missing)} lines to {path}")
         else:
-            kept.append(path)
+            existing.append(path)
     write_made(folder, texts)
-    said.append(f"wrote {', '.join(written)}")
-    if kept:
-        said.append(f"kept {', '.join(kept)} as {'it is' if len(kept) == 1 else 'they are'}")
-    return said
+    lines.append(f"wrote {', '.join(written)}")
+    if existing:
+        lines.append(f"kept {', '.join(existing)} as {'it is' if len(existing) == 1 else 'they are'}")
+    return lines
 
 
 def _note(folder: Path, name: str) -> None:
@@ -111,16 +112,16 @@ def _note(folder: Path, name: str) -> None:
 
 def _top(folder: Path) -> Path | None:
     """The top folder of the git repository that a folder belongs to."""
-    asked = subprocess.run(
+    result = subprocess.run(
         ["git", "rev-parse", "--show-toplevel"], cwd=folder, text=True, capture_output=True, stdin=subprocess.DEVNULL
     )
-    return Path(asked.stdout.strip()).resolve() if asked.returncode == 0 else None
+    return Path(result.stdout.strip()).resolve() if result.returncode == 0 else None
 
 
 def _call(folder: Path, *command: str) -> None:
-    done = subprocess.run(command, cwd=folder, text=True, capture_output=True, stdin=subprocess.DEVNULL)
-    if done.returncode:
-        what = " ".join(word for word in command if word not in (sys.executable, "-m"))
+    result = subprocess.run(command, cwd=folder, text=True, capture_output=True, stdin=subprocess.DEVNULL)
+    if result.returncode:
+        shown = " ".join(argument for argument in command if argument not in (sys.executable, "-m"))
         raise InputError(
-            f"`{what}` failed in {folder}: {(done.stderr.strip().splitlines() or ['no reason given'])[-1]}"
+            f"`{shown}` failed in {folder}: {(result.stderr.strip().splitlines() or ['no reason given'])[-1]}"
         )

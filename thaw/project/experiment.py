@@ -1,4 +1,5 @@
-"""Keeps a retraining: as a DVC experiment, and in the DVC remote. Branch and uncommitted work stay as they are."""
+"""Record a retraining as a DVC experiment, and push it. The branch and uncommitted work are not
+touched."""
 
 import re
 import shutil
@@ -10,44 +11,44 @@ from thaw.project.git import dvc, git
 from thaw.project.journal import Journal
 from thaw.project.stage import OnLine, StageError, ask, finish, run
 
-# What a run may leave that is in no commit yet; all else that git does not track is the user's own.
+# Untracked files that a run may leave; all others belong to the user.
 OURS = ("dvc.lock", "data.dvc", "params.yaml", "artifacts")
 
 PREFIX = "retrain-"  # how the name of a retraining's record begins
 RECORD = re.compile(rf"refs/exps/[0-9a-f]{{2}}/[0-9a-f]+/{PREFIX}.*")
-QUICK = "--quick"  # send only what no record needs
+QUICK = "--quick"  # push outputs only, without the run cache
 UNSENT = Journal("unsent")
 
 
 def known() -> str | None:
-    """The name of a record of just these results, the newest if there are several."""
+    """The name of the newest record of exactly these results, if there is one."""
     lock = workspace.ROOT / "dvc.lock"
     ours = git("hash-object", str(lock)) if lock.is_file() else ""
     records = git("for-each-ref", "--format=%(refname)", "--sort=-committerdate", "refs/exps/*/*/*").split()
-    found = (
+    matching = (
         record for record in records if ours and git("rev-parse", "--quiet", "--verify", f"{record}:dvc.lock") == ours
     )
-    return next((record.rsplit("/", 1)[-1] for record in found), None)
+    return next((record.rsplit("/", 1)[-1] for record in matching), None)
 
 
 def save(name: str, message: str, on_line: OnLine = print) -> str:
-    """Save the workspace as an experiment, as `dvc exp save` does; its commit."""
+    """Save the workspace as an experiment, as `dvc exp save` does; returns its commit."""
     head = git("rev-parse", "--quiet", "--verify", "HEAD")
     if not head:
         raise InputError("a record needs a git commit to stand on: run `git init && git add --all && git commit`")
-    if stale := reasons.changed():  # dvc would note them as what the results were made from
-        why = "; ".join(dict.fromkeys(reason for each in stale.values() for reason in each))
+    if stale := reasons.changed():  # DVC would record them as the source of the results
+        why = "; ".join(dict.fromkeys(reason for of_phase in stale.values() for reason in of_phase))
         raise InputError(f"no record: since the phases ran, {why}; run again to make results of what is there now")
     UNSENT.begin(record=name)
     new = git("ls-files", "--others", "--exclude-standard", "--", *OURS).splitlines()
     command = dvc("exp", "save", "--name", name, "--message", message)
     index = workspace.ROOT / git("rev-parse", "--git-path", "index")
-    kept = index.with_name("index.before-record")
-    shutil.copy2(index, kept)
+    backup = index.with_name("index.before-record")
+    shutil.copy2(index, backup)
     try:
         finish("record", [*command, *(f"--include-untracked={path}" for path in new)], on_line)
     finally:
-        kept.replace(index)  # dvc forgets what the user has staged
+        backup.replace(index)  # DVC unstages what the user has staged
     return git("rev-parse", "--verify", f"refs/exps/{head[:2]}/{head[2:]}/{name}")
 
 
@@ -58,8 +59,8 @@ def has_remote() -> bool:
 
 
 def push(on_line: OnLine = print) -> int:
-    """Send data and outputs to the DVC remote, and all that a clone restores where a record has not been sent; how many
-    files were not there yet."""
+    """Push data and outputs to the DVC remote, and the run cache too if a record was not pushed
+    yet; returns the number of files that were new there."""
     if not UNSENT.read():
         sent: int = ask("push", "thaw.project.send", QUICK, on_line=on_line)
         return sent
@@ -69,13 +70,15 @@ def push(on_line: OnLine = print) -> int:
 
 
 def send(*stages: str, on_line: OnLine = print) -> int:
-    """Send what stages made, all if none is named, to the DVC remote, so that any clone restores it; how many files."""
+    """Push the outputs and the run cache of `stages` (default: all), so that a clone can restore
+    them; returns the number of files."""
     sent: int = ask("push", "thaw.project.send", *stages, on_line=on_line)
     return sent
 
 
 def publish(remote: str, on_line: OnLine = print) -> int:
-    """Send the records of retrainings and the tags of versions to a git remote; how many were not there yet."""
+    """Push the records of retrainings and the tags of versions to a git remote; returns how many
+    were new."""
     if remote not in git("remote").split():
         raise InputError(f"retrain.git_remote is {remote}, but git knows no such remote; see `git remote -v`")
     names = git("for-each-ref", "--format=%(refname)", "refs/exps", "refs/tags").splitlines()

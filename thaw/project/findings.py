@@ -1,4 +1,5 @@
-"""What came out of the arms of a sweep, read from their experiments: a table, the best setting, a plot."""
+"""The results of a sweep, read from the experiments of its arms: a table, the best setting, a
+plot."""
 
 import json
 from dataclasses import dataclass
@@ -26,7 +27,8 @@ SOURCES = {path[0] for path in COLUMNS.values()}
 
 @dataclass(frozen=True)
 class Findings:
-    """What a sweep found: a row for each setting, the best one and one of its arms, a plot; and where they are kept."""
+    """The results of a sweep: a row for each setting, the best one and one of its arms, a plot,
+    and their folder."""
 
     table: "pd.DataFrame"
     best: str
@@ -36,7 +38,8 @@ class Findings:
 
 
 def outcome(of: Sweep) -> Findings | None:
-    """What came out of the arms that ended, if any did; table and plot of it are kept in its folder."""
+    """The results of the finished arms, if there are any; table and plot are written into the
+    sweep's folder."""
     import pandas as pd
 
     from thaw.report.sweep_plot import sweep_plot
@@ -57,7 +60,7 @@ def outcome(of: Sweep) -> Findings | None:
 
 
 def _row(of: Sweep, arm: Arm) -> dict[str, Any]:
-    """What came out of an arm, read from its experiment."""
+    """The results of an arm, read from its experiment."""
     from thaw.statistics.records import same_networks
 
     commit = reference(of, arm.name)

@@ -1,4 +1,4 @@
-"""git and DVC: what git answers in the workspace, and how DVC is called there."""
+"""git and DVC: run git in the workspace, and build DVC commands."""
 
 import io
 import subprocess
@@ -8,7 +8,7 @@ from thaw.project import workspace
 
 
 def git(*arguments: str) -> str:
-    """What git prints; nothing where it fails."""
+    """The output of a git command; empty if it fails."""
     done = subprocess.run(
         ["git", *arguments], cwd=workspace.ROOT, text=True, capture_output=True, stdin=subprocess.DEVNULL
     )
@@ -16,21 +16,24 @@ def git(*arguments: str) -> str:
 
 
 def contents(names: list[str]) -> list[str]:
-    """The texts of files as they are at commits, each named `COMMIT:./PATH`, in one go; empty where there is none."""
+    """The texts of files at commits, each named `COMMIT:./PATH`, in one call; empty for files that
+    do not exist."""
     if not names:
         return []
-    asked = "".join(f"{name}\n" for name in names).encode()
-    done = subprocess.run(["git", "cat-file", "--batch"], cwd=workspace.ROOT, input=asked, capture_output=True)
-    told, texts = io.BytesIO(done.stdout), []
+    request = "".join(f"{name}\n" for name in names).encode()
+    done = subprocess.run(["git", "cat-file", "--batch"], cwd=workspace.ROOT, input=request, capture_output=True)
+    answer, texts = io.BytesIO(done.stdout), []
     for _ in names:
-        head = told.readline().split()  # hash, kind and size; or the name and "missing"
-        texts.append(told.read(int(head[2]) + 1)[:-1].decode() if len(head) == 3 else "")
+        head = answer.readline().split()  # hash, kind and size; or the name and "missing"
+        texts.append(answer.read(int(head[2]) + 1)[:-1].decode() if len(head) == 3 else "")
     return texts
 
 
 def dvc(*arguments: str) -> list[str]:
-    """A command of the DVC that is installed with this Python; where another one is at work, it waits for that.
+    """A command of the DVC installed with this Python; it waits for a lock that another DVC
+    command holds.
 
-    DVC itself gives up after three seconds, and with it the stage whose training has just ended.
+    Without `--wait-for-lock` DVC gives up after three seconds, and the stage that has just been
+    trained fails.
     """
     return [sys.executable, "-m", "dvc", "--wait-for-lock", *arguments]

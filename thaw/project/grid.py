@@ -1,4 +1,4 @@
-"""The arms of a sweep: every combination of the values that were given, each with so many seeds."""
+"""The arms of a sweep: every combination of the given values, each with several seeds."""
 
 import itertools
 import re
@@ -12,7 +12,8 @@ from thaw.project.settings import Settings
 
 @dataclass(frozen=True)
 class Arm:
-    """One training: what it tries, such as `ratio10`, and all changes to params.yaml, the seed among them."""
+    """One training: what it tries, such as `ratio10`, and all changes to params.yaml, the seed
+    among them."""
 
     name: str
     setting: str
@@ -21,7 +22,7 @@ class Arm:
 
 
 def arm(setting: str, overrides: list[str]) -> Arm:
-    """One training; its name is one that git takes."""
+    """One training, with a name that git accepts."""
     settings = settings_with(overrides)
     fold = f"-fold{settings.prepare.fold}" if settings.prepare.folds else ""
     name = re.sub(r"[^\w.-]+|\.(?=\.|$)", "-", f"{setting}{fold}-seed{settings.seed}").strip("-.")
@@ -29,12 +30,12 @@ def arm(setting: str, overrides: list[str]) -> Arm:
 
 
 def arms(grid: list[str], seeds: int | None, most: int) -> list[Arm]:
-    """Every combination of the values in `key=a,b,c`, each with so many seeds; all checked.
+    """Every combination of the values in `key=a,b,c`, each with `seeds` seeds; all checked.
 
     Args:
         grid: changes of settings; `[a, b]` is one value.
-        seeds: how many seeds each setting is trained with, from the one in params.yaml on.
-        most: more arms than this are refused.
+        seeds: how many seeds per setting, starting with the one in params.yaml.
+        most: the largest number of arms allowed.
     """
     if not grid and seeds is None:
         raise InputError("a sweep needs values to try: give --set unfreeze.ratio=10,30,100, or --seeds 3, or both")
@@ -53,25 +54,27 @@ def arms(grid: list[str], seeds: int | None, most: int) -> list[Arm]:
         values[key] = values_of_key
     if "seed" in values and seeds is not None:
         raise InputError("--seeds and --set seed=... both choose the seeds; give one of them")
-    first = settings_with([]).seed
-    values["seed"] = values.get("seed") or [str(first + number) for number in range(seeds or 1)]
-    count = reduce(lambda product, each: product * len(each), values.values(), 1)
+    first_seed = settings_with([]).seed
+    values["seed"] = values.get("seed") or [str(first_seed + number) for number in range(seeds or 1)]
+    count = reduce(lambda product, choices: product * len(choices), values.values(), 1)
     if count > most:
         raise InputError(f"this sweep has {count} arms, and {most} are allowed; give fewer values, or --most {count}")
-    found = []
+    all_arms = []
     for combination in itertools.product(*values.values()):
         overrides = [f"{key}={value}" for key, value in zip(values, combination, strict=True)]
-        words = [_word(key, value, values) for key, value in zip(values, combination, strict=True) if key != "seed"]
-        setting = "-".join(filter(None, words)) or "unchanged"
-        found.append(arm(setting, overrides))
-    for one, other in itertools.combinations(found, 2):
-        if one.name == other.name:
-            raise InputError(f"--set gives the arm {one.name} twice; give each value once")
-    return found
+        parts = [
+            _name_part(key, value, values) for key, value in zip(values, combination, strict=True) if key != "seed"
+        ]
+        setting = "-".join(filter(None, parts)) or "unchanged"
+        all_arms.append(arm(setting, overrides))
+    for first_arm, second_arm in itertools.combinations(all_arms, 2):
+        if first_arm.name == second_arm.name:
+            raise InputError(f"--set gives the arm {first_arm.name} twice; give each value once")
+    return all_arms
 
 
 def _split(text: str) -> list[str]:
-    """The values between the commas that are in no brackets."""
+    """Split at commas outside of brackets."""
     parts, depth = [""], 0
     for letter in text:
         depth += (letter in "[{") - (letter in "]}")
@@ -82,8 +85,9 @@ def _split(text: str) -> list[str]:
     return [part.strip() for part in parts]
 
 
-def _word(key: str, value: str, values: dict[str, list[str]]) -> str:
-    """A setting as a part of a name that git takes; nothing for one that is the same in all arms."""
+def _name_part(key: str, value: str, values: dict[str, list[str]]) -> str:
+    """A setting as part of a name that git accepts; empty for a setting that is the same in all
+    arms."""
     if len(values[key]) == 1:
         return ""
     last = key.rsplit(".", 1)[-1]

@@ -1,8 +1,9 @@
-"""States of DVC's own files that would stop every command until somebody mends them by hand.
+"""Repair states of DVC's own files that would stop every command.
 
-A kill or a power cut leaves an empty or half written dvc.lock or rwlock, an entry in rwlock whose process is gone while
-another one has its number, or a cached file of zero bytes that DVC calls up to date. Each is mended only where it is
-proven broken, and as much of it is kept as is whole: what is valid does not run again.
+A kill or a power cut can leave an empty or half-written dvc.lock or rwlock, an rwlock entry of a
+dead process whose number another process has now, or a cached file of zero bytes that DVC calls up
+to date. A file is repaired only if it is provably broken, and its valid parts are kept, so valid
+stages do not run again.
 """
 
 import configparser
@@ -24,18 +25,19 @@ from thaw.project import provenance, workspace
 from thaw.project.journal import replace
 
 EMPTY = hashlib.md5(b"").hexdigest()
-STAGE = re.compile(r"^ {2}\S", re.MULTILINE)  # where dvc.lock tells of another stage
+STAGE = re.compile(r"^ {2}\S", re.MULTILINE)  # the start of a stage in dvc.lock
 
 
 class Fault(NamedTuple):
-    """Something that is broken, as a sentence that says what becomes of it, and how that is done."""
+    """Something broken: a sentence that says what it is and what is done about it, and the
+    function that does it."""
 
     sentence: str
     mend: Callable[[], None]
 
 
 def faults() -> Iterator[Fault]:
-    """What is broken now; nothing is changed by looking."""
+    """Everything that is broken now; changes nothing."""
     yield from _lock_file()
     yield from _rwlock()
     yield from _cache()
@@ -51,32 +53,32 @@ def _lock_file() -> Iterator[Fault]:
     text = file.read_bytes().decode(errors="replace")
     if _stages(text) is not None:
         return
-    text = text.partition("\0")[0]  # what a file system gives for bytes that never came
-    starts = [found.start() for found in STAGE.finditer(text)]
+    text = text.partition("\0")[0]  # after a crash a file system may fill lost bytes with zeros
+    starts = [match.start() for match in STAGE.finditer(text)]
     blocks = [text[start:end] for start, end in pairwise([*starts, len(text)])]
     head = "schema: '2.0'\nstages:\n"
     whole = [block for block in blocks if _stages(head + block)]
     names = [block.strip().partition(":")[0] for block in whole]
-    kept = f"what it says of {', '.join(names)} is kept" if names else "it says nothing of any phase"
+    rest = f"what it says of {', '.join(names)} is kept" if names else "it says nothing of any phase"
     yield Fault(
-        f"dvc.lock is empty or half written: {kept}, the other phases come back from DVC's cache",
+        f"dvc.lock is empty or half written: {rest}, the other phases come back from DVC's cache",
         partial(_mend_lock_file, file, head + "".join(whole) if whole else ""),
     )
 
 
 def _stages(text: str) -> dict[str, Any] | None:
-    """The stages of a dvc.lock; None where DVC cannot read it."""
+    """The stages of a dvc.lock; None if DVC cannot read it."""
     try:
         values = YAML(typ="safe").load(text)
     except (YAMLError, ValueError):
         return None
     stages = values.get("stages", {}) if isinstance(values, dict) else None
-    good = isinstance(stages, dict) and all(map(_is_whole, stages.values()))
-    return stages if good else None
+    readable = isinstance(stages, dict) and all(map(_is_whole, stages.values()))
+    return stages if readable else None
 
 
 def _is_whole(stage: Any) -> bool:
-    """Whether DVC can read what dvc.lock says of a stage."""
+    """Whether DVC can read this stage of dvc.lock."""
     if not isinstance(stage, dict) or "cmd" not in stage or not isinstance(stage.get("params", {}), dict):
         return False
     entries = [stage.get("deps", []), stage.get("outs", [])]
@@ -106,8 +108,8 @@ def _rwlock() -> Iterator[Fault]:
     entries = _entries(file)
     if entries is None:
         yield Fault(".dvc/tmp/rwlock is empty or half written: it is made anew", partial(_mend_rwlock, file))
-    elif gone := _gone(entries, file.stat().st_mtime):
-        numbers = ", ".join(sorted({str(entry["pid"]) for entry in gone}))
+    elif stale := _stale(entries, file.stat().st_mtime):
+        numbers = ", ".join(sorted({str(entry["pid"]) for entry in stale}))
         yield Fault(
             f".dvc/tmp/rwlock names process {numbers}, which is gone and whose number another one has: it is let go",
             partial(_mend_rwlock, file),
@@ -115,7 +117,7 @@ def _rwlock() -> Iterator[Fault]:
 
 
 def _entries(file: Path) -> dict[str, dict[str, Any]] | None:
-    """Who reads and who writes which paths; None where DVC cannot read it."""
+    """The readers and writers of each path; None if DVC cannot read the file."""
     try:
         values = json.loads(file.read_bytes())
     except ValueError:
@@ -125,17 +127,19 @@ def _entries(file: Path) -> dict[str, dict[str, Any]] | None:
     return values
 
 
-def _gone(entries: dict[str, dict[str, Any]], written: float) -> list[dict[str, Any]]:
-    """The entries whose process is proven to be another one than that which made them, before `written`."""
+def _stale(entries: dict[str, dict[str, Any]], written: float) -> list[dict[str, Any]]:
+    """The entries whose process number now provably belongs to another process. `written` is the
+    time of the file."""
     readers = [entry for listed in entries.get("read", {}).values() for entry in listed]
-    every = [*readers, *entries.get("write", {}).values()]
-    return [entry for entry in every if _is_another(entry, written)]
+    all_entries = [*readers, *entries.get("write", {}).values()]
+    return [entry for entry in all_entries if _is_another(entry, written)]
 
 
 def _is_another(entry: dict[str, Any], written: float) -> bool:
-    """Whether the process with the number of an entry began after the entry was written, or runs something else.
+    """Whether the process with the entry's number started after the entry was written, or runs
+    another command.
 
-    Where no process has the number, DVC itself lets the entry go.
+    An entry without any such process is dropped by DVC itself.
     """
     import psutil  # type: ignore[import-untyped]
 
@@ -150,7 +154,7 @@ def _is_another(entry: dict[str, Any], written: float) -> bool:
 
 
 def _mend_rwlock(file: Path) -> None:
-    """Take out what is broken, while no DVC reads or writes the file."""
+    """Remove broken entries while no DVC command uses the file."""
     import zc.lockfile  # type: ignore[import-untyped]
 
     with suppress(zc.lockfile.LockError), _guard(file.with_name("rwlock.lock")):
@@ -158,16 +162,18 @@ def _mend_rwlock(file: Path) -> None:
         if entries is None:
             file.unlink()
             return
-        gone = _gone(entries, file.stat().st_mtime)
-        read = {path: [one for one in listed if one not in gone] for path, listed in entries.get("read", {}).items()}
-        write = {path: one for path, one in entries.get("write", {}).items() if one not in gone}
-        left = {"read": {path: listed for path, listed in read.items() if listed}, "write": write}
-        replace(file, json.dumps(left).encode())
+        stale = _stale(entries, file.stat().st_mtime)
+        read = {
+            path: [entry for entry in listed if entry not in stale] for path, listed in entries.get("read", {}).items()
+        }
+        write = {path: entry for path, entry in entries.get("write", {}).items() if entry not in stale}
+        remaining = {"read": {path: listed for path, listed in read.items() if listed}, "write": write}
+        replace(file, json.dumps(remaining).encode())
 
 
 @contextmanager
 def _guard(file: Path) -> Iterator[None]:
-    """What DVC holds while it looks into its rwlock."""
+    """The lock that DVC holds while it uses its rwlock."""
     import zc.lockfile
 
     guard = zc.lockfile.LockFile(str(file))
@@ -181,7 +187,8 @@ def _guard(file: Path) -> Iterator[None]:
 
 
 def _cache() -> Iterator[Fault]:
-    """Cached files of zero bytes that dvc.lock or data.dvc name; made anew where the workspace has what they held."""
+    """Cached files of zero bytes that dvc.lock or data.dvc name; restored if the workspace has
+    their content."""
     cache = _cache_folder()
     for path, digest in _pinned():
         file = _place(cache, digest)
@@ -201,7 +208,7 @@ def _cache_folder() -> Path:
 
 
 def _pinned() -> Iterator[tuple[str, str]]:
-    """Path and hash of everything that dvc.lock and data.dvc name."""
+    """Path and hash of every output in dvc.lock and data.dvc."""
     for name in ("dvc.lock", "data.dvc"):
         with suppress(OSError, YAMLError, ValueError, AttributeError):
             values = YAML(typ="safe").load(workspace.ROOT / name)
@@ -214,7 +221,7 @@ def _place(cache: Path, digest: str) -> Path:
 
 
 def _is_emptied(file: Path, digest: str) -> bool:
-    """Whether a cached file has lost all its bytes, which no content but nothing has."""
+    """Whether a cached file is empty although its content was not."""
     try:
         return digest != EMPTY and file.stat().st_size == 0
     except OSError:
@@ -231,13 +238,13 @@ def _members(file: Path) -> list[dict[str, str]]:
 
 def _emptied(file: Path, digest: str, path: str) -> Fault:
     content = _content(path, digest)
-    lost = "`dvc fetch` brings it where a remote has it, else what makes it runs again"
-    becomes = "it is copied back from there" if content is not None else lost
-    return Fault(f"DVC's cache has lost the content of {path}: {becomes}", partial(_refill, file, content))
+    otherwise = "`dvc fetch` brings it where a remote has it, else what makes it runs again"
+    remedy = "it is copied back from there" if content is not None else otherwise
+    return Fault(f"DVC's cache has lost the content of {path}: {remedy}", partial(_refill, file, content))
 
 
 def _content(path: str, digest: str) -> bytes | Path | None:
-    """What a cached file has to hold, where the workspace has it."""
+    """The content that a cached file must have, if the workspace has it."""
     place = workspace.ROOT / path
     if provenance.hash_at(place) != digest:
         return None

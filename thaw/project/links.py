@@ -1,4 +1,4 @@
-"""Links in the data: which of them DVC pins, and which it does not."""
+"""Symbolic links in the data: which of them DVC can pin."""
 
 import os
 import re
@@ -10,10 +10,11 @@ CACHED = re.compile(r"/files/md5/[0-9a-f]{2}/[0-9a-f]{30}\Z")  # in DVC's cache
 
 
 def check_links(root: Path, copied: bool = False) -> None:
-    """Raise where a link leads out of the data: DVC pins no linked folder, and no version keeps what is elsewhere.
+    """Raise if a link leads out of the data: DVC does not pin linked folders, nor files outside of
+    the data.
 
-    Links that DVC made lead into its cache, where a file's name says what is in it. Where files are going to be
-    `copied`, links to them do no harm.
+    Links that DVC made lead into its cache and are fine. If the files are going to be `copied`,
+    links to files are fine too.
     """
     links = [root] if root.is_symlink() and not copied else []
     for folder, folders, files in os.walk(root):

@@ -1,4 +1,4 @@
-"""What a killed process left broken or half done in the workspace is mended, before anybody builds on it."""
+"""Repair what a killed process left broken or half done in the workspace."""
 
 from collections.abc import Callable
 from contextlib import suppress
@@ -8,7 +8,8 @@ from thaw.project.lock import Busy, only_retraining
 
 
 def mend(say: Callable[[str], None] = print) -> None:
-    """Mend DVC's files, and undo or end what was begun. Whoever calls holds the workspace: nothing is still at work."""
+    """Repair DVC's files, and undo or finish interrupted work. The caller must hold the
+    workspace."""
     for fault in list(heal.faults()):
         fault.mend()
         say(f"warning: {fault.sentence}")
@@ -19,7 +20,8 @@ def mend(say: Callable[[str], None] = print) -> None:
 
 
 def mend_if_idle(say: Callable[[str], None] = print) -> None:
-    """The same for a command that only reads; where a run holds the workspace, that is not half done but under way."""
+    """The same for a command that only reads, unless a run holds the workspace: its work is still
+    in progress."""
     begun = overrides.JOURNAL.file.is_file() or registry.ENTERED.file.is_file()
     if begun or any(heal.faults()):
         with suppress(Busy), only_retraining("mending"):

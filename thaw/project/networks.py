@@ -24,9 +24,9 @@ AGAIN = "make it anew with `dvc repro --single-item --force {}`"
 
 
 class Dataset(NamedTuple):
-    """What prepare left of the splits that a phase reads: rows and targets by row number, and the pixels.
+    """The splits that a phase reads: rows and targets by row number, and the pixels.
 
-    Rows of other splits are not there, and their targets are NaN.
+    Rows of other splits are left out, and their targets are NaN.
     """
 
     reads: tuple[str, ...]
@@ -40,14 +40,14 @@ class Dataset(NamedTuple):
         """The row numbers of a split."""
         if name not in self.reads:
             raise InputError(
-                f"this phase asks for the rows of {name} and declares that it reads {' and '.join(self.reads)}: "
-                f"name {name} in its call of networks.dataset, if it may see them"
+                f"this phase asks for the rows of {name}, but declares that it reads {' and '.join(self.reads)}: "
+                f"add {name} to its call of networks.dataset if it may see them"
             )
         return self.rows.index[self.rows["split"] == name].to_numpy(np.int64, copy=True)
 
     def labelled(self, share: float, seed: int) -> NDArray[np.int64]:
-        """The row numbers of the training pictures whose labels are used, `share` of each class; a smaller share is
-        part of a larger one."""
+        """Row numbers of the training pictures whose labels are used, `share` of each class; a
+        smaller share is a subset of a larger one."""
         train = self.split("train")
         drawn = pd.Series(np.random.default_rng(seed).permutation(len(train)), index=train)
         labels = self.rows["label"][self.rows["split"] == "train"]
@@ -55,39 +55,42 @@ class Dataset(NamedTuple):
         used: NDArray[np.int64] = train[(rank <= np.ceil(share * size)).to_numpy()]
         return used
 
-    def class_weights(self, how: str, rows: NDArray[np.int64]) -> torch.Tensor | None:
-        """How much each class counts so that all count the same, 1 on average; None: each as it is."""
-        if how == "none":
+    def class_weights(self, scheme: str, rows: NDArray[np.int64]) -> torch.Tensor | None:
+        """Weights that make all classes count the same, 1 on average; None if `scheme` is none."""
+        if scheme == "none":
             return None
         counts = self.targets[torch.from_numpy(rows)].sum(0)
         return counts.sum() / (len(counts) * counts)
 
 
 def use_resources(config: Settings) -> torch.device:
-    """Set memory and threads, make every operation deterministic, meet the other processes; the device to use."""
+    """Set up memory, threads and determinism, and join the other ranks; returns the device to
+    use."""
     keep_freed_memory()
-    beside = processes.local_world_size()
-    if config.resources.threads or beside > 1:
-        torch.set_num_threads(config.resources.threads or max(1, torch.get_num_threads() // beside))
+    per_machine = processes.local_world_size()
+    if config.resources.threads or per_machine > 1:
+        torch.set_num_threads(config.resources.threads or max(1, torch.get_num_threads() // per_machine))
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # no operation here reads what it has not written
-    device = _device(config.resources.device, beside)
+    device = _device(config.resources.device, per_machine)
     processes.join(device)
     return device
 
 
-def _device(name: str, beside: int) -> torch.device:
-    """The device of that name, one for each of the processes `beside` one another on this machine."""
-    counts = {"cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available()), "cpu": beside}
+def _device(name: str, per_machine: int) -> torch.device:
+    """The device of that name; raise unless each of the processes on this machine gets one."""
+    counts = {"cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available()), "cpu": per_machine}
     if name == "auto":
         name = next(kind for kind, count in counts.items() if count)
     if not counts[name]:
-        here = ", ".join(kind for kind, count in counts.items() if count)
-        raise InputError(f"resources.device is {name}, which this machine does not have; it has {here} (or use auto)")
-    if counts[name] < beside:
+        available = ", ".join(kind for kind, count in counts.items() if count)
         raise InputError(
-            f"resources.processes is {beside}, but this machine has {counts[name]} of the device {name}: "
+            f"resources.device is {name}, which this machine does not have; it has {available} (or use auto)"
+        )
+    if counts[name] < per_machine:
+        raise InputError(
+            f"resources.processes is {per_machine}, but this machine has {counts[name]} of the device {name}: "
             f"use at most {counts[name]}, or resources.device cpu"
         )
     if name == "cuda":
@@ -96,32 +99,33 @@ def _device(name: str, beside: int) -> torch.device:
 
 
 def place(model: Classifier, device: torch.device, config: Settings) -> None:
-    """Bring the network to the device, there to multiply as `resources.precision` has it."""
+    """Move the network to the device, with the precision that `resources.precision` asks for."""
     model.to(device)
     if bfloat16_pays(config.resources.precision, device):
         use_bfloat16(model, device)
 
 
 class _Visible(Pictures):
-    """The pictures of some rows; no other one is decoded or handed out."""
+    """The pictures of some rows; asking for any other one is an error."""
 
     def __init__(self, pictures: Pictures, rows: NDArray[np.int64]) -> None:
         super().__init__(pictures.files, pictures.shape, pictures.decoded, pictures.workers)
         self.rows = rows
 
     def batches(self, batches: Sequence[NDArray[np.int64]]) -> Iterator[torch.Tensor]:
-        """As of all pictures, of rows that may be read."""
+        """Batches of pixels of visible rows."""
         for rows in batches:
-            assert np.isin(rows, self.rows).all(), "these pictures are of a split that the phase does not read"
+            assert np.isin(rows, self.rows).all(), "some pictures belong to a split that the phase does not read"
         return super().batches(batches)
 
 
 def dataset(config: Settings, *reads: str) -> Dataset:
-    """Read what prepare wrote of the splits in `reads`: `networks.dataset(config, "train", "val")`."""
+    """Read the splits in `reads` from prepare's outputs: `networks.dataset(config, "train",
+    "val")`."""
     meta = read_json(PREPARE / "meta.json")
     rows = read_manifest(PREPARE / "manifest.csv")
-    kept = PREPARE / "pictures.npy"
-    decoded = np.load(kept, mmap_mode="r") if kept.is_file() else None
+    file = PREPARE / "pictures.npy"
+    decoded = np.load(file, mmap_mode="r") if file.is_file() else None
     if fingerprint(rows) != meta["data"]:
         raise InputError(f"{PREPARE}/manifest.csv is not the one that prepare wrote; {AGAIN.format('prepare')}")
     if decoded is not None and len(decoded) != len(rows):
@@ -141,28 +145,28 @@ def of_splits(
     pictures: Pictures,
     meta: dict[str, Any],
 ) -> Dataset:
-    """A data set of which only the splits in `reads` can be seen."""
+    """A data set that shows only the splits in `reads`."""
     visible = rows["split"].isin(reads).to_numpy()
     targets = targets.masked_fill(torch.from_numpy(~visible)[:, None], torch.nan)
     return Dataset(reads, rows[visible], classes, targets, _Visible(pictures, np.flatnonzero(visible)), meta)
 
 
 def features(data: Dataset, split: str) -> NDArray[np.float32]:
-    """What embed made of the pictures of a split, a memory map (pictures, views, features)."""
-    found: NDArray[np.float32] = np.load(EMBED / f"{split}.npy", mmap_mode="r")
-    if len(found) != len(data.split(split)):
-        counts = f"features of {len(found)} pictures for the {len(data.split(split))} in {split}"
+    """The features of a split that embed wrote, a memory map (pictures, views, features)."""
+    array: NDArray[np.float32] = np.load(EMBED / f"{split}.npy", mmap_mode="r")
+    if len(array) != len(data.split(split)):
+        counts = f"features of {len(array)} pictures for the {len(data.split(split))} in {split}"
         raise InputError(f"{EMBED}/{split}.npy has {counts}; {AGAIN.format('embed')}")
-    return found
+    return array
 
 
 def preprocessing(data: Dataset) -> Preprocessing:
-    """What the backbone's weights expect, as prepare noted it."""
+    """The preprocessing that the backbone's weights expect, as prepare recorded it."""
     return Preprocessing.from_json(data.meta["preprocessing"])
 
 
 def new_network(config: Settings, data: Dataset) -> Classifier:
-    """The pretrained backbone with a new head; the same one each time."""
+    """The pretrained backbone with a new head; the same weights each time."""
     torch.manual_seed(config.seed)
     size = data.pictures.shape.size
     model = create(config.backbone.name, config.backbone.weights, len(data.classes), size)
@@ -170,7 +174,7 @@ def new_network(config: Settings, data: Dataset) -> Classifier:
 
 
 def meta_of(config: Settings, data: Dataset, folded: bool, parent: str | None) -> dict[str, Any]:
-    """What a checkpoint says of itself: all that rebuilds the network and where it comes from."""
+    """The meta data of a checkpoint: what rebuilds the network, and where it comes from."""
     return {
         "backbone": config.backbone.name,
         "weights": config.backbone.weights,
@@ -187,14 +191,14 @@ def meta_of(config: Settings, data: Dataset, folded: bool, parent: str | None) -
 def write_network(
     target: Path,
     weights: dict[str, torch.Tensor],
-    kept: dict[str, float],
+    kept_figures: dict[str, float],
     history: pd.DataFrame,
     meta: dict[str, Any],
 ) -> None:
-    """Write a checkpoint, `kept`, the figures of its weights, and the history that led to it."""
-    figures = {"epochs": int(history["epoch"].max()), "kept_epoch": kept["epoch"]}
-    figures |= {name: value for name, value in kept.items() if name != "epoch"}
+    """Write a checkpoint, the figures of its weights, and the history of its epochs."""
+    figures = {"epochs": int(history["epoch"].max()), "kept_epoch": kept_figures["epoch"]}
+    figures |= {name: value for name, value in kept_figures.items() if name != "epoch"}
     with outputs(target) as folder:
         history.to_csv(folder / "history.csv", index=False, lineterminator="\n")
         write_json(folder / "metrics.json", figures)
-        checkpoint.save(folder / "model", weights, meta | {"kept": kept})
+        checkpoint.save(folder / "model", weights, meta | {"kept": kept_figures})

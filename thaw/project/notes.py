@@ -1,4 +1,4 @@
-"""What prepare said beside its pictures: warnings, files left out, pictures that cannot be read."""
+"""The notes of prepare: warnings, files left out, pictures that cannot be read."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,7 @@ from thaw.report.data import Notes
 
 
 def read(folder: Path) -> Notes:
-    """The notes in prepare's folder; an older prepare wrote none."""
+    """The notes in prepare's folder; empty if an older thaw wrote it."""
     meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
     return Notes(meta.get("warnings", []), _pairs(folder / "left_out.csv"), _pairs(folder / "quarantine.csv"))
 

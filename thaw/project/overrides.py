@@ -1,8 +1,10 @@
-"""Changes of settings that a run is given, such as `unfreeze.ratio=30`: checked as a whole, written, taken back.
+"""Overrides of settings, such as `unfreeze.ratio=30`: checked together, written, and undone after
+a run.
 
-A command at a terminal writes them into params.yaml to stay. Those of a scheduled run are its own: they stand there,
-where DVC reads them, until the run has ended. A journal beside DVC's temporary files says what was there before. Where
-it outlives its run, the run was killed, and whoever holds the workspace next takes the changes back (`undo`).
+A command at a terminal writes them into params.yaml for good. Those of a scheduled run are in
+params.yaml, where DVC reads them, only until the run ends. A journal beside DVC's temporary files
+has the earlier values. After a kill the journal is still there, and the next command undoes the
+overrides (`undo`).
 """
 
 import json
@@ -26,19 +28,19 @@ ABOUT_THE_NETWORK = ("backbone", "prepare.resolution", "unfreeze.blocks")
 
 
 def settings_with(changes: list[str]) -> Settings:
-    """The settings as they would be with the changes, or the first mistake in them; nothing is written."""
+    """The settings with the changes; raises at the first mistake, and writes nothing."""
     return _changed(changes)[0]
 
 
 def write(changes: list[str]) -> None:
-    """Write the changes into params.yaml to stay, all of them or none."""
+    """Write the changes into params.yaml for good, all of them or none."""
     if changes:
         replace(_file(), _changed(changes)[1])
 
 
 @contextmanager
 def for_this_run(changes: list[str]) -> Iterator[None]:
-    """Have the changes in params.yaml for as long as the block lasts. The caller holds the workspace."""
+    """Keep the changes in params.yaml while the block runs. The caller must hold the workspace."""
     if not changes:
         yield
         return
@@ -49,13 +51,14 @@ def for_this_run(changes: list[str]) -> Iterator[None]:
     try:
         yield
     finally:
-        with suppress(InputError):  # params.yaml is half edited: the next command takes the changes back
+        with suppress(InputError):  # params.yaml is half edited: the next command undoes the changes
             undo()
 
 
 def undo() -> None:
-    """Take the changes of a run that has ended back. What the user has edited meanwhile stays, and where that is no
-    YAML yet, raise and do nothing. The caller holds the workspace.
+    """Undo the changes of a run that has ended. Edits that the user made meanwhile stay; if
+    params.yaml is not valid YAML just now, raise and do nothing. The caller must hold the
+    workspace.
     """
     noted = JOURNAL.read()
     if noted and _file().is_file():
@@ -70,7 +73,7 @@ def undo() -> None:
 
 
 def _changed(changes: list[str]) -> tuple[Settings, bytes]:
-    """The settings with the changes, checked, and params.yaml as it would be."""
+    """The settings with the changes, checked, and the new content of params.yaml."""
     if not changes:
         return settings.read(_file()), b""
     with tempfile.TemporaryDirectory() as folder:
@@ -78,45 +81,46 @@ def _changed(changes: list[str]) -> tuple[Settings, bytes]:
         if _file().exists():
             shutil.copy(_file(), trial)
         settings.override(changes, trial)
-        chosen = settings.read(trial)
+        result = settings.read(trial)
         if any(change.strip().startswith(ABOUT_THE_NETWORK) for change in changes):
-            named = chosen.unfreeze.blocks
+            named = result.unfreeze.blocks
             blocks = tuple(named) if isinstance(named, list) else named
-            _check_network(chosen.backbone.name, chosen.backbone.weights, chosen.prepare.resolution, blocks)
-        return chosen, trial.read_bytes()
+            _check_network(result.backbone.name, result.backbone.weights, result.prepare.resolution, blocks)
+        return result, trial.read_bytes()
 
 
 @cache
 def _check_network(name: str, weights: str, resolution: int | None, blocks: str | int | tuple[str, ...]) -> None:
-    """Raise unless there is such a backbone with such weights, size and blocks; takes the seconds that torch takes."""
+    """Raise unless the backbone exists with these weights, size and blocks; imports torch, which
+    takes seconds."""
     import torch
     from torchvision.models import get_model_weights
 
     from thaw.learning import backbones, freezing
 
-    wanted = backbones.preprocessing_of(name, weights).size
-    size = resolution or wanted
+    expected = backbones.preprocessing_of(name, weights).size
+    size = resolution or expected
     if weights not in get_model_weights(name).__members__ and not backbones.RANDOM.fullmatch(weights):
         file = workspace.ROOT / weights
-        backbones.create(name, str(file) if file.is_file() else weights, 2, size)  # reads it and says what is wrong
+        backbones.create(name, str(file) if file.is_file() else weights, 2, size)  # raises if the file is wrong
     backbones.check_size(name, weights, size)
     with suppress(NotImplementedError), torch.device("meta"):  # RegNet cannot be built without numbers
-        known = backbones.blocks(backbones.create(name, "random", 2, size).backbone)
-        freezing.select(known, list(blocks) if isinstance(blocks, tuple) else blocks)
+        all_blocks = backbones.blocks(backbones.create(name, "random", 2, size).backbone)
+        freezing.select(all_blocks, list(blocks) if isinstance(blocks, tuple) else blocks)
 
 
 def _back(before: Any, during: Any, now: Any, prefix: str = "") -> list[str]:
-    """The changes that bring back each value of `before` that was changed and that nobody has edited since."""
-    found = []
+    """The changes that restore each value of `before` that was overridden and not edited since."""
+    changes = []
     for key in during:
         old, new = before.get(key), during[key]
         if old == new or key not in now:
             continue
         if all(isinstance(value, dict) for value in (old, new, now[key])):
-            found += _back(old, new, now[key], f"{prefix}{key}.")
+            changes += _back(old, new, now[key], f"{prefix}{key}.")
         elif now[key] == new:
-            found.append(f"{prefix}{key}={json.dumps(old)}")
-    return found
+            changes.append(f"{prefix}{key}={json.dumps(old)}")
+    return changes
 
 
 def _file() -> Path:

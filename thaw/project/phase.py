@@ -1,4 +1,4 @@
-"""What every phase shares: one way to start, to fail and to write."""
+"""What all phases share: how they start, fail and write."""
 
 import json
 import os
@@ -20,18 +20,16 @@ from thaw.project.workspace import ARTIFACTS
 def start(phase: Callable[[Settings], None], shared: bool = False) -> None:
     """Run a phase as the command that DVC calls: a user's mistake is one sentence and exit code 2.
 
-    A `shared` phase knows how to go on in several processes; the first of them speaks for all.
+    A `shared` phase can run in several processes, of which only rank 0 prints.
     """
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # so that `outputs` tidies up
     try:
         config = settings.read()
-        wanted = config.resources.processes if shared else 1
-        if wanted > (cores := os.cpu_count() or 1):
-            raise InputError(
-                f"resources.processes is {wanted}, but this machine has {cores} cores: use at most {cores}"
-            )
-        if wanted > 1 and processes.world_size() == 1:
-            if code := processes.start(wanted, [sys.executable, "-m", f"tasks.{phase.__name__}"]):
+        count = config.resources.processes if shared else 1
+        if count > (cores := os.cpu_count() or 1):
+            raise InputError(f"resources.processes is {count}, but this machine has {cores} cores: use at most {cores}")
+        if count > 1 and processes.world_size() == 1:
+            if code := processes.start(count, [sys.executable, "-m", f"tasks.{phase.__name__}"]):
                 sys.exit(code)
             return
         if processes.world_size() > 1 and not shared:
@@ -52,9 +50,10 @@ def start(phase: Callable[[Settings], None], shared: bool = False) -> None:
 
 @contextmanager
 def outputs(target: Path) -> Iterator[Path]:
-    """A folder to write into; what is in it moves to `target` when all went well, and else is gone.
+    """A folder to write into. Its content moves to `target` at the end, or is deleted after an
+    error.
 
-    Of several processes the first makes it and moves what is in it; the others are told where it is.
+    Rank 0 makes the folder and moves its content; the other ranks only get its path.
     """
     partial = ARTIFACTS / f".{target.name}.partial"
     if not processes.first():
@@ -79,5 +78,5 @@ def read_json(path: Path) -> Any:
 
 
 def write_json(path: Path, values: Any) -> None:
-    """Write values so that people can read them and equal values make equal bytes."""
+    """Write values in a readable form; equal values give equal bytes."""
     path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")

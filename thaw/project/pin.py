@@ -1,8 +1,9 @@
-"""pin: whether data/ holds what data.dvc pins. What differs is pinned only where the user says so.
+"""pin: compare data/ with its pin data.dvc. A difference is pinned only if the user asks for it.
 
     thaw data --accept      pins data/ as it is
 
-A checkout that was killed, a full disk and a wrong `rm` leave fewer pictures, and look like data that were changed.
+A killed checkout, a full disk and a wrong `rm` all leave fewer pictures, and look like changed
+data.
 """
 
 import json
@@ -13,15 +14,15 @@ from thaw.project import workspace
 from thaw.project.git import dvc
 from thaw.project.stage import OnLine, finish
 
-KINDS = {"added": "new", "modified": "changed", "deleted": "missing"}  # DVC's words and ours
+KINDS = {"added": "new", "modified": "changed", "deleted": "missing"}  # in DVC's output: in ours
 
 
 @dataclass(frozen=True)
 class Difference:
     """How data/ differs from data.dvc."""
 
-    files: dict[str, list[str]] | None  # by kind; None where DVC's cache does not say which files are pinned
-    cached: bool  # whether all that is pinned is in DVC's cache
+    files: dict[str, list[str]] | None  # by kind; None if DVC's cache has no list of the pinned files
+    cached: bool  # whether all pinned files are in DVC's cache
 
     def __str__(self) -> str:
         if self.files is None:
@@ -33,10 +34,10 @@ class Difference:
 
 
 class DataDiffers(InputError):
-    """data/ differs from data.dvc, and nobody said which of them counts."""
+    """data/ differs from data.dvc, and the user has not said which one is right."""
 
     def __init__(self, difference: Difference) -> None:
-        # Where the cache lacks files, a forced checkout deletes data/ and brings nothing.
+        # If the cache lacks files, a forced checkout deletes data/ and restores nothing.
         back = (
             "`dvc checkout --force data.dvc` throws the difference away"
             if difference.cached
@@ -47,12 +48,13 @@ class DataDiffers(InputError):
 
 
 def difference() -> Difference | None:
-    """How data/ differs from data.dvc; None where it does not, and where one of them is missing."""
+    """How data/ differs from data.dvc; None if it does not, or if one of them is missing."""
     data = workspace.ROOT / "data"
     if not (workspace.ROOT / "data.dvc").is_file() or not data.is_dir() or not any(data.iterdir()):
         return None
     lines: list[str] = []
-    # `dvc status` says only "not in cache" of data that differ, too, where the cache lacks a file.
+    # `dvc status` would only say "not in cache" if the cache lacks a file, even for data that
+    # differ.
     finish("data", dvc("data", "status", "--granular", "--json", "data"), lines.append)
     status = json.loads(next(line for line in reversed(lines) if line.startswith("{")))
     uncommitted = status.get("uncommitted", {})
@@ -69,18 +71,18 @@ def difference() -> Difference | None:
 
 
 def check() -> None:
-    """Raise `DataDiffers` where data/ is there and differs from data.dvc."""
+    """Raise `DataDiffers` if data/ exists and differs from data.dvc."""
     if differs := difference():
         raise DataDiffers(differs)
 
 
 def accept(on_line: OnLine = print) -> None:
-    """Pin data/ as it is, and say what that changes. The caller holds the workspace."""
+    """Pin data/ as it is, and say what that changes. The caller must hold the workspace."""
     data, pin = workspace.ROOT / "data", workspace.ROOT / "data.dvc"
     if not any(file.is_file() and not file.name.startswith(".") for file in data.rglob("*")):
         raise InputError("data/ is missing or empty, which cannot be pinned; `thaw data` brings what data.dvc pins")
-    known, differs = pin.is_file(), difference()
-    if known and not differs:
+    pinned, differs = pin.is_file(), difference()
+    if pinned and not differs:
         on_line("data.dvc pins data/ as it is already")
         return
     if differs:

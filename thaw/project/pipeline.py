@@ -1,4 +1,5 @@
-"""The phases of the project, as dvc.yaml lists them: the one list from which everything else derives."""
+"""The phases of the project, as listed in dvc.yaml: the one list from which everything else
+derives."""
 
 from pathlib import Path
 from typing import Any
@@ -9,12 +10,12 @@ from thaw.project import workspace
 
 
 def read(name: str) -> dict[str, Any]:
-    """A YAML file of the workspace; nothing where there is none."""
+    """A YAML file of the workspace; empty if there is none."""
     return load(workspace.ROOT / name)
 
 
 def load(file: Path) -> dict[str, Any]:
-    """A YAML file; nothing where there is none."""
+    """A YAML file; empty if there is none."""
     return (YAML(typ="safe").load(file) if file.is_file() else None) or {}
 
 
@@ -25,17 +26,17 @@ def stages() -> dict[str, Any]:
 
 
 def project() -> str:
-    """What the project is called, on a Prefect server too: its name in thaw.yaml, else that of its folder."""
+    """The project's name, also on a Prefect server: from thaw.yaml, else that of its folder."""
     return str(read("thaw.yaml").get("project") or workspace.ROOT.name)
 
 
 def phases() -> dict[str, str]:
-    """What DVC is asked to reproduce for each phase of a run, in their order: the data, then every stage."""
+    """The DVC target of each phase of a run, in order: the data, then every stage."""
     return {"data": "data.dvc", **{name: name for name in stages()}}
 
 
 def setting(value: object) -> str:
-    """The value of a setting as params.yaml has it."""
+    """The value of a setting as written in params.yaml."""
     return "null" if value is None else str(value)
 
 

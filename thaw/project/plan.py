@@ -1,4 +1,4 @@
-"""The order in which the arms of a sweep compute nothing twice."""
+"""The order of a sweep's arms in which no phase is computed twice."""
 
 import hashlib
 import json
@@ -13,7 +13,8 @@ from thaw.project.grid import Arm
 
 @dataclass(frozen=True)
 class Job:
-    """What one worker does: the phases up to `until` with the settings of an arm, once the job `after` is done."""
+    """One worker's job: the phases up to `until` with the settings of an arm, once the job `after`
+    is done."""
 
     name: str
     overrides: list[str]
@@ -22,29 +23,30 @@ class Job:
 
 
 def plan(all_arms: list[Arm]) -> list[Job]:
-    """The jobs of a sweep, a job behind the one that it waits for.
+    """The jobs of a sweep, each after the one that it waits for.
 
-    Arms share a phase if all settings that it and the phases before it read are equal. What two or more share
-    is a job of its own, which they wait for: so no phase is computed twice, and nobody has to lock anything.
+    Arms share a phase if all settings of it and of the phases before it are equal. Phases that
+    several arms share are a job of their own, and these arms wait for it: so no phase is computed
+    twice, and no locks are needed.
     """
     stages = pipeline.stages()
-    words = list(stages)
+    names = list(stages)
     keys = {arm.name: _keys(arm, stages) for arm in all_arms}
     jobs: list[Job] = []
 
     def grow(group: list[Arm], depth: int, after: str | None) -> None:
         if len(group) == 1:
-            jobs.append(Job(group[0].name, group[0].overrides, words[-1], after))
+            jobs.append(Job(group[0].name, group[0].overrides, names[-1], after))
             return
         shared = depth
-        while shared < len(words) and len({keys[arm.name][shared] for arm in group}) == 1:
+        while shared < len(names) and len({keys[arm.name][shared] for arm in group}) == 1:
             shared += 1
         if shared > depth:
-            until = words[shared - 1]
+            until = names[shared - 1]
             name = f"until-{until}-{keys[group[0].name][shared - 1][:8]}"
             jobs.append(Job(name, group[0].overrides, until, after))
             after = name
-        if shared == len(words):
+        if shared == len(names):
             for arm in group:
                 grow([arm], shared, after)
             return
@@ -56,7 +58,7 @@ def plan(all_arms: list[Arm]) -> list[Job]:
 
 
 def _keys(arm: Arm, stages: dict[str, Any]) -> list[str]:
-    """For each phase what tells apart its results, and those of the phases before it."""
+    """For each phase a key of all settings that it and the phases before it depend on."""
     values = arm.settings.model_dump()
     read: list[Any] = []
     keys = []
@@ -72,6 +74,7 @@ def digest(values: Any) -> str:
 
 
 def at_once(arms: list[Arm]) -> int:
-    """How many of these this machine carries at a time: two that use all cores would only wait for one another."""
+    """How many arms run at once on this machine; two that use all cores would only slow each other
+    down."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, cores // max(arm.settings.resources.threads or cores for arm in arms))

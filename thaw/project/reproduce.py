@@ -1,7 +1,8 @@
-"""reproduce: makes a project as it was at a version, computes everything anew, and compares, `thaw reproduce`.
+"""reproduce: compute a version of a project anew and compare the outputs (`thaw reproduce`).
 
-In a folder of its own: a clone at the version's commit, an environment with the thaw and the packages of then (by uv),
-the data from the cache or the remote, and `dvc repro --force`. Nothing else comes from a cache, or nothing is proven.
+A folder of its own gets a clone at the version's commit, an environment with the thaw and the
+packages of that time (by uv), and the data from the cache or the remote. Then `dvc repro --force`
+runs. Nothing but the data comes from a cache, or nothing would be proven.
 """
 
 import json
@@ -28,7 +29,7 @@ DISTRIBUTION = "thaw-vision"
 
 @dataclass(frozen=True)
 class Output:
-    """An output of a phase: its path, and whether its bytes are those of the version."""
+    """An output of a phase: its path, and whether it has the same bytes as in the version."""
 
     path: str
     same: bool
@@ -37,26 +38,27 @@ class Output:
 def reproduce(
     name: str, folder: Path | None, source: str | None, environment: Path | None, on_line: OnLine = print
 ) -> list[Output]:
-    """Compute a version anew in `folder`; each output, and whether it is the same.
+    """Compute a version anew in `folder`; returns each output, and whether it is the same.
 
-    `source` is a wheel or a folder to install thaw from; `environment` an environment that has it already.
+    `source` is a wheel or a folder to install thaw from; `environment` is an environment that has
+    it already.
     """
     version = _version(name)
     project = _clone(version, folder or workspace.ROOT.parent / f"{workspace.ROOT.name}-{version.name}")
     on_line(f"{project} is the project as it was at {version.name} (commit {version.commit[:7]})")
-    kept = pipeline.load(project / recipe.NAME)
-    if not kept.get("thaw"):
+    thaw_yaml = pipeline.load(project / recipe.NAME)
+    if not thaw_yaml.get("thaw"):
         raise InputError(
             f"{version.name} was made before projects had a {recipe.NAME}, which says what they were made with: in "
             f"{project}, follow its README"
         )
-    python = _environment(project, kept, source, environment, on_line)
+    python = _environment(project, thaw_yaml, source, environment, on_line)
     _bring_data(project, python, on_line)
     lock = project / "dvc.lock"
     locked = registry.hashes(lock.read_text(encoding="utf-8"))
     finish("reproduce", [*_thaw_of(python), "-m", "dvc", "--cd", str(project), "repro", "--force"], on_line)
-    made = registry.hashes(lock.read_text(encoding="utf-8"))
-    return [Output(path, made.get(path) == digest) for path, digest in locked.items()]
+    computed = registry.hashes(lock.read_text(encoding="utf-8"))
+    return [Output(path, computed.get(path) == digest) for path, digest in locked.items()]
 
 
 def _version(name: str) -> registry.Version:
@@ -87,31 +89,31 @@ def _clone(version: registry.Version, folder: Path) -> Path:
 
 
 def _environment(
-    project: Path, kept: dict[str, Any], source: str | None, environment: Path | None, on_line: OnLine
+    project: Path, thaw_yaml: dict[str, Any], source: str | None, environment: Path | None, on_line: OnLine
 ) -> Path:
-    """The Python with the thaw and the packages that the recipe of the version names."""
+    """A Python with the thaw and the packages of the version's recipe."""
     if environment:
         python = environment.absolute() / "bin" / "python"
         if not python.is_file():
             raise InputError(f"{environment} is no Python environment: there is no {python}")
         return python
-    versions: dict[str, str] = kept.get("versions") or {}
+    versions: dict[str, str] = thaw_yaml.get("versions") or {}
     own = (project / "thaw" / "__init__.py").is_file()
-    if not own and not source and thaw.__version__ == kept["thaw"] and not _differ(versions):
+    if not own and not source and thaw.__version__ == thaw_yaml["thaw"] and not _differ(versions):
         return Path(sys.executable)
     if shutil.which("uv") is None:
         raise InputError(
-            f"{project} was made with thaw {kept['thaw']} and other packages than are installed, and there is no uv to "
-            "install them: install uv, or name an environment that has them with --environment"
+            f"{project} was made with thaw {thaw_yaml['thaw']} and other packages than are installed, and there is no "
+            "uv to install them: install uv, or name an environment that has them with --environment"
         )
-    what = str(project) if own and not source else source or _installed_from(kept["thaw"])
+    requirement = str(project) if own and not source else source or _installed_from(thaw_yaml["thaw"])
     pins = [f"{package}=={version}" for package, version in versions.items() if version]
     constraints = ["--constraint", str(project / "constraints.txt")] if (project / "constraints.txt").is_file() else []
-    place = project / ".venv"
-    on_line(f"making {place} with thaw {kept['thaw']}, {', '.join(pins)}")
-    finish("environment", ["uv", "venv", "--quiet", str(place)], on_line)
-    python = place / "bin" / "python"
-    command = ["uv", "pip", "install", "--quiet", "--python", str(python), *constraints, what, *pins]
+    target = project / ".venv"
+    on_line(f"making {target} with thaw {thaw_yaml['thaw']}, {', '.join(pins)}")
+    finish("environment", ["uv", "venv", "--quiet", str(target)], on_line)
+    python = target / "bin" / "python"
+    command = ["uv", "pip", "install", "--quiet", "--python", str(python), *constraints, requirement, *pins]
     finish("environment", command, on_line)
     return python
 
@@ -121,7 +123,7 @@ def _differ(versions: dict[str, str]) -> bool:
 
 
 def _installed_from(version: str) -> str:
-    """Where thaw was installed from, as pip noted it (PEP 610); raises where that gives another version."""
+    """Where thaw was installed from, according to PEP 610; raises if that is another version."""
     noted = distribution(DISTRIBUTION).read_text("direct_url.json")
     if thaw.__version__ != version:
         raise InputError(
@@ -135,25 +137,26 @@ def _installed_from(version: str) -> str:
 
 
 def _bring_data(project: Path, python: Path, on_line: OnLine) -> None:
-    """The data of the version: from the cache of the project that is here, else as a clone gets them."""
+    """Get the data of the version: from the cache of this project, else as any clone does."""
     cache = subprocess.run(dvc("cache", "dir"), cwd=workspace.ROOT, text=True, capture_output=True).stdout.strip()
-    here = [*_thaw_of(python), "-m", "dvc", "--cd", str(project)]
-    finish("data", [*here, "remote", "add", "--local", "--force", "here", cache], on_line)
+    dvc_there = [*_thaw_of(python), "-m", "dvc", "--cd", str(project)]
+    finish("data", [*dvc_there, "remote", "add", "--local", "--force", "here", cache], on_line)
     with_here = subprocess.run(
-        [*here, "pull", "--quiet", "--remote", "here", "data.dvc"], text=True, capture_output=True
+        [*dvc_there, "pull", "--quiet", "--remote", "here", "data.dvc"], text=True, capture_output=True
     )
     if with_here.returncode:
         finish("data", [*_thaw_of(python), "-m", "thaw", "-C", str(project), "data"], on_line)
 
 
 def _thaw_of(python: Path) -> list[str]:
-    """How a command runs with a Python whose programs come first, and without what this Python was told."""
+    """The start of a command that runs `python`, with its programs first on PATH and without our
+    PYTHONPATH."""
     path = f"{python.parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
     return ["env", "--unset=PYTHONPATH", f"PATH={path}", str(python)]
 
 
 def lines(outputs: list[Output]) -> Iterator[str]:
-    """What to say of the outputs."""
+    """The outputs as lines of text."""
     for output in outputs:
         yield f"{'the same bytes' if output.same else 'other bytes   '}  {output.path}"
     same = sum(output.same for output in outputs)

@@ -1,4 +1,5 @@
-"""What the flow and the command line show of a workspace: what a run is called, what the phases left behind."""
+"""What the flow and the command line show of a workspace: the name of a run, and the results of
+the phases."""
 
 import json
 import re
@@ -12,12 +13,13 @@ from thaw.project.git import git
 from thaw.project.settings import Settings
 from thaw.statistics.records import joined
 
-RECIPE = ("seed", "backbone", "prepare", "embed", "head", "unfreeze", "evaluate")  # the settings that make the result
+RECIPE = ("seed", "backbone", "prepare", "embed", "head", "unfreeze", "evaluate")  # settings that decide the result
 MOST_NAMED = 3  # changed settings in the name of a run
 
 
 def metrics() -> dict[str, Any]:
-    """All figures of `evaluate`: those of metrics.json and those of details.json, if there is one."""
+    """All figures of `evaluate`: those of metrics.json and those of details.json, if there is
+    one."""
     folder = workspace.ROOT / "artifacts" / "evaluate"
     details = folder / "details.json"
     return joined(
@@ -44,14 +46,15 @@ def summary() -> str:
 
 
 def warning() -> str:
-    """What to know before the gain is read, in one sentence; empty where all is well."""
+    """One sentence of caution about the gain; empty if all is well."""
     from thaw.report.summary import warning as _warning
 
     return _warning(metrics())
 
 
 def data() -> str:
-    """Pictures by class and split, and what prepare warned of and left out, as Markdown; empty without prepare."""
+    """Pictures by class and split, warnings, and files left out, as Markdown; empty before prepare
+    has run."""
     from thaw.data.manifest import read_manifest
     from thaw.project import notes
     from thaw.report.data import data_markdown
@@ -76,43 +79,45 @@ def promotion(decision: Mapping[str, Any], acted: bool) -> str:
 
 
 def name_of(changes: list[str]) -> str:
-    """A name that tells one run from another: backbone, ratio, settings other than committed, data and date."""
-    chosen = overrides.settings_with(changes)
-    changed = _changed(chosen)
+    """A name for a run: backbone, ratio, settings that differ from the commit, data and date."""
+    config = overrides.settings_with(changes)
+    changed = _changed(config)
     more = [f"{len(changed) - MOST_NAMED} more"] if len(changed) > MOST_NAMED else []
-    words = [f"{chosen.backbone.name} ratio {chosen.unfreeze.ratio:g}"]
-    words += [f"({', '.join(changed[:MOST_NAMED] + more)})"] if changed else []
-    words += [f"data {data}"] if (data := data_hash()) else []
-    return " ".join([*words, f"{datetime.now().astimezone():%m-%d %H:%M}"])
+    parts = [f"{config.backbone.name} ratio {config.unfreeze.ratio:g}"]
+    parts += [f"({', '.join(changed[:MOST_NAMED] + more)})"] if changed else []
+    parts += [f"data {data}"] if (data := data_hash()) else []
+    return " ".join([*parts, f"{datetime.now().astimezone():%m-%d %H:%M}"])
 
 
-def _changed(chosen: Settings) -> list[str]:
-    """What differs from params.yaml as committed, as `section.key=value`; the name of a run has the ratio anyway."""
+def _changed(config: Settings) -> list[str]:
+    """The settings that differ from the committed params.yaml, as `section.key=value`; without
+    backbone and ratio, which the name of a run has anyway."""
     from ruamel.yaml import YAML
 
     text = git("show", "HEAD:./params.yaml") or (workspace.ROOT / "params.yaml").read_text()
     committed = YAML(typ="safe").load(text)
-    found = []
+    changes = []
     for key in settings.all_keys():
         section, _, name = key.partition(".")
-        now, before = chosen.model_dump()[section], committed.get(section)
+        now, before = config.model_dump()[section], committed.get(section)
         if name:
             now, before = now[name], before.get(name) if isinstance(before, dict) else None
         if section in RECIPE and now != before and key not in ("backbone.name", "unfreeze.ratio"):
-            found.append(f"{key}={pipeline.setting(now)}")
-    return found
+            changes.append(f"{key}={pipeline.setting(now)}")
+    return changes
 
 
 def commit() -> str:
-    """The short git commit of the workspace, with a plus where files differ from it; empty outside git."""
+    """The short git commit of the workspace, with a plus where files differ from it; empty outside
+    git."""
     return git("describe", "--always", "--abbrev=7", "--exclude=*", "--dirty=+")
 
 
 def data_hash() -> str:
-    """The first letters of the hash by which data.dvc pins the data; empty where there is none."""
+    """The first letters of the hash in data.dvc; empty if the data are not pinned."""
     pin = workspace.ROOT / "data.dvc"
-    found = re.search(r"md5: (\w{7})", pin.read_text()) if pin.is_file() else None
-    return found[1] if found else ""
+    match = re.search(r"md5: (\w{7})", pin.read_text()) if pin.is_file() else None
+    return match[1] if match else ""
 
 
 def report_page() -> Path:

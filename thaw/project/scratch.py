@@ -1,7 +1,7 @@
-"""States of trainings, from which one that was stopped goes on; each stays until DVC has locked in what came out.
+"""Saved states of trainings; each stays until dvc.lock has the result.
 
-A phase that is done marks its state with the hash of what it made. DVC may still fail to write that into dvc.lock (a
-full disk, a kill), and then has the phase run again: with its state there is nothing left to train.
+A finished phase marks its state with the hash of its output. If DVC fails to write dvc.lock after
+that (a full disk, a kill), it runs the phase again: with the state there is nothing left to train.
 """
 
 import json
@@ -14,14 +14,14 @@ DONE = ".done"
 
 
 def finished(state: Path, made: str) -> None:
-    """Mark the state of a training whose outputs are complete; `made` is one of them."""
+    """Mark the state of a finished training; `made` is one of its outputs."""
     with suppress(OSError):  # a full disk: the state stays
         if state.is_file():
             state.with_suffix(DONE).write_text(json.dumps({made: provenance.hash_of(made)}), encoding="utf-8")
 
 
 def tidy() -> None:
-    """Remove the states of trainings whose results dvc.lock has."""
+    """Remove the states of trainings whose results are in dvc.lock."""
     marks = list((workspace.ROOT / ".dvc" / "tmp" / "thaw").glob(f"*{DONE}"))
     if not marks:
         return
@@ -29,7 +29,7 @@ def tidy() -> None:
     locked = {out["path"]: out.get("md5") for stage in stages for out in stage.get("outs", [])}
     for mark in marks:
         with suppress(OSError, ValueError):
-            made = json.loads(mark.read_text(encoding="utf-8"))
-            if all(digest and locked.get(path) == digest for path, digest in made.items()):
+            outputs = json.loads(mark.read_text(encoding="utf-8"))
+            if all(digest and locked.get(path) == digest for path, digest in outputs.items()):
                 mark.with_suffix(".pt").unlink(missing_ok=True)
                 mark.unlink()

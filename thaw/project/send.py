@@ -1,9 +1,10 @@
-"""send: puts what stages made into the DVC remote, so that any other machine restores it instead of computing it.
+"""send: push the outputs of stages to the DVC remote, so that other machines can restore them.
 
-    python -m thaw.project.send head      the outputs of head, and the run cache; all stages where none is named
-    python -m thaw.project.send --quick   the outputs of all stages alone
+    python -m thaw.project.send head      the outputs of head and the run cache; without a name all stages
+    python -m thaw.project.send --quick   only the outputs of all stages
 
-`dvc push --run-cache` leaves out metrics and plots, which git keeps; but DVC restores a stage only as a whole.
+`dvc push --run-cache` leaves out metrics and plots that are kept in git, but DVC restores a stage
+only as a whole.
 """
 
 import sys
@@ -17,14 +18,14 @@ from thaw.project.workspace import ROOT
 
 
 def main(names: list[str], quick: bool) -> None:
-    """Send the outputs of these stages, and answer how many files were sent."""
+    """Push the outputs of these stages; the answer is the number of files sent."""
     with Repo(str(ROOT), _wait_for_lock=True) as repo:
         sent = repo.push(names or None, run_cache=not quick)
         if not quick:
             stages = [stage for stage in repo.index.stages if not names or stage.addressing in names]
-            made = {out.hash_info for stage in stages for out in stage.outs if not out.use_cache and out.hash_info}
-            if here := {each for each in made if repo.cache.local.exists(each.value)}:
-                result = repo.cloud.push(here)
+            uncached = {out.hash_info for stage in stages for out in stage.outs if not out.use_cache and out.hash_info}
+            if available := {hash_info for hash_info in uncached if repo.cache.local.exists(hash_info.value)}:
+                result = repo.cloud.push(available)
                 sent += len(result.transferred)
                 if result.failed:
                     raise UploadError(len(result.failed))

@@ -1,4 +1,5 @@
-"""Settings: `params.yaml`, read once into frozen typed objects. It alone has defaults; a mistake is one sentence."""
+"""Settings: `params.yaml` as frozen typed objects. Only the file has defaults; a mistake is one
+sentence."""
 
 import difflib
 import io
@@ -19,8 +20,8 @@ from thaw.project.workspace import ROOT
 
 FILE = ROOT / "params.yaml"
 
-# Keys of earlier versions, and what became of each.
-# DVC's run cache leaves every key named `size` or `nfiles` out of its key, so no setting may bear such a name.
+# Keys of earlier versions, and what replaced them.
+# DVC's run cache ignores keys named `size` or `nfiles`, so no setting may have such a name.
 RENAMED = {"prepare.size": "prepare.resolution"}
 FORMER = {
     **{old: f"is called '{new}' now; rename it" for old, new in RENAMED.items()},
@@ -38,16 +39,17 @@ S = TypeVar("S", bound="Section")
 
 
 def _which_blocks(value: Any) -> Any:
-    word = isinstance(value, str) and re.fullmatch(r"all|gradual|first [1-9]\d*", value)
-    number = type(value) is int and value >= 1
-    names = isinstance(value, list) and value and all(isinstance(name, str) for name in value)
-    if word or number or names:
+    keyword = isinstance(value, str) and re.fullmatch(r"all|gradual|first [1-9]\d*", value)
+    is_count = type(value) is int and value >= 1
+    is_list = isinstance(value, list) and value and all(isinstance(name, str) for name in value)
+    if keyword or is_count or is_list:
         return value
     raise PydanticCustomError("blocks", "use all, gradual, a number of last blocks, first N, or a list of names")
 
 
 class Section(BaseModel):
-    """A section of the file: nothing unknown, nothing changed after reading, no number made of a text."""
+    """A section of the file: unknown keys are errors, values are frozen, text is never converted
+    to a number."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
@@ -142,7 +144,8 @@ class Retrain(Section):
 
 
 class Promote(Section):
-    by: Literal["accuracy", "auc", "macro_f1", "recall"]
+    by: Literal["accuracy", "auc", "macro_f1", "recall", "cost"]
+    costs: dict[str, dict[str, NotNegative]]
     margin: Limit
     sure: Annotated[float, Field(ge=0.5, lt=1)]
     class_limit: Limit
@@ -182,18 +185,20 @@ class Settings(Section):
     timeouts: Timeouts
 
     def section(self, kind: type[S]) -> S:
-        """The settings of a phase of the project's own, by the class that its file in tasks/ declares."""
+        """The settings of a phase of the project's own, by the class that its file in tasks/
+        declares."""
         value: S = getattr(self, kind.__name__.lower())
         return value
 
 
 def read(path: Path = FILE) -> Settings:
-    """The settings in `path`, or the first mistake in it."""
+    """The settings in `path`; raises at the first mistake."""
     return _check(_load(path), path.name)
 
 
 def override(changes: list[str], path: Path = FILE) -> None:
-    """Write `section.key=value` changes into the file, comments kept; nothing is written if one is wrong."""
+    """Write `section.key=value` changes into the file and keep its comments; if one is wrong,
+    nothing is written."""
     values = _load(path)
     for change in changes:
         key, equals, text = change.partition("=")
@@ -218,12 +223,12 @@ def override(changes: list[str], path: Path = FILE) -> None:
 
 def all_keys(model: type[Settings] = Settings) -> list[str]:
     """Every key, such as `unfreeze.ratio`."""
-    found = []
+    keys = []
     for name, field in model.model_fields.items():
         section = field.annotation
         inner = section.model_fields if isinstance(section, type) and issubclass(section, Section) else None
-        found += [f"{name}.{key}" for key in inner] if inner is not None else [name]
-    return found
+        keys += [f"{name}.{key}" for key in inner] if inner is not None else [name]
+    return keys
 
 
 def _yaml() -> YAML:
@@ -262,11 +267,23 @@ def _check(values: Any, source: str) -> Settings:
         raise InputError(
             f"{source}: prepare.hold_out is '{settings.prepare.hold_out}', but no prepare.split_by names its column"
         )
+    costs = settings.promote.costs
+    if settings.promote.by == "cost" and not costs:
+        raise InputError(
+            f"{source}: promote.by is cost and promote.costs names none; write what mistakes cost by the right class "
+            "and the one that was said, such as {defective: {functional: 10}}"
+        )
+    if right := [name for name, row in costs.items() if name in row]:
+        raise InputError(
+            f"{source}: promote.costs has a cost of '{right[0]}' for a picture of '{right[0]}', which is no mistake; "
+            "take it out"
+        )
     return settings
 
 
 def _with_own_phases() -> type[Settings]:
-    """The settings with those that phases of the project's own declare, and time limits for these phases."""
+    """`Settings` extended by the sections that the project's own phases declare, and their time
+    limits."""
     own = [
         phase
         for phase in pipeline.stages()
@@ -281,7 +298,8 @@ def _with_own_phases() -> type[Settings]:
 
 
 def _declared(phase: str) -> type[Section] | None:
-    """The class by which a phase's own file declares its settings: `Duplicates` in tasks/duplicates.py."""
+    """The class that declares a phase's settings in its own file, such as `Duplicates` in
+    tasks/duplicates.py."""
     file = ROOT / "tasks" / f"{phase}.py"
     name = phase.capitalize()
     if not file.is_file() or f"class {name}(" not in file.read_text(encoding="utf-8"):
@@ -294,7 +312,7 @@ def _declared(phase: str) -> type[Section] | None:
 
 
 def _plain(value: Any) -> Any:
-    """Without ruamel's wrappers, which strict types refuse."""
+    """Strip ruamel's wrappers, which strict types reject."""
     if isinstance(value, dict):
         return {str(key): _plain(inner) for key, inner in value.items()}
     if isinstance(value, list):
@@ -306,7 +324,7 @@ def _plain(value: Any) -> Any:
 
 
 def _sentence(errors: list[Any], source: str, model: type[Settings]) -> str:
-    """The first mistake as one sentence; a union reports each of its parts, which are put together."""
+    """The first mistake as one sentence; the messages of a union type are joined."""
     errors = sorted(errors, key=lambda error: error["type"] != "extra_forbidden")  # explains what is missing
     first = errors[0]
     key = ".".join(str(part) for part in first["loc"][:2])
@@ -314,9 +332,9 @@ def _sentence(errors: list[Any], source: str, model: type[Settings]) -> str:
         return _unknown(key, source, model)
     if first["type"] == "missing":
         return f"{source}: '{key}' is missing; add it, or bring the file back with `git checkout params.yaml`"
-    reasons = [each["msg"] for each in errors if each["loc"][:2] == first["loc"][:2]]
-    wanted = " or ".join(dict.fromkeys(reason[:1].lower() + reason[1:] for reason in reasons))
-    return f"{source}: '{key}' is {first['input']!r}, which is not allowed: {wanted}"
+    reasons = [error["msg"] for error in errors if error["loc"][:2] == first["loc"][:2]]
+    allowed = " or ".join(dict.fromkeys(reason[:1].lower() + reason[1:] for reason in reasons))
+    return f"{source}: '{key}' is {first['input']!r}, which is not allowed: {allowed}"
 
 
 def _unknown(key: str, source: str, model: type[Settings] = Settings) -> str:

@@ -1,7 +1,7 @@
-"""Studies: the arms of `thaw seeds`, `thaw curve` and `thaw ablate`, and what came out of them.
+"""Studies: the arms of `thaw seeds`, `thaw curve` and `thaw ablate`, and their results.
 
-A study is a sweep (thaw/project/sweep.py) whose arms are all of one question; its answer needs what each arm said of
-its test pictures, which is read from DVC.
+A study is a sweep (thaw/project/sweep.py) that answers one question. The answer needs each arm's
+predictions for the test pictures, which are read from DVC.
 """
 
 import io
@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 
 RECIPE = "recipe"
 NO_HEAD = "head.max_epochs=0"
-# Choosing the best epoch, the start among them, would hide what a mistake does to a network: it would not be kept. So
-# an ablation keeps the last one whatever params.yaml says.
+# Keeping the best epoch, epoch 0 included, would hide what a mistake does to a network. So an
+# ablation keeps the last epoch, whatever params.yaml says.
 LAST = "unfreeze.keep=last"
-# Each against the recipe: the mistakes that it avoids. The rate of phase 1 is that of the head: ratio 1.
+# The mistakes that the recipe avoids. With ratio 1 the backbone learns at the rate of the head.
 ABLATION = {
     RECIPE: [LAST],
     "high rate": [LAST, "unfreeze.ratio=1"],
@@ -37,7 +37,7 @@ ABLATION = {
     "no phase 1, low rate": [LAST, NO_HEAD],
     "random weights": [LAST, NO_HEAD, "unfreeze.ratio=1", "backbone.weights=random {seed}"],
 }
-# What is off in the recipe, one at a time.
+# Options that are off in the recipe, one at a time.
 OPTIONS = {
     RECIPE: [],
     "label smoothing": ["unfreeze.label_smoothing=0.1"],
@@ -79,7 +79,7 @@ ABOUT = {
 
 @dataclass(frozen=True)
 class Answer:
-    """What a study found: tables in words, pictures, and the folder that keeps them with a page of all."""
+    """The results of a study: formatted tables, figures, and the folder with both and a page."""
 
     tables: dict[str, list[dict[str, str]]]
     figures: dict[str, bytes]
@@ -87,14 +87,14 @@ class Answer:
 
 
 def seeds(count: int, folds: int | None, changes: list[str]) -> list[Arm]:
-    """The settings of params.yaml with so many seeds, each on every fold if there are folds."""
-    each = [[f"prepare.folds={folds}", f"prepare.fold={fold}"] for fold in range(folds)] if folds else [[]]
-    _refuse(changes, *(change.partition("=")[0] for change in each[0]))
-    return [arm("recipe", [*changes, *fold, f"seed={seed}"]) for seed in _seeds(count) for fold in each]
+    """The settings of params.yaml with `count` seeds, each on every fold if there are folds."""
+    fold_changes = [[f"prepare.folds={folds}", f"prepare.fold={fold}"] for fold in range(folds)] if folds else [[]]
+    _refuse(changes, *(change.partition("=")[0] for change in fold_changes[0]))
+    return [arm("recipe", [*changes, *fold, f"seed={seed}"]) for seed in _seeds(count) for fold in fold_changes]
 
 
 def curve(count: int, shares: list[float], changes: list[str]) -> list[Arm]:
-    """A growing share of the training labels, each with so many seeds."""
+    """A growing share of the training labels, each with `count` seeds."""
     if not shares or not all(0 < share <= 1 for share in shares):
         raise InputError(f"--shares {shares}: give shares above 0 and up to 1, such as 0.05,0.25,1")
     _refuse(changes, "labels")
@@ -106,7 +106,7 @@ def curve(count: int, shares: list[float], changes: list[str]) -> list[Arm]:
 
 
 def ablation(count: int, changes: list[str], arms: dict[str, list[str]] = ABLATION) -> list[Arm]:
-    """The recipe and its mistakes, or its OPTIONS, each with so many seeds."""
+    """The recipe and its mistakes, or its OPTIONS, each with `count` seeds."""
     _refuse(changes)
     return [
         arm(name, [*changes, *(change.format(seed=seed) for change in own), f"seed={seed}"])
@@ -116,7 +116,7 @@ def ablation(count: int, changes: list[str], arms: dict[str, list[str]] = ABLATI
 
 
 def _refuse(changes: list[str], *own: str) -> None:
-    """Raise where a change is one that the study makes itself."""
+    """Raise if a change is one that the study makes itself."""
     for key in (change.partition("=")[0].strip() for change in changes):
         if key in ("seed", *own):
             raise InputError(f"--set {key}: the study chooses {key} itself; leave it out")
@@ -130,14 +130,15 @@ def _seeds(count: int) -> range:
 
 
 def answer(question: str, of: Sweep) -> Answer | None:
-    """What the arms that ended say, if any did; tables, pictures and a page of it are kept in the study's folder."""
+    """The results of the finished arms, if there are any; tables, figures and a page go into the
+    study's folder."""
     from thaw.report import studies as looks
     from thaw.report.ablation import ablation_plot
     from thaw.report.differences import differences
     from thaw.report.label_curve import label_curve
     from thaw.statistics import studies
 
-    runs = [_run(of, each) for each in finished(of)]
+    runs = [_run(of, arm) for arm in finished(of)]
     if not runs:
         return None
     tables, figures = {}, {}
@@ -156,11 +157,11 @@ def answer(question: str, of: Sweep) -> Answer | None:
         elif len(table) > 2:
             figures["over the recipe"] = differences(table)
     else:
-        known = {"path", "label", "group", "seed"}
+        standard = {"path", "label", "group", "seed"}
         slices = [
             name
             for name in map(str, runs[0].predictions)
-            if name not in known and "_prediction" not in name and "_p_" not in name
+            if name not in standard and "_prediction" not in name and "_p_" not in name
         ]
         table, by_slice = studies.seeds(runs, slices)
         tables["figures"] = looks.readable(table, [*studies.NETWORKS, "gain"])
@@ -177,31 +178,33 @@ def answer(question: str, of: Sweep) -> Answer | None:
     return Answer(tables, figures, folder)
 
 
-def _run(of: Sweep, each: Arm) -> "Run":
-    """What an arm found, read from its experiment: from git what is small, from DVC its predictions."""
+def _run(of: Sweep, arm: Arm) -> "Run":
+    """The results of an arm, read from its experiment: small files from git, predictions from
+    DVC."""
     import pandas as pd
 
     from thaw.data.manifest import read_predictions
     from thaw.statistics.studies import Run
 
-    commit = reference(of, each.name)
+    commit = reference(of, arm.name)
     metrics = json.loads(git("show", f"{commit}:artifacts/evaluate/metrics.json"))
     if not is_whole(metrics):
-        metrics = joined(metrics, json.loads(_file(commit, "details.json", each.name)))
+        metrics = joined(metrics, json.loads(_file(commit, "details.json", arm.name)))
     history = pd.read_csv(io.StringIO(git("show", f"{commit}:artifacts/unfreeze/history.csv")))
-    predictions = read_predictions(io.BytesIO(_file(commit, "predictions.csv", each.name)))
-    return Run(each.setting, each.settings.seed, metrics, history, predictions)
+    predictions = read_predictions(io.BytesIO(_file(commit, "predictions.csv", arm.name)))
+    return Run(arm.setting, arm.settings.seed, metrics, history, predictions)
 
 
 @cache
 def _file(commit: str, name: str, arm_name: str) -> bytes:
-    """A file of evaluate of an arm; asked for once, because each call of DVC takes a second or two."""
+    """A file that evaluate wrote in an arm; cached, because each call of DVC takes a second or
+    two."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / name
         command = dvc("get", ".", f"artifacts/evaluate/{name}", "--rev", commit)
-        got = subprocess.run(
+        result = subprocess.run(
             [*command, "--out", str(file)], cwd=workspace.ROOT, text=True, capture_output=True, stdin=subprocess.DEVNULL
         )
-        if got.returncode:
+        if result.returncode:
             raise InputError(f"{name} of {arm_name} is neither in DVC's cache nor in its remote")
         return file.read_bytes()

@@ -1,7 +1,8 @@
-"""Many trainings at once: what the arms of a sweep start from, and where they end.
+"""Sweeps: the commit from which the arms start, and the experiments in which they end.
 
-An arm is this commit with some settings changed. It ends as a DVC experiment in a git repository: its settings,
-metrics and `dvc.lock` are read from there, wherever it ran. Knows git, DVC and files, and nothing of Prefect.
+An arm is a commit with some settings changed. It ends as a DVC experiment in a git repository,
+from which its settings, metrics and `dvc.lock` are read, wherever it ran. This module knows git,
+DVC and files, but not Prefect.
 """
 
 import configparser
@@ -16,12 +17,13 @@ from thaw.project.git import dvc, git
 from thaw.project.grid import Arm
 from thaw.project.plan import digest
 
-MINUTES = "Minutes"  # the trailer of git that says how long an arm took
+MINUTES = "Minutes"  # the git trailer with the duration of an arm
 
 
 @dataclass(frozen=True)
 class Base:
-    """What every arm starts from: a commit, and the git repository that has it and takes the experiments."""
+    """The start of every arm: a commit, and the git repository that has it and takes the
+    experiments."""
 
     repository: str
     commit: str
@@ -29,7 +31,8 @@ class Base:
 
 @dataclass(frozen=True)
 class Sweep:
-    """All arms, and a name that is the same for the same arms of the same commit, so that a sweep can go on."""
+    """All arms, and a name that depends only on them and the commit, so that a stopped sweep can
+    go on."""
 
     name: str
     base: Base
@@ -37,13 +40,14 @@ class Sweep:
 
 
 def sweep(all_arms: list[Arm], pool: bool) -> Sweep:
-    """These arms and what they start from, checked, so that every mistake is told before anything starts."""
+    """A sweep of these arms; raises at a mistake before anything starts."""
     start = base(pool)
     return Sweep(f"sweep-{digest([start.commit, [arm.overrides for arm in all_arms]])[:6]}", start, all_arms)
 
 
 def base(pool: bool) -> Base:
-    """What the arms start from, or the reason why no worker could: something is not committed or not pushed."""
+    """The start of the arms; raises if something is not committed, or not pushed for the workers
+    of a pool."""
     commit = git("rev-parse", "--quiet", "--verify", "HEAD")
     if not commit:
         raise InputError("a sweep needs a git commit to start from: run `git init && git add --all && git commit`")
@@ -77,22 +81,23 @@ def own_pool() -> str:
 
 
 def cache_folder() -> str:
-    """Where this workspace keeps DVC's cache."""
+    """The folder of this workspace's DVC cache."""
     return _call(*dvc("cache", "dir")).stdout.strip()
 
 
 def use_cache(folder: str) -> None:
-    """Keep DVC's cache in this folder, where others have theirs too."""
+    """Use this folder as DVC's cache, together with other arms."""
     _call(*dvc("config", "--local", "cache.dir", folder))
 
 
 def message(name: str, minutes: float) -> str:
-    """The message of an arm's experiment, from which its row reads the minutes."""
+    """The commit message of an arm's experiment, with its duration as a trailer."""
     return f"{name}\n\n{MINUTES}: {minutes:.1f}"
 
 
 def publish(name: str) -> None:
-    """Send an experiment to the git repository that this clone comes from; the sweep finds it there."""
+    """Push an experiment to the repository that this clone comes from, where the sweep finds
+    it."""
     references = git("for-each-ref", "--format=%(refname)", "refs/exps").split()
     reference = next(reference for reference in references if reference.endswith(f"/{name}"))
     pushed = _call("git", "push", "--quiet", "origin", f"+{reference}:{reference}")
@@ -101,16 +106,16 @@ def publish(name: str) -> None:
 
 
 def finished(of: Sweep) -> list[Arm]:
-    """The arms that ended as experiments, which are in this repository from now on."""
+    """The arms with an experiment; fetches the experiments into this repository."""
     begin = reference(of, "")
     if of.base.repository != str(workspace.ROOT):
         _call("git", "fetch", "--quiet", "origin", f"+{begin}*:{begin}*")
-    found = git("for-each-ref", "--format=%(refname)", "refs/exps").split()
-    return [arm for arm in of.arms if begin + arm.name in found]
+    references = git("for-each-ref", "--format=%(refname)", "refs/exps").split()
+    return [arm for arm in of.arms if begin + arm.name in references]
 
 
 def reference(of: Sweep, arm: str) -> str:
-    """The experiment of an arm, as git names it."""
+    """The git reference of an arm's experiment."""
     return f"refs/exps/{of.base.commit[:2]}/{of.base.commit[2:]}/{of.name}-{arm}"
 
 

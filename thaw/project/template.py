@@ -1,11 +1,12 @@
-"""template: the files of a new project. They are those of thaw's own repository, which a wheel takes along."""
+"""template: the files of a new project. They are files of thaw's own repository, which the wheel
+contains too."""
 
 from pathlib import Path
 
 import thaw
 
 LIBRARY = Path(thaw.__file__).parent
-# Where a file of a project stands in thaw's repository, if not at its own place.
+# Files that have another path in thaw's repository.
 ELSEWHERE = {"README.md": "docs/project.md"}
 FILES = ("params.yaml", "dvc.yaml", "thaw.yaml", "prefect.yaml", ".gitignore", ".dvcignore", "README.md")
 FOLDERS = ("tasks", "flows")

@@ -1,7 +1,8 @@
-"""upgrade: brings a project's files to those of the thaw that is installed, `thaw upgrade`.
+"""upgrade: update a project's files to the installed thaw (`thaw upgrade`).
 
-Settings are merged by key: new ones come in as the new params.yaml has them, values stay. All other files are merged
-three ways, of what the project was made with (`.thaw/made`), what its owner made of it, and what thaw has now.
+Settings are merged by key: new ones are added with default and comment, values stay. All other
+files are merged three ways: as the project was made (`.thaw/made`), as its owner changed them, and
+as thaw has them now.
 """
 
 import difflib
@@ -30,15 +31,15 @@ BY_HAND = (
 
 @dataclass
 class Plan:
-    """What an upgrade does to the files of a project."""
+    """What an upgrade changes in a project's files."""
 
     texts: dict[str, str] = field(default_factory=dict)  # new texts of files that change, by path
-    gone: list[str] = field(default_factory=list)  # files that thaw has no longer and nobody changed
+    removed: list[str] = field(default_factory=list)  # unchanged files that thaw no longer has
     conflicts: list[str] = field(default_factory=list)
 
 
 def upgrade(apply: bool) -> Iterator[str]:
-    """Show what an upgrade changes, and do it if asked; line by line."""
+    """Show line by line what an upgrade changes, and with `apply` do it."""
     _check()
     new = template.texts(demo=False)
     new.pop(recipe.NAME)
@@ -46,13 +47,13 @@ def upgrade(apply: bool) -> Iterator[str]:
     before = pipeline.read(recipe.NAME)
     changed = recipe.changes()
     versions = {key: change for key, change in changed.items() if not key.startswith("code.")}
-    if not (plan.texts or plan.gone or changed) and before.get("thaw") == thaw.__version__:
+    if not (plan.texts or plan.removed or changed) and before.get("thaw") == thaw.__version__:
         yield f"nothing to do: this project is of thaw {thaw.__version__}"
         return
     yield f"from thaw {before.get('thaw')} to {thaw.__version__}"
     for path, text in plan.texts.items():
         yield from _diff(path, _read(path), text)
-    yield from (f"{path} goes: thaw has it no longer" for path in plan.gone)
+    yield from (f"{path} goes: thaw has it no longer" for path in plan.removed)
     yield from (recipe.sentence(key, *change) for key, change in versions.items())
     again = _phases_that_run_again(plan, changed.keys())
     yield f"run again: {', '.join(again) if again else 'no phase'}"
@@ -62,7 +63,7 @@ def upgrade(apply: bool) -> Iterator[str]:
         return
     for path, text in plan.texts.items():
         replace(workspace.ROOT / path, text.encode())
-    for path in plan.gone:
+    for path in plan.removed:
         (workspace.ROOT / path).unlink()
     write_made(workspace.ROOT, new)
     if plan.conflicts:
@@ -75,7 +76,7 @@ def upgrade(apply: bool) -> Iterator[str]:
 
 
 def _check() -> None:
-    """Raise where there is nothing that could be upgraded."""
+    """Raise if there is nothing to upgrade."""
     if recipe.in_own_repository():
         raise InputError("this is thaw's own repository: git brings its changes, and `thaw run` its recipe up to date")
     if not (workspace.ROOT / MADE).is_dir():
@@ -102,25 +103,25 @@ def _plan(new: dict[str, str]) -> Plan:
     }
     old.pop(recipe.NAME, None)
     for path, text in new.items():
-        there = (workspace.ROOT / path).is_file()
-        if path == PARAMS and there:
+        exists = (workspace.ROOT / path).is_file()
+        if path == PARAMS and exists:
             merged, conflict = merge_settings(_read(path), old.get(path, ""), text), False
-        elif not there:
+        elif not exists:
             if path in old:  # its owner took it away
                 continue
             merged, conflict = text, False
         else:
             merged, conflict = merge(_read(path), old.get(path, ""), text)
-        if not there or merged != _read(path):
+        if not exists or merged != _read(path):
             plan.texts[path] = merged
         if conflict:
             plan.conflicts.append(path)
-    plan.gone = [path for path in old if path not in new and path != template.DEMO and _read(path) == old[path]]
+    plan.removed = [path for path in old if path not in new and path != template.DEMO and _read(path) == old[path]]
     return plan
 
 
 def merge(ours: str, base: str, theirs: str) -> tuple[str, bool]:
-    """A file merged three ways, and whether lines conflict, which are marked as git does."""
+    """A file merged three ways, with conflicts marked as git does, and whether there are any."""
     if ours in (base, theirs):
         return theirs, False
     if base == theirs:
@@ -137,7 +138,8 @@ def merge(ours: str, base: str, theirs: str) -> tuple[str, bool]:
 
 
 def merge_settings(ours: str, base: str, theirs: str) -> str:
-    """params.yaml with the keys of the new one; values, comments and own sections of the project stay."""
+    """params.yaml with the keys of the new one; values, comments and the project's own sections
+    stay."""
     lines = ours.splitlines()
     for old, new in settings.RENAMED.items():
         lines = _rename(lines, old, new)
@@ -148,10 +150,10 @@ def merge_settings(ours: str, base: str, theirs: str) -> str:
     source = theirs.splitlines()
     previous: dict[str, str] = {}  # the last key so far, of each section and of the file
     for key, (start, end) in _places(source).items():
-        section, here = key.rpartition(".")[0], _places(lines)
-        if key not in here and (not section or section in here):
+        section, places = key.rpartition(".")[0], _places(lines)
+        if key not in places and (not section or section in places):
             before = previous.get(section)
-            after = here[before][1] if before in here else here[section][0] + 1 if section else 0
+            after = places[before][1] if before in places else places[section][0] + 1 if section else 0
             lines[after:after] = ["", *source[start:end]] if before and not section else source[start:end]
         previous[section] = key
     return "\n".join(lines) + "\n"
@@ -164,8 +166,8 @@ def _keys(text: str) -> set[str]:
 
 
 def _places(lines: list[str]) -> dict[str, tuple[int, int]]:
-    """The first line of each key of a params.yaml and the line after its last, in their order; a comment belongs to
-    what follows it only if it stands alone."""
+    """For each key of a params.yaml, in order, its first line and the line after its last; a
+    comment on lines of its own belongs to the key after it."""
     values: Any = YAML().load("\n".join(lines)) or {}
     starts: list[tuple[int, str]] = []
     for name, section in values.items():
@@ -194,7 +196,8 @@ def _rename(lines: list[str], old: str, new: str) -> list[str]:
 
 
 def _phases_that_run_again(plan: Plan, changed: Collection[str]) -> list[str]:
-    """The phases whose recipe, file, stage or settings change, and those that use what they make."""
+    """The phases whose recipe, file, stage or settings change, and the phases that use their
+    outputs."""
     stages = pipeline.stages()
     yaml = YAML(typ="safe")
     try:
@@ -208,12 +211,12 @@ def _phases_that_run_again(plan: Plan, changed: Collection[str]) -> list[str]:
     }
     again: list[str] = []
     for phase, stage in after.items():
-        asked = [key for key in stage.get("params", []) if isinstance(key, str)]
+        names = [key for key in stage.get("params", []) if isinstance(key, str)]
         own = (
             any(key in changed for key in recipe.listed(stage))
             or f"tasks/{phase}.py" in plan.texts
             or stages.get(phase) != stage
-            or any(f"{key}.".startswith(f"{name}.") for key in settings_changed for name in asked)
+            or any(f"{key}.".startswith(f"{name}.") for key in settings_changed for name in names)
         )
         if own or any(_reads(stage, earlier) for earlier in again):
             again.append(phase)

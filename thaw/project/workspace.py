@@ -1,6 +1,7 @@
-"""Where everything of a project lies.
+"""The paths of a project.
 
-A project is a folder with params.yaml and dvc.yaml, and is looked for from the current folder upward, as git does.
+A project is a folder with params.yaml and dvc.yaml. Like git, thaw looks for it from the current
+folder upward.
 """
 
 from pathlib import Path
@@ -17,17 +18,17 @@ def find(start: Path) -> Path | None:
 
 
 def check() -> None:
-    """Raise where the current folder belongs to no project."""
-    here = Path.cwd()
-    if find(here) is None:
+    """Raise if the current folder belongs to no project."""
+    folder = Path.cwd()
+    if find(folder) is None:
         raise InputError(
-            f"{here} is in no project, which is a folder with {' and '.join(MARKS)}: go into one, name it with "
+            f"{folder} is in no project, which is a folder with {' and '.join(MARKS)}: go into one, name it with "
             "`thaw -C FOLDER`, or make one with `thaw init FOLDER`"
         )
 
 
 def check_data() -> None:
-    """Raise where the project has no pictures, and no pin that says which to bring."""
+    """Raise if the project has neither pictures nor a pin that says which to get."""
     data = ROOT / "data"
     if not (ROOT / "data.dvc").is_file() and not (data.is_dir() and any(data.iterdir())):
         raise InputError(

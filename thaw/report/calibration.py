@@ -1,4 +1,4 @@
-"""Whether the networks' confidence can be believed, as PNG."""
+"""Reliability diagrams of both networks, as PNG."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -20,9 +20,10 @@ def probabilities_of(predictions: pd.DataFrame, network: str, classes: Sequence[
 def calibration(
     predictions: pd.DataFrame, classes: Sequence[str], temperatures: Mapping[str, float], narrow: bool = False
 ) -> bytes:
-    """Reliability diagrams of both networks as PNG: accuracy against top-class confidence, counts below.
+    """Reliability diagrams of both networks as PNG: accuracy against top-class confidence, counts
+    below.
 
-    The thin line is what it was before the logits were divided by the temperature. `narrow`: for a phone.
+    The thin line is without temperature scaling. `narrow`: for a phone.
     """
     from matplotlib.ticker import MaxNLocator, PercentFormatter
 
@@ -69,7 +70,8 @@ def calibration(
 
 
 def _reliability(confidence: Numbers, right: np.ndarray[Any, np.dtype[np.bool_]]) -> pd.DataFrame:
-    """Bins of confidence that have pictures: their number, mean confidence, share that is right and its interval."""
+    """Non-empty bins of confidence: number of pictures, mean confidence, accuracy and its
+    interval."""
     bins = np.clip((confidence * CALIBRATION_BINS).astype(int), 0, CALIBRATION_BINS - 1)
     rows = []
     for number in np.unique(bins):

@@ -1,4 +1,5 @@
-"""The model card: a README.md in the layout of Hugging Face, by which others can judge and use a model."""
+"""The model card: a README.md in the layout of Hugging Face, by which others can judge and use a
+model."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any

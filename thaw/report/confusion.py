@@ -27,7 +27,7 @@ def _counts(predictions: pd.DataFrame, network: str, classes: Sequence[str]) -> 
 
 
 def confusion_plot(predictions: pd.DataFrame, classes: Sequence[str]) -> Plot:
-    """Both matrices as the page shows them: one above the other where there is no room side by side."""
+    """Both matrices for the page: side by side, or one above the other if there is no room."""
     wide = confusion(predictions, classes, stacked=len(classes) > MOST_BESIDE)
     return Plot(wide, confusion(predictions, classes, stacked=True) if len(classes) <= MOST_ON_A_PHONE else None)
 
@@ -35,8 +35,8 @@ def confusion_plot(predictions: pd.DataFrame, classes: Sequence[str]) -> Plot:
 def confusion(predictions: pd.DataFrame, classes: Sequence[str], stacked: bool = False) -> bytes:
     """The confusion matrices of both networks as PNG: counts, and percent of each true class.
 
-    Side by side, or one above the other. Above MOST_NUMBERED classes there is no room for numbers, and the
-    colours alone tell the percents; above MOST_NAMED there is none for names either.
+    Side by side, or `stacked`. With more than MOST_NUMBERED classes there is no room for numbers,
+    only colours; with more than MOST_NAMED no room for names either.
     """
     many, crowded = len(classes) > 6, len(classes) > MOST_NUMBERED
     names = [short(name) if len(classes) <= MOST_NAMED else "" for name in classes]
@@ -64,7 +64,7 @@ def confusion(predictions: pd.DataFrame, classes: Sequence[str], stacked: bool =
         axes.set_title(title, color=COLOURS[network], fontsize=11, fontweight="bold")
         named = range(len(classes)) if len(classes) <= MOST_NAMED else []
         beside_names = named and (stacked or position == 0)
-        # parse_math=False: a dollar sign in a class name is no formula.
+        # parse_math=False: a dollar sign in a class name does not start a formula.
         axes.set_xticks(
             named,
             names if named else [],
@@ -94,7 +94,8 @@ def confusion(predictions: pd.DataFrame, classes: Sequence[str], stacked: bool =
 
 
 def _write_counts(axes: "Axes", counts: Counts, percents: Numbers, many: bool) -> None:
-    """Each cell's count and, below it, its percent; a large matrix reads better when its zeros are blank."""
+    """Each cell's count and, below it, its percent; a large matrix reads better when its zeros are
+    blank."""
     large, small, sign = (8.5, 6.5, "%") if many else (13.0, 9.5, " %")
     for row, column in np.ndindex(*counts.shape):
         count, percent = int(counts[row, column]), float(percents[row, column])

@@ -16,15 +16,17 @@ Numbers = np.ndarray[Any, np.dtype[np.float64]]
 
 
 def numbers(column: pd.Series) -> Numbers:
-    """A column as floats, NaN for an empty cell: a table with empty cells may have been read as text."""
+    """A column as floats, NaN for an empty cell: a table with empty cells may have been read as
+    text."""
     return pd.to_numeric(column, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
 
 
 def curves(head: pd.DataFrame, unfreeze: pd.DataFrame | None, narrow: bool = False) -> bytes:
     """Loss and validation accuracy over both phases as PNG; `narrow`: for a phone.
 
-    Both phases get the same width, however many epochs each had; the seam between the panels is the moment
-    of unfreezing. Epoch 0 of `unfreeze` is the network that phase 1 kept, hence drawn on the seam.
+    Both phases get the same width, however many epochs each had; the seam between the panels is
+    the moment of unfreezing. Epoch 0 of `unfreeze` is the network that phase 1 kept, hence drawn
+    on the seam.
     """
     from matplotlib.ticker import MaxNLocator, PercentFormatter
 

@@ -1,4 +1,4 @@
-"""The data of a run: pictures by class, split and slice, and what prepare warned of and left out."""
+"""The data of a run: pictures by class, split and slice, and the notes of prepare."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -17,7 +17,7 @@ SPLITS = ("train", "val", "test")
 
 @dataclass(frozen=True)
 class Notes:
-    """What prepare said beside its outputs; `left_out` and `unreadable` are pairs of path and reason."""
+    """The notes of prepare; `left_out` and `unreadable` are pairs of path and reason."""
 
     warnings: Sequence[str] = ()
     left_out: Sequence[tuple[str, str]] = ()
@@ -25,14 +25,15 @@ class Notes:
 
 
 def groups_of(frame: pd.DataFrame) -> pd.Series:
-    """The group of each picture that has one; an empty cell is none."""
+    """The group of each picture that has one; an empty cell means no group."""
     groups = frame["group"] if "group" in frame.columns else pd.Series(index=frame.index, dtype=object)
     groups = groups.dropna().astype(str)
     return groups[groups != ""]
 
 
 def copies_of(manifest: pd.DataFrame) -> int | None:
-    """How many test pictures have an identical file in another split; None where hashes are missing."""
+    """How many test pictures have an identical file in another split; None if there are no
+    hashes."""
     if "hash" not in manifest.columns:
         return None
     test = manifest["split"] == "test"
@@ -40,7 +41,8 @@ def copies_of(manifest: pd.DataFrame) -> int | None:
 
 
 def data_summary(manifest: pd.DataFrame, classes: Sequence[str], slices: Sequence[str]) -> dict[str, Any]:
-    """Pictures per split and class, groups per split, pictures per split and value of each slice."""
+    """Pictures per split and class, groups per split, pictures per split and value of each
+    slice."""
     present = [str(name) for name in manifest["split"].unique()]
     splits = [name for name in SPLITS if name in present] + sorted(set(present) - set(SPLITS))
     split = manifest["split"].astype(str)
@@ -73,7 +75,7 @@ def data_summary(manifest: pd.DataFrame, classes: Sequence[str], slices: Sequenc
 
 
 def by_reason(files: Sequence[tuple[str, str]]) -> list[dict[str, str]]:
-    """Files that were left out, counted by reason, the most common first, with some of their names."""
+    """Files counted by reason, the most common first, with some of their names."""
     paths: dict[str, list[str]] = {}
     for path, reason in files:
         paths.setdefault(reason, []).append(path)
@@ -87,18 +89,18 @@ def by_reason(files: Sequence[tuple[str, str]]) -> list[dict[str, str]]:
         for reason, of_reason in rows[:MOST_REASONS]
     ]
     if len(rows) > MOST_REASONS:
-        rest = sum(len(of_reason) for _, of_reason in rows[MOST_REASONS:])
-        shown.append({"reason": f"{len(rows) - MOST_REASONS} more reasons", "files": count(rest), "such_as": ""})
+        remaining = sum(len(of_reason) for _, of_reason in rows[MOST_REASONS:])
+        shown.append({"reason": f"{len(rows) - MOST_REASONS} more reasons", "files": count(remaining), "such_as": ""})
     return shown
 
 
 def notes_summary(notes: Notes) -> dict[str, Any]:
-    """Warnings, and tables of what was left out and what cannot be read, ready to show."""
+    """Warnings, and tables of files left out and files in quarantine, ready to show."""
     return {
         "warnings": list(notes.warnings),
         "tables": [
-            (f"{count(len(files))} {what}", by_reason(files))
-            for what, files in (
+            (f"{count(len(files))} {title}", by_reason(files))
+            for title, files in (
                 (f"{_files(notes.left_out)} left out", notes.left_out),
                 (f"{_files(notes.unreadable)} in quarantine", notes.unreadable),
             )

@@ -1,4 +1,4 @@
-"""How much better or worse than the recipe each arm is, as PNG."""
+"""The difference of each arm to the recipe, as PNG."""
 
 import pandas as pd
 
@@ -6,7 +6,7 @@ from thaw.report.drawing import COLOURS, GREY, INK, LINE, canvas, png_of, tidy
 
 
 def differences(table: pd.DataFrame) -> bytes:
-    """How many points of test accuracy each arm is over the recipe, with its interval, as PNG."""
+    """The difference in test accuracy of each arm to the recipe, with its interval, as PNG."""
     from matplotlib.ticker import PercentFormatter
 
     compared = table.dropna(subset=["over_recipe"])

@@ -1,4 +1,4 @@
-"""What all plots share: colours, a figure without a display, and how it becomes bytes."""
+"""What all plots share: colours, a figure without a display, and its PNG."""
 
 import base64
 import io
@@ -18,7 +18,7 @@ INK, GREY, LINE = "#22303c", "#7b8794", "#cbd2d9"
 
 @dataclass(frozen=True)
 class Plot:
-    """A plot as PNG: for a wide page, and for a phone where it has a form for one."""
+    """A plot as PNG: for a wide page, and for a phone if there is such a version."""
 
     wide: bytes
     narrow: bytes | None = None
@@ -30,7 +30,7 @@ def both_widths(draw: Callable[..., bytes]) -> Plot:
 
 
 def canvas(width: float, height: float) -> "Figure":
-    """A figure of its own, drawn by Agg: no pyplot, so no global state and no display."""
+    """A figure drawn by Agg: without pyplot, so without global state and display."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -40,7 +40,7 @@ def canvas(width: float, height: float) -> "Figure":
 
 
 def tidy(axes: "Axes") -> None:
-    """Thin lines, and a grid behind what is drawn."""
+    """Thin lines, and a grid in the background."""
     axes.set_axisbelow(True)
     axes.grid(axis="y", color=LINE, linewidth=0.6)
     axes.tick_params(colors=GREY, labelcolor=INK, labelsize=9, length=3)
@@ -56,5 +56,5 @@ def png_of(figure: "Figure", dots_per_inch: int = 150) -> bytes:
 
 
 def data_uri(png: bytes) -> str:
-    """A picture as an address that holds the picture itself."""
+    """A picture as a data URI."""
     return "data:image/png;base64," + base64.b64encode(png).decode("ascii")

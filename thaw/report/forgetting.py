@@ -9,7 +9,8 @@ from thaw.report.drawing import COLOURS, GREY, INK, canvas, png_of, tidy
 
 
 def forgetting(blocks: pd.DataFrame, narrow: bool = False) -> bytes:
-    """How far phase 2 moved each block, from input to output, as PNG: its weights above, its output below.
+    """How far phase 2 moved each block, from input to output, as PNG: its weights above, its
+    output below.
 
     `narrow`: for a phone.
     """

@@ -1,4 +1,4 @@
-"""What more labels would bring, as PNG."""
+"""Accuracy and AUC against the share of labels, as PNG."""
 
 from typing import Any
 
@@ -9,7 +9,8 @@ from thaw.statistics.studies import SPREAD
 
 
 def label_curve(table: pd.DataFrame) -> bytes:
-    """Accuracy and AUC against the share of labels, both networks, with the spread over seeds, as PNG."""
+    """Accuracy and AUC against the share of labels, both networks, with the spread over seeds, as
+    PNG."""
     from matplotlib.ticker import PercentFormatter
 
     figure = canvas(10, 4.2)

@@ -1,4 +1,4 @@
-"""The worst mistakes of the fine-tuned network: which they are, and as PNG."""
+"""The worst mistakes of the fine-tuned network, as a table and as PNG."""
 
 import io
 import math
@@ -37,11 +37,12 @@ def worst_mistakes(predictions: pd.DataFrame, classes: Sequence[str], n: int = 1
 
 
 def mistakes(worst: pd.DataFrame, images: Sequence[bytes]) -> bytes:
-    """The worst mistakes as one PNG: each with its true class, what the network said, and its path.
+    """The worst mistakes as one PNG: each with its true class, what the network said, and its
+    path.
 
     `images` are PNGs of the pictures, each beside its map.
     """
-    from thaw.data.pictures import open_image
+    from thaw.data.pixels import open_image
 
     if not images:
         figure = canvas(8, 1)

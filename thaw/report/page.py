@@ -1,7 +1,7 @@
 """The report of a run as one HTML file that needs no other file and no network.
 
-A page is a list of sections. `thaw.report.sections` makes those of the recipe; a project adds its own, see
-docs/report.md. The same input gives the same bytes, so a page carries no date.
+A page is a list of sections. `thaw.report.sections` makes those of the recipe; a project adds its
+own, see docs/report.md. The same input gives the same bytes, so a page carries no date.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the page: the anchor and title that the menu shows, and its HTML. A plain str is escaped."""
+    """A part of the page: its anchor and title in the menu, and its HTML. A plain str is
+    escaped."""
 
     anchor: str
     title: str
@@ -25,12 +26,12 @@ class Section:
 
 
 def html(title: str, top: "Markup | str", sections: Sequence[Section]) -> str:
-    """The whole page: `top` stands above the menu."""
+    """The whole page, with `top` above the menu."""
     return environment().get_template("page.html.jinja").render(title=title, top=top, sections=sections)
 
 
 def rendered(macro: str, **values: Any) -> "Markup":
-    """A part of the page: a macro of sections.html.jinja, filled in."""
+    """A macro of sections.html.jinja, filled in."""
     template: Any = environment().get_template("sections.html.jinja").module
     part: Markup = getattr(template, macro)(**values)
     return part
@@ -38,7 +39,7 @@ def rendered(macro: str, **values: Any) -> "Markup":
 
 @cache
 def environment() -> "Environment":
-    """Where the templates are, and that they escape what users wrote."""
+    """The templates of this package, with escaping of users' texts."""
     import jinja2
 
     def text_of(name: str) -> str:

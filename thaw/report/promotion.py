@@ -1,15 +1,16 @@
-"""Whether the new model takes the place of the one in use: as a section of the report, and as Markdown."""
+"""The decision about a new model: as a section of the report, and as Markdown."""
 
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from typing import Any
 
 from thaw.formats import change, count, escaped, number, percent, score
-from thaw.statistics.records import FIGURES
+from thaw.statistics.records import FIGURES, for_the_better
 
 
 def page(report: str, **decision: Any) -> str:
-    """The report with a section at its top: `promoted`, `reason`, `gain`, `falls`, and `champion`, the model in use."""
+    """The report with a section at its top: `promoted`, `reason`, `gain`, `falls`, and `champion`,
+    the model in use."""
     import jinja2
 
     environment = jinja2.Environment(
@@ -24,18 +25,19 @@ def page(report: str, **decision: Any) -> str:
 
 
 def rows_of(gain: Mapping[str, Any], falls: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The figures, the one that decides first, then classes and slices, as texts."""
+    """The figures, the deciding one first, then classes and slices, as texts."""
     rows = []
     for place, row in enumerate(gain.get("figures") or []):
         unit, shown = row["unit"], percent if row["unit"] == "percent" else score
         span = f"{change(row['low'], unit)} to {change(row['high'], unit)}" if row["low"] is not None else "no interval"
         limit = (f"{100 * gain['margin']:.1f}" if unit == "percent" else f"{gain['margin']:.3f}") if place == 0 else ""
-        low = row["floor"] is None or row["floor"] < -gain["margin"] - 1e-9
+        least, _, floor = for_the_better(row)
+        low = floor is None or floor < -gain["margin"] - 1e-9
         rows.append(
             {"part": "decides" if place == 0 else "also", "value": FIGURES[row["by"]]}
             | {"pictures": count(gain["test_pictures"]), "before": shown(row["before"]), "after": shown(row["after"])}
             | {"change": change(row["change"], unit), "interval": span, "limit": limit}
-            | {"bad": place == 0 and low and not (row["low"] or 0) > 0}
+            | {"bad": place == 0 and low and not (least or 0) > 0}
         )
     for row in falls:
         most = number(row.get("limit"))
@@ -49,7 +51,8 @@ def rows_of(gain: Mapping[str, Any], falls: Sequence[Mapping[str, Any]]) -> list
 
 
 def markdown(decision: Mapping[str, Any], acted: bool = True) -> str:
-    """A promotion's decision as Markdown: the verdict, its reason, what each class and slice lost or won."""
+    """The decision as Markdown: the verdict, its reason, and the change of each class and
+    slice."""
     gain, falls = decision.get("gain") or {}, decision.get("falls") or []
     champion = escaped(decision.get("champion") or "the model in use")
     verdict = "Promoted: this model is in use now" if decision.get("promoted") else f"Kept: {champion} stays in use"
@@ -77,7 +80,8 @@ def markdown(decision: Mapping[str, Any], acted: bool = True) -> str:
             lines.append("| " + " | ".join(f"{mark}{cell}{mark}" if cell else "" for cell in cells) + " |")
         lines += [
             "",
-            "Both models answered the same test pictures. Of a class the recall counts, of a slice the accuracy; "
-            "changes are in points, of AUC in its own unit; in brackets is the 95 % interval.",
+            "Both models classified the same test pictures. Classes are compared by recall, slices by accuracy. "
+            "Changes are in points, those of AUC and of cost (lower is better) in their own units, with 95 % "
+            "intervals in brackets.",
         ]
     return "\n".join(lines) + "\n"

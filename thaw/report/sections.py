@@ -1,4 +1,5 @@
-"""The sections of a run's report: values in, sections out. Nothing here opens a file of the workspace."""
+"""The sections of a run's report: values in, sections out. Nothing here opens a file of the
+workspace."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -91,15 +92,15 @@ def calibration_section(plot: Plot, metrics: Mapping[str, Any]) -> Section:
 
 
 def operating_section(metrics: Mapping[str, Any], classes: Sequence[str]) -> Section | None:
-    """Only where a promise was asked for, which takes two classes."""
-    asked = metrics.get("operating", {})
-    if not asked.get("promise"):
+    """None unless there are two classes and a promise."""
+    config = metrics.get("operating", {})
+    if not config.get("promise"):
         return None
     body = rendered(
         "operating_section",
         positive=_positive(classes),
-        promise=asked["promise"],
-        at_least=percent(asked.get("at_least")),
+        promise=config["promise"],
+        at_least=percent(config.get("at_least")),
         operating=operating(metrics),
     )
     return Section("operating", "Operating point", body)
@@ -136,7 +137,7 @@ def classes_section(table: pd.DataFrame, metrics: Mapping[str, Any]) -> Section:
 
 
 def slices_section(table: pd.DataFrame, metrics: Mapping[str, Any], classes: Sequence[str]) -> Section | None:
-    """Only where the data have slices."""
+    """None if the data have no slices."""
     if not len(table):
         return None
     names = [name for name in ("accuracy", "balanced_accuracy", "precision", "recall") if name in table]
@@ -156,7 +157,7 @@ def data_section(
     notes: Notes,
     decided: str,
 ) -> Section:
-    """`decided`: what validation decided, see `thaw.report.summary.chosen_on_validation`."""
+    """`decided`: what was chosen on validation, see `thaw.report.summary.chosen_on_validation`."""
     body = rendered(
         "data_section",
         data=data_summary(manifest, classes, slices),
@@ -177,7 +178,8 @@ def settings_section(params: Mapping[str, Any], versions: Mapping[str, str], dat
 
 
 def pairs(table: pd.DataFrame, keys: list[str], values: list[str]) -> list[dict[str, Any]]:
-    """From one row per network to one row per key, with each value as a pair (head only, fine-tuned)."""
+    """From one row per network to one row per key, with each value as a pair (head only,
+    fine-tuned)."""
     table = table.assign(**{name: numbers(table[name]) for name in [*values, "pictures"]})
     rows: dict[tuple[str, ...], dict[str, Any]] = {}
     for record in table.to_dict("records"):
@@ -189,7 +191,8 @@ def pairs(table: pd.DataFrame, keys: list[str], values: list[str]) -> list[dict[
 
 
 def with_gain(rows: list[dict[str, Any]], values: list[str], same: bool = False) -> list[dict[str, Any]]:
-    """Each pair of numbers as three cells: head only, fine-tuned, gain in points; none where both are the `same`."""
+    """Each pair of numbers as three cells: head only, fine-tuned, gain in points; none where both
+    are the `same`."""
     shown = []
     for row in rows:
         cells = []
@@ -219,7 +222,7 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
 
 
 def _by_phase(params: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:
-    """The parameters by phase; those that stand outside any phase come first, under no name."""
+    """The parameters by phase; those of no phase come first, with an empty name."""
     loose = {name: value for name, value in params.items() if not isinstance(value, Mapping)}
     sections = [("", _flat(loose))] if loose else []
     return sections + [(str(name), _flat(value)) for name, value in params.items() if isinstance(value, Mapping)]
@@ -254,5 +257,5 @@ def _positive(classes: Sequence[str]) -> str:
 
 
 def _unbroken(sentence: str) -> str:
-    """No line ends between a number and its percent sign."""
+    """Keep each number and its percent sign on one line."""
     return sentence.replace(" %", "\u00a0%")

@@ -1,4 +1,4 @@
-"""The answer of a study: its tables in words, and its page."""
+"""The results of a study: formatted tables, and its page."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,7 +12,8 @@ from thaw.statistics.studies import SPREAD
 
 
 def readable(table: pd.DataFrame, percent: Sequence[str] = ()) -> list[dict[str, str]]:
-    """A table in words: mean and spread in one cell, an interval behind its mean; `percent` names shares."""
+    """A formatted table: mean and spread in one cell, an interval after its mean; `percent` names
+    columns of shares."""
     rows = []
     for _, values in table.iterrows():
         row = {}
@@ -31,7 +32,7 @@ def readable(table: pd.DataFrame, percent: Sequence[str] = ()) -> list[dict[str,
 
 
 def _written(value: Any, percent: bool, with_sign: bool = False) -> str:
-    """A share in percent, a score with three decimals, anything else as it stands."""
+    """A share in percent, a score with three decimals, anything else unchanged."""
     if not isinstance(value, float):
         return DASH if value is None else str(value)
     if with_sign:
@@ -40,7 +41,7 @@ def _written(value: Any, percent: bool, with_sign: bool = False) -> str:
 
 
 def page(title: str, about: Sequence[str], tables: dict[str, list[dict[str, str]]], figures: dict[str, bytes]) -> str:
-    """One HTML text that needs no other file and no network."""
+    """One HTML page that needs no other file and no network."""
     images = {name: data_uri(png) for name, png in figures.items()}
     template = environment().get_template("study.html.jinja")
     return template.render(title=title, about=about, tables=tables, figures=images)

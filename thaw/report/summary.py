@@ -1,9 +1,9 @@
-"""What phase 2 gained, in sentences and small tables."""
+"""The gain of phase 2, in sentences and small tables."""
 
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from thaw.formats import DASH, Unit, change, count, number, percent, score
+from thaw.formats import DASH, Unit, change, count, escaped, number, percent, score
 from thaw.report.drawing import NETWORKS
 from thaw.statistics.records import same_networks
 
@@ -33,7 +33,7 @@ METRICS: list[tuple[str, str, Unit, bool, str]] = [
         "ECE, uncalibrated",
         "percent",
         False,
-        "the same without dividing the logits by the temperature that validation chose; no verdict changes by it",
+        "the same without temperature scaling, which changes no predicted class",
     ),
 ]
 
@@ -48,14 +48,33 @@ def verdict_of(low: float | None, high: float | None) -> Verdict:
 
 
 def warning(metrics: Mapping[str, Any]) -> str:
-    """What is wrong with the gain and what to try, in one sentence; empty where all is well."""
+    """One sentence about what is wrong with the network and one about the gain; empty if all is well."""
+    return " ".join(filter(None, [_one_class_warning(metrics), _gain_warning(metrics)]))
+
+
+def _one_class_warning(metrics: Mapping[str, Any]) -> str:
+    before, after = (metrics[network].get("only_class") for network in NETWORKS)
+    if after is None:
+        return ""
+    if before is None:
+        return (
+            f"The fine-tuned network calls every test picture '{after}', which head only does not: phase 2 overwrote "
+            "what told the classes apart; raise unfreeze.ratio, or try unfreeze.batchnorm=frozen."
+        )
+    return (
+        f"The fine-tuned network calls every test picture '{after}', whatever it shows; try class_weights=balanced, "
+        "more epochs (head.max_epochs, unfreeze.epochs) or a higher head.learning_rate."
+    )
+
+
+def _gain_warning(metrics: Mapping[str, Any]) -> str:
     phase_2, gain = metrics.get("phase_2", {}), metrics["gain"]
     if phase_2.get("kept_epoch") == 0:
         why = "no epoch was better on validation than head only"
-        way = "unfreeze.keep=last"
+        remedy = "unfreeze.keep=last"
     elif phase_2.get("share") == 0:
-        why = "nothing on the way from head only to the fine-tuned weights was better on validation than head only"
-        way = "unfreeze.interpolate=false"
+        why = "no interpolation between head only and the fine-tuned weights was better on validation than head only"
+        remedy = "unfreeze.interpolate=false"
     elif (gained := number(gain["accuracy"])) is not None and gained < 0:
         low, high = number(gain.get("low")), number(gain.get("high"))
         if low is None or high is None:
@@ -63,21 +82,21 @@ def warning(metrics: Mapping[str, Any]) -> str:
         else:
             zero = "excludes zero" if high < 0 else "includes zero, so this may be chance"
             sure = f"the 95 % interval, {change(low, 'percent')} to {change(high, 'percent')}, {zero}"
-        ways = "more epochs (unfreeze.epochs) or another unfreeze.ratio"
+        remedies = "more epochs (unfreeze.epochs) or another unfreeze.ratio"
         if phase_2.get("keep") == "last":
-            ways = "unfreeze.keep=best, " + ways
+            remedies = "unfreeze.keep=best, " + remedies
         return (
             f"Phase 2 made accuracy on the test pictures worse by {change(-gained, 'percent').lstrip('+')} points; "
-            f"{sure}; try {ways}."
+            f"{sure}; try {remedies}."
         )
     else:
         return ""
-    what = (
+    consequence = (
         "Phase 2 was not kept: {}, so both networks are the same and there is no gain to measure"
         if same_networks(metrics)
-        else "Of phase 2 only BatchNorm's adapted statistics were kept: {}"
+        else "Only the adapted BatchNorm statistics of phase 2 were kept: {}"
     )
-    return f"{what.format(why)}; try {way}, more epochs (unfreeze.epochs) or another unfreeze.ratio."
+    return f"{consequence.format(why)}; try {remedy}, more epochs (unfreeze.epochs) or another unfreeze.ratio."
 
 
 def headline_of(metrics: Mapping[str, Any]) -> tuple[Verdict, str]:
@@ -108,7 +127,8 @@ def headline_of(metrics: Mapping[str, Any]) -> tuple[Verdict, str]:
 
 
 def metric_rows(metrics: Mapping[str, Any]) -> list[dict[str, str]]:
-    """One row per metric: name, both values, the gain with its interval where there is one, its colour."""
+    """One row per metric: name, both values, the gain with its interval if there is one, its
+    verdict."""
     gain = metrics["gain"]
     rows = []
     for key, name, unit, higher_is_better, meaning in METRICS:
@@ -140,12 +160,13 @@ def metric_rows(metrics: Mapping[str, Any]) -> list[dict[str, str]]:
 
 
 def temperatures(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """The temperature of each network, by which its logits are divided."""
+    """The temperature of each network."""
     return {network: float(metrics[network]["temperature"]) for network in NETWORKS}
 
 
 def operating(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The operating points of the networks that have one: threshold and rates with intervals, as texts."""
+    """The operating points of the networks that have one: threshold, and rates with intervals, as
+    texts."""
     rows = []
     for network, name in NETWORKS.items():
         if point := metrics.get("operating", {}).get(network):
@@ -167,9 +188,9 @@ def summary(metrics: Mapping[str, Any]) -> str:
     verdict, headline = headline_of(metrics)
     caution = warning(metrics) if verdict != "same" else ""
     lines = [
-        f"**{headline}**",
+        f"**{escaped(headline)}**",
         "",
-        *([caution, ""] if caution else []),
+        *([escaped(caution), ""] if caution else []),
         "| | head only | fine-tuned | gain | 95 % interval |",
         "|---|---:|---:|---:|---:|",
     ]
@@ -181,24 +202,25 @@ def summary(metrics: Mapping[str, Any]) -> str:
 
 
 def kept_epochs(head: Mapping[str, Any], phase_2: Mapping[str, Any], epochs: int) -> str:
-    """Which weights each phase kept, in sentences. `head`: epochs and kept_epoch of phase 1; `epochs`: of phase 2."""
+    """Sentences about the weights that each phase kept. `head` has epochs and kept_epoch of phase
+    1, `epochs` is the number of phase 2."""
     sentences = ["There was no phase 1: phase 2 starts from a head with random weights."]
     if head["epochs"]:
         sentences = [
             f"Phase 1 ran {_epochs(head['epochs'])} and kept epoch {head['kept_epoch']}, the best on validation; "
             "phase 2 starts from it."
         ]
-    ran, kept = f"Phase 2 ran {_epochs(epochs)}", phase_2.get("kept_epoch")
-    which = "the last" if phase_2.get("keep") == "last" else f"epoch {kept}"
-    if kept is None:
+    ran, kept_epoch = f"Phase 2 ran {_epochs(epochs)}", phase_2.get("kept_epoch")
+    kept_weights = "the last" if phase_2.get("keep") == "last" else f"epoch {kept_epoch}"
+    if kept_epoch is None:
         return " ".join([*sentences, f"{ran}."])
-    if kept == 0 or phase_2.get("share") == 0:
+    if kept_epoch == 0 or phase_2.get("share") == 0:
         return " ".join([*sentences, f"{ran} and kept none of them."])
     if "share" in phase_2:
-        way = f"weights that lie {100 * phase_2['share']:.0f} % of the way from head only to {which}"
-        return " ".join([*sentences, f"{ran} and kept {way}, the best on validation."])
+        interpolated = f"weights that lie {100 * phase_2['share']:.0f} % of the way from head only to {kept_weights}"
+        return " ".join([*sentences, f"{ran} and kept {interpolated}, the best on validation."])
     best = "" if phase_2.get("keep") == "last" else ", the best on validation"
-    return " ".join([*sentences, f"{ran} and kept {which}{best}."])
+    return " ".join([*sentences, f"{ran} and kept {kept_weights}{best}."])
 
 
 def _epochs(number: int) -> str:
@@ -206,7 +228,7 @@ def _epochs(number: int) -> str:
 
 
 def chosen_on_validation(head: Mapping[str, Any], metrics: Mapping[str, Any]) -> str:
-    """What the validation pictures decided in this run, as a list in words."""
+    """What was chosen on validation in this run, as a phrase."""
     phase_2 = metrics.get("phase_2", {})
     first, second = head["epochs"] > 0, phase_2.get("keep") == "best"
     things = []

@@ -10,7 +10,8 @@ if TYPE_CHECKING:
 
 
 def sweep_plot(arms: "pd.DataFrame", table: "pd.DataFrame", best: str) -> bytes:
-    """Accuracy on the test pictures of head-only and fine-tuned networks by setting, as the bytes of a PNG."""
+    """Accuracy on the test pictures of head-only and fine-tuned networks by setting, as the bytes
+    of a PNG."""
     from matplotlib.ticker import PercentFormatter
 
     names = [str(name) for name in table.index]

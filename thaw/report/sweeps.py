@@ -1,4 +1,4 @@
-"""The outcome of a sweep as a table in words."""
+"""The results of a sweep as a formatted table."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Writer = Callable[[float], str]
-# column of the arms: its title, how its mean and its spread are written, the unit behind both
+# Column: its title, the formats of its mean and its spread, and the unit after both.
 SHOWN: dict[str, tuple[str, Writer, Writer, str]] = {
     "val_loss": ("validation loss", score, score, ""),
     "head_accuracy": ("head only", in_percent, in_percent, " %"),
@@ -22,7 +22,7 @@ SHOWN: dict[str, tuple[str, Writer, Writer, str]] = {
 
 
 def readable(table: "pd.DataFrame") -> list[dict[str, str]]:
-    """The table in words: a dict for each setting, titles to values."""
+    """The formatted table: a dict for each setting, from titles to values."""
     rows = []
     for setting, values in table.iterrows():
         row = {"setting": str(setting), "seeds": f"{values['seeds']:.0f}"}

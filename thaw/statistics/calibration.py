@@ -1,6 +1,7 @@
-"""Calibration: probabilities that mean what they say, and a threshold that keeps a promise.
+"""Calibration: a temperature that makes probabilities reliable, and a threshold that keeps a
+promise.
 
-Both are chosen on validation and then judged on test pictures, which have no say in them.
+Both are chosen on validation only, and then measured on the test pictures.
 """
 
 from collections.abc import Sequence
@@ -19,9 +20,11 @@ Mask = NDArray[np.bool_]
 
 
 def temperature(logits: Tensor, labels: Tensor) -> float:
-    """The number that logits (n, classes) are divided by so that labels (n,) are as likely as can be (Guo et al. 2017).
+    """The divisor of the logits (n, classes) that maximises the likelihood of the labels (n,) (Guo
+    et al. 2017).
 
-    It changes no verdict. Networks that are too sure of themselves have one above 1; without pictures it is 1.
+    It changes no predicted class. It is above 1 for overconfident networks, and 1 if there are no
+    pictures.
     """
     if not len(labels):
         return 1.0
@@ -31,7 +34,8 @@ def temperature(logits: Tensor, labels: Tensor) -> float:
 
     def loss() -> Tensor:
         optimizer.zero_grad()
-        # Verdicts that are all right would make it infinitely sure: the second term is a very weak belief in 1.
+        # With all predictions correct the minimum would be at 0: the second term is a very weak
+        # prior at 1.
         value = F.cross_entropy(logits / logarithm.exp(), labels) + 1e-3 * logarithm**2
         value.backward()
         return value
@@ -41,46 +45,47 @@ def temperature(logits: Tensor, labels: Tensor) -> float:
 
 
 def probabilities(logits: Tensor, temperature: float) -> Scores:
-    """What a network's answer is taken as, everywhere: the softmax of its logits, which are averaged over the views of
-    a picture and then divided by the temperature that validation chose."""
-    found: Scores = (logits.double() / temperature).softmax(1).numpy()
-    return found
+    """The probabilities used everywhere: the softmax of the logits, which are the mean over the
+    views of a picture, divided by the temperature."""
+    result: Scores = (logits.double() / temperature).softmax(1).numpy()
+    return result
 
 
 def threshold(scores: Scores, positive: Mask, promise: str, at_least: float) -> float | None:
-    """The score from which on a picture is called positive so that most positives are found and the promise is kept.
+    """The threshold with the highest recall among those that keep the promise.
 
     Args:
         scores: probability of the positive class.
-        positive: whether it is one.
-        promise: `precision` (of those called positive so many are) or `specificity` (of the others so many are not).
-        at_least: what is promised.
+        positive: whether the picture is positive.
+        promise: `precision` or `specificity`.
+        at_least: its smallest allowed value.
 
     Returns:
-        The threshold, or None if no threshold keeps the promise.
+        The lowest score that is called positive, or None if no threshold keeps the promise.
     """
     order = np.argsort(-scores, kind="stable")
     last_of_ties = np.flatnonzero(np.diff(scores[order], append=-np.inf))
-    found = np.cumsum(positive[order])[last_of_ties]
+    hits = np.cumsum(positive[order])[last_of_ties]
     called = last_of_ties + 1
-    others = max(int((~positive).sum()), 1)
-    kept = found / called if promise == "precision" else 1 - (called - found) / others
-    allowed = np.flatnonzero((kept >= at_least) & (found > 0))
+    negatives = max(int((~positive).sum()), 1)
+    rates = hits / called if promise == "precision" else 1 - (called - hits) / negatives
+    allowed = np.flatnonzero((rates >= at_least) & (hits > 0))
     if not len(allowed):
         return None
-    best = allowed[found[allowed] == found[allowed].max()][0]  # of those that find as many, the strictest
+    best = allowed[hits[allowed] == hits[allowed].max()][0]  # of equal recall, the strictest
     return float(scores[order][last_of_ties[best]])
 
 
 def at_threshold(scores: Scores, positive: Mask, cut: float, groups: Sequence[str] | None) -> dict[str, Any]:
-    """Recall, precision and specificity of `scores >= cut`, each with its 95 % interval (of whole groups)."""
+    """Recall, precision and specificity of `scores >= cut`, each with its 95 % interval (over
+    whole groups)."""
     called, codes = scores >= cut, intervals.codes_of(groups, len(scores))
-    found: dict[str, Any] = {}
+    rates: dict[str, Any] = {}
     for name, hits, of in (
         ("recall", called, positive),
         ("precision", positive, called),
         ("specificity", ~called, ~positive),
     ):
         span = intervals.of_share(hits, of, codes)
-        found[name] = {"value": float(hits[of].mean()) if of.any() else None, "low": span.low, "high": span.high}
-    return found
+        rates[name] = {"value": float(hits[of].mean()) if of.any() else None, "low": span.low, "high": span.high}
+    return rates

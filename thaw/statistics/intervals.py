@@ -1,15 +1,18 @@
-"""Intervals: what other test pictures, drawn as these were, would have said, from few groups too.
+"""Intervals: how far a figure could move with other test pictures of the same kind, even with few
+groups.
 
     codes = codes_of(groups, n)
     span = of_change(after - before, codes)      # of a mean over pictures: accuracy, recall, a cost
     span = of_share(hits, of, codes)             # of a share: recall, precision, specificity
     span = of_figure(value, left_out, sizes)     # of anything else: AUC, F1
 
-Whole groups vary, since pictures of one module or one patient are not independent: each group is left out in turn (the
-jackknife), and Student's t has Bell and McCaffrey's degrees of freedom, which are few where few groups hold most
-pictures. Shares and changes of verdicts are taken as seen in as many independent pictures as have the same variance
-(Korn and Graubard 1998), with the intervals of Wilson, and of Bonett and Price (2012) for paired shares: no mistake in
-ten pictures is no proof of none. `benchmarks/coverage.py` shows how often each interval holds the truth.
+Pictures of one module or one patient are not independent, so whole groups are resampled: each
+group is left out in turn (the jackknife). Student's t gets Bell and McCaffrey's degrees of
+freedom, which are few if few groups hold most of the pictures. Shares and paired changes are
+converted to the number of independent pictures with the same variance (Korn and Graubard 1998),
+and get the intervals of Wilson, and of Bonett and Price (2012): no mistake in ten pictures does
+not prove that there are none. `benchmarks/coverage.py` shows how often each interval contains the
+truth.
 """
 
 import math
@@ -25,12 +28,12 @@ Codes = NDArray[np.int64]
 Mask = NDArray[np.bool_]
 
 CONFIDENCE = 0.95
-FEWEST_SEEDS = 3  # two say too little of how much seeds differ; one says nothing, and has pictures alone
-FEWEST = 6  # if every group of five got better, that happens by chance in 2 of 32 cases, which is more than 5 %
+FEWEST_SEEDS = 3  # two seeds are too few to estimate their variance; with one, only pictures vary
+FEWEST = 6  # that all of five groups change the same way happens by chance in 2 of 32 cases, more than 5 %
 
 
 class Span(NamedTuple):
-    """The ends of an interval, or why there is none."""
+    """The bounds of an interval, or why there is none."""
 
     low: float | None
     high: float | None
@@ -38,38 +41,40 @@ class Span(NamedTuple):
 
 
 class Figure(NamedTuple):
-    """A figure of all pictures, and what it is when each group is left out; NaN where it is undefined then."""
+    """A figure over all pictures, and its value without each group; NaN where that is
+    undefined."""
 
     value: float
     left_out: Numbers
 
 
 def codes_of(groups: Sequence[str] | None, n: int) -> Codes:
-    """The number of each picture's group; without groups each picture is one."""
+    """The number of each picture's group; without groups each picture is a group of its own."""
     return np.arange(n) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1].astype(np.int64)
 
 
 def of_change(differences: Numbers, codes: Codes, confidence: float = CONFIDENCE, largest: float = 1.0) -> Span:
-    """Of the mean of differences (n,), each between -largest and largest; or (n, seeds), where other seeds vary too."""
+    """Interval of the mean of differences (n,) between -largest and largest; with (n, seeds) over
+    seeds too."""
     by_seed = differences.reshape(len(differences), -1) / largest
-    each = by_seed.mean(1)
+    by_picture = by_seed.mean(1)
     sizes = np.bincount(codes).astype(np.float64)
     if few := too_few(sizes, by_seed.shape[1]):
         return few
-    mean, square, count = float(each.mean()), float((each**2).mean()), len(each)
-    sums = np.bincount(codes, weights=each)
+    mean, square, count = float(by_picture.mean()), float((by_picture**2).mean()), len(by_picture)
+    sums = np.bincount(codes, weights=by_picture)
     variance, degrees = _with_seeds(
         _jackknife(Figure(mean, (sums.sum() - sums) / (count - sizes))), _degrees(sizes), by_seed.mean(0)
     )
     count_equal = _equal(count, (square - mean**2) / count, variance)
-    middle = count_equal * mean / (count_equal + 2)  # one picture more that won all, and one that lost all
+    middle = count_equal * mean / (count_equal + 2)  # add one picture that gains and one that loses
     spread = (count_equal * square + 2) / (count_equal + 2) - middle**2
     half = _quantile(confidence, degrees) * math.sqrt(spread / (count_equal + 2))
     return Span(largest * max(middle - half, -1.0), largest * min(middle + half, 1.0))
 
 
 def of_share(hits: Mask, of: Mask, codes: Codes, confidence: float = CONFIDENCE) -> Span:
-    """Of the share of the pictures `of` that are hits too."""
+    """Interval of the share of hits among the pictures in `of`."""
     present, codes = np.unique(codes[of], return_inverse=True)
     sizes = np.bincount(codes, minlength=len(present)).astype(np.float64)
     if few := too_few(sizes):
@@ -82,7 +87,7 @@ def of_share(hits: Mask, of: Mask, codes: Codes, confidence: float = CONFIDENCE)
 
 
 def wilson(share: float, count: float, quantile: float = 1.96) -> Span:
-    """Of a share seen in `count` independent pictures, few of them too."""
+    """Wilson's interval of a share of `count` independent pictures."""
     square = quantile**2
     middle = (share + square / (2 * count)) / (1 + square / count)
     half = quantile / (1 + square / count) * math.sqrt(share * (1 - share) / count + square / (4 * count**2))
@@ -90,7 +95,8 @@ def wilson(share: float, count: float, quantile: float = 1.96) -> Span:
 
 
 def of_figure(figures: Sequence[Figure], sizes: Numbers, least: float = 0.0, confidence: float = CONFIDENCE) -> Span:
-    """Of the mean of one figure per seed; `least` is the smallest half width, where no group makes a difference."""
+    """Interval of the mean of one figure per seed; `least` is the half width if no group changes
+    the figure."""
     if few := too_few(sizes, len(figures)):
         return few
     value = float(np.mean([figure.value for figure in figures]))
@@ -107,9 +113,11 @@ def of_figure(figures: Sequence[Figure], sizes: Numbers, least: float = 0.0, con
 def of_class_mean(
     figures: Sequence[Figure], labels: Codes, codes: Codes, classes: int, confidence: float = CONFIDENCE
 ) -> Span:
-    """Of a figure that is the mean over so many classes, such as AUC or F1, and of its mean over seeds.
+    """Interval of a figure that is a mean over `classes` classes, such as AUC or F1, averaged over
+    seeds.
 
-    Where no group makes a difference, a picture of the rarest class that was not seen yet might (the rule of three).
+    If no group changes the figure, an unseen picture of the rarest class still might (the rule of
+    three).
     """
     rarest = np.unique(labels, return_counts=True)[1].min()
     least = min(1.0, -math.log(1 - confidence) / (rarest * classes))
@@ -117,25 +125,26 @@ def of_class_mean(
 
 
 def averaged(probabilities: Numbers) -> int:
-    """Over how many classes AUC is a mean: of two it is that of the second alone."""
+    """The number of classes that AUC is averaged over: with two classes it is that of the second
+    one only."""
     classes = probabilities.shape[1]
     return 1 if classes == 2 else classes
 
 
 def too_few(sizes: Numbers, seeds: int = 1) -> Span | None:
-    """Why these groups or seeds are too few for an interval, if they are."""
+    """The reason if these groups or seeds are too few for an interval, else None."""
     if 1 < seeds < FEWEST_SEEDS:
         return Span(None, None, f"an interval over seeds takes {FEWEST_SEEDS}, there are {seeds}")
     if len(sizes) >= FEWEST:
         return None
-    what = "test pictures" if sizes.max(initial=0) <= 1 else "groups of test pictures"
+    units = "test pictures" if sizes.max(initial=0) <= 1 else "groups of test pictures"
     return Span(
-        None, None, f"an interval takes {FEWEST} {what}, there {'is' if len(sizes) == 1 else 'are'} {len(sizes)}"
+        None, None, f"an interval takes {FEWEST} {units}, there {'is' if len(sizes) == 1 else 'are'} {len(sizes)}"
     )
 
 
 def sizes_by_class(labels: Codes, codes: Codes) -> Numbers:
-    """The part that each group has in figures in which every class counts the same, in pictures."""
+    """The size of each group, in pictures, if every class has the same weight."""
     weights = 1 / np.bincount(labels)[labels]
     return np.asarray(np.bincount(codes, weights=weights * len(labels) / weights.sum()), dtype=np.float64)
 
@@ -145,42 +154,47 @@ def difference(before: Figure, after: Figure) -> Figure:
 
 
 def share(hits: Mask, of: Mask, codes: Codes) -> Figure:
-    """The share of the pictures `of` that are hits too, for differences of shares of different pictures."""
+    """The share of hits among the pictures in `of`, as a `Figure`: for differences of shares of
+    different pictures."""
     groups = int(codes.max()) + 1
-    found, all_ = (np.bincount(codes[rows], minlength=groups) for rows in (hits & of, of))
+    hits_of_groups, sizes = (np.bincount(codes[rows], minlength=groups) for rows in (hits & of, of))
     with np.errstate(invalid="ignore", divide="ignore"):
-        return Figure(float(found.sum() / np.float64(all_.sum())), (found.sum() - found) / (all_.sum() - all_))
+        return Figure(
+            float(hits_of_groups.sum() / np.float64(sizes.sum())),
+            (hits_of_groups.sum() - hits_of_groups) / (sizes.sum() - sizes),
+        )
 
 
 def auc(probabilities: Numbers, labels: Codes, codes: Codes) -> Figure:
-    """Area under the ROC curve, with more than two classes the mean over them, each against all others."""
+    """Area under the ROC curve; with more than two classes the mean of one-vs-rest over the
+    classes."""
     classes = probabilities.shape[1]
-    each = [_area(probabilities[:, k], labels == k, codes) for k in ([1] if classes == 2 else range(classes))]
+    areas = [_area(probabilities[:, k], labels == k, codes) for k in ([1] if classes == 2 else range(classes))]
     left_out = np.zeros(int(codes.max()) + 1)
-    for area in each:
-        left_out += area.left_out / len(each)
-    return Figure(float(np.mean([area.value for area in each])), left_out)
+    for area in areas:
+        left_out += area.left_out / len(areas)
+    return Figure(float(np.mean([area.value for area in areas])), left_out)
 
 
 def _area(scores: Numbers, positive: Mask, codes: Codes) -> Figure:
-    """By ranks: how many negatives are below each positive, ties count half."""
+    """AUC from ranks: the number of negatives below each positive, ties count half."""
     groups = int(codes.max()) + 1
-    below = rankdata(scores)  # of all; less the rank among its own kind it is that among the other
+    below = rankdata(scores)  # minus the rank within its own class, it counts the other class
     below[positive] -= rankdata(scores[positive])
     below[~positive] -= rankdata(scores[~positive])
     positives, negatives = (np.bincount(codes[kind], minlength=groups) for kind in (positive, ~positive))
     pairs = float(below[positive].sum())
-    lost = np.where(positive, below, positive.sum() - below)  # the pairs that each picture wins or lets win
-    rest = pairs - np.bincount(codes, weights=lost, minlength=groups)
+    wins = np.where(positive, below, positive.sum() - below)  # the won pairs that each picture is part of
+    remaining = pairs - np.bincount(codes, weights=wins, minlength=groups)
     if groups < len(codes):
-        rest += _pairs_inside(scores, positive, codes, positives, negatives)
+        remaining += _pairs_inside(scores, positive, codes, positives, negatives)
     with np.errstate(invalid="ignore", divide="ignore"):
-        left_out = rest / ((positive.sum() - positives) * ((~positive).sum() - negatives))
+        left_out = remaining / ((positive.sum() - positives) * ((~positive).sum() - negatives))
         return Figure(float(np.float64(pairs) / (positive.sum() * (~positive).sum())), left_out)
 
 
 def _pairs_inside(scores: Numbers, positive: Mask, codes: Codes, positives: Codes, negatives: Codes) -> Numbers:
-    """The pairs of each group that a positive wins over a negative of the same group, ties count half."""
+    """Per group, the pairs of a positive above a negative of the same group, ties count half."""
     levels, level = np.unique(scores, return_inverse=True)
     place = codes * len(levels) + level  # orders by group, then by score
     earlier = np.concatenate([[0], np.cumsum(negatives)[:-1]])
@@ -189,22 +203,25 @@ def _pairs_inside(scores: Numbers, positive: Mask, codes: Codes, positives: Code
 
 
 def macro_f1(predicted: Codes, labels: Codes, codes: Codes, classes: int) -> Figure:
-    """F1 as the mean over the classes that have pictures or are predicted."""
+    """F1, averaged over the classes that have pictures or are predicted."""
     right = predicted == labels
-    # Leaving a group out changes the classes of its pictures and of its verdicts alone: a cell for each such pair.
+    # Without a group only the classes that it has or predicts change: one cell for each group and
+    # class.
     cells, place = np.unique(
         np.concatenate([codes * classes + labels, codes * classes + predicted]), return_inverse=True
     )
-    wanted = np.bincount(place[: len(labels)], minlength=len(cells))
-    called = np.bincount(place[len(labels) :], minlength=len(cells))
+    actual = np.bincount(place[: len(labels)], minlength=len(cells))
+    predicted_count = np.bincount(place[len(labels) :], minlength=len(cells))
     hits = np.bincount(place[: len(labels)], weights=right, minlength=len(cells))
     group, of = cells // classes, cells % classes
-    all_wanted, all_called, all_hits = (np.bincount(of, weights=each) for each in (wanted, called, hits))
-    present = all_wanted + all_called > 0
-    f1 = np.divide(2 * all_hits, all_wanted + all_called, out=np.zeros(len(present)), where=present)
-    left = (all_wanted + all_called)[of] - wanted - called
-    changed = np.divide(2 * (all_hits[of] - hits), left, out=np.zeros(len(cells)), where=left > 0) - f1[of]
-    changed[(wanted > 0) & (wanted == all_wanted[of])] = np.nan
+    all_actual, all_predicted, all_hits = (
+        np.bincount(of, weights=counts) for counts in (actual, predicted_count, hits)
+    )
+    present = all_actual + all_predicted > 0
+    f1 = np.divide(2 * all_hits, all_actual + all_predicted, out=np.zeros(len(present)), where=present)
+    remaining = (all_actual + all_predicted)[of] - actual - predicted_count
+    changed = np.divide(2 * (all_hits[of] - hits), remaining, out=np.zeros(len(cells)), where=remaining > 0) - f1[of]
+    changed[(actual > 0) & (actual == all_actual[of])] = np.nan
     value = float(f1.sum() / present.sum())
     return Figure(value, value + np.bincount(group, weights=changed) / present.sum())
 
@@ -215,8 +232,9 @@ def _jackknife(figure: Figure) -> float:
 
 
 def _degrees(sizes: Numbers) -> float:
-    """Bell and McCaffrey's degrees of freedom of the jackknife's variance: as many as groups, less one, if all are
-    alike, and near one if a single group holds most of the pictures."""
+    """Bell and McCaffrey's degrees of freedom of the jackknife variance: the number of groups
+    minus one if all are equally large, and near one if a single group holds most of the
+    pictures."""
     weights = sizes / sizes.sum()
     factors = (weights / (1 - weights)) ** 2  # the variance is the sum of factor * (mean of the group - mean) ** 2
     noise = 1 / sizes
@@ -234,7 +252,8 @@ def _degrees(sizes: Numbers) -> float:
 
 
 def _with_seeds(variance: float, degrees: float, means: Numbers) -> tuple[float, float]:
-    """Variance and degrees of freedom (Satterthwaite) with that of other seeds, where there is more than one."""
+    """Variance and degrees of freedom (Satterthwaite) with the variance over seeds added, if there
+    are several."""
     if len(means) < 2:
         return variance, degrees
     other = float(means.var(ddof=1) / len(means))
@@ -245,7 +264,7 @@ def _with_seeds(variance: float, degrees: float, means: Numbers) -> tuple[float,
 
 
 def _equal(count: float, independent: float, variance: float) -> float:
-    """How many independent pictures would have this variance; never more than there are."""
+    """The number of independent pictures that would have this variance; at most `count`."""
     return min(count, count * independent / variance) if variance > 0 and independent > 0 else count
 
 

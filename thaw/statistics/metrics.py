@@ -1,4 +1,5 @@
-"""Metrics: what a network's probabilities are worth on labelled pictures, and what one gained over another."""
+"""Metrics of a network's probabilities on labelled pictures, and the gain of one network over
+another."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -15,9 +16,11 @@ Probabilities = NDArray[np.float64]
 
 
 def headline(probabilities: Probabilities, labels: Labels) -> dict[str, float | None]:
-    """Accuracy, balanced accuracy, AUC, F1 and calibration error of probabilities (n, classes) against labels (n,).
+    """Accuracy, balanced accuracy, AUC, F1 and calibration error of probabilities (n, classes)
+    against labels (n,).
 
-    With two classes AUC and F1 are those of the second, the positive one; with more they are means over classes.
+    With two classes AUC and F1 are those of the second, the positive one; with more they are means
+    over classes.
     """
     predicted = probabilities.argmax(1)
     two = probabilities.shape[1] == 2
@@ -31,13 +34,15 @@ def headline(probabilities: Probabilities, labels: Labels) -> dict[str, float | 
 
 
 def auc(probabilities: Probabilities, labels: Labels) -> float | None:
-    """Area under the ROC curve (macro one-vs-rest for more than two classes); None where a class is absent."""
+    """Area under the ROC curve (macro one-vs-rest for more than two classes); None where a class
+    is absent."""
     area = intervals.auc(probabilities, labels, intervals.codes_of(None, len(labels))).value
     return None if np.isnan(area) else area
 
 
 def calibration_error(probabilities: Probabilities, labels: Labels, bins: int = 15) -> float:
-    """Expected calibration error: how far confidence and accuracy lie apart, averaged over bins of confidence."""
+    """Expected calibration error: the distance between confidence and accuracy, averaged over bins
+    of confidence."""
     confidence, right = probabilities.max(1), probabilities.argmax(1) == labels
     number = np.minimum((confidence * bins).astype(np.int64), bins - 1)
     gaps = np.bincount(number, weights=confidence - right, minlength=bins)
@@ -47,19 +52,20 @@ def calibration_error(probabilities: Probabilities, labels: Labels, bins: int = 
 def gain(
     before: Probabilities, after: Probabilities, labels: Labels, groups: Sequence[str] | None
 ) -> dict[str, float | str | None]:
-    """What `after` is better than `before` on the same pictures, with paired 95 % intervals, or why there are none."""
+    """The gain of `after` over `before` on the same pictures, with paired 95 % intervals, or why
+    there are none."""
     codes = intervals.codes_of(groups, len(labels))
     right = [(p.argmax(1) == labels).astype(np.float64) for p in (before, after)]
     span = intervals.of_change(right[1] - right[0], codes)
     area = intervals.difference(*(intervals.auc(p, labels, codes) for p in (before, after)))
-    found: dict[str, float | str | None] = {
+    result: dict[str, float | str | None] = {
         "accuracy": float((right[1] - right[0]).mean()), "low": span.low, "high": span.high,
     } | ({"no_interval": span.why} if span.why else {})  # fmt: skip
     if np.isnan(area.value):
-        return found | {"auc": None, "auc_low": None, "auc_high": None}
+        return result | {"auc": None, "auc_low": None, "auc_high": None}
     span = intervals.of_class_mean([area], labels, codes, intervals.averaged(before))
-    found |= {"auc": area.value, "auc_low": span.low, "auc_high": span.high}
-    return found | ({"auc_no_interval": span.why} if span.why else {})
+    result |= {"auc": area.value, "auc_low": span.low, "auc_high": span.high}
+    return result | ({"auc_no_interval": span.why} if span.why else {})
 
 
 def per_class(probabilities: Probabilities, labels: Labels, classes: Sequence[str]) -> pd.DataFrame:
@@ -75,18 +81,19 @@ def per_class(probabilities: Probabilities, labels: Labels, classes: Sequence[st
 def per_slice(probabilities: Probabilities, labels: Labels, slices: pd.DataFrame) -> pd.DataFrame:
     """Accuracy, precision and recall for each value of each slice column.
 
-    With two classes precision and recall are those of the positive one; with more they are means over classes.
+    With two classes precision and recall are those of the positive one; with more they are means
+    over classes.
     """
     average = "binary" if probabilities.shape[1] == 2 else "macro"
     rows: list[dict[str, Any]] = []
     for column in slices:
         for value, members in sorted(slices.groupby(slices[column]).indices.items()):
-            predicted, wanted = probabilities[members].argmax(1), labels[members]
+            predicted, actual = probabilities[members].argmax(1), labels[members]
             precision, recall, _, _ = precision_recall_fscore_support(
-                wanted, predicted, average=average, zero_division=0
+                actual, predicted, average=average, zero_division=0
             )
-            right = predicted == wanted
-            recalls = [right[wanted == label].mean() for label in np.unique(wanted)]
+            right = predicted == actual
+            recalls = [right[actual == label].mean() for label in np.unique(actual)]
             rows.append(
                 {
                     "slice": column,

@@ -1,9 +1,10 @@
-"""Promotion: whether a new model takes the place of the one in use, judged on the same test pictures, and why.
+"""Promotion: whether a new model replaces the one in use, decided on the same test pictures.
 
-decision = decide(before, after, labels, classes, groups, slices, Limits("accuracy", 0.01, 0.7, 0.05, 0.05, 20))
+limits = Limits("accuracy", {}, 0.01, 0.7, 0.05, 0.05, 20)
+decision = decide(before, after, labels, classes, groups, slices, limits)
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -14,26 +15,27 @@ from thaw.formats import percent, points, score
 from thaw.statistics import intervals
 from thaw.statistics.intervals import Codes, Figure, Mask, Span
 from thaw.statistics.metrics import Labels, Probabilities
-from thaw.statistics.records import FIGURES
+from thaw.statistics.records import FIGURES, LOWER_IS_BETTER, for_the_better
 
-ROUNDING = 1e-9  # a fall of exactly the limit is within it, however its binary fraction ends
-CHANCE = 0.05  # in so many comparisons of equal models a class or slice may be taken as worse, all of them together
+ROUNDING = 1e-9  # a fall of exactly the limit is within it, whatever the rounding
+CHANCE = 0.05  # the chance that any class or slice of an equal model is called worse
 
 
 class Limits(NamedTuple):
-    """What a new model is judged by, and how much worse it may be, as shares."""
+    """The figure that decides about a new model, and how much worse it may be, as shares."""
 
     by: str  # one of FIGURES
-    margin: float  # of this figure
-    sure: float  # how sure it must be that it loses no more than the margin
+    costs: Mapping[str, Mapping[str, float]]  # of mistakes, by true and predicted class; others cost 1
+    margin: float  # how much of this figure it may lose
+    sure: float  # the required probability that it loses no more than the margin
     class_limit: float  # of the recall of a class
     slice_limit: float  # of the accuracy in a slice
     smallest: int  # classes and slices with fewer test pictures do not decide
 
 
 class Points(NamedTuple):
-    """The operating points of both models: from which probability of the class on a picture is called positive; none
-    where no threshold keeps the promise, and nothing is called."""
+    """The operating points of both models: the lowest probability that is called positive. None:
+    no threshold keeps the promise, and nothing is called positive."""
 
     positive: int
     before: float | None
@@ -43,11 +45,12 @@ class Points(NamedTuple):
 
 @dataclass(frozen=True)
 class Decision:
-    """The verdict with the sentence that explains it and the numbers behind it, all of them plain JSON values.
+    """The verdict, the sentence that explains it, and the numbers behind it as plain JSON values.
 
-    `gain` is about the figure that decides: before, after, change, low, high (95 %), floor (what it loses at most, as
-    sure as asked), margin; `figures` has the same of all figures, that one first. `falls` has a row for each class
-    (recall) and each slice value (accuracy), with `limit` None where too few pictures stand behind it.
+    `gain` is about the deciding figure: before, after, change, low, high (95 %), floor (the
+    largest change for the worse at the required probability), margin. `figures` has the same for
+    all figures, the deciding one first. `falls` has a row for each class (recall) and each slice
+    value (accuracy); its `limit` is None if there are too few pictures.
     """
 
     promoted: bool
@@ -63,9 +66,10 @@ class _Pictures(NamedTuple):
     codes: Codes
 
 
-def aligned(probabilities: Probabilities, known: Sequence[str], classes: Sequence[str]) -> Probabilities:
-    """The columns in the order of `classes`; a class the model does not know has probability 0."""
-    columns = {name: probabilities[:, number] for number, name in enumerate(known)}
+def aligned(probabilities: Probabilities, own_classes: Sequence[str], classes: Sequence[str]) -> Probabilities:
+    """The columns in the order of `classes`; a class that the model does not have gets probability
+    0."""
+    columns = {name: probabilities[:, number] for number, name in enumerate(own_classes)}
     return np.column_stack([columns.get(name, np.zeros(len(probabilities))) for name in classes])
 
 
@@ -79,17 +83,18 @@ def decide(
     limits: Limits,
     points: Points | None = None,
 ) -> Decision:
-    """Compare the model in use with a new one by their probabilities (n, classes) of the same test pictures.
+    """Compare the model in use with a new one by their probabilities (n, classes) for the same
+    test pictures.
 
-    The new one is promoted if it is better, or, as sure as asked, not worse by more than the margin, and if no class
-    and no slice is shown to lose more than its limit.
+    The new one is promoted if it is better or, with the required probability, not worse by more
+    than the margin, and if no class and no slice is shown to lose more than its limit.
     """
-    order = np.lexsort([labels, *before.T, *after.T])  # so that no sum hangs on the pictures' order
+    order = np.lexsort([labels, *before.T, *after.T])  # so that rounding does not depend on the order
     in_order = None if groups is None else [groups[number] for number in order]
     codes = intervals.codes_of(in_order, len(labels))
     pictures = _Pictures(before[order], after[order], labels[order], codes)
-    figures = _figures(pictures, limits, points)
-    found = {
+    figures = _figures(pictures, classes, limits, points)
+    gain = {
         "test_pictures": len(labels),
         "test_groups": None if groups is None else len(set(groups)),
         "margin": limits.margin,
@@ -98,7 +103,7 @@ def decide(
         "figures": figures,
     }
     falls = _falls(pictures, classes, slices.iloc[order], limits, points)
-    enough, verdict, numbers = _judged(found)
+    enough, verdict, numbers = _judged(gain)
     fallen = [_fall(row) for row in falls if not row["within"]]
     part = fallen[0] + (f" (and {len(fallen) - 1} more)" if len(fallen) > 1 else "") if fallen else ""
     if enough and part:
@@ -107,30 +112,45 @@ def decide(
         reason = f"{verdict}: {numbers}, and no class or slice is shown to lose more than its limit"
     else:
         reason = f"{verdict}: {numbers}" + (f"; {part}" if part else "")
-    return Decision(enough and not part, reason, found, falls)
+    return Decision(enough and not part, reason, gain, falls)
 
 
-def _figures(pictures: _Pictures, limits: Limits, points: Points | None) -> list[dict[str, Any]]:
-    """Every figure of both models with its change and interval, the one that decides first."""
+def _figures(
+    pictures: _Pictures, classes: Sequence[str], limits: Limits, points: Points | None
+) -> list[dict[str, Any]]:
+    """Every figure of both models with its change and interval, the deciding one first."""
     before, after, labels, codes = pictures
     right = [(p.argmax(1) == labels).astype(np.float64) for p in (before, after)]
     rows = [_mean("accuracy", right[0], right[1], codes, limits.sure)]
-    present, known = np.unique(labels, return_inverse=True)
+    present, label_codes = np.unique(labels, return_inverse=True)
     if len(present) > 1:  # AUC is over the classes that have pictures
         columns = [p[:, present] for p in (before, after)]
-        areas = [intervals.auc(p, known, codes) for p in columns]
+        areas = [intervals.auc(p, label_codes, codes) for p in columns]
         rows.append(_class_mean("auc", areas, pictures, limits.sure, intervals.averaged(columns[0])))
     f1 = [intervals.macro_f1(p.argmax(1), labels, codes, before.shape[1]) for p in (before, after)]
     rows.append(_class_mean("macro_f1", f1, pictures, limits.sure, before.shape[1]))
     if points:
         positive = labels == points.positive
         if positive.any():
-            called = [each[positive].astype(np.float64) for each in _called(pictures, points)]
+            called = [calls[positive].astype(np.float64) for calls in _called(pictures, points)]
             rows.append(_mean("recall", called[0], called[1], codes[positive], limits.sure))
+    if limits.costs:
+        costs = cost_table(classes, limits.costs)
+        paid = [costs[labels, p.argmax(1)] for p in (before, after)]
+        rows.append(_mean("cost", paid[0], paid[1], codes, limits.sure, largest=float(costs.max()) or 1.0))
     if all(row["by"] != limits.by for row in rows):
         why = "it is undefined, because a class has no test pictures"
         rows.append(_row(limits.by, np.nan, np.nan, [Span(None, None, why)] * 2))
     return sorted(rows, key=lambda row: row["by"] != limits.by)
+
+
+def cost_table(classes: Sequence[str], costs: Mapping[str, Mapping[str, float]]) -> Probabilities:
+    """The cost of each prediction (true class, predicted class): 0 if correct, 1 by default."""
+    table = 1.0 - np.eye(len(classes))
+    for right, row in costs.items():
+        for said, cost in row.items():
+            table[classes.index(right), classes.index(said)] = cost
+    return table
 
 
 def _called(pictures: _Pictures, points: Points) -> list[Mask]:
@@ -140,9 +160,13 @@ def _called(pictures: _Pictures, points: Points) -> list[Mask]:
     ]
 
 
-def _mean(by: str, before: Probabilities, after: Probabilities, codes: Codes, sure: float) -> dict[str, Any]:
+def _mean(
+    by: str, before: Probabilities, after: Probabilities, codes: Codes, sure: float, largest: float = 1.0
+) -> dict[str, Any]:
+    """Of figures that each picture has its own value of, `largest` at most."""
     codes = np.unique(codes, return_inverse=True)[1]
-    spans = [intervals.of_change(after - before, codes, level) for level in (intervals.CONFIDENCE, 2 * sure - 1)]
+    levels = (intervals.CONFIDENCE, 2 * sure - 1)
+    spans = [intervals.of_change(after - before, codes, level, largest) for level in levels]
     return _row(by, float(before.mean()), float(after.mean()), spans)
 
 
@@ -156,12 +180,13 @@ def _class_mean(by: str, figures: Sequence[Figure], pictures: _Pictures, sure: f
 
 
 def _row(by: str, before: float, after: float, spans: Sequence[Span]) -> dict[str, Any]:
-    wide, asked = spans
+    at_confidence, at_sure = spans
     numbers = {"before": before, "after": after, "change": after - before}
-    row: dict[str, Any] = {"by": by, "unit": "score" if by == "auc" else "percent"}
+    row: dict[str, Any] = {"by": by, "unit": "score" if by in ("auc", "cost") else "percent"}
     row |= {name: None if np.isnan(value) else value for name, value in numbers.items()}
-    row |= {"low": wide.low, "high": wide.high, "floor": asked.low}
-    return row | ({"no_interval": wide.why} if wide.why else {})
+    floor = at_sure.high if by in LOWER_IS_BETTER else at_sure.low
+    row |= {"low": at_confidence.low, "high": at_confidence.high, "floor": floor}
+    return row | ({"no_interval": at_confidence.why} if at_confidence.why else {})
 
 
 def _falls(
@@ -196,7 +221,8 @@ def _falls(
 
 
 def _promised(pictures: _Pictures, limits: Limits, points: Points) -> list[dict[str, Any]]:
-    """What the threshold promises, precision or specificity; without it recall could rise by calling everything."""
+    """The promised precision or specificity; without it recall could rise by calling everything
+    positive."""
     positive = pictures.labels == points.positive
     figures = [
         intervals.share(positive, called, pictures.codes)
@@ -213,33 +239,35 @@ def _promised(pictures: _Pictures, limits: Limits, points: Points) -> list[dict[
 
 
 def _within(row: dict[str, Any], span: Span) -> bool:
-    """Whether a part loses no more than its limit, or chance may be why."""
+    """Whether a part loses no more than its limit, or may do so by chance."""
     if row["limit"] is None or row["change"] >= -row["limit"] - ROUNDING:
         return True
     return span.high is None or span.high >= 0
 
 
-def _judged(found: dict[str, Any]) -> tuple[bool, str, str]:
-    """Whether the change of the figure is good enough, that in a few words, and the numbers."""
-    low, high, floor, margin, unit = (found[key] for key in ("low", "high", "floor", "margin", "unit"))
-    shown, sure = percent if unit == "percent" else score, f"{100 * found['sure']:g} % sure"
+def _judged(gain: dict[str, Any]) -> tuple[bool, str, str]:
+    """Whether the deciding figure is good enough, a short verdict, and the numbers."""
+    low, high, margin, unit = (gain[key] for key in ("low", "high", "margin", "unit"))
+    least, most, floor = for_the_better(gain)
+    shown, sure = percent if unit == "percent" else score, f"{100 * gain['sure']:g} % sure"
     allowed = f"{100 * margin:.1f} points" if unit == "percent" else f"{margin:.3f}"
-    moved = f"{FIGURES[found['by']]} went from {shown(found['before'])} to {shown(found['after'])} "
+    moved = f"{FIGURES[gain['by']]} went from {shown(gain['before'])} to {shown(gain['after'])} "
     if low is None:
-        moved = f"{moved}({_signed(found['change'], unit)})" if found["change"] is not None else FIGURES[found["by"]]
-        return False, "cannot be told", f"{moved}, and {found['no_interval']}"
+        moved = f"{moved}({_signed(gain['change'], unit)})" if gain["change"] is not None else FIGURES[gain["by"]]
+        return False, "cannot be told", f"{moved}, and {gain['no_interval']}"
     span = f"{_signed(low, unit).removesuffix(' points')} to {_signed(high, unit).removesuffix(' points')}"
-    moved += f"({_signed(found['change'], unit)}, 95 % interval {span})"
-    if low > 0:
+    moved += f"({_signed(gain['change'], unit)}, 95 % interval {span})"
+    if least > 0:
         return True, "better", moved
     if floor >= -margin - ROUNDING:
         return True, f"not worse by more than the margin of {allowed}, {sure}", moved
-    if high < 0:
+    if most < 0:
         return False, "worse", moved
-    groups = f" in {found['test_groups']} groups" if found["test_groups"] else ""
+    groups = f" in {gain['test_groups']} groups" if gain["test_groups"] else ""
+    end = "less" if gain["by"] in LOWER_IS_BETTER else "more"
     why = (
-        f"{moved}; {sure} is only that it changes by {_signed(floor, unit)} or more, and the margin is {allowed}; "
-        f"{found['test_pictures']} test pictures{groups} cannot show more"
+        f"{moved}; {sure} is only that it changes by {_signed(gain['floor'], unit)} or {end}, and the margin is "
+        f"{allowed}; {gain['test_pictures']} test pictures{groups} cannot show more"
     )
     return False, "not shown to be as good", why
 
@@ -249,10 +277,10 @@ def _signed(value: float, unit: str) -> str:
 
 
 def _fall(row: dict[str, Any]) -> str:
-    where = f"class '{row['value']}'" if row["part"] == "class" else f"slice {row['part']} '{row['value']}'"
+    name = f"class '{row['value']}'" if row["part"] == "class" else f"slice {row['part']} '{row['value']}'"
     if row["part"] in ("precision", "specificity") and row["value"] == "at the operating point":
-        where = f"{row['part']} at the operating point"
+        name = f"{row['part']} at the operating point"
     return (
-        f"{where} falls from {percent(row['before'])} to {percent(row['after'])} of its {row['pictures']} "
+        f"{name} falls from {percent(row['before'])} to {percent(row['after'])} of its {row['pictures']} "
         f"pictures, and the limit is {100 * row['limit']:.1f} points"
     )

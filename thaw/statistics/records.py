@@ -1,35 +1,50 @@
-"""What evaluate wrote: the figures that people compare, the rest, and what both say; light, for whoever reads them."""
+"""The figures of evaluate: those that people compare, and the details. Imports nothing heavy."""
 
 from collections.abc import Mapping
 from typing import Any
 
-# What a new model may be judged by.
-FIGURES = {"accuracy": "accuracy", "auc": "AUC", "macro_f1": "macro F1", "recall": "recall at the operating point"}
+# The figures that may decide about a new model.
+FIGURES = {
+    "accuracy": "accuracy",
+    "auc": "AUC",
+    "macro_f1": "macro F1",
+    "recall": "recall at the operating point",
+    "cost": "mean cost of a picture",
+}
+LOWER_IS_BETTER = ("cost",)
 
-# What `dvc metrics show` and `dvc exp show` compare; everything else stands in details.json.
+# What `dvc metrics show` and `dvc exp show` compare; everything else is in details.json.
 COMPARED: dict[str, tuple[str, ...]] = {
     "phase_2": ("same",),
     "head": ("accuracy", "auc"),
-    "finetuned": ("accuracy", "balanced_accuracy", "auc", "f1", "ece"),
+    "finetuned": ("accuracy", "balanced_accuracy", "auc", "f1", "recall", "ece"),  # recall: at the operating point
     "gain": ("accuracy", "low", "high"),
 }
 
 
+def for_the_better(row: Mapping[str, Any]) -> tuple[Any, Any, Any]:
+    """`low`, `high` and `floor` of a comparison, turned so that more is better."""
+    low, high, floor = row["low"], row["high"], row["floor"]
+    if low is None or row["by"] not in LOWER_IS_BETTER:
+        return low, high, floor
+    return -high, -low, -floor
+
+
 def split(figures: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """All figures of evaluate as those that people compare, a dozen, and the rest."""
+    """Split the figures into the dozen that people compare, and the rest."""
     compared: dict[str, Any] = {"test_pictures": figures["test_pictures"]}
     rest: dict[str, Any] = {}
     for name, values in figures.items():
         names = COMPARED.get(name, ())
         if names:
-            compared[name] = {key: values[key] for key in names}
-        if isinstance(values, Mapping) and (others := {key: values[key] for key in values if key not in names}):
-            rest[name] = others
+            compared[name] = {key: values[key] for key in names if key in values}
+        if isinstance(values, Mapping) and (left_out := {key: values[key] for key in values if key not in names}):
+            rest[name] = left_out
     return compared, rest
 
 
 def joined(compared: Mapping[str, Any], rest: Mapping[str, Any]) -> dict[str, Any]:
-    """All figures again; those of a version without details.json are whole already."""
+    """Join the figures again; an old metrics.json without details.json has all of them."""
     figures = dict(compared)
     if not is_whole(compared):
         for name, values in rest.items():
@@ -38,10 +53,11 @@ def joined(compared: Mapping[str, Any], rest: Mapping[str, Any]) -> dict[str, An
 
 
 def is_whole(compared: Mapping[str, Any]) -> bool:
-    """Whether metrics.json holds all figures, as it did before there was a details.json."""
+    """Whether metrics.json has all figures, as it did before details.json existed."""
     return "forgetting" in compared
 
 
 def same_networks(metrics: Mapping[str, Any]) -> bool:
-    """Whether nothing of phase 2 was kept, so that there is no gain to measure; old records do not say."""
+    """Whether nothing of phase 2 was kept, so there is no gain to measure; False in old
+    records."""
     return bool(metrics.get("phase_2", {}).get("same", False))

@@ -1,4 +1,4 @@
-"""What a sweep found: each setting over its seeds as a table, and the best one."""
+"""The results of a sweep: each setting over its seeds as a table, and the best setting."""
 
 from typing import TYPE_CHECKING
 
@@ -10,9 +10,11 @@ SPREAD = " spread"
 
 
 def by_setting(arms: "pd.DataFrame") -> "pd.DataFrame":
-    """A row for each setting in the order of the arms: how many seeds, and of every number mean and spread over them.
+    """A row for each setting in the order of the arms: the number of seeds, and mean and spread of
+    each figure.
 
-    The spread is the standard deviation, and missing for a single seed. `same`: no seed kept anything of phase 2.
+    The spread is the standard deviation, and missing for a single seed. `same`: no seed kept
+    anything of phase 2.
     """
     groups = arms.groupby("setting", sort=False)
     means, spreads = (getattr(groups[list(FIGURES)], name)() for name in ("mean", "std"))
@@ -23,6 +25,7 @@ def by_setting(arms: "pd.DataFrame") -> "pd.DataFrame":
 
 
 def best(table: "pd.DataFrame") -> str:
-    """The setting with the lowest loss on validation, of those with most seeds; the test pictures have no say."""
+    """The setting with the lowest validation loss among those with most seeds; the test is not
+    used."""
     whole = table[table["seeds"] == table["seeds"].max()]
     return str(whole["val_loss"].idxmin())

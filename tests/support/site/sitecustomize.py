@@ -28,8 +28,12 @@ def _command() -> tuple[str, str, list[str]] | None:
     first, *rest = [*sys.orig_argv[1:], ""]
     if first == "-m" and rest[0] in ("dvc", "thaw.project.send"):
         return "dvc", rest[0], rest[1:-1]
+    if first == "-m" and rest[0].startswith("tasks."):
+        return "torch", rest[0], rest[1:-1]
     if first.endswith("/bin/dvc"):
         return "dvc", "dvc", rest[:-1]
+    if first == "-c" and os.environ.pop("THAW_WARM_CODE", None):
+        return "torch", "-c", rest[:-1]
     if first.endswith("/bin/thaw") and rest[0] == "phase":
         return "torch", first, rest[:-1]
     return None

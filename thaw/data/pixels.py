@@ -1,0 +1,114 @@
+"""Pixels: any picture file as the square of 8-bit pixels that a network takes.
+
+    decode("cell.tif", Geometry(size=160, resize=183, interpolation="bicubic", fit="whole", channels=1))
+
+numpy and Pillow are all it needs: `thaw export` writes this very file beside the network.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import ExifTags, Image, ImageOps
+
+# What pictures may be. Pillow goes by what is in a file, not by its name, and hands some formats to other programs: it
+# asks only the decoders named here. JPEG's is that of MPO too.
+FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+GREY = ("1", "L", "LA", "La", "I", "F")
+# Every kind of pixels becomes 8 bits by `eight_bits`. Its number is part of each `Geometry`, so a model carries it:
+# another rule needs another number.
+PIXEL_RULE = 1
+BACKGROUND = "white"
+TOPS = (255, 1023, 4095, 16383, 65535)  # the brightest value of 8, 10, 12, 14 and 16 bits
+STRETCHED = "from its darkest to its brightest pixel"
+BITS_PER_SAMPLE, SAMPLE_FORMAT = 258, 339  # tags of TIFF; a sample format of 1 is without a sign
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """How a picture becomes a square of pixels; `pixels` is the number of the rule that makes them 8-bit."""
+
+    size: int
+    resize: int
+    interpolation: str
+    fit: str
+    channels: int
+    pixels: int = PIXEL_RULE
+
+
+def decode(source: str | Path | BinaryIO, geometry: Geometry) -> NDArray[np.uint8]:
+    """A file as pixels (size, size, channels)."""
+    with open_image(source) as file:
+        return squared(upright(file)[0], geometry)
+
+
+def open_image(source: str | Path | BinaryIO) -> Image.Image:
+    """A file of one of the allowed formats, of which only the header is read yet."""
+    return Image.open(source, formats=FORMATS)
+
+
+def is_grey(mode: str) -> bool:
+    """Whether pictures of a mode of Pillow have no colour."""
+    return mode in GREY or mode.startswith("I;16")
+
+
+def upright(file: Image.Image) -> tuple[Image.Image, str]:
+    """An opened file, fully decoded, upright, 8-bit grey or RGB; and the rule by which its pixels became so."""
+    file.load()
+    picture, rule = eight_bits(file)
+    picture.getexif()[ExifTags.Base.Orientation] = file.getexif().get(ExifTags.Base.Orientation, 1)
+    return ImageOps.exif_transpose(picture), rule
+
+
+def eight_bits(picture: Image.Image) -> tuple[Image.Image, str]:
+    """Any picture as 8-bit grey or RGB, and the rule for pixels of its kind; no other picture has a say in it."""
+    mode = "L" if is_grey(picture.mode) else "RGB"
+    if picture.mode == "F" or picture.mode.startswith("I"):
+        return _from_numbers(picture)
+    if not picture.has_transparency_data:
+        names = {"P": "its palette", "CMYK": "without a profile", "LAB": "as sRGB"}
+        return picture.convert(mode), names.get(picture.mode, "as they are")
+    with_alpha = (picture.convert("LA") if picture.mode == "La" else picture).convert("RGBA")
+    if not with_alpha.getchannel("A").getbbox():
+        return with_alpha.convert("RGB").convert(mode), "alpha left out"
+    background = Image.new("RGBA", picture.size, BACKGROUND)
+    return Image.alpha_composite(background, with_alpha).convert(mode), f"on {BACKGROUND}"
+
+
+def _from_numbers(picture: Image.Image) -> tuple[Image.Image, str]:
+    """Grey of more than 8 bits: white is the brightest value of the fewest bits that hold every pixel, of floats also
+    1. Where a pixel is negative or needs more than 16 bits, the darkest is black and the brightest white."""
+    numbers = np.asarray(picture)
+    tags = getattr(picture, "tag_v2", {})
+    if tags.get(SAMPLE_FORMAT, (1,)) == (1,) and tags.get(BITS_PER_SAMPLE) == (32,) and numbers.dtype == np.int32:
+        numbers = numbers.view(np.uint32)  # Pillow has no mode for it
+    finite = numbers[np.isfinite(numbers)]
+    if not finite.size:
+        raise ValueError("none of its pixels is a finite number")
+    black, white, rule = float(finite.min()), float(finite.max()), STRETCHED
+    if black >= 0 and white <= TOPS[-1]:
+        tops = (1, *TOPS) if picture.mode == "F" else TOPS
+        top = next(top for top in tops if white <= top)
+        black, white, rule = 0.0, float(top), f"white is {top}"
+    scaled = (np.clip(numbers, black, white).astype(np.float64) - black) * 255 / ((white - black) or 1)
+    return Image.fromarray(np.rint(np.nan_to_num(scaled)).astype(np.uint8)), rule
+
+
+def cut_of(size: tuple[int, int], geometry: Geometry) -> tuple[tuple[int, int], tuple[int, int]]:
+    """What a picture of `size` is resized to, and the left upper corner of the square that is then cut out."""
+    if geometry.fit == "whole":
+        return (geometry.size, geometry.size), (0, 0)
+    scale = geometry.resize / min(size)
+    width, height = (max(geometry.size, round(side * scale)) for side in size)
+    return (width, height), ((width - geometry.size) // 2, (height - geometry.size) // 2)
+
+
+def squared(picture: Image.Image, geometry: Geometry) -> NDArray[np.uint8]:
+    """A picture as pixels (size, size, channels): squeezed whole, or its centre as the weights crop it."""
+    picture = picture.convert("L" if geometry.channels == 1 else "RGB")
+    size, (left, top) = cut_of(picture.size, geometry)
+    picture = picture.resize(size, Image.Resampling[geometry.interpolation.upper()])
+    picture = picture.crop((left, top, left + geometry.size, top + geometry.size))
+    return np.asarray(picture).reshape(geometry.size, geometry.size, geometry.channels)
