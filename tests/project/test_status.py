@@ -145,6 +145,25 @@ def test_the_page_has_the_facts_the_runs_and_a_picture_of_all_versions() -> None
     assert page.startswith("**the last run of weekly")
 
 
+@pytest.mark.parametrize(
+    ("cron", "minutes", "number"),
+    [("* * * * *", 600_000, 60), ("0 3 * * 1", 720_000, 60), ("* * * * *", 10, 10), ("0 3 * * 1", 0, 0)],
+)
+def test_the_last_times_at_which_a_schedule_was_due_are_known_however_often_it_is(
+    cron: str, minutes: float, number: int
+) -> None:
+    from thaw.orchestration import status as orchestration
+
+    now = datetime.now().astimezone()
+    since = now - timedelta(minutes=minutes)
+    rule = {"cron": cron, "timezone": "UTC", "day_or": True}
+    values = {"rules": [rule], "described": cron, "paused": False, "served_by": "", "since": since.isoformat()}
+    past = orchestration._schedule("a", values, "").past
+    assert number <= len(past) <= number + 1
+    assert all(due >= since for due in past)
+    assert not past or now - past[-1] <= (timedelta(minutes=1) if cron[0] == "*" else timedelta(days=7))
+
+
 def test_status_needs_no_server_and_its_check_ends_with_a_sentence(
     space: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

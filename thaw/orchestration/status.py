@@ -1,7 +1,7 @@
 """What `thaw status` shows, and the same as a page of the UI. It asks a server that runs and starts none."""
 
 import os
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from thaw.orchestration import schedule, server
@@ -35,7 +35,11 @@ def of_now(address: str) -> Status:
 
 def _schedule(name: str, values: dict[str, Any], address: str) -> Schedule:
     since, now = datetime.fromisoformat(values["since"]), datetime.now().astimezone()
-    past = sorted(date for rule in values["rules"] for date in schedule.dates(rule, since, now))
+    past: list[datetime] = []
+    start = now
+    while len(past) < status.KEPT and start > since:  # step by step: the arithmetic gives up after 1,000 dates
+        start = max(since, now - 4 * (now - start) - timedelta(hours=1))
+        past = sorted(date for rule in values["rules"] for date in schedule.dates(rule, start, now))
     coming = sorted(date for rule in values["rules"] for date in schedule.dates(rule, now))
     return Schedule(
         name=name,
@@ -43,7 +47,7 @@ def _schedule(name: str, values: dict[str, Any], address: str) -> Schedule:
         paused=values["paused"],
         since=since,
         served_by=values["served_by"] if address else NOBODY,
-        past=past[-status.MOST :],
+        past=past[-status.KEPT :],
         next=None if values["paused"] else next(iter(coming), None),
     )
 

@@ -15,7 +15,8 @@ from thaw.project.runs import Run
 from thaw.project.settings import Retrain
 from thaw.report.status import age, markdown, moment
 
-MOST = 10  # runs of a schedule that are shown
+MOST = 10  # runs that are shown
+KEPT = 60  # times at which a schedule was due that are looked at: a year of weeks
 
 
 @dataclass(frozen=True)
