@@ -10,12 +10,12 @@ one it is known what is due.
 import asyncio
 import fcntl
 import json
-import math
 import os
 import re
 import socket
 import subprocess
 import sys
+import threading
 import zoneinfo
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -127,48 +127,56 @@ def _poll(runner: "Runner", renewed: "Callable[[], Runner]", api: str, say: serv
 
     In a thread: on the main one the runner would answer signals in its own way, which leaves a training behind.
     """
-    at_work = [runner]
+    over = threading.Event()
 
     def serve_on() -> None:
-        while asyncio.run(_serve(at_work[0], api, say)):
-            at_work[0] = renewed()
+        serving = runner
+        while asyncio.run(_serve(serving, api, say, over)):
+            serving = renewed()
 
     with ThreadPoolExecutor(max_workers=1) as pool:
         polling = pool.submit(serve_on)
         try:
             polling.result()
         finally:
-            last = at_work[0]
-            if not polling.done() and last.started:
-                last.execute_in_background(last.astop).result()
-            last.stopping = True
+            over.set()
 
 
-async def _serve(runner: "Runner", api: str, say: server.Say) -> bool:
-    """Start the runs that are due; whether another runner has to take over.
+async def _serve(runner: "Runner", api: str, say: server.Say, over: threading.Event) -> bool:
+    """Start the runs that are due until it is over, then end one that goes on; whether another runner has to go on."""
+    async with runner:
+        polling = asyncio.create_task(_start_due(runner, api, say))
+        while not polling.done() and not over.is_set():
+            await asyncio.wait({polling}, timeout=BREATH)
+        if polling.done():
+            polling.result()
+            return True
+        polling.cancel()
+        await runner.astop()
+        return False
 
-    Prefect's own loop gives up where the server is away for minutes, and ends a run that goes on. After a while without
-    a server a runner does not hear of "Cancel" any more, so once it has nothing to do its work goes to another one.
+
+async def _start_due(runner: "Runner", api: str, say: server.Say) -> None:
+    """Start the runs that are due, until the server was away for a while and the runner has nothing to do.
+
+    Prefect's own loop gives up where the server is away for minutes, and ends a run that goes on. And after a while
+    without a server a runner does not hear of "Cancel" any more, so its work goes to another one.
     """
     away = False
-    async with runner:
-        poller = runner._scheduled_run_poller
-        while not runner.stopping:
-            try:
-                if not await asyncio.to_thread(server.answers, api):
-                    raise httpx.ConnectError("it does not answer")
-                if away and not poller._submitting_flow_run_ids:
-                    say("The Prefect server answers again")
-                    return True
-                await poller._get_and_submit_flow_runs()
-            except (httpx.TransportError, httpx.HTTPStatusError) as error:
-                if not away:
-                    say(f"The Prefect server at {server.ui(api)} is away, and what is due waits for it: {error}")
-                away = True
-            for _ in range(math.ceil(runner.query_seconds / BREATH)):
-                if not runner.stopping:
-                    await asyncio.sleep(BREATH)
-    return False
+    poller = runner._scheduled_run_poller
+    while True:
+        try:
+            if not await asyncio.to_thread(server.answers, api):
+                raise httpx.ConnectError("it does not answer")
+            if away and not poller._submitting_flow_run_ids:
+                say("The Prefect server answers again")
+                return
+            await poller._get_and_submit_flow_runs()
+        except (httpx.TransportError, httpx.HTTPStatusError) as error:
+            if not away:
+                say(f"The Prefect server at {server.ui(api)} is away, and what is due waits for it: {error}")
+            away = True
+        await asyncio.sleep(runner.query_seconds)
 
 
 def show(say: server.Say) -> None:

@@ -117,7 +117,7 @@ def _signals_end_the_block() -> Iterator[None]:
 def environment(api: str) -> Iterator[None]:
     """What prefect reads when it is imported; afterwards its last logs are sent and the old values back."""
     before = dict(os.environ)
-    os.environ.update(_settings(), PREFECT_API_URL=api, PREFECT_SERVER_ALLOW_EPHEMERAL_MODE="false")
+    os.environ.update(_settings(_home()), PREFECT_API_URL=api, PREFECT_SERVER_ALLOW_EPHEMERAL_MODE="false")
     for name in ("PREFECT_PROFILE", "PREFECT_PROFILES_PATH"):
         os.environ.pop(name, None)
     if "127.0.0.1" in api:  # a proxy has no business between two processes of one machine
@@ -149,10 +149,10 @@ def flush() -> None:
     EventsWorker.drain_all(timeout=10)
 
 
-def _settings() -> dict[str, str]:
+def _settings(home: Path) -> dict[str, str]:
     """The state stays in the workspace, and nothing calls home."""
     return {
-        "PREFECT_HOME": str(_home()),
+        "PREFECT_HOME": str(home),
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "DO_NOT_TRACK": "1",
     }
@@ -327,7 +327,7 @@ def _try_to_start(home: Path, port: int, say: Say) -> "tuple[str, subprocess.Pop
     say(f"Starting the Prefect server at {ui(api)}, which takes up to half a minute")
     environment = {key: value for key, value in os.environ.items() if not key.startswith("PREFECT_PROFILE")}
     # The UI asks the port in the settings for its data, not the one on the command line; messages link to the UI.
-    environment |= _settings() | _only_its_own_pages(port)
+    environment |= _settings(home) | _only_its_own_pages(port)
     environment |= {"PREFECT_SERVER_API_PORT": str(port), "PREFECT_UI_URL": ui(api)}
     command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
     log = home / "server.log"
