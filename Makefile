@@ -18,7 +18,7 @@ test: setup ## set up and run the whole suite
 	@.venv/bin/python -m pytest $(ARGS)
 
 quick: setup ## the tests of every day: those that need no server, browser or real run, and one flow
-	@.venv/bin/python -m pytest -m "quick or not (server or browser or end_to_end or slow)" $(ARGS)
+	@.venv/bin/python -m pytest -m "quick or not (server or browser or end_to_end or slow or every_family)" $(ARGS)
 
 bench: setup ## time thaw against its peers, which get an environment of their own
 	@.venv/bin/python -m thaw.project.bring

@@ -3,11 +3,11 @@
     thaw run                            # from the terminal, with a server and progress bars
     thaw schedule --cron "0 3 * * 1"    # every week; or `prefect deploy --all`, see prefect.yaml
 
-DVC is the only cache. A task's state says what DVC did: Completed (it ran), Cached (nothing changed) or
-Restored (the outputs came from the cache). Nothing is persisted or cached by Prefect.
+DVC is the only cache. A task's state says what DVC did: Completed (it ran), Cached (nothing
+changed) or Restored (the outputs came from the cache). Prefect persists and caches nothing.
 
-A recorded run begins with the pictures that arrived, and ends with what becomes of the model: it is compared
-with the one in use, saved as an experiment and a version, and pushed to the DVC remote.
+A recorded run first takes in the pictures that arrived. At the end it compares the model with the
+one in use, saves it as an experiment and a version, and pushes both.
 """
 
 from datetime import datetime
@@ -20,7 +20,7 @@ from prefect.states import Completed, Failed
 
 from thaw.errors import InputError
 from thaw.orchestration import server, story
-from thaw.orchestration.run import PhaseFailed, Standing, Tasks, incoming, phase, promote, push, save
+from thaw.orchestration.run import PhaseFailed, Standing, Tasks, ask, incoming, phase, promote, push, save
 from thaw.project import compare, experiment, mend, pipeline, reasons, recipe, registry, results, runs
 from thaw.project import overrides as changes
 from thaw.project.lock import only_retraining
@@ -28,7 +28,7 @@ from thaw.project.stage import Verdict
 
 
 def name_of_run() -> str:
-    """Tells one run from another: data, settings and date."""
+    """The name of a run: settings, data and date."""
     try:
         return results.name_of(flow_run.parameters.get("overrides") or [])
     except InputError:  # the run will say so itself
@@ -36,7 +36,8 @@ def name_of_run() -> str:
 
 
 def run_phases(run: Tasks, force: bool) -> None:
-    """Run the phases in turn, each if it has a reason to; raise `PhaseFailed` at the first that does not end well."""
+    """Run the phases in turn, each if it has a reason to; raise `PhaseFailed` at the first that
+    fails."""
     why, stale = reasons.changed(), False
     for name in pipeline.phases():
         if stale and name not in why:
@@ -48,7 +49,8 @@ def run_phases(run: Tasks, force: bool) -> None:
 
 
 def carry_out(force: bool, record: bool) -> Tasks:
-    """Run everything with the settings that params.yaml has now; raise `PhaseFailed` where a task does not end well."""
+    """Run everything with the current params.yaml; raise `PhaseFailed` at the first task that
+    fails."""
     settings = changes.settings_with([])
     recipe.refresh()
     story.describe(results.name_of([]), ["recorded"] if record else [])
@@ -60,12 +62,14 @@ def carry_out(force: bool, record: bool) -> Tasks:
     story.outcome()
     versions = registry.versions()
     if record or registry.in_use(versions):
-        state = run.do("promote", promote, versions, record)
+        state = run.do("promote", promote, versions, record, settings.promote.approve == "person")
     if record:
         decision = compare.decision() if state.name in list(Standing) else None
         name = f"{experiment.PREFIX}{datetime.now().astimezone():%Y-%m-%d-%H%M%S}"
-        run.do("record", save, name, decision)
+        run.do("record", save, name, decision, state.name)
         run.do("push", push, settings.retrain.git_remote)
+        if state.name == Standing.WAITING:
+            run.do("ask", ask, settings.promote.wait)
     run.table.show()
     return run
 
@@ -78,13 +82,15 @@ def carry_out(force: bool, record: bool) -> Tasks:
     persist_result=False,
 )
 def retrain(overrides: list[str] | None = None, force: bool = False, record: bool = False, stay: bool = False) -> Any:
-    """Run every phase in turn; gives the state of each.
+    """Run every phase in turn; returns the state of each.
 
     Args:
-        overrides: settings of this run, such as `unfreeze.ratio=10`: in params.yaml until it ends.
-        force: run every phase, whether or not anything changed.
-        record: take new pictures first; at the end compare the model with the one in use, save the run, push it.
-        stay: leave the overrides in params.yaml, as `thaw run --set` does.
+        overrides: settings of this run, such as `unfreeze.ratio=10`; they are in params.yaml until
+        it ends.
+        force: run every phase, even if nothing changed.
+        record: take in new pictures first; at the end compare the model with the one in use, save
+        the run, push it.
+        stay: keep the overrides in params.yaml, as `thaw run --set` does.
     """
     about = {"name": flow_run.name, "schedule": deployment.name, "recorded": record}
     try:

@@ -1,4 +1,4 @@
-"""The flows of a sweep: `arm` is one training on a worker, `sweep` hands out all of them and gathers what came out.
+"""The flows of a sweep: `arm` is one training on a worker, `sweep` runs all of them.
 
 thaw sweep --set unfreeze.ratio=10,30,100 --seeds 3               # on this machine
 thaw sweep --set unfreeze.ratio=10,30,100 --seeds 3 --pool gpu    # on the workers of a pool
@@ -23,13 +23,15 @@ from thaw.project.stage import Verdict
 
 @flow(name=f"arm {pipeline.project()}", persist_result=False)
 def arm(name: str, overrides: list[str], until: str, cache: str | None = None) -> Any:
-    """Train one arm of a sweep, or compute the phases that several arms share; gives the state of each phase.
+    """Train one arm of a sweep, or compute the phases that several arms share; returns the state
+    of each phase.
 
     Args:
-        name: of the experiment.
+        name: the name of the experiment.
         overrides: settings to change in params.yaml first, such as `unfreeze.ratio=10`.
-        until: the last phase to run; after the last of all the arm is saved as an experiment.
-        cache: the folder of DVC's cache that arms on one machine share; without it they share the DVC remote.
+        until: the last phase to run; after the last phase of all the arm is saved as an
+        experiment.
+        cache: the DVC cache that arms on one machine share; without it they share the DVC remote.
     """
     started = time.monotonic()
     names = list(pipeline.phases())
@@ -54,14 +56,14 @@ def arm(name: str, overrides: list[str], until: str, cache: str | None = None) -
 
 @flow(name=f"sweep {pipeline.project()}", flow_run_name="{name}", persist_result=False)
 def sweep(name: str, arms: list[tuple[str, list[str]]], question: str, pool: str, cache: str | None = None) -> Any:
-    """Have every arm of a sweep trained by the workers of a pool, and gather what came out.
+    """Train every arm of a sweep on the workers of a pool, and collect the results.
 
     Args:
-        name: of the sweep; follows from the rest.
-        arms: what each tries and its changes of settings, such as `unfreeze.ratio=10` and `seed=0`.
-        question: which table to make of them: sweep, seeds, curve, ablate or options.
+        name: the name of the sweep, which follows from the rest.
+        arms: the setting and the overrides of each, such as `unfreeze.ratio=10` and `seed=0`.
+        question: the kind of result: sweep, seeds, curve, ablate or options.
         pool: the work pool.
-        cache: the folder of DVC's cache, if all workers are on this machine.
+        cache: the DVC cache, if all workers are on this machine.
     """
     try:
         planned = sweeps.sweep([grid.arm(setting, overrides) for setting, overrides in arms], pool=cache is None)

@@ -1,6 +1,6 @@
-"""embed: runs the frozen backbone once over every training picture in some of its views, and once over validation.
+"""embed: compute the features of the frozen backbone: (pictures, views, features) for each split.
 
-thaw phase embed      artifacts/prepare -> artifacts/embed/{train,val}.npy   (pictures, views, features)
+thaw phase embed      artifacts/prepare -> artifacts/embed/{train,val}.npy
 """
 
 from numpy.lib.format import open_memmap

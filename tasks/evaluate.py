@@ -1,8 +1,9 @@
-"""evaluate: the head-only and the fine-tuned network on the same test pictures, which no phase before it reads.
+"""evaluate: measure the head-only and the fine-tuned network on the same test pictures, which no
+earlier phase reads.
 
-thaw phase evaluate      artifacts/{head,unfreeze} -> artifacts/evaluate/{metrics.json,details.json,...}
+thaw phase evaluate      artifacts/{head,unfreeze} -> artifacts/evaluate/{metrics.json,...}
 
-What is config for them afterwards, a temperature and a threshold, is config on validation.
+Their temperature and their threshold are chosen on validation.
 """
 
 from typing import Any
@@ -25,16 +26,16 @@ from thaw.project.workspace import EVALUATE, HEAD, UNFREEZE
 from thaw.statistics import calibration, metrics, records
 
 NETWORKS = {"head": HEAD / "model", "finetuned": UNFREEZE / "model"}
-LOOKED_AT = 256  # validation pictures that tell how far the network moved
+LOOKED_AT = 256  # validation pictures used to measure how far the network moved
 
 
 def evaluate(config: Settings) -> None:
-    """From two networks to what the second gained."""
+    """From two networks to their figures and the gain."""
     device = networks.use_resources(config)
     data = networks.dataset(config, "val", "test")
     val, test = data.split("val"), data.split("test")
-    for what, pictures in (("val", val), ("test", test)):
-        processes.check(what, len(pictures))
+    for split, pictures in (("val", val), ("test", test)):
+        processes.check(split, len(pictures))
     views, normalise = VIEWS[config.evaluate.views], Normaliser(networks.preprocessing(data), device)
     progress = Progress(len(NETWORKS) * (len(val) + len(test)) * views)
     models, metas, logits = {}, {}, {}
@@ -55,35 +56,42 @@ def evaluate(config: Settings) -> None:
     val_labels, labels = labels_of(data.rows.loc[val], data.classes), labels_of(rows, data.classes)
     grouped = (rows["group"] != "").any()
     groups = rows["group"].where(rows["group"] != "", rows["hash"]).tolist() if grouped else None
-    found: dict[str, Any] = {"test_pictures": len(test), "phase_2": _phase_2(metas["finetuned"])}
+    figures: dict[str, Any] = {"test_pictures": len(test), "phase_2": _phase_2(metas["finetuned"])}
     operating: dict[str, Any] = {"promise": config.evaluate.promise, "at_least": config.evaluate.at_least}
     predictions = rows[["path", "label", "group", *slices]].copy()
     columns, by_class, by_slice = [], [], []
-    for name, (seen, unseen) in logits.items():
-        temperature = calibration.temperature(seen, torch.from_numpy(val_labels))
-        p_val, p = (calibration.probabilities(each, temperature) for each in (seen, unseen))
-        found[name] = metrics.headline(p, labels) | {
+    for name, (val_logits, test_logits) in logits.items():
+        temperature = calibration.temperature(val_logits, torch.from_numpy(val_labels))
+        val_probabilities = calibration.probabilities(val_logits, temperature)
+        probabilities = calibration.probabilities(test_logits, temperature)
+        predicted = np.unique(probabilities.argmax(1))
+        figures[name] = metrics.headline(probabilities, labels) | {
             "temperature": temperature,
-            "ece_uncalibrated": metrics.calibration_error(calibration.probabilities(unseen, 1), labels),
-            "only_class": data.classes[said[0]] if len(said := np.unique(p.argmax(1))) == 1 else None,
+            "ece_uncalibrated": metrics.calibration_error(calibration.probabilities(test_logits, 1), labels),
+            "only_class": data.classes[predicted[0]] if len(predicted) == 1 else None,
         }
-        cut = calibration.threshold(p_val[:, 1], val_labels == 1, config.evaluate.promise, config.evaluate.at_least)
+        cut = calibration.threshold(
+            val_probabilities[:, 1], val_labels == 1, config.evaluate.promise, config.evaluate.at_least
+        )
         operating[name] = None
         if cut is not None:
-            rates = calibration.at_threshold(p[:, 1], labels == 1, cut, groups)
+            rates = calibration.at_threshold(probabilities[:, 1], labels == 1, cut, groups)
             operating[name] = {"threshold": cut, **rates}
-            found[name]["recall"] = rates["recall"]["value"]
-        predictions[f"{name}_prediction"] = np.array(data.classes)[p.argmax(1)]
-        columns.append(pd.DataFrame(p, columns=[f"{name}_p_{label}" for label in data.classes]))
-        by_class.append(metrics.per_class(p, labels, data.classes).assign(model=name))
-        by_slice.append(metrics.per_slice(p, labels, rows[slices]).assign(model=name))
+            figures[name]["recall"] = rates["recall"]["value"]
+        decided = calibration.decided(val_probabilities, cut if len(data.classes) == 2 else None)
+        shares = np.bincount(decided, minlength=len(data.classes)) / len(val)
+        figures[name]["decisions_on_val"] = dict(zip(data.classes, shares.tolist(), strict=True))
+        predictions[f"{name}_prediction"] = np.array(data.classes)[probabilities.argmax(1)]
+        columns.append(pd.DataFrame(probabilities, columns=[f"{name}_p_{label}" for label in data.classes]))
+        by_class.append(metrics.per_class(probabilities, labels, data.classes).assign(model=name))
+        by_slice.append(metrics.per_slice(probabilities, labels, rows[slices]).assign(model=name))
     before, after = (frame.to_numpy() for frame in columns)
-    found["gain"] = metrics.gain(before, after, labels, groups)
-    if records.same_networks(found):  # nothing was measured, so nothing reads like a measured zero
-        found["gain"] = dict.fromkeys(found["gain"])
+    figures["gain"] = metrics.gain(before, after, labels, groups)
+    if records.same_networks(figures):  # a gain of zero would look measured
+        figures["gain"] = dict.fromkeys(figures["gain"])
     if len(data.classes) == 2:
-        found["operating"] = operating
-    found["forgetting"], blocks = _forgotten(models, config, data, normalise)
+        figures["operating"] = operating
+    figures["forgetting"], blocks = _forgotten(models, config, data, normalise)
     with phase.outputs(EVALUATE) as folder:
         write_table(pd.concat([predictions, *columns], axis=1), folder / "predictions.csv")
         write_table(blocks, folder / "forgetting.csv")
@@ -92,37 +100,38 @@ def evaluate(config: Settings) -> None:
             first = table.pop("model")
             table.insert(0, "model", first)
             write_table(table, folder / file)
-        for file, figures in zip(("metrics.json", "details.json"), records.split(found), strict=True):
-            phase.write_json(folder / file, figures)
-    if found["phase_2"]["same"]:
+        for file, values in zip(("metrics.json", "details.json"), records.split(figures), strict=True):
+            phase.write_json(folder / file, values)
+    if figures["phase_2"]["same"]:
         print(
-            f"accuracy {found['head']['accuracy']:.1%} of both networks: they are the same, phase 2 was not kept; "
+            f"accuracy {figures['head']['accuracy']:.1%} of both networks: they are the same, phase 2 was not kept; "
             "the report says what to try"
         )
     else:
-        gain = found["gain"]
+        gain = figures["gain"]
         span = f"no interval: {gain.get('no_interval')}"
         if gain["low"] is not None:
             span = f"95 % interval {gain['low']:+.1%} to {gain['high']:+.1%}"
         print(
-            f"accuracy {found['head']['accuracy']:.1%} -> {found['finetuned']['accuracy']:.1%}, "
+            f"accuracy {figures['head']['accuracy']:.1%} -> {figures['finetuned']['accuracy']:.1%}, "
             f"gain {gain['accuracy']:+.1%} ({span})"
         )
 
 
 def _phase_2(meta: dict[str, Any]) -> dict[str, Any]:
-    """What is kept of phase 2; `same` says that it is nothing, so that both networks are the same."""
-    kept, how = meta["kept"], meta["params"]["unfreeze"]
+    """Which weights of phase 2 are kept; `same`: none, so both networks are the same."""
+    kept, config = meta["kept"], meta["params"]["unfreeze"]
     share = {"share": kept["share"]} if "share" in kept else {}
     trained = kept["epoch"] > 0 and kept.get("share") != 0
-    adapted = how["batchnorm"] == "adapt"  # statistics that were estimated anew are kept with the start too
-    return {"keep": how["keep"], "kept_epoch": kept["epoch"], **share, "same": not (trained or adapted)}
+    adapted = config["batchnorm"] == "adapt"  # epoch 0 has the new statistics too
+    return {"keep": config["keep"], "kept_epoch": kept["epoch"], **share, "same": not (trained or adapted)}
 
 
 def _forgotten(
     models: dict[str, Classifier], config: Settings, data: Dataset, normalise: Normaliser
 ) -> tuple[dict[str, float], pd.DataFrame]:
-    """How far phase 2 moved the backbone, seen on some validation pictures: in figures, and by block."""
+    """How far phase 2 moved the backbone, measured on some validation pictures: figures, and a
+    table by block."""
     val = data.split("val")
     some = val[np.linspace(0, len(val) - 1, min(len(val), LOOKED_AT)).astype(np.int64)]
 

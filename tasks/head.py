@@ -1,4 +1,4 @@
-"""head, phase 1: trains a new head on the features of the frozen backbone until validation stops improving.
+"""head, phase 1: train a new head on the features of the frozen backbone.
 
 thaw phase head      artifacts/embed -> artifacts/head/{model/,history.csv,metrics.json}
 """
@@ -16,7 +16,7 @@ from thaw.project.workspace import HEAD
 def head(config: Settings) -> None:
     """From features to a network with a trained head."""
     networks.use_resources(config)
-    torch.set_num_threads(1)  # the steps are too small to share: waiting for each other would cost more
+    torch.set_num_threads(1)  # the steps are so small that sharing them costs more than it saves
     data = networks.dataset(config, "train", "val")
     model = networks.new_network(config, data)
     labelled = data.labelled(config.labels, config.seed)

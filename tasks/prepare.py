@@ -1,9 +1,9 @@
-"""prepare: checks every picture, splits the data, and keeps the pictures decoded.
+"""prepare: check every picture, split the data, and store the pictures decoded.
 
 thaw phase prepare      data/ -> artifacts/prepare/{manifest.csv,pictures.npy,meta.json}
 
-Beside them left_out.csv names the files that are no part of the data set, quarantine.csv the pictures that cannot be
-read, each with its reason.
+Also writes left_out.csv with the files that are not part of the data set, and quarantine.csv with
+the pictures that cannot be read, each with the reason.
 """
 
 from collections import Counter
@@ -34,7 +34,8 @@ TOLERATED = 3  # unreadable pictures that never stop a run, however few pictures
 
 
 class Read(NamedTuple):
-    """A file that was read: its pixels, or None and why there are none; the rule for its pixels; its hash."""
+    """A file that was read: its pixels (None with a reason if unreadable), its pixel rule, and its
+    hash."""
 
     pixels: NDArray[np.uint8] | None
     reason: str
@@ -63,7 +64,8 @@ def prepare(config: Settings) -> None:
         with (folder / "pictures.npy").open("wb") if kept else nullcontext() as decoded:
             read = stream(threads, lambda file: _read(file, shape), files)
             hashes, reasons, rules = _read_all(read, Progress(len(files)), size, decoded)
-        # Split before unreadable pictures are set aside, as `thaw add` does, which reads none of these files.
+        # Split before unreadable pictures are set aside, as `thaw add` does, which does not decode
+        # these files.
         rows = rows.assign(hash=hashes, reason=reasons)
         rows["split"] = _splits(rows.drop(columns="reason"), config)
         quarantine = rows.loc[rows["reason"] != "", ["path", "reason"]]
@@ -128,8 +130,8 @@ def _read(file: Path, shape: Shape) -> Read:
 def _read_all(
     pictures: Iterable[Read], progress: Progress, size: tuple[int, int, int], decoded: BinaryIO | None
 ) -> tuple[list[str], list[str], Counter[str]]:
-    """Write the pixels of every readable picture. Return the hash of each file, the reason why it cannot be read (empty
-    if it can), and the number of pictures under each pixel rule."""
+    """Write the pixels of every readable picture. Returns the hash of each file, the reason if it
+    cannot be read (else empty), and the number of pictures for each pixel rule."""
     hashes, reasons, rules = [], [], Counter[str]()
     if decoded:
         _write_header(decoded, 0, size)
@@ -147,7 +149,8 @@ def _read_all(
 
 
 def _write_header(file: BinaryIO, pictures: int, size: tuple[int, int, int]) -> None:
-    """The start of the array, again once the number of pictures is known: numpy leaves room for it to grow."""
+    """Write the header of the array, a second time once the number of pictures is known: numpy
+    leaves room for it."""
     end = file.tell()
     file.seek(0)
     write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": (pictures, *size)})
@@ -178,7 +181,7 @@ def _splits(rows: pd.DataFrame, config: Settings) -> pd.Series:
 
 
 def _advice(config: Settings) -> str:
-    """What may help where a split lacks a class."""
+    """Advice for a split that lacks a class."""
     if config.prepare.hold_out is not None:
         return "hold out another value (prepare.hold_out), or change prepare.val"
     return "change prepare.val and prepare.test" if config.prepare.split_by else splits.DRAW_AGAIN

@@ -1,6 +1,6 @@
-"""report: one HTML page that needs no network, and its plots.
+"""report: write one HTML page that needs no network, and its plots.
 
-thaw phase report      artifacts/ -> artifacts/report/{report.html,curves.png,confusion.png,mistakes.png,...}
+thaw phase report      artifacts/ -> artifacts/report/{report.html,curves.png,confusion.png,...}
 
 The list of sections below is the page from top to bottom; docs/report.md shows how to add one.
 """
@@ -39,7 +39,7 @@ LARGEST = 240  # pixels of a shown picture's longer side
 
 
 def report(config: Settings) -> None:
-    """From what the phases wrote to something to read."""
+    """From the outputs of all phases to a page."""
     meta = phase.read_json(PREPARE / "meta.json")
     classes = meta["classes"]
     manifest = read_manifest(PREPARE / "manifest.csv")

@@ -1,4 +1,4 @@
-"""unfreeze, phase 2: unfreezes blocks of the backbone and goes on with a much lower learning rate for them.
+"""unfreeze, phase 2: unfreeze blocks of the backbone and train on at a much lower rate.
 
 thaw phase unfreeze      artifacts/head -> artifacts/unfreeze/{model/,history.csv,metrics.json}
 """
@@ -36,8 +36,8 @@ def unfreeze(config: Settings) -> None:
     device = networks.use_resources(config)
     data = networks.dataset(config, "train", "val")
     train, val = data.labelled(config.labels, config.seed), data.split("val")
-    for what, pictures in (("train", len(train)), ("val", len(val)), ("a batch", config.unfreeze.batch_size)):
-        processes.check(what, pictures)
+    for name, pictures in (("train", len(train)), ("val", len(val)), ("a batch", config.unfreeze.batch_size)):
+        processes.check(name, pictures)
     normalise = Normaliser(networks.preprocessing(data), device)
     fine_tuning = FineTuning(
         seed=config.seed,
@@ -94,7 +94,8 @@ def unfreeze(config: Settings) -> None:
 
 
 def key(config: Settings, fine_tuning: FineTuning, meta: dict[str, Any], parent: str, device: torch.device) -> str:
-    """A hash of all that decides the bits of this training; a stopped run goes on only if it is the same."""
+    """A hash of everything that decides the result of this training; a stopped run resumes only if
+    it is the same."""
     settings = (config.seed, config.labels, config.class_weights, config.unfreeze, fine_tuning)
     processor = torch.cuda.get_device_name(device) if device.type == "cuda" else torch.backends.cpu.get_cpu_capability()
     machine = (device.type, processor, torch.get_num_threads(), processes.world_size())
@@ -104,9 +105,9 @@ def key(config: Settings, fine_tuning: FineTuning, meta: dict[str, Any], parent:
 
 
 def _code() -> str:
-    """A hash of the source of every module of thaw and tasks that is loaded, this one among them."""
-    loaded = [module for name, module in sys.modules.items() if name.split(".")[0] in ("thaw", "tasks")]
-    files = {__file__, *(module.__file__ for module in loaded if module.__file__)}
+    """A hash of the source of every loaded module of thaw and tasks, this one included."""
+    modules = [module for name, module in sys.modules.items() if name.split(".")[0] in ("thaw", "tasks")]
+    files = {__file__, *(module.__file__ for module in modules if module.__file__)}
     return _digest(" ".join(sorted(_digest(Path(file).read_bytes()) for file in files)).encode())
 
 
@@ -115,7 +116,7 @@ def _digest(content: bytes) -> str:
 
 
 def _synchronised(model: Classifier, device: torch.device) -> Classifier:
-    """The network with BatchNorms that look at the pictures of all processes together."""
+    """The network with BatchNorms that are synchronised over all processes."""
     if device.type != "cuda":
         raise InputError(
             f"unfreeze.batchnorm is train and resources.processes {processes.world_size()}, which needs GPUs: "

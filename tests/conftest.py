@@ -94,11 +94,16 @@ def pytest_unconfigure() -> None:
 
 
 @pytest.fixture(scope="session")
-def empty_database(request: pytest.FixtureRequest) -> Callable[[Path], None]:
-    """Fills the home of a Prefect server that is to be started. The database stays in pytest's cache."""
+def databases_kept(request: pytest.FixtureRequest) -> Path:
+    """Where empty databases of Prefect servers stay from one run of the tests to the next."""
     cache = getattr(request.config, "cache", None)  # which -p no:cacheprovider takes away
-    kept = cache.mkdir("prefect") if cache else _RUN
-    return lambda home: databases.fill(home, kept)
+    return cache.mkdir("prefect") if cache else _RUN
+
+
+@pytest.fixture(scope="session")
+def empty_database(databases_kept: Path) -> Callable[[Path], None]:
+    """Fills the home of a Prefect server that is to be started."""
+    return lambda home: databases.fill(home, databases_kept)
 
 
 @pytest.fixture(scope="session")

@@ -25,7 +25,7 @@ def direct_requirements() -> list[Requirement]:
     lines = list(PROJECT["dependencies"])
     for extra in PROJECT["optional-dependencies"].values():
         lines += extra
-    return [Requirement(line) for line in lines]
+    return [each for line in lines if (each := Requirement(line)).name != PROJECT["name"]]  # not its own extras
 
 
 def pins() -> dict[str, Version]:

@@ -1,7 +1,12 @@
 """Laws of the README: every command, setting and path that it names exists."""
 
 import re
+import shutil
 from pathlib import Path
+from typing import Any
+
+import packages
+import pytest
 
 from thaw.cli import app
 from thaw.project import settings
@@ -13,7 +18,7 @@ SECTIONS = {key.split(".")[0] for key in settings.all_keys() if "." in key}
 
 def test_every_setting_named_in_the_readme_exists() -> None:
     named = {key for key in re.findall(r"\b([a-z]+\.[a-z_]+)\b", README) if key.split(".")[0] in SECTIONS}
-    named = {key for key in named if not key.endswith((".py", ".csv", ".html", ".json"))}
+    named = {key for key in named if not key.endswith((".py", ".csv", ".html", ".json", ".md"))}
     assert named >= {"unfreeze.ratio", "prepare.resolution", "backbone.weights"}
     assert named - set(settings.all_keys()) == set()
 
@@ -49,3 +54,22 @@ def test_every_setting_is_explained_in_its_file() -> None:
     for line in (ROOT / "params.yaml").read_text().splitlines():
         if found := re.match(r"^ +(\w+): \S", line):
             assert "#" in line or found[1] in plain, line
+
+
+def test_the_python_of_the_readme_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With a tiny model in place of the one in use."""
+    packaged = packages.make(tmp_path / "packaged")
+    shutil.copytree(packaged.pictures, tmp_path / "photographs")
+    shutil.copy(packaged.pictures / "noise" / "0.png", tmp_path / "one.jpg")
+    (tmp_path / "photographs" / "broken.png").write_text("no picture")
+    monkeypatch.chdir(tmp_path)
+    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(code.replace('load("prod")', f"load({str(packaged.folder)!r})"), names)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 18
+    assert "broken.png cannot be read: it is no picture" in lines[0]
+    assert {"photographs/stripes/0.png is stripes", "photographs/noise/1.png is noise"} & set(lines)
+    assert names["vectors"].shape == (1, 1024)

@@ -17,17 +17,6 @@ pytestmark = pytest.mark.server
 PHASES = ["data", "prepare", "embed", "head", "unfreeze", "evaluate", "report"]
 
 
-@pytest.fixture
-def kept_toy(trained_toy: Path) -> Path:
-    """A trained toy in git with a DVC remote, nothing recorded yet."""
-    remote = trained_toy.parent / "remote"
-    command = [sys.executable, "-m", "dvc", "remote", "add", "-q", "-d", "storage", str(remote)]
-    subprocess.run(command, cwd=trained_toy, check=True)
-    git(trained_toy, "add", "--all")
-    git(trained_toy, "commit", "-qm", "start")
-    return trained_toy
-
-
 def _run(overrides: list[str] | None = None, record: bool = True) -> Any:
     from flows.retrain import retrain
 

@@ -10,6 +10,7 @@ from unittest import mock
 
 import pytest
 import torch
+from families import ONE_OF_EACH_FAMILY, size_for
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
@@ -22,32 +23,6 @@ from thaw.learning.backbones import Block, Classifier, blocks, check_size, creat
 from thaw.learning.folding import fold_batchnorm
 from thaw.learning.freezing import parameter_groups, unfreeze
 
-ONE_OF_EACH_FAMILY = [
-    "alexnet",
-    "convnext_tiny",
-    "densenet121",
-    "efficientnet_b0",
-    "efficientnet_lite0",
-    "efficientnet_v2_s",
-    "googlenet",
-    "inception_v3",
-    "maxvit_t",
-    "mnasnet0_5",
-    "mobilenet_v2",
-    "mobilenet_v3_small",
-    "regnet_x_400mf",
-    "regnet_y_400mf",
-    "resnet18",
-    "resnet50",
-    "resnext50_32x4d",
-    "shufflenet_v2_x0_5",
-    "squeezenet1_1",
-    "swin_t",
-    "swin_v2_t",
-    "vgg11_bn",
-    "vit_b_32",
-    "wide_resnet50_2",
-]
 EVERY_DAY = {
     "convnext_tiny",
     "densenet121",
@@ -59,7 +34,6 @@ EVERY_DAY = {
     "vit_b_32",
 }
 WITHOUT_BATCHNORM = {"alexnet", "convnext_tiny", "squeezenet1_1", "swin_t", "swin_v2_t", "vit_b_32"}
-SMALLEST = {"alexnet": 63, "inception_v3": 75, "maxvit_t": 224}
 RANDOM = (nn.modules.dropout._DropoutNd, StochasticDepth)
 NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)
 
@@ -67,11 +41,6 @@ NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)
 def each(backbones: list[str]) -> list[Any]:
     """The backbones as parameters of a law; `make quick` takes those of every day."""
     return [name if name in EVERY_DAY else pytest.param(name, marks=pytest.mark.slow) for name in backbones]
-
-
-def size_for(name: str) -> int:
-    """The smallest pictures that a vision transformer of two patches a side and any other backbone can take."""
-    return 2 * int(name.rsplit("_", 1)[1]) if name.startswith("vit_") else SMALLEST.get(name, 32)
 
 
 def on_meta(name: str) -> Classifier:

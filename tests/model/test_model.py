@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import torch
 from packages import Packaged, draw
+from PIL import Image
 
 from thaw.data.pictures import Normaliser, decode, view
 from thaw.errors import InputError
 from thaw.learning import checkpoint
-from thaw.model.model import Model, Prediction
+from thaw.model.model import Answers, Model, Prediction
 from thaw.model.sources import Picture
 
 
@@ -48,7 +49,8 @@ def test_the_decision_is_that_of_the_operating_point_and_unsure_that_of_the_conf
     model: Model, second: float, label: str, decision: str, unsure: bool
 ) -> None:
     shares = {"noise": 1 - second, "stripes": second}
-    assert model.decide("a", np.array([1 - second, second])) == Prediction("a", label, shares, decision, unsure)
+    answers = Answers(np.array([[1 - second, second]]), None)
+    assert model.decide(["a"], answers) == [Prediction("a", label, shares, decision, unsure)]
 
 
 def test_pictures_that_cannot_be_read_are_rows_with_a_reason_among_the_others(
@@ -59,7 +61,7 @@ def test_pictures_that_cannot_be_read_are_rows_with_a_reason_among_the_others(
     first, last = files(packaged)[0], files(packaged)[-1]
     said = model.predict([first, broken, tmp_path / "missing.png", last])
     assert [bool(each.error) for each in said] == [False, True, True, False]
-    assert "does not exist" in said[2].error
+    assert "no such file" in said[2].error
     assert [said[0], said[3]] == model.predict([first, last])
 
 
@@ -80,3 +82,17 @@ def test_features_are_vectors_by_which_equal_pictures_are_equal(
     (tmp_path / "text.png").write_text("no picture")
     with pytest.raises(InputError, match=r"text\.png: it is no picture"):
         model.features([tmp_path / "text.png"])
+
+
+def test_a_picture_of_something_else_is_unlike_and_one_of_the_training_is_not(
+    model: Model, packaged: Packaged, tmp_path: Path
+) -> None:
+    for name in ("own", "foreign"):
+        (tmp_path / name).mkdir()
+    for number, path in enumerate(files(packaged)):
+        Image.open(path).save(tmp_path / f"own/{number}.bmp")
+        Image.new("RGB", (48, 40), (0, 15 * number, 255)).save(tmp_path / f"foreign/{number}.png")
+    own, foreign = (model.predict([tmp_path / name]) for name in ("own", "foreign"))
+    assert {each.unlike for each in own} == {False}
+    assert {each.unlike for each in foreign} == {True}
+    assert max(each.distance or 0 for each in own) < min(each.distance or 0 for each in foreign)

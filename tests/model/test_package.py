@@ -7,11 +7,12 @@ import pytest
 from packages import Packaged, meta_of
 
 from thaw.errors import InputError
-from thaw.model import package
+from thaw.model import package, unlike
 
 
 def identity(folder: Path, packaged: Packaged, card: str = "", **changes: Any) -> str:
-    package.write(folder, packaged.network, meta_of(packaged.network, **changes), card)
+    neighbours = unlike.load(packaged.folder)
+    package.write(folder, packaged.network, neighbours, meta_of(packaged.network, **changes), card)
     return package.identity(folder)
 
 
@@ -32,6 +33,7 @@ def test_a_reworded_card_and_other_results_are_the_same_model(packaged: Packaged
     [
         {"views": "none"},
         {"sure": 0.8},
+        {"far": 0.4},
         {"finetuned": {"accuracy": 0.75, "temperature": 1.6}},
         {"operating": {}},
         {"operating": {"finetuned": {"threshold": 0.5}}},
@@ -52,6 +54,6 @@ def test_a_network_that_is_no_package_is_one_sentence(packaged: Packaged) -> Non
 
 
 def test_no_package_says_when_it_was_made(packaged: Packaged, tmp_path: Path) -> None:
-    package.write(tmp_path, packaged.network, meta_of(packaged.network), "# a card\n")
+    identity(tmp_path, packaged, "# a card\n")
     for file in packaged.folder.iterdir():
         assert file.read_bytes() == (tmp_path / file.name).read_bytes()

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from children import importing
 from growing import everything, fill, killed_before_change, make_space, picture, pin
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -517,7 +518,7 @@ def test_with_dvc_the_pin_is_of_the_new_data_and_a_failure_leaves_the_old_one(
 
     root = make_space(tmp_path / "space", "table")
     monkeypatch.setattr(workspace, "ROOT", root)
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("PYTHONPATH", importing(ROOT))
     (root / "data.dvc").unlink()
 
     def run(*command: str) -> str:

@@ -1,5 +1,6 @@
 """Laws of the comparison with the model in use, on tiny real networks in a real git and DVC repository."""
 
+import io
 import json
 import os
 import shutil
@@ -13,7 +14,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from children import importing
 from PIL import Image
+from warm import python
 
 from thaw.data.pictures import Preprocessing
 from thaw.errors import InputError
@@ -35,7 +38,7 @@ PIPELINE = "stages: {unfreeze: {cmd: 'true', outs: [artifacts/unfreeze/model]}}\
 
 
 def command(folder: Path, *words: str) -> "subprocess.CompletedProcess[str]":
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"PYTHONPATH": importing(ROOT), "OMP_NUM_THREADS": "1"}
     return subprocess.run(words, cwd=folder, env=environment, text=True, capture_output=True)
 
 
@@ -91,7 +94,8 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("head", "unfreeze"):
         save_network(folder / "artifacts" / name / "model", folder / "data", CLASSES, 32, about)
     code = "import runpy\nfor phase in ('prepare', 'evaluate'): runpy.run_module(f'tasks.{phase}', run_name='__main__')"
-    must(folder, sys.executable, "-W", "ignore", "-c", code)
+    done = python(folder, code, path=ROOT)
+    assert done.returncode == 0, done.stderr
     (folder / "artifacts/report").mkdir()
     (folder / "artifacts/report/report.html").write_text("<nav></nav><main></main>")
     must(folder, "git", "init", "-q")
@@ -155,7 +159,7 @@ def test_the_model_in_use_is_asked_as_it_was_trained_and_only_once(
     assert outcome.falls[2]["before"] == 0
     verdict = "To be put in use" if outcome.promoted else "v1.0.0 stays in use"
     assert verdict in (root / "artifacts/promotion/report.html").read_text()
-    assert not (root / ".dvc/tmp/thaw/champion").exists()
+    assert list((root / ".dvc/tmp/thaw").iterdir()) == []
 
     def not_again(*_: Any) -> list[str]:
         raise AssertionError("decided before")
@@ -166,6 +170,25 @@ def test_the_model_in_use_is_asked_as_it_was_trained_and_only_once(
     (root / "params.yaml").write_text(text.replace("margin: 0.01", "margin: 0.02"))
     with pytest.raises(AssertionError, match="decided before"):
         compare.run(registry.in_use(registry.versions()))
+
+
+def test_a_version_that_waited_is_compared_with_the_model_in_use_by_now_and_what_got_worse_is_shown(
+    root: Path, champion: None
+) -> None:
+    must(root, "git", "-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qam", "the model in use by now")
+    registry.register("HEAD", "a newer model")
+    registry.promote("v2.0.0", "by hand")
+    outcome = compare.again(registry.find("v1.0.0"), registry.find("v2.0.0"))
+    metrics = json.loads((root / "artifacts/evaluate/metrics.json").read_text())
+    manifest = pd.read_csv(root / "artifacts/prepare/manifest.csv")
+    test = manifest[manifest["split"] == "test"]
+    save_network(root / "earlier", root / "data", **EARLIER)
+    assert (outcome.champion, outcome.model) == ("v2.0.0", registry.find("v1.0.0").model)
+    assert outcome.gain["before"] == pytest.approx(metrics["finetuned"]["accuracy"])
+    assert outcome.gain["after"] == pytest.approx(accuracy(root / "earlier", test, root / "data"))
+    assert Image.open(io.BytesIO(compare.changes())).format == "PNG", "waves are always wrong now"
+    compare.run(registry.in_use(registry.versions()))  # the model in the workspace is the one in use
+    assert compare.changes() == b""
 
 
 def test_the_very_same_network_is_as_good_in_every_picture(root: Path) -> None:
@@ -240,7 +263,7 @@ def test_recall_decides_only_between_two_classes_and_the_figure_that_is_named_co
 def test_the_anchor_is_the_best_that_was_in_use_by_the_figure_that_decides(monkeypatch: pytest.MonkeyPatch) -> None:
     def version(name: str, accuracy: float, auc: float) -> registry.Version:
         metrics = {"finetuned": {"accuracy": accuracy, "auc": auc, "recall": 1 - accuracy}, "test_pictures": 660}
-        return registry.Version(name, name, datetime.now(UTC), False, metrics, "", name, "")
+        return registry.Version(name, name, "", datetime.now(UTC), False, metrics, "", name, "")
 
     known = [version("v1", 0.8, 0.9), version("v2", 0.9, 0.85), version("v3", 0.85, 0.88), version("v4", 0.99, 0.99)]
     monkeypatch.setattr(registry, "were_in_use", lambda: ["v1", "v2", "v3"])
@@ -255,7 +278,7 @@ def test_the_anchor_is_the_best_that_was_in_use_by_the_figure_that_decides(monke
 
 def test_test_pictures_that_judged_many_models_are_said_to_be_worn() -> None:
     now, metrics = datetime.now(UTC), {"test_pictures": 60}
-    known = [registry.Version(str(number), "", now, False, metrics, "", "", "") for number in range(19)]
+    known = [registry.Version(str(number), "", "", now, False, metrics, "", "", "") for number in range(19)]
     assert compare._worn(known[1:], 66) == []
     assert "have judged 20 models" in compare._worn(known, 66)[0]
     assert compare._worn(known, 600) == []
@@ -269,8 +292,6 @@ def test_the_version_in_use_is_not_compared_with_itself(root: Path, champion: No
 
 def test_lost_files_of_the_model_in_use_are_one_sentence(root: Path, champion: None) -> None:
     shutil.rmtree(root / ".dvc/cache")
-    with pytest.raises(
-        InputError, match=r"the files of v1\.0\.0, the model in use, are neither .*`thaw promote VERSION`"
-    ):
+    with pytest.raises(InputError, match=r"the files of v1\.0\.0 are neither .*`thaw promote VERSION`"):
         compare.run(registry.in_use(registry.versions()))
-    assert not (root / ".dvc/tmp/thaw/champion").exists()
+    assert list((root / ".dvc/tmp/thaw").iterdir()) == []

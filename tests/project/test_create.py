@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from children import call, thaw
+from children import call, importing, thaw
 from ruamel.yaml import YAML
 
 from thaw import __version__
@@ -36,7 +36,7 @@ def test_a_project_holds_the_very_files_of_this_repository_and_its_name(tmp_path
 
 def test_a_run_without_pictures_says_so_before_anything_starts(tmp_path: Path) -> None:
     create(tmp_path / "tiles")
-    done = thaw(tmp_path / "tiles", "run", PYTHONPATH=str(ROOT))
+    done = thaw(tmp_path / "tiles", "run", PYTHONPATH=importing(ROOT))
     assert done.returncode == 2
     assert done.stdout == ""
     assert done.stderr.startswith("error: there is neither data/ nor data.dvc: put your pictures into data/")
@@ -70,7 +70,7 @@ def test_a_project_in_a_folder_of_a_larger_repository_has_a_dvc_of_its_own(tmp_p
     folder = tmp_path / "models" / "tiles"
     create(folder)
     assert call(folder, "dvc", "root") == "."
-    assert len(call(folder, "dvc", "stage", "list", "--name-only").split()) == 6
+    assert len(call(folder, "dvc", "stage", "list", "--name-only").split()) == 7
 
 
 def test_a_folder_in_a_project_is_refused_and_nothing_is_written(tmp_path: Path) -> None:

@@ -7,12 +7,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from children import importing
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 def bring(folder: Path) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    environment = os.environ | {"PYTHONPATH": importing(ROOT)}
     command = [sys.executable, "-m", "thaw.project.bring"]
     return subprocess.run(command, cwd=folder, env=environment, text=True, capture_output=True)
 

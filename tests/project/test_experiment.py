@@ -155,7 +155,7 @@ def test_records_and_versions_reach_the_git_remote_and_nothing_else_does(trained
     commit = experiment.save(f"{experiment.PREFIX}2026", "one")
     experiment.save("by-hand", "not a retraining's")
     _call(trained_toy, "git", "tag", "mine")
-    registry.enter(commit, "the first", promoted=True)
+    registry.enter(commit, "the first", registry.STAGE)
     assert experiment.publish("shared") == 3
     assert experiment.publish("shared") == 0
     there = _call(tmp_path / "shared", "git", "for-each-ref", "--format=%(refname:lstrip=-1)").split()

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from children import call, git
+from children import call, git, importing
 
 from thaw.errors import InputError
 from thaw.project import pin, workspace
@@ -42,7 +42,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     shutil.copy(Path(__file__).parents[2] / "params.yaml", root)
     monkeypatch.setattr(workspace, "ROOT", root)
     monkeypatch.setenv("THAW_ROOT", str(root))
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+    monkeypatch.setenv("PYTHONPATH", importing(Path(__file__).parents[2]))
     monkeypatch.setenv("DVC_SITE_CACHE_DIR", str(tmp_path / "site"))
     call(root, "git", "init", "-q")
     call(root, *DVC, "init", "-q")

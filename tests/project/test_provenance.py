@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from children import importing
 from ruamel.yaml import YAML
 
 from thaw.project import provenance, reasons, settings, workspace
@@ -156,7 +157,7 @@ def _is_of(entry: dict[str, Any], pixels: int, entries: dict[Path, dict[str, Any
 def dvc(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     command = [sys.executable, "-m", "dvc", *arguments]
-    environment = os.environ | {"PATH": path, "PYTHONPATH": str(ROOT)}
+    environment = os.environ | {"PATH": path, "PYTHONPATH": importing(ROOT)}
     return subprocess.run(command, cwd=folder, env=environment, text=True, capture_output=True)
 
 
@@ -166,7 +167,7 @@ def resolution(project: Path, pixels: int) -> None:
 
 def run_all(monkeypatch: pytest.MonkeyPatch, project: Path) -> list[str]:
     """What DVC did in the end about each phase, as `thaw run` has it."""
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("PYTHONPATH", importing(ROOT))
     return [str(repro(phase, on_line=lambda line: None)) for phase in ("prepare", "embed")]
 
 

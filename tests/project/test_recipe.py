@@ -129,7 +129,7 @@ def test_a_phase_under_another_recipe_does_not_start(library: Path, project: Pat
 def test_a_phase_whose_stage_leaves_out_what_it_imports_does_not_start(project: Path) -> None:
     task = project / "tasks/count.py"
     task.write_text(task.read_text() + "import matplotlib\n")
-    with pytest.raises(InputError, match=r"stage count has to depend .* `- thaw.yaml: \[versions.matplotlib\]`"):
+    with pytest.raises(InputError, match=r"stage count must depend .* `- thaw.yaml: \[versions.matplotlib\]`"):
         recipe.check("count")
 
 

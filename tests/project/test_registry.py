@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from thaw.cli import app
 from thaw.errors import InputError
-from thaw.project import mend, registry, workspace
+from thaw.project import compare, mend, registry, workspace
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -180,27 +180,28 @@ def test_promoting_the_version_in_use_does_nothing(repository: tuple[Path, list[
     assert git(repository[0], "tag") == before
 
 
-@pytest.mark.parametrize("point", ["_tag", "promote"])
-@pytest.mark.parametrize("promoted", [True, False])
-def test_a_version_that_was_to_be_in_use_is_so_although_its_run_was_killed(
-    repository: tuple[Path, list[str]], point: str, promoted: bool
+@pytest.mark.parametrize("point", ["_tag", "assign"])
+@pytest.mark.parametrize("stage", ["prod", "waiting", None])
+def test_a_version_that_was_to_be_in_use_or_to_wait_does_so_although_its_run_was_killed(
+    repository: tuple[Path, list[str]], point: str, stage: str | None
 ) -> None:
     folder, (first, second, _) = repository
     code = f"""
 import os, signal, sys
 from thaw.project import registry
-registry.enter({first!r}, "it is the first", True)
+registry.enter({first!r}, "it is the first", registry.STAGE)
 done = registry.{point}
 registry.{point} = lambda *arguments: done(*arguments) or os.kill(os.getpid(), signal.SIGKILL)
-registry.enter({second!r}, "it is better", {promoted})
+registry.enter({second!r}, "it is better", {stage!r})
 """
     shutil.copy(ROOT / "params.yaml", folder)
     ended = subprocess.run([sys.executable, "-c", code], cwd=folder)
-    assert ended.returncode == (-signal.SIGKILL if promoted or point == "_tag" else 0)
+    assert ended.returncode == (-signal.SIGKILL if stage or point == "_tag" else 0)
     mend.mend_if_idle()
     assert [version.name for version in registry.versions()] == ["v2.0.0", "v1.0.0"]
-    assert in_use() == ("v2.0.0" if promoted else "v1.0.0")
-    registry.rollback() if promoted else None
+    assert in_use() == ("v2.0.0" if stage == "prod" else "v1.0.0")
+    assert registry.find("v2.0.0").standing == (stage or "")
+    registry.rollback() if stage == "prod" else None
     mend.mend()  # once is enough: what a person took back stays so
     assert in_use() == "v1.0.0"
 
@@ -215,8 +216,43 @@ def test_who_signs_commits_and_tags_gets_versions_without_being_asked(repository
     }
     for key, value in settings.items():
         git(folder, "config", key, value)
-    registry.enter(commits[0], "recorded", promoted=True)
+    registry.enter(commits[0], "recorded", registry.STAGE)
     assert in_use() == "v1.0.0"
+
+
+def thaw(*words: str) -> tuple[int, str]:
+    ended = CliRunner().invoke(app, list(words))
+    return ended.exit_code, ended.output
+
+
+def test_a_version_that_waits_is_in_use_once_a_person_says_so_and_compared_again_if_another_one_is_by_then(
+    repository: tuple[Path, list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, commits = repository
+    shutil.copy(ROOT / "params.yaml", folder)
+    monkeypatch.chdir(folder)
+    for commit in commits:
+        registry.enter(commit, "it is better", registry.WAITING)
+    assert registry.in_use(registry.versions()) is None
+    assert thaw("approve", "v1.0.0", "--note", "looks right") == (0, "v1.0.0 is in use\n")
+    assert git(folder, "tag", "--list", "--format=%(subject)", "classifier#prod#4") == "approved: looks right"
+    code, output = thaw("approve", "v1.0.0")
+    assert code == 2
+    assert "v1.0.0 waits for nobody, it was put in use; v3.0.0, v2.0.0 wait" in output
+    assert thaw("reject", "3.0.0") == (0, "v3.0.0 was turned down\n")
+
+    asked = []
+
+    def again(version: registry.Version, champion: registry.Version, _: object) -> compare.Outcome:
+        asked.append((version.name, champion.name))
+        return compare.Outcome("compared", champion.name, False, "it loses 3 points", {}, [], {})
+
+    monkeypatch.setattr(compare, "again", again)
+    code, output = thaw("approve", "v2.0.0")
+    assert (code, asked) == (1, [("v2.0.0", "v1.0.0")])
+    assert output == "v2.0.0 was not put in use, v1.0.0 is in use meanwhile: it loses 3 points\n"
+    standings = {version.name: version.standing for version in registry.versions()}
+    assert standings == {"v1.0.0": "prod", "v2.0.0": "rejected", "v3.0.0": "rejected"}
 
 
 def test_rolling_back_twice_goes_two_back_and_then_no_further(commits: list[str]) -> None:

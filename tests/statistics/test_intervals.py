@@ -10,11 +10,11 @@ from thaw.statistics import intervals
 from thaw.statistics.intervals import FEWEST, Figure
 
 
-def drawn(seed: int, groups: int = 9, classes: int = 3) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def drawn(seed: int, groups: int = 9, classes: int = 3, more: int = 60) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Probabilities with ties, labels, and groups of uneven sizes; each class is in two groups at least."""
     random = np.random.default_rng(seed)
-    labels = np.concatenate([np.arange(2 * classes) % classes, random.integers(classes, size=60)])
-    codes = np.concatenate([np.arange(2 * classes) // classes, random.integers(groups, size=60)])
+    labels = np.concatenate([np.arange(2 * classes) % classes, random.integers(classes, size=more)])
+    codes = np.concatenate([np.arange(2 * classes) // classes, random.integers(groups, size=more)])
     codes = np.unique(codes, return_inverse=True)[1]
     return random.dirichlet(np.ones(classes), len(labels)).round(1), labels, codes
 
@@ -24,7 +24,7 @@ def drawn(seed: int, groups: int = 9, classes: int = 3) -> tuple[np.ndarray, np.
 @given(seed=st.integers(0, 1000))
 @settings(max_examples=15, deadline=None)
 def test_figures_without_a_group_are_those_of_the_other_pictures(classes: int, grouped: bool, seed: int) -> None:
-    p, labels, codes = drawn(seed, classes=classes)
+    p, labels, codes = drawn(seed, classes=classes, more=60 if grouped else 20)
     if not grouped:
         codes = np.arange(len(labels))
     predicted = p.argmax(1)

@@ -9,6 +9,11 @@ from pathlib import Path
 from typing import Any
 
 
+def importing(*folders: Path) -> str:
+    """A PYTHONPATH with these folders before what the tests have on it: without that no command is forked."""
+    return os.pathsep.join([*map(str, folders), os.environ["PYTHONPATH"]])
+
+
 def call(folder: Path, *command: str) -> str:
     """Run a command to its good end, with the programs of this Python first; what it printed."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"

@@ -1,7 +1,8 @@
 """Commands forked from a process that has their packages imported. See tests/support/site/sitecustomize.py.
 
 `ask` runs in the process that was to be the command, `serve` in the one that forks: one forks what computes with torch,
-one what is made of DVC. The first who asks starts it; it ends with the suite (leftovers.py).
+one what is made of DVC, and one what runs a flow for a worker. The first who asks starts it; it ends with the suite
+(leftovers.py).
 """
 
 import json
@@ -27,11 +28,16 @@ DVC_PACKAGES = (
     "sqltrie",
 )
 DVC_MODULES = ("dvc.cli.parser", "dvc.cachemgr", "dvc.output", "dvc_http", "networkx", "dulwich.porcelain", "pygit2")
-# What phases import of others. Nothing of this project, and nothing that reads the environment, as prefect does.
+# What phases import of others: nothing of this project, and nothing that reads the environment.
 TORCH_MODULES = (
     "torch", "torch._dynamo", "torchvision", "torchvision.transforms.v2.functional", "safetensors.torch", "pandas",
     "scipy.stats", "scipy.optimize", "sklearn.metrics", "sklearn.model_selection", "sklearn.linear_model",
     "matplotlib.pyplot", "PIL.ImageOps", "ruamel.yaml", "jinja2", "pydantic", "typer.main", "rich.table",
+)  # fmt: skip
+# prefect reads its settings when it is imported; `_settings_anew` has it read them once more.
+FLOW_MODULES = (
+    "prefect.main", "prefect.flow_engine", "prefect.runner", "prefect.workers.process",
+    "prefect.deployments.steps.pull", "ruamel.yaml", "pandas", "matplotlib.backends.backend_agg", "gto.api",
 )  # fmt: skip
 PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 MOST_FILES = 32
@@ -140,8 +146,8 @@ def _import_everything(name: str) -> None:
     import importlib
     import pkgutil
 
-    names, packages = ([*DVC_MODULES, *DVC_PACKAGES], DVC_PACKAGES) if name == "dvc" else ([*TORCH_MODULES], ())
-    for package in packages:
+    names = [*{"dvc": (*DVC_MODULES, *DVC_PACKAGES), "torch": TORCH_MODULES, "flow": FLOW_MODULES}[name]]
+    for package in DVC_PACKAGES if name == "dvc" else ():
         found = pkgutil.walk_packages(importlib.import_module(package).__path__, f"{package}.", onerror=lambda _: None)
         names += [module.name for module in found]
     for name in names:
@@ -182,7 +188,7 @@ def _become(request: dict[str, Any], files: list[int]) -> None:
     import importlib
     import threading
 
-    _show(request["arguments"])
+    _show([request["program"], *request["arguments"]] if request["program"] != "dvc" else request["arguments"])
     for number in PASSED_ON:
         ignored = number in request["ignored"]
         usual = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
@@ -201,6 +207,8 @@ def _become(request: dict[str, Any], files: list[int]) -> None:
     sys.executable, sys.prefix, sys.exec_prefix = request["python"]
     sys.path[:] = [request["folder"], *request["path"]]
     importlib.invalidate_caches()
+    if "prefect" in sys.modules:
+        _settings_anew()
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(write_through="PYTHONUNBUFFERED" in os.environ)  # type: ignore[union-attr]
     code: Any = 1
@@ -216,6 +224,15 @@ def _become(request: dict[str, Any], files: list[int]) -> None:
         with suppress(OSError, ValueError):
             stream.flush()
     os._exit(code if isinstance(code, int) else 1)
+
+
+def _settings_anew() -> None:
+    """Let prefect read the environment of the command."""
+    from prefect.context import refresh_global_settings_context
+    from prefect.logging.configuration import setup_logging
+
+    refresh_global_settings_context()
+    setup_logging(incremental=False)
 
 
 def _run(program: str, arguments: list[str]) -> int:
@@ -237,6 +254,7 @@ def _run(program: str, arguments: list[str]) -> int:
         sys.path[0] = os.path.dirname(program)  # noqa: PTH120
         runpy.run_path(program, run_name="__main__")
     else:
+        sys.modules.pop(program, None)
         runpy.run_module(program, run_name="__main__", alter_sys=True)
     return 0
 

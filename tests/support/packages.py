@@ -10,7 +10,7 @@ from PIL import Image
 from thaw.data.pictures import Normaliser, Shape, decode
 from thaw.learning import checkpoint
 from thaw.learning.backbones import create, preprocessing_of
-from thaw.model import package
+from thaw.model import package, unlike
 
 CLASSES = ["noise", "stripes"]
 BACKBONE = "shufflenet_v2_x0_5"
@@ -48,10 +48,11 @@ def draw(folder: Path, count: int = 8, seed: int = 0) -> Path:
     return folder
 
 
-def meta_of(network: Path, views: str = "flip", sure: float = 0.7, **figures: Any) -> dict[str, Any]:
+def meta_of(network: Path, views: str = "flip", sure: float = 0.7, far: float = 0.3, **figures: Any) -> dict[str, Any]:
     """What the package of a network says, with other figures of evaluate."""
     known = FIGURES | figures
-    return package.meta_of(checkpoint.read_meta(network), known, [], [], views=views, sure=sure, versions={})
+    meta = package.meta_of(checkpoint.read_meta(network), known, [], [], views=views, sure=sure, versions={})
+    return meta | {"unlike": {"threshold": far, "false_alarms": 0.02}}
 
 
 def make(folder: Path) -> Packaged:
@@ -77,5 +78,6 @@ def make(folder: Path) -> Packaged:
     meta = {"backbone": BACKBONE, "weights": "random", "classes": CLASSES, "folded": False, "data": "0" * 64}
     meta |= {"preprocessing": about.to_json(), "shape": SHAPE.to_json(), "parent": None, "params": {}, "kept": {}}
     checkpoint.save(network, model.state_dict(), meta)
-    package.write(folder / "package", network, meta_of(network), "# a card\n")
+    neighbours = unlike.fit(features.numpy())
+    package.write(folder / "package", network, neighbours, meta_of(network), "# a card\n")
     return Packaged(folder / "package", network, pictures)

@@ -467,6 +467,28 @@ def test_a_package_says_of_the_test_pictures_what_evaluate_said(finished: Path) 
     assert [each.decision for each in said] == np.where(positive, *reversed(model.classes)).tolist()
 
 
+def test_thaw_predict_says_of_the_test_files_what_evaluate_said(finished: Path, tmp_path: Path) -> None:
+    """From the command line, anywhere, with a table whose columns come along."""
+    predictions = manifest.read_predictions(finished / "artifacts/evaluate/predictions.csv")
+    table = predictions[["label"]].assign(path=[finished / "data" / path for path in predictions["path"]])
+    table.to_csv(tmp_path / "test.csv", index=False)
+    words = ("predict", "test.csv", "--model", str(finished / "artifacts/package"), "--out", "said.csv")
+    done = execute(tmp_path, "from thaw.cli import app\napp()", *words)
+    assert done.returncode == 0, done.stderr
+    said = pd.read_csv(tmp_path / "said.csv", keep_default_na=False)
+    columns = [name for name in predictions if name.startswith("finetuned_p_")]
+    shares = said[[name.removeprefix("finetuned_") for name in columns]].to_numpy()
+    assert shares == pytest.approx(predictions[columns].to_numpy(), abs=1e-6)
+    assert said["prediction"].tolist() == predictions["finetuned_prediction"].tolist()
+    assert said["label"].tolist() == predictions["label"].tolist()
+    cut = figures_of(finished)["operating"]["finetuned"]["threshold"]
+    assert (said["decision"] == "stripes").tolist() == (predictions[columns[1]] >= cut).tolist()
+    assert sum(figures_of(finished)["finetuned"]["decisions_on_val"].values()) == pytest.approx(1)
+    assert (said["unsure"] == (shares.max(1) < 0.7)).all()
+    assert set(said["unlike"]) <= {True, False}
+    assert done.stderr.splitlines()[-1].startswith(f"{len(said)} pictures: ")
+
+
 def test_the_card_of_a_model_has_its_data_results_operating_point_and_licence(copied: Path) -> None:
     text = (copied / "params.yaml").read_text()
     (copied / "params.yaml").write_text(re.sub("  license: ", "  license: cc-by-4.0 ", text))

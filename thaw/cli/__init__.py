@@ -11,13 +11,17 @@ from typing import Annotated
 import typer
 
 import thaw
+from thaw.cli.explain import explain
+from thaw.cli.export import export
 from thaw.cli.operation import doctor, status
 from thaw.cli.phases import phase
 from thaw.cli.pictures import add, data
-from thaw.cli.projects import init, upgrade
+from thaw.cli.predict import predict
+from thaw.cli.projects import backup, init, restore, upgrade
 from thaw.cli.runs import run, schedule, ui
-from thaw.cli.studies import ablate, curve, seeds, sweep
-from thaw.cli.versions import models, promote, reproduce, rollback
+from thaw.cli.serve import serve
+from thaw.cli.studies import ablate, curve, seeds, sweep, worker
+from thaw.cli.versions import approve, models, promote, reject, reproduce, rollback
 
 app = typer.Typer(
     add_completion=False,
@@ -68,13 +72,22 @@ for command in (
     seeds,
     curve,
     ablate,
+    worker,
     add,
     data,
+    predict,
+    export,
+    explain,
+    serve,
     models,
     promote,
+    approve,
+    reject,
     rollback,
     reproduce,
     upgrade,
+    backup,
+    restore,
     phase,
 ):
     app.command()(command)

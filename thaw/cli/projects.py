@@ -1,4 +1,4 @@
-"""`thaw init` and `thaw upgrade`: make a project, and update one to the installed thaw."""
+"""`thaw init`, `upgrade`, `backup` and `restore`: a project as a whole."""
 
 import shlex
 from pathlib import Path
@@ -46,3 +46,29 @@ def upgrade(
 
         for line in plan(apply):
             say(line)
+
+
+def backup(
+    file: Annotated[Path, typer.Argument(help="The tar file to write.")],
+) -> None:
+    """Back up the git repository with records and versions, and the database of the project's own Prefect server.
+
+    Pictures and models are not in it: a DVC remote is their backup.
+    """
+    with one_sentence_endings():
+        from thaw.project import backup as backups
+
+        for sentence in backups.backup(file):
+            say(sentence)
+
+
+def restore(
+    file: Annotated[Path, typer.Argument(help="What `thaw backup` wrote.")],
+    folder: Annotated[Path, typer.Argument(help="Where to make the project; a new folder.")],
+) -> None:
+    """Make a folder the project that a backup holds."""
+    with user_mistakes():
+        from thaw.project import backup as backups
+
+        for sentence in backups.restore(file, folder):
+            say(sentence)

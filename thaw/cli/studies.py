@@ -1,6 +1,9 @@
-"""Many trainings: `thaw sweep`, `seeds`, `curve` and `ablate`."""
+"""Many trainings: `thaw sweep`, `seeds`, `curve` and `ablate`, and `worker`, which runs them on
+another machine."""
 
 import os
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -100,6 +103,30 @@ def ablate(
             _train_all(study.ablation(seeds, changes or [], study.OPTIONS), "options", pool, parallel)
         else:
             _train_all(study.ablation(seeds, changes or []), "ablate", pool, parallel)
+
+
+def worker(
+    pool: Annotated[str, typer.Argument(help="The Prefect work pool to work for.")],
+    limit: Annotated[int, typer.Option(min=1, help="Number of trainings at once.")] = 1,
+    source: Annotated[
+        str | None,
+        typer.Option("--from", metavar="WHEEL", help="The thaw that this project names, if another is here."),
+    ] = None,
+) -> None:
+    """Work for a pool, with the thaw and the packages that this project's thaw.yaml names.
+
+    If others are installed here, uv makes an environment for them, which is used again next time.
+    Start it again after an upgrade of the project.
+    """
+    with one_sentence_endings():
+        from thaw.project import environments, recipe, workspace
+
+        if "PREFECT_API_URL" not in os.environ:
+            raise InputError("a worker needs a server: set PREFECT_API_URL, such as http://server:4200/api")
+        own = recipe.in_own_repository() and not source
+        python = sys.executable if own else str(environments.python_for(workspace.ROOT, source, say))
+        os.environ["PATH"] = os.pathsep.join([str(Path(python).parent), os.environ.get("PATH", os.defpath)])
+        os.execv(python, [python, "-m", "prefect", "worker", "start", "--pool", pool, "--limit", str(limit)])
 
 
 def _train_all(arms: "list[Arm]", question: str, pool: str | None, parallel: int | None) -> None:

@@ -51,7 +51,7 @@ def show_versions(versions: "list[Version]") -> None:
         table.add_column(column, no_wrap=column != "why")
     for version in versions:
         table.add_row(
-            version.name + ("\nin use" if version.in_use else ""),
+            version.name + ("\nin use" if version.in_use else "\nwaits" if version.standing == "waiting" else ""),
             f"{version.when.astimezone():%Y-%m-%d\n%H:%M}",
             scores(version.metrics.get("head", {})),
             scores(version.metrics.get("finetuned", {})),

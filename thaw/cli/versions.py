@@ -37,6 +37,45 @@ def promote(version: Annotated[str, typer.Argument(help="Such as v2.0.0; `thaw m
         _show_in_use()
 
 
+Note = Annotated[str, typer.Option("--note", help="Why; stays with the version.")]
+
+
+def approve(
+    version: Annotated[str, typer.Argument(help="A version that waits; `thaw models` shows all.")], note: Note = ""
+) -> None:
+    """Say yes to a version that waits for a person (promote.approve): it is put in use."""
+    with one_sentence_endings():
+        from thaw.project import approvals, registry
+
+        message = approvals.approve(version, note, say)
+        _answered(version, message)
+        if registry.find(version).standing != registry.STAGE:
+            raise typer.Exit(1)
+
+
+def reject(
+    version: Annotated[str, typer.Argument(help="A version that waits; `thaw models` shows all.")], note: Note = ""
+) -> None:
+    """Say no to a version that waits for a person: the model in use stays."""
+    with one_sentence_endings():
+        from thaw.project import approvals
+
+        _answered(version, approvals.reject(version, note))
+
+
+def _answered(version: str, message: str) -> None:
+    """Say what came of an answer, to the run that asked too where its server is running."""
+    from thaw.orchestration.server import running
+    from thaw.project import registry
+
+    say(message)
+    with running() as api:
+        if api:
+            from thaw.orchestration import asking
+
+            asking.end(registry.find(version).name, message)
+
+
 def rollback() -> None:
     """Put the previous version back in use; called again, the one before it."""
     with one_sentence_endings():

@@ -21,13 +21,13 @@ from thaw.errors import InputError
 from thaw.learning import checkpoint
 from thaw.learning.convolutions import quicken
 from thaw.learning.folding import fold_batchnorm
-from thaw.model import package
+from thaw.model import package, unlike
 from thaw.model.package import Package
 from thaw.model.sources import Picture, pictures
+from thaw.model.unlike import Neighbours
 from thaw.statistics import calibration
 
 BATCH = 64
-WORKERS = 2  # threads that decode pictures
 Pixels = NDArray[np.uint8]
 
 
@@ -61,6 +61,8 @@ class Prediction:
     probabilities: Mapping[str, float] = field(default_factory=dict)
     decision: str = ""
     unsure: bool | None = None
+    unlike: bool | None = None
+    distance: float | None = None
     error: str = ""
     columns: Mapping[str, str] = field(default_factory=dict)
 
@@ -89,17 +91,28 @@ class Network:
 class Model:
     """A predictor with what its package says of pictures and decisions."""
 
-    def __init__(self, about: Package, predictor: Predictor, workers: int = WORKERS) -> None:
+    def __init__(self, about: Package, predictor: Predictor, neighbours: Neighbours | None, workers: int = 2) -> None:
         self.about = about
         self.predictor = predictor
+        self.neighbours = neighbours
         self.workers = workers
 
     @classmethod
-    def load(cls, folder: Path, device: str = "auto", workers: int = WORKERS) -> "Model":
-        """The model of a package; `device` is auto, cpu, cuda or mps."""
+    def load(cls, folder: Path, device: str = "auto", workers: int = 2, views: str | None = None) -> "Model":
+        """The model of a package.
+
+        Args:
+            folder: of the package.
+            device: auto, cpu, cuda or mps.
+            workers: threads that decode pictures.
+            views: other views than those of the package.
+        """
         about = package.read(folder)
-        name = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-        return cls(about, Network(folder, about, torch.device(name)), workers)
+        if views is not None:
+            if views not in VIEWS:
+                raise InputError(f"views is '{views}'; allowed are {', '.join(VIEWS)}")
+            about = replace(about, views=views)
+        return cls(about, Network(folder, about, _device(device)), unlike.load(folder), workers)
 
     @property
     def classes(self) -> list[str]:
@@ -135,14 +148,25 @@ class Model:
         """Calibrated probabilities (n, classes) of pixels (n, size, size, channels)."""
         return self.predictor(pixels).probabilities
 
-    def decide(self, path: str, probabilities: NDArray[np.float64]) -> Prediction:
-        """What probabilities (classes,) of a picture mean."""
-        label = self.classes[int(probabilities.argmax())]
-        decision, threshold = label, self.about.threshold
-        if threshold is not None:
-            decision = self.classes[int(probabilities[1] >= threshold)]
-        shares = dict(zip(self.classes, probabilities.tolist(), strict=True))
-        return Prediction(path, label, shares, decision, bool(probabilities.max() < self.about.sure))
+    def decide(self, paths: Sequence[str], answers: Answers) -> list[Prediction]:
+        """What a predictor's answers about pictures mean."""
+        p, about = answers.probabilities, self.about
+        labels, decisions, unsure = p.argmax(1), calibration.decided(p, about.threshold), p.max(1) < about.sure
+        distances: list[float] | None = None
+        if self.neighbours and about.far is not None and answers.features is not None:
+            distances = self.neighbours.distances(answers.features).tolist()
+        return [
+            Prediction(
+                path,
+                self.classes[labels[row]],
+                dict(zip(self.classes, p[row].tolist(), strict=True)),
+                self.classes[decisions[row]],
+                bool(unsure[row]),
+                distances[row] > about.far if distances and about.far is not None else None,
+                distances[row] if distances else None,
+            )
+            for row, path in enumerate(paths)
+        ]
 
     def _batches(self, found: Iterable[Picture], size: int) -> Iterator[list[tuple[Picture, Pixels | None]]]:
         """Pictures with their pixels; without where a picture says why there are none."""
@@ -155,6 +179,8 @@ class Model:
         """A picture without its bytes, and its pixels."""
         error, pixels = picture.error, None
         try:
+            if not error and not picture.file and not picture.path.exists():
+                error = "there is no such file"
             if not error:
                 pixels = decode(picture.path, self.about.shape, picture.file)
         except InputError as failure:
@@ -163,8 +189,18 @@ class Model:
 
     def _predictions(self, batch: Sequence[tuple[Picture, Pixels | None]]) -> Iterator[Prediction]:
         readable = [pixels for _, pixels in batch if pixels is not None]
-        answers = iter(self.predictor(np.stack(readable)).probabilities if readable else ())
+        paths = [str(picture.path) for picture, pixels in batch if pixels is not None]
+        said = iter(self.decide(paths, self.predictor(np.stack(readable))) if paths else ())
         for picture, pixels in batch:
-            name = str(picture.path)
-            said = Prediction(name, error=picture.error) if pixels is None else self.decide(name, next(answers))
-            yield replace(said, columns=picture.columns)
+            each = Prediction(str(picture.path), error=picture.error) if pixels is None else next(said)
+            yield replace(each, columns=picture.columns)
+
+
+def _device(name: str) -> torch.device:
+    here = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name == "auto":
+        name = next(kind for kind, there in here.items() if there)
+    if not here.get(name):
+        kinds = ", ".join(kind for kind, there in here.items() if there)
+        raise InputError(f"the device is '{name}'; this machine has {kinds} (or use auto)")
+    return torch.device(name)

@@ -2,6 +2,7 @@
 
 weights.safetensors   the network: the very bytes that phase 2 wrote, so that a cache holds them once
 meta.json             all that turns a picture into a decision, where the model comes from, and its results
+unlike.safetensors    where the features of training pictures lie
 README.md             the same for people, as a model card
 identity.json         a hash of the weights and of what changes predictions: the same hash, the same model
 """
@@ -17,6 +18,8 @@ from typing import Any
 from thaw.data.pictures import VIEWS, Preprocessing, Shape
 from thaw.errors import InputError
 from thaw.learning import checkpoint
+from thaw.model import unlike
+from thaw.model.unlike import Neighbours
 
 WEIGHTS, META, CARD, IDENTITY = "weights.safetensors", "meta.json", "README.md", "identity.json"
 # The keys of meta.json that change predictions, beside the threshold.
@@ -29,7 +32,8 @@ class Package:
     """What a package says of itself.
 
     `threshold` belongs to two classes: from this probability of the second one on, it is the decision. `sure` is the
-    probability below which the most probable class is called unsure. `meta` is all that meta.json says.
+    probability below which the most probable class is unsure, `far` the distance beyond which a picture is unlike those
+    of the training. `meta` is all that meta.json says.
     """
 
     classes: list[str]
@@ -39,6 +43,7 @@ class Package:
     temperature: float
     threshold: float | None
     sure: float
+    far: float | None
     meta: dict[str, Any]
 
     @classmethod
@@ -52,6 +57,7 @@ class Package:
             temperature=meta["temperature"],
             threshold=(meta["operating"] or {}).get("threshold"),
             sure=meta["sure"],
+            far=(meta["unlike"] or {}).get("threshold"),
             meta=meta,
         )
 
@@ -97,9 +103,11 @@ def meta_of(
     }
 
 
-def write(folder: Path, network: Path, meta: Mapping[str, Any], card: str) -> None:
+def write(folder: Path, network: Path, neighbours: Neighbours | None, meta: Mapping[str, Any], card: str) -> None:
     """Write a package of the network in a checkpoint's folder."""
     folder.mkdir(parents=True, exist_ok=True)
+    if neighbours:
+        neighbours.save(folder)
     shutil.copyfile(network / WEIGHTS, folder / WEIGHTS)
     (folder / CARD).write_text(card, encoding="utf-8")
     _write_json(folder / META, meta)
@@ -125,6 +133,8 @@ def identity(folder: Path) -> str:
     deciding = {key: meta[key] for key in PREDICTS}
     deciding["threshold"] = (meta["operating"] or {}).get("threshold")
     deciding["weights"] = checkpoint.weights_hash(folder)
+    if (folder / unlike.FILE).is_file():
+        deciding["neighbours"] = hashlib.sha256((folder / unlike.FILE).read_bytes()).hexdigest()
     return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()[:32]
 
 

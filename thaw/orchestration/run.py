@@ -12,10 +12,11 @@ from typing import Any
 from prefect import Task, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
+from prefect.runtime import deployment
 from prefect.states import Completed, Failed
 
 from thaw.errors import InputError
-from thaw.orchestration import story
+from thaw.orchestration import asking, story
 from thaw.project import compare, experiment, pipeline, registry
 from thaw.project import incoming as arrivals
 from thaw.project.settings import Retrain, Settings
@@ -35,6 +36,10 @@ class Standing(StrEnum):
 
     PROMOTED = "Promoted"
     KEPT = "Kept"  # the one that was in use
+    WAITING = "Waiting"  # for a person to say that it is promoted
+
+
+STAGES: dict[str, str] = {Standing.PROMOTED: registry.STAGE, Standing.WAITING: registry.WAITING}
 
 
 class PhaseFailed(RuntimeError):
@@ -135,25 +140,31 @@ def incoming(retrain: Retrain) -> State[Any]:
 
 
 @task(cache_policy=NO_CACHE, persist_result=False)
-def promote(versions: list[registry.Version], acts: bool) -> State[Any]:
-    """Compare the new model with the one in use; the state is named Promoted or Kept where that counts."""
+def promote(versions: list[registry.Version], acts: bool, asks: bool) -> State[Any]:
+    """Compare the new model with the one in use; the state is named after its standing where that counts.
+
+    `acts`: it is put in use if it is good enough; `asks`: once a person has said so.
+    """
 
     def body(on_line: OnLine) -> tuple[str, str]:
         version, champion = registry.version_of(registry.model_of(None), versions), registry.in_use(versions)
         if version and champion:
             return Verdict.CACHED, f"{version.name} is this model"
         decision = compare.run(champion, on_line)
-        story.decision(decision.to_json(), acts)
+        verdict = "would be" if not acts else "waits" if asks and decision.promoted else "is"
+        story.decision(decision.to_json(), verdict)
         if not acts:
             return Verdict.COMPLETED, f"not recorded, else {decision.reason}"
-        return (Standing.PROMOTED if decision.promoted else Standing.KEPT), decision.reason
+        if not decision.promoted:
+            return Standing.KEPT, decision.reason
+        return (Standing.WAITING if asks else Standing.PROMOTED), decision.reason
 
     return _carry_out("promote", body)
 
 
 @task(cache_policy=NO_CACHE, persist_result=False)
-def save(name: str, decision: Any) -> State[Any]:
-    """Save the run as an experiment, and a new model as a version, which is in use from now on if it was promoted."""
+def save(name: str, decision: Any, standing: str) -> State[Any]:
+    """Save the run as an experiment, and a new model as a version, in use or waiting if that is its standing."""
 
     def body(on_line: OnLine) -> tuple[str, str]:
         saved = experiment.known()
@@ -162,10 +173,26 @@ def save(name: str, decision: Any) -> State[Any]:
         commit = experiment.save(name, decision.reason if decision else name, on_line)
         if not decision:
             return Verdict.COMPLETED, f"saved as {name}"
-        version = registry.enter(commit, decision.reason, decision.promoted)
+        version = registry.enter(commit, decision.reason, STAGES.get(standing))
         return Verdict.COMPLETED, f"saved as {name}, version {version.name}"
 
     return _carry_out("record", body)
+
+
+@task(cache_policy=NO_CACHE, persist_result=False)
+def ask(days: float) -> State[Any]:
+    """Have a person asked about the version that waits, by a run of its own where a schedule runs this."""
+
+    def body(on_line: OnLine) -> tuple[str, str]:
+        version = registry.version_of(registry.model_of(None), registry.versions())
+        assert version
+        by_hand = f"`thaw approve {version.name}` puts it in use, `thaw reject {version.name}` turns it down"
+        schedule = deployment.name
+        if schedule and asking.ask(version.name, schedule, days):
+            return Verdict.COMPLETED, f"the run `approve {version.name}` asks; or {by_hand}"
+        return Verdict.COMPLETED, f"{version.name} waits for {days:g} days: {by_hand}"
+
+    return _carry_out("ask", body)
 
 
 @task(cache_policy=NO_CACHE, persist_result=False)

@@ -19,7 +19,7 @@ import threading
 import zoneinfo
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from importlib import import_module
 from operator import attrgetter
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from prefect.runner import Runner
 
 FLOW = "retrain"
+ASKS = "approve"  # the flow that asks a person, deployed beside each schedule under the same name
 NAME = "weekly"
 BREATH = 0.5  # seconds between two looks whether to stop
 CHECK = "import sys; from prefect.schedules import Cron; Cron(sys.argv[1])"
@@ -106,7 +107,7 @@ def _runner(client: "SyncPrefectClient", served: dict[str, dict[str, Any]], say:
     from prefect.runner import Runner
     from prefect.types.entrypoint import EntrypointType
 
-    retrain = import_module("flows.retrain").retrain  # the project's own flow
+    retrain, approve = (getattr(import_module(f"flows.{name}"), name) for name in (FLOW, ASKS))  # the project's own
     runner = Runner(name="thaw", limit=1, pause_on_shutdown=False)
     for word, what in served.items():
         deployment = retrain.to_deployment(
@@ -117,6 +118,9 @@ def _runner(client: "SyncPrefectClient", served: dict[str, dict[str, Any]], say:
         )
         added = runner.add_deployment(deployment)
         assert isinstance(added, UUID)
+        runner.add_deployment(
+            approve.to_deployment(word, tags=deployment.tags, entrypoint_type=EntrypointType.MODULE_PATH)
+        )
         if missed := _skip_missed(client, added):
             say(f"{word}: {missed} missed while nothing served it; the last one is caught up now")
     return runner
@@ -200,9 +204,14 @@ def set_paused(name: str | None, paused: bool, say: server.Say) -> None:
 
 def remove(name: str | None, say: server.Say) -> None:
     """Forget a schedule; its past runs stay."""
+    from prefect.exceptions import ObjectNotFound
+
     with _connected(say) as client:
         deployment = _find(client, name)
         client.delete_deployment(deployment.id)
+        with suppress(ObjectNotFound):
+            asks = client.read_deployment_by_name(f"{ASKS} {pipeline.project()}/{deployment.name}")
+            client.delete_deployment(asks.id)
         say(f"Removed {deployment.name}; its past runs stay")
 
 

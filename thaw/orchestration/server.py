@@ -21,7 +21,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 from types import FrameType
 from typing import IO
@@ -64,6 +64,14 @@ def answering() -> str | None:
     if not api and _lives(home):
         api = json.loads((home / "server.json").read_text())["api"]
     return api if api and answers(api) else None
+
+
+@contextmanager
+def running() -> Iterator[str | None]:
+    """The address of the configured or the project's own Prefect API if it answers; no server is started for it."""
+    api = answering()
+    with environment(api) if api else nullcontext():
+        yield api
 
 
 def ui(api: str) -> str:

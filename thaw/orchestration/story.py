@@ -34,7 +34,7 @@ from prefect.runtime import flow_run, task_run
 
 from thaw.formats import change, escaped, percent, score
 from thaw.progress import LINE
-from thaw.project import pipeline, results
+from thaw.project import compare, pipeline, results
 from thaw.project.stage import Verdict
 from thaw.report.drawing import data_uri
 from thaw.statistics.records import same_networks
@@ -159,12 +159,15 @@ def outcome() -> None:
             _show("markdown", "data", data, "Pictures by class and split, warnings, what was left out")
 
 
-def decision(decision: Mapping[str, Any], acted: bool = True) -> None:
-    """Show whether the new model takes the place of the one in use, and why; `acted`: whether it did."""
+def decision(decision: Mapping[str, Any], standing: str = "is") -> None:
+    """Show whether the new model "is" promoted, "would be", or "waits" for a person to say so, and why."""
     with _kept_apart("the decision"):
         verdict = "promoted" if decision.get("promoted") else "kept out"
-        described = f"The new model is {verdict}" if acted else f"The new model would be {verdict}"
-        _show("markdown", "promotion", results.promotion(decision, acted), described)
+        described = "The new model waits for a person" if standing == "waits" else f"The new model {standing} {verdict}"
+        page = [results.promotion(decision, standing)]
+        if drawn := compare.changes():
+            page += ["### Right until now, and wrong with the new model", picture("pictures that got worse", drawn)]
+        _show("markdown", "promotion", "\n\n".join(page), described)
 
 
 def status() -> None:

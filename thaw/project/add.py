@@ -87,7 +87,7 @@ def add_held(path: Path, new_classes: bool = False, on_line: OnLine = print, dry
     left_out = manifest.left_out(path, new)
     for warning in manifest.warnings_of_left_out(left_out):
         on_line(f"warning: {warning}")
-    if not (data.is_dir() and any(data.iterdir())):
+    if not workspace.has_content(data):
         finish("data", [sys.executable, "-m", "thaw.project.bring"], on_line)
     frozen = (data / "splits.csv").is_file()
     if config.prepare.folds and not frozen:

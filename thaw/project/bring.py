@@ -29,7 +29,7 @@ def data(_: Settings) -> None:
         raise InputError(
             f"data/ is a link to {DATA.resolve()}, and DVC pins no linked folder; copy the folder itself here"
         )
-    if DATA.is_dir() and any(DATA.iterdir()):
+    if workspace.has_content(DATA):
         print("data/ is there")
         if not (ROOT / "data.dvc").is_file():
             added = _dvc("add", "data")

@@ -1,29 +1,27 @@
 """compare: whether the new model takes the place of the one in use, judged on the test pictures of today.
 
-    python -m thaw.project.compare FOLDER VERSION [FOLDER VERSION]   # -> artifacts/promotion/decision.json
+    python -m thaw.project.compare FOLDER VERSION [FOLDER VERSION] [--new FOLDER VERSION]
 
-The first is the model in use, the second the best that was in use, if that is another one.
+The first is the model in use, the second the best that was in use, if that is another one; `--new` is the new one where
+it is not the model of the workspace. Writes artifacts/promotion/{decision.json,changes.png}.
 
 No DVC stage, since what it finds hangs on which model is in use. `run()` is how the flow starts it.
 """
 
 import hashlib
-import shutil
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from thaw.errors import InputError
-from thaw.project import phase, registry, results, settings, workspace
-from thaw.project.git import dvc
+from thaw.project import models, phase, registry, results, settings, workspace
 from thaw.project.registry import Version
 from thaw.project.settings import Settings
 from thaw.project.stage import OnLine, finish
-from thaw.project.stage import run as run_command
-from thaw.project.workspace import EVALUATE
+from thaw.project.workspace import DATA, EVALUATE
 from thaw.startup import search_less_for_garbage
 
 if TYPE_CHECKING:
@@ -34,6 +32,7 @@ if TYPE_CHECKING:
     from thaw.project.networks import Dataset
 
 MANIFEST = "artifacts/prepare/manifest.csv"
+CHANGES = "changes.png"  # test pictures that the model in use gets right and the new one wrong
 MANY = 20  # comparisons on the same test pictures; docs/operation.md shows what a year of them does
 
 
@@ -44,7 +43,7 @@ class Outcome:
     `state` is "first" (no model was in use), "same" (it is the model in use) or "compared" (with `champion`).
     `gain` and `falls` are those of `thaw.statistics.promotion.Decision`; `inputs` tells whether it need be found again.
     `anchor` is the best version that was in use, if that is another one, with the reason and gain of the comparison
-    with it. `notes` are sentences about what to distrust.
+    with it. `notes` are sentences about what to distrust. `model` is DVC's hash of the new model.
     """
 
     state: str
@@ -56,6 +55,7 @@ class Outcome:
     inputs: dict[str, Any]
     anchor: dict[str, Any] | None = None
     notes: list[str] = field(default_factory=list)
+    model: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """As plain values."""
@@ -67,6 +67,8 @@ def run(champion: Version | None, on_line: OnLine = print) -> Outcome:
     from thaw.report.promotion import page
 
     _folder().mkdir(parents=True, exist_ok=True)
+    if champion is None or champion.model == registry.model_of(None):
+        (_folder() / CHANGES).unlink(missing_ok=True)
     if champion is None:
         outcome = Outcome("first", None, True, "no model was in use", {}, [], {})
     elif champion.model == registry.model_of(None):
@@ -74,11 +76,27 @@ def run(champion: Version | None, on_line: OnLine = print) -> Outcome:
         outcome = Outcome("same", champion.name, False, reason, {}, [], {})
     else:
         outcome = _compared(champion, on_line)
+    outcome = replace(outcome, model=registry.model_of(None))
     _write(outcome)
     report = workspace.ROOT / "artifacts/report/report.html"
-    html = page(report.read_text(encoding="utf-8"), **outcome.to_json())
+    html = page(report.read_text(encoding="utf-8"), changes(), **outcome.to_json())
     (_folder() / "report.html").write_text(html, encoding="utf-8")
     return outcome
+
+
+def again(version: Version, champion: Version, on_line: OnLine = print) -> Outcome:
+    """Decide about a version that waited for a person, against the model that is in use by now."""
+    _folder().mkdir(parents=True, exist_ok=True)
+    outcome = replace(_compared(champion, on_line, version), model=version.model)
+    _write(outcome)
+    return outcome
+
+
+def changes() -> bytes:
+    """The test pictures that the model in use gets right and the new one wrong, the surest mistakes first, as PNG;
+    empty where there are none."""
+    picture = _folder() / CHANGES
+    return picture.read_bytes() if picture.is_file() else b""
 
 
 def decision() -> Outcome | None:
@@ -87,11 +105,11 @@ def decision() -> Outcome | None:
     return Outcome(**phase.read_json(path)) if path.is_file() else None
 
 
-def compare(config: Settings, others: list[tuple[Path, str]]) -> None:
+def compare(config: Settings, others: list[tuple[Path, str]], new: tuple[Path, str] | None = None) -> None:
     """The child process: the new model against the one in use, and against an anchor if there is one."""
     from thaw.data.manifest import labels_of, read_predictions
     from thaw.project import networks
-    from thaw.statistics.promotion import Limits, Points, aligned, decide
+    from thaw.statistics.promotion import Decision, Limits, Points, aligned, decide
 
     device = networks.use_resources(config)
     data = networks.dataset(config, "val", "test")
@@ -109,24 +127,32 @@ def compare(config: Settings, others: list[tuple[Path, str]]) -> None:
     rows = data.rows.loc[data.split("test")].reset_index(drop=True)
     predictions = read_predictions(EVALUATE / "predictions.csv")
     assert predictions["path"].tolist() == rows["path"].tolist(), "evaluate saw other test pictures"
-    challenger = predictions[[f"finetuned_p_{label}" for label in data.classes]].to_numpy()
-    own = (results.metrics().get("operating") or {}).get("finetuned") or {}
+    if new:
+        challenger, own_classes, own_cut = _said(config, data, device, *new)
+    else:
+        challenger = predictions[[f"finetuned_p_{label}" for label in data.classes]].to_numpy()
+        own_classes = data.classes
+        own_cut = ((results.metrics().get("operating") or {}).get("finetuned") or {}).get("threshold")
     grouped = (rows["group"] != "").any()
-    limits = Limits(**config.promote.model_dump())
-    decisions, notes = [], []
+    limits = Limits(**config.promote.model_dump(exclude={"approve", "wait"}))
+    decisions: list[Decision] = []
+    notes: list[str] = []
     for folder, version in others:
         probabilities, its_classes, cut = _said(config, data, device, folder, version)
-        classes = list(dict.fromkeys([*data.classes, *its_classes]))
+        classes = list(dict.fromkeys([*data.classes, *own_classes, *its_classes]))
+        before, after = aligned(probabilities, its_classes, classes), aligned(challenger, own_classes, classes)
         result = decide(
-            aligned(probabilities, its_classes, classes),
-            aligned(challenger, data.classes, classes),
+            before,
+            after,
             labels_of(rows, data.classes),
             classes,
             rows["group"].where(rows["group"] != "", rows["hash"]).tolist() if grouped else None,
             rows[data.meta["slices"]],
             limits,
-            Points(1, cut, own.get("threshold"), config.evaluate.promise) if two else None,
+            Points(1, cut, own_cut, config.evaluate.promise) if two else None,
         )
+        if not decisions:
+            _write_changes(_changed(rows, before, after, classes))
         decisions.append(result)
         notes += _learned(Path(f"{folder}.csv"), version, rows["hash"])
     result = decisions[0]
@@ -139,6 +165,30 @@ def compare(config: Settings, others: list[tuple[Path, str]]) -> None:
             outcome = replace(outcome, promoted=False, reason=reason)
     _write(outcome)
     print(f"{'promoted' if outcome.promoted else 'not promoted'}: {outcome.reason}", flush=True)
+
+
+def _changed(rows: "pd.DataFrame", before: Any, after: Any, classes: list[str]) -> "pd.DataFrame":
+    """The pictures that were right and are wrong now, the surest mistakes first."""
+    import pandas as pd
+
+    names = pd.Index(classes)
+    right, prediction = names[before.argmax(1)] == rows["label"], names[after.argmax(1)]
+    table = pd.DataFrame(
+        {"path": rows["path"], "label": rows["label"], "prediction": prediction, "confidence": after.max(1)}
+    )
+    worse: pd.DataFrame = table[right & (prediction != rows["label"])]
+    return worse.sort_values(["confidence", "path"], ascending=[False, True])
+
+
+def _write_changes(table: "pd.DataFrame") -> None:
+    from thaw.report.drawing import thumbnail
+    from thaw.report.mistakes import SHOWN, mistakes
+
+    worst = table.head(SHOWN)
+    picture = mistakes(worst, [thumbnail(DATA / path) for path in worst["path"]]) if len(worst) else b""
+    (_folder() / CHANGES).unlink(missing_ok=True)
+    if picture:
+        (_folder() / CHANGES).write_bytes(picture)
 
 
 def _said(
@@ -202,10 +252,13 @@ def _known(logits: "Tensor", labels: "pd.Series", classes: list[str]) -> "tuple[
     return logits[codes >= 0], codes[codes >= 0]
 
 
-def _compared(champion: Version, on_line: OnLine) -> Outcome:
+def _compared(champion: Version, on_line: OnLine, new: Version | None = None) -> Outcome:
+    """`new` is the new model where it is a version; else it is that of the workspace."""
+    if new and new.model == registry.model_of(None):
+        new = None
     versions = registry.versions()
     best = anchor(champion, versions, settings.read(workspace.ROOT / "params.yaml").promote.by)
-    inputs = _inputs(champion, best)
+    inputs = _inputs(champion, best) | ({"new": f"{new.name} {new.model}"} if new else {})
     previous = decision()
     if previous and previous.inputs == inputs:
         on_line(f"decided before: {previous.reason}")
@@ -217,6 +270,8 @@ def _compared(champion: Version, on_line: OnLine) -> Outcome:
                 others += [str(stack.enter_context(_files(best))), best.name]
             except InputError:
                 notes.append(f"{best.name}, the best that was in use, was not compared: its files are not to be had")
+        if new:
+            others += ["--new", str(stack.enter_context(_files(new))), new.name]
         finish("promote", [sys.executable, "-m", "thaw.project.compare", *others], on_line)
     outcome = decision()
     assert outcome, "the child process left no decision"
@@ -264,30 +319,10 @@ def _inputs(champion: Version, best: Version | None) -> dict[str, Any]:
 
 @contextmanager
 def _files(version: Version) -> Iterator[Path]:
-    """The files of a version, from DVC's cache or remote, for as long as the block lasts."""
-    folder = workspace.ROOT / ".dvc/tmp/thaw/champion" / version.name
-    table = Path(f"{folder}.csv")
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    lines: list[str] = []
-    get = ["get", ".", version.path, "--rev", version.commit, "--out", str(folder)]
-    try:
-        if run_command(dvc(*get), lines.append):
-            why = next(
-                (line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR: ")), "no reason given"
-            )
-            raise InputError(
-                f"the files of {version.name}, the model in use, are neither in DVC's cache nor in its remote ({why}); "
-                "bring them with `dvc fetch --all-tags`, or put another model in use with `thaw promote VERSION`"
-            )
-        table.unlink(missing_ok=True)
-        run_command(dvc("get", ".", MANIFEST, "--rev", version.commit, "--out", str(table)), lines.append)
+    """The files of a version while the block lasts, and beside them its table of pictures if there is one."""
+    with models.files(version) as folder:
+        models.get(version, MANIFEST, Path(f"{folder}.csv"))
         yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        table.unlink(missing_ok=True)
-        with suppress(OSError):  # the other version is there still
-            folder.parent.rmdir()
 
 
 def _folder() -> Path:
@@ -302,4 +337,7 @@ def _write(outcome: Outcome) -> None:
 
 if __name__ == "__main__":
     search_less_for_garbage()
-    phase.start(lambda config: compare(config, list(zip(map(Path, sys.argv[1::2]), sys.argv[2::2], strict=True))))
+    names = [word for word in sys.argv[1:] if word != "--new"]
+    asked = list(zip(map(Path, names[::2]), names[1::2], strict=True))
+    newest = asked.pop() if "--new" in sys.argv else None
+    phase.start(lambda config: compare(config, asked, newest))

@@ -38,7 +38,7 @@ def create(folder: Path, name: str | None = None, demo: bool = False) -> list[st
         lines += _dvc_repository(folder)
     except OSError as error:
         raise InputError(f"{folder} cannot become a project: {error.strerror} ({error.filename})") from None
-    _note(folder, name)
+    recipe.write({"project": name, "thaw": thaw.__version__} | recipe.current(folder), folder)
     _call(folder, "git", "add", "--force", "--", *texts, MADE, ".dvc/config", ".dvc/.gitignore")
     return lines
 
@@ -102,12 +102,6 @@ def _write(folder: Path, texts: dict[str, str]) -> list[str]:
     if existing:
         lines.append(f"kept {', '.join(existing)} as {'it is' if len(existing) == 1 else 'they are'}")
     return lines
-
-
-def _note(folder: Path, name: str) -> None:
-    """Write the name of the project, and what it was made with, into its thaw.yaml."""
-    workspace.ROOT = folder
-    recipe.write({"project": name, "thaw": thaw.__version__} | recipe.current())
 
 
 def _top(folder: Path) -> Path | None:

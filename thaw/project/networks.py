@@ -184,7 +184,7 @@ def meta_of(config: Settings, data: Dataset, folded: bool, parent: str | None) -
         "folded": folded,
         "data": data.meta["data"],
         "parent": parent,
-        "params": config.model_dump(exclude={"resources", "package", "retrain", "promote", "timeouts"}),
+        "params": config.model_dump(exclude={"resources", "package", "retrain", "promote", "export", "timeouts"}),
     }
 
 

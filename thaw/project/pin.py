@@ -49,8 +49,7 @@ class DataDiffers(InputError):
 
 def difference() -> Difference | None:
     """How data/ differs from data.dvc; None if it does not, or if one of them is missing."""
-    data = workspace.ROOT / "data"
-    if not (workspace.ROOT / "data.dvc").is_file() or not data.is_dir() or not any(data.iterdir()):
+    if not (workspace.ROOT / "data.dvc").is_file() or not workspace.has_content(workspace.ROOT / "data"):
         return None
     lines: list[str] = []
     # `dvc status` would only say "not in cache" if the cache lacks a file, even for data that

@@ -74,15 +74,17 @@ def listed(stage: dict[str, Any]) -> list[str]:
     return [key for entry in files for key in entry.get(NAME) or []]
 
 
-def current() -> dict[str, Any]:
-    """The recipe of the current code, packages and weights."""
+def current(root: Path | None = None) -> dict[str, Any]:
+    """The recipe of the current code, packages and weights; of the project in `root`, else of this
+    one."""
+    root = root or workspace.ROOT
     code, used = {}, set()
-    for phase in pipeline.stages():
-        if (file := _task(phase)).is_file():
+    for phase in pipeline.load(root / "dvc.yaml").get("stages", {}):
+        if (file := root / "tasks" / f"{phase}.py").is_file():
             modules, packages = _imported(file)
             code[phase] = _fingerprint(modules)
             used |= packages
-    return {"weights": _weights(), "code": code, "versions": {name: installed(name) for name in sorted(used)}}
+    return {"weights": _weights(root), "code": code, "versions": {name: installed(name) for name in sorted(used)}}
 
 
 def keys(phase: str) -> list[str]:
@@ -158,9 +160,9 @@ def refresh() -> dict[str, tuple[Any, Any]]:
     return differs
 
 
-def write(values: dict[str, Any]) -> None:
+def write(values: dict[str, Any], root: Path | None = None) -> None:
     """Write values into thaw.yaml; comments and other values stay."""
-    file = workspace.ROOT / NAME
+    file = (root or workspace.ROOT) / NAME
     yaml = YAML()
     content = (yaml.load(file) if file.is_file() else None) or CommentedMap()
     for key, value in values.items():
@@ -243,11 +245,11 @@ def installed(package: str) -> str | None:
         return None
 
 
-def _weights() -> str | None:
+def _weights(root: Path) -> str | None:
     """The hash of the file that backbone.weights names; None if it names no file."""
-    backbone = pipeline.read("params.yaml").get("backbone")
+    backbone = pipeline.load(root / "params.yaml").get("backbone")
     name = backbone.get("weights") if isinstance(backbone, dict) else None
-    path = workspace.ROOT / str(name)
+    path = root / str(name)
     if not name or not path.is_file():
         return None
     with path.open("rb") as opened:

@@ -1,8 +1,9 @@
 """Versions of the model and which of them is in use: git tags, named as gto names them.
 
-`classifier@v2.0.0` marks the commit of a version, `classifier#prod#3` the version in use from then on. So `gto show`
-lists them and `dvc artifacts get . classifier --stage prod` brings the model in use. A tagged experiment commit stays,
-whatever becomes of the experiment.
+`classifier@v2.0.0` marks the commit of a version, `classifier#prod#3` the version in use from then
+on. So `gto show` lists them and `dvc artifacts get . classifier --stage prod` brings the model in
+use. A tagged experiment commit stays, whatever becomes of the experiment. `classifier#waiting#4`
+marks a version that waits for a person, and `classifier#rejected#5` one that was turned down.
 """
 
 import json
@@ -21,6 +22,7 @@ from thaw.project.git import contents, git
 from thaw.project.journal import Journal
 
 NAME, STAGE = "classifier", "prod"
+WAITING, REJECTED = "waiting", "rejected"  # for a person to say yes; and somebody or something said no
 IDENTITY = "identity.json"  # in a package, kept in git
 UNNAMED = "artifacts/unfreeze/model"  # where the model lies if dvc.yaml does not say
 TOLD_BY = (
@@ -36,10 +38,12 @@ FIRST = "no model has a version yet; `thaw run --record` trains one and gives it
 
 @dataclass(frozen=True)
 class Version:
-    """A registered model: where it is, what it scored, what it learned from, and why it was registered.
+    """A registered model: where it is, what it scored, what it learned from, and why it was
+    registered.
 
-    `path` is where the model lies at the commit. `model` tells it from others: the identity of a package, else DVC's
-    hash; empty where there is no model.
+    `standing` is what was last decided about it, since `since`: prod, waiting or rejected; empty
+    where nothing was. `path` is where the model lies at the commit. `model` tells it from others:
+    the identity of a package, else DVC's hash; empty where there is no model.
     """
 
     name: str
@@ -51,12 +55,15 @@ class Version:
     data: str
     model: str
     message: str
+    standing: str = ""
+    since: datetime | None = None
 
 
 def versions() -> list[Version]:
     """All versions, the newest first."""
     events = _events()
     line = _line(events)
+    last = {event["version"]: event for event in events if event["event"] == "assignment"}
     registered = list(reversed(_registered(events).items()))
     commits = [event["commit"] for _, event in registered]
     texts = contents([f"{commit}:./{path}" for commit in commits for path in TOLD_BY])
@@ -73,6 +80,8 @@ def versions() -> list[Version]:
             data=hashes(pin).get("data", "")[:7],
             model=_model(identity, lock, path),
             message=event["message"],
+            standing=last[name]["stage"] if name in last else "",
+            since=last[name]["timestamp"] if name in last else None,
         )
         for (name, event), metrics, pin, lock, path, identity in zip(
             registered, texts[::4], texts[1::4], texts[3::4], paths, identities, strict=True
@@ -90,8 +99,24 @@ def version_of(model: str, known: list[Version]) -> Version | None:
     return next((version for version in known if version.model == model), None)
 
 
+def find(name: str) -> Version:
+    """The version of that name, with or without its v."""
+    return named(name, versions())
+
+
+def named(name: str, versions: list[Version]) -> Version:
+    """The one of these versions that has the name."""
+    full = f"v{name.strip().removeprefix('v')}"
+    for version in versions:
+        if version.name == full:
+            return version
+    names = ", ".join(version.name for version in reversed(versions))
+    raise InputError(f"there is no version '{name}'; there are {names}" if versions else FIRST)
+
+
 def model_of(commit: str | None) -> str:
-    """What tells the model at a commit, or (None) in the workspace, from others; empty where there is no model."""
+    """What tells the model at a commit, or (None) in the workspace, from others; empty where there
+    is no model."""
 
     def text(path: str) -> str:
         if commit:
@@ -134,9 +159,10 @@ def register(commit: str, message: str) -> Version:
     return known
 
 
-def enter(commit: str, message: str, promoted: bool) -> Version:
-    """Give the model at a commit a version, in use from then on if it was promoted: both, whenever this is killed."""
-    ENTERED.begin(commit=commit, message=message, promoted=promoted)
+def enter(commit: str, message: str, stage: str | None) -> Version:
+    """Give the model at a commit a version, and that version a stage if there is one: both,
+    whenever this is killed."""
+    ENTERED.begin(commit=commit, message=message, stage=stage)
     version = finish()
     assert version
     return version
@@ -148,26 +174,40 @@ def finish() -> Version | None:
     if not begun:
         return None
     version = register(begun["commit"], begun["message"])
-    if begun["promoted"]:
-        promote(version.name, begun["message"])
+    if begun.get("stage") not in (None, find(version.name).standing):
+        assign(version.name, begun["stage"], begun["message"])
     ENTERED.end()
     return version
 
 
 def promote(version: str, message: str) -> None:
     """Put a version in use; nothing happens if it is."""
-    name = f"v{version.strip().removeprefix('v')}"
+    if were_in_use()[-1:] != [find(version).name]:
+        assign(version, STAGE, message)
+
+
+def assign(version: str, stage: str, message: str) -> None:
+    """Decide about a version: prod, waiting or rejected."""
     events = _events()
-    known = _registered(events)
-    if name not in known:
-        raise InputError(f"there is no version '{version}'; there are {', '.join(known)}" if known else FIRST)
-    if _line(events)[-1:] != [name]:
-        numbers = [int(event["ref"].rsplit("#", 1)[1]) for event in events if "#" in event["ref"]]
-        _tag(f"{NAME}#{STAGE}#{max(numbers, default=0) + 1}", known[name]["commit"], message, events)
+    numbers = [int(event["ref"].rsplit("#", 1)[1]) for event in events if "#" in event["ref"]]
+    commit = find(version).commit
+    _tag(f"{NAME}#{stage}#{max(numbers, default=0) + 1}", commit, message, events)
+
+
+def in_use_when_asked(version: str) -> str | None:
+    """The name of the version that was in use when this one began to wait for a person."""
+    events = _events()
+    asked = max(
+        place
+        for place, event in enumerate(events)
+        if event["event"] == "assignment" and (event["version"], event["stage"]) == (version, WAITING)
+    )
+    return next(iter(_line(events[:asked])[-1:]), None)
 
 
 def rollback() -> Version:
-    """Put the version in use that was so before the present one; again, and it goes one further back."""
+    """Put the version in use that was so before the present one; again, and it goes one further
+    back."""
     line = _line(_events())
     if len(line) < 2:
         raise InputError(f"no version was in use before {line[0]}" if line else "no version is in use yet")
@@ -176,7 +216,8 @@ def rollback() -> Version:
 
 
 def were_in_use() -> list[str]:
-    """The versions that were in use one after the other, the present one last; what was rolled back is off it."""
+    """The versions that were in use one after the other, the present one last; what was rolled
+    back is off it."""
     return _line(_events())
 
 
@@ -194,7 +235,8 @@ def _registered(events: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
 
 
 def _line(events: list[dict[str, Any]]) -> list[str]:
-    """The versions that were in use one after the other, the present one last; what was rolled back is off it."""
+    """The versions that were in use one after the other, the present one last; what was rolled
+    back is off it."""
     line: list[str] = []
     for event in events:
         if event["event"] == "assignment" and event["stage"] == STAGE:

@@ -5,26 +5,16 @@ packages of that time (by uv), and the data from the cache or the remote. Then `
 runs. Nothing but the data comes from a cache, or nothing would be proven.
 """
 
-import json
 import os
-import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.metadata import distribution
 from pathlib import Path
-from typing import Any
-from urllib.parse import urlparse
-from urllib.request import url2pathname
 
-import thaw
 from thaw.errors import InputError
-from thaw.project import pipeline, recipe, registry, workspace
+from thaw.project import environments, pipeline, recipe, registry, workspace
 from thaw.project.git import dvc, git
 from thaw.project.stage import OnLine, finish
-
-DISTRIBUTION = "thaw-vision"
 
 
 @dataclass(frozen=True)
@@ -43,32 +33,21 @@ def reproduce(
     `source` is a wheel or a folder to install thaw from; `environment` is an environment that has
     it already.
     """
-    version = _version(name)
+    version = registry.find(name)
     project = _clone(version, folder or workspace.ROOT.parent / f"{workspace.ROOT.name}-{version.name}")
     on_line(f"{project} is the project as it was at {version.name} (commit {version.commit[:7]})")
-    thaw_yaml = pipeline.load(project / recipe.NAME)
-    if not thaw_yaml.get("thaw"):
+    if not pipeline.load(project / recipe.NAME).get("thaw"):
         raise InputError(
             f"{version.name} was made before projects had a {recipe.NAME}, which says what they were made with: in "
             f"{project}, follow its README"
         )
-    python = _environment(project, thaw_yaml, source, environment, on_line)
+    python = _python_in(environment) if environment else environments.python_for(project, source, on_line)
     _bring_data(project, python, on_line)
     lock = project / "dvc.lock"
     locked = registry.hashes(lock.read_text(encoding="utf-8"))
     finish("reproduce", [*_thaw_of(python), "-m", "dvc", "--cd", str(project), "repro", "--force"], on_line)
     computed = registry.hashes(lock.read_text(encoding="utf-8"))
     return [Output(path, computed.get(path) == digest) for path, digest in locked.items()]
-
-
-def _version(name: str) -> registry.Version:
-    known = registry.versions()
-    wanted = f"v{name.strip().removeprefix('v')}"
-    for version in known:
-        if version.name == wanted:
-            return version
-    there = ", ".join(version.name for version in known)
-    raise InputError(f"there is no version '{name}'; there are {there}" if known else registry.FIRST)
 
 
 def _clone(version: registry.Version, folder: Path) -> Path:
@@ -88,52 +67,11 @@ def _clone(version: registry.Version, folder: Path) -> Path:
     return folder.resolve() / inside
 
 
-def _environment(
-    project: Path, thaw_yaml: dict[str, Any], source: str | None, environment: Path | None, on_line: OnLine
-) -> Path:
-    """A Python with the thaw and the packages of the version's recipe."""
-    if environment:
-        python = environment.absolute() / "bin" / "python"
-        if not python.is_file():
-            raise InputError(f"{environment} is no Python environment: there is no {python}")
-        return python
-    versions: dict[str, str] = thaw_yaml.get("versions") or {}
-    own = (project / "thaw" / "__init__.py").is_file()
-    if not own and not source and thaw.__version__ == thaw_yaml["thaw"] and not _differ(versions):
-        return Path(sys.executable)
-    if shutil.which("uv") is None:
-        raise InputError(
-            f"{project} was made with thaw {thaw_yaml['thaw']} and other packages than are installed, and there is no "
-            "uv to install them: install uv, or name an environment that has them with --environment"
-        )
-    requirement = str(project) if own and not source else source or _installed_from(thaw_yaml["thaw"])
-    pins = [f"{package}=={version}" for package, version in versions.items() if version]
-    constraints = ["--constraint", str(project / "constraints.txt")] if (project / "constraints.txt").is_file() else []
-    target = project / ".venv"
-    on_line(f"making {target} with thaw {thaw_yaml['thaw']}, {', '.join(pins)}")
-    finish("environment", ["uv", "venv", "--quiet", str(target)], on_line)
-    python = target / "bin" / "python"
-    command = ["uv", "pip", "install", "--quiet", "--python", str(python), *constraints, requirement, *pins]
-    finish("environment", command, on_line)
+def _python_in(environment: Path) -> Path:
+    python = environment.absolute() / "bin" / "python"
+    if not python.is_file():
+        raise InputError(f"{environment} is no Python environment: there is no {python}")
     return python
-
-
-def _differ(versions: dict[str, str]) -> bool:
-    return any(recipe.installed(package) != version for package, version in versions.items())
-
-
-def _installed_from(version: str) -> str:
-    """Where thaw was installed from, according to PEP 610; raises if that is another version."""
-    noted = distribution(DISTRIBUTION).read_text("direct_url.json")
-    if thaw.__version__ != version:
-        raise InputError(
-            f"the version was made with thaw {version}, and {thaw.__version__} is installed: name the wheel of "
-            f"{version} with --from"
-        )
-    if noted is None:
-        return f"{DISTRIBUTION}=={version}"
-    url = json.loads(noted)["url"]
-    return url2pathname(urlparse(url).path) if url.startswith("file:") else str(url)
 
 
 def _bring_data(project: Path, python: Path, on_line: OnLine) -> None:

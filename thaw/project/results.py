@@ -71,11 +71,11 @@ def picture(name: str) -> bytes:
     return (workspace.ROOT / "artifacts/report" / f"{name}.png").read_bytes()
 
 
-def promotion(decision: Mapping[str, Any], acted: bool) -> str:
+def promotion(decision: Mapping[str, Any], standing: str) -> str:
     """Why a new model was promoted or not, as Markdown."""
     from thaw.report.promotion import markdown
 
-    return markdown(decision, acted)
+    return markdown(decision, standing)
 
 
 def name_of(changes: list[str]) -> str:

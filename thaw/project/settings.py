@@ -128,6 +128,7 @@ class Evaluate(Section):
 
 class Package(Section):
     sure: Limit
+    false_alarms: Share
     license: str | None
 
 
@@ -151,6 +152,12 @@ class Promote(Section):
     class_limit: Limit
     slice_limit: Limit
     smallest: Count
+    approve: Literal["nobody", "person"]
+    wait: Annotated[float, Field(gt=0)]
+
+
+class Export(Section):
+    margin: Limit
 
 
 class Timeouts(Section):
@@ -182,6 +189,7 @@ class Settings(Section):
     package: Package
     retrain: Retrain
     promote: Promote
+    export: Export
     timeouts: Timeouts
 
     def section(self, kind: type[S]) -> S:

@@ -87,7 +87,7 @@ def repro(stage: str, *flags: str, on_line: OnLine = print) -> Verdict:
         on_line(f"warning: DVC has {stage} as {verdict}, but {'; '.join(misfits)}: it runs again")
         return _verdict(stage, finish(stage, [*command, "--force"], on_line), otherwise=Verdict.COMPLETED)
     folder = workspace.ROOT / stage.removesuffix(".dvc")
-    missing = not (folder.is_dir() and any(folder.iterdir()))
+    missing = not workspace.has_content(folder)
     source = ask(stage, "thaw.project.bring", on_line=on_line)
     from thaw.project import pin  # which runs DVC with what is here
 

@@ -27,10 +27,14 @@ def check() -> None:
         )
 
 
+def has_content(folder: Path) -> bool:
+    """Whether there is such a folder with anything in it."""
+    return folder.is_dir() and any(folder.iterdir())
+
+
 def check_data() -> None:
     """Raise if the project has neither pictures nor a pin that says which to get."""
-    data = ROOT / "data"
-    if not (ROOT / "data.dvc").is_file() and not (data.is_dir() and any(data.iterdir())):
+    if not (ROOT / "data.dvc").is_file() and not has_content(ROOT / "data"):
         raise InputError(
             "there is neither data/ nor data.dvc: put your pictures into data/, in a folder for each class or with a "
             "labels.csv (see the README)"

@@ -44,6 +44,8 @@ LIMITS = """\
   pictures of the same kind would change; another training would change more.
 - Every picture is given one of the classes, also a picture that shows none of them.
 - A picture is called `unsure` where the most probable class has less than {sure}.
+- It is called `unlike` where its features are farther from those of the training than {far} of the validation pictures
+  are. That finds pictures of something else, not every picture on which the model is wrong.
 """
 
 
@@ -71,7 +73,7 @@ def card(meta: Mapping[str, Any], manifest: pd.DataFrame, licence: str | None) -
         _by_class(meta["results"]["classes"]),
         _by_slice(meta["results"]["slices"]),
         _operating(meta["operating"]),
-        LIMITS.format(sure=percent(meta["sure"])),
+        LIMITS.format(sure=percent(meta["sure"]), far=percent(1 - meta["unlike"]["false_alarms"])),
         _licences(meta, licence),
     ]
     return "\n".join(section for section in sections if section)

@@ -4,6 +4,7 @@ import base64
 import io
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
 NETWORKS = {"head": "head only", "finetuned": "fine-tuned"}
 COLOURS = {"head": "#3f7fb5", "finetuned": "#d9642a"}  # cold before the thaw, warm after it
 TINTS = {"head": "#eef4fa", "finetuned": "#fdf3ec"}
+THUMBNAIL = 320  # pixels of a shown picture's longer side
 INK, GREY, LINE = "#22303c", "#7b8794", "#cbd2d9"
 
 
@@ -58,3 +60,14 @@ def png_of(figure: "Figure", dots_per_inch: int = 150) -> bytes:
 def data_uri(png: bytes) -> str:
     """A picture as a data URI."""
     return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
+
+
+def thumbnail(path: Path) -> bytes:
+    """A picture of the data as PNG, small enough to show."""
+    from thaw.data.pictures import open_picture
+
+    picture = open_picture(path)
+    picture.thumbnail((THUMBNAIL, THUMBNAIL))
+    file = io.BytesIO()
+    picture.save(file, "PNG", optimize=True)
+    return file.getvalue()

@@ -11,10 +11,11 @@ from thaw.formats import percent, short
 from thaw.report.calibration import probabilities_of
 from thaw.report.drawing import COLOURS, GREY, INK, canvas, png_of
 
+SHOWN = 12  # of the worst
 BESIDE = 3  # mistakes in a row
 
 
-def worst_mistakes(predictions: pd.DataFrame, classes: Sequence[str], n: int = 12) -> pd.DataFrame:
+def worst_mistakes(predictions: pd.DataFrame, classes: Sequence[str], n: int = SHOWN) -> pd.DataFrame:
     """The fine-tuned network's most confident errors, most confident first.
 
     Columns: path, label, prediction, confidence (probability of the prediction), head_prediction.

@@ -5,12 +5,15 @@ from importlib import resources
 from typing import Any
 
 from thaw.formats import change, count, escaped, number, percent, score
+from thaw.report.drawing import data_uri
 from thaw.statistics.records import FIGURES, for_the_better
 
 
-def page(report: str, **decision: Any) -> str:
-    """The report with a section at its top: `promoted`, `reason`, `gain`, `falls`, and `champion`,
-    the model in use."""
+def page(report: str, changes: bytes = b"", **decision: Any) -> str:
+    """The report with a section at its top: `promoted`, `reason`, `gain`, `falls`, and `champion`, the model in use.
+
+    `changes` shows pictures that the new model gets wrong and the one in use does not.
+    """
     import jinja2
 
     environment = jinja2.Environment(
@@ -18,7 +21,8 @@ def page(report: str, **decision: Any) -> str:
     )
     template = resources.files(__package__).joinpath("promotion.html.jinja").read_text(encoding="utf-8")
     section = environment.from_string(template).render(
-        decision | {"rows": rows_of(decision["gain"], decision["falls"])}
+        decision
+        | {"rows": rows_of(decision["gain"], decision["falls"]), "changes": data_uri(changes) if changes else ""}
     )
     report = report.replace("<nav>", '<nav>\n    <a href="#promotion">Promotion</a>', 1)
     return report.replace("<main>", f"<main>\n\n{section}", 1)
@@ -50,13 +54,17 @@ def rows_of(gain: Mapping[str, Any], falls: Sequence[Mapping[str, Any]]) -> list
     return rows
 
 
-def markdown(decision: Mapping[str, Any], acted: bool = True) -> str:
-    """The decision as Markdown: the verdict, its reason, and the change of each class and
-    slice."""
+def markdown(decision: Mapping[str, Any], standing: str = "is") -> str:
+    """A promotion's decision as Markdown: the verdict, its reason, what each class and slice lost or won.
+
+    `standing`: the model "is" promoted, "would be" in a run that records nothing, or "waits" for a person to say so.
+    """
     gain, falls = decision.get("gain") or {}, decision.get("falls") or []
     champion = escaped(decision.get("champion") or "the model in use")
     verdict = "Promoted: this model is in use now" if decision.get("promoted") else f"Kept: {champion} stays in use"
-    if not acted:
+    if standing == "waits":
+        verdict = "Good enough, and waits for a person to say yes"
+    if standing == "would be":
         verdict = f"Would be {verdict[0].lower()}{verdict[1:].split(':')[0]}; nothing was changed"
     reason = escaped(decision.get("reason") or "no reason was given")
     lines = [f"**{verdict}**", "", f"{reason[0].upper()}{reason[1:]}."]

@@ -76,6 +76,13 @@ def threshold(scores: Scores, positive: Mask, promise: str, at_least: float) -> 
     return float(scores[order][last_of_ties[best]])
 
 
+def decided(scores: Scores, cut: float | None) -> NDArray[np.int64]:
+    """The class that is decided on for each picture by probabilities (n, classes): the most probable one, or of two the
+    second where it reaches the threshold `cut`."""
+    codes: NDArray[np.int64] = scores.argmax(1) if cut is None else (scores[:, 1] >= cut).astype(np.int64)
+    return codes
+
+
 def at_threshold(scores: Scores, positive: Mask, cut: float, groups: Sequence[str] | None) -> dict[str, Any]:
     """Recall, precision and specificity of `scores >= cut`, each with its 95 % interval (over
     whole groups)."""

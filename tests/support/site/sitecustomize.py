@@ -1,10 +1,10 @@
-"""Every Python that a test starts reads this first: `python -m dvc` and `thaw phase` are forked from warm processes.
+"""Every Python that a test starts reads this first: DVC, phases and workers' flow runs are forked from warm processes.
 
 tests/conftest.py puts this folder on PYTHONPATH and names the folder of the sockets of tests/support/commands.py, which
 does the work. Importing DVC takes most of the time of most of its commands, and the suite calls it a thousand times;
-importing torch takes most of the time of a phase on small pictures. This process stays as the one that the caller sees:
-it hands over its arguments, folder, environment and open files, passes signals on, and ends as the command ended. If
-anything is in the way, it runs the command itself.
+the same is true of torch in a phase on small pictures and of prefect in a flow of toys. This process stays as the one
+that the caller sees: it hands over its arguments, folder, environment and open files, passes signals on, and ends as
+the command ended. If anything is in the way, it runs the command itself.
 """
 
 import os
@@ -23,12 +23,14 @@ def _slow() -> str | None:
 def _command() -> tuple[str, str, list[str]] | None:
     """Who forks this command, its program and its arguments; None if nobody does, as where a test is about its end."""
     known = os.environ.get("THAW_WARM_PREFIX", "").split(os.pathsep)  # environments with these packages
-    if sys.prefix not in known or "THAW_WARM" not in os.environ or _slow() in sys.orig_argv:
+    if sys.prefix not in known or not os.environ.get("THAW_WARM") or _slow() in sys.orig_argv:
         return None
     first, *rest = [*sys.orig_argv[1:], ""]
     if first == "-m" and rest[0] in ("dvc", "thaw.project.send"):
         return "dvc", rest[0], rest[1:-1]
-    if first == "-m" and rest[0].startswith("tasks."):
+    if first == "-m" and rest[0] in ("prefect.engine", "prefect.runner._workspace_supervisor") and not _slow():
+        return "flow", rest[0], rest[1:-1]
+    if first == "-m" and (rest[0].startswith("tasks.") or rest[0] == "thaw.project.compare"):
         return "torch", rest[0], rest[1:-1]
     if first.endswith("/bin/dvc"):
         return "dvc", "dvc", rest[:-1]

@@ -1,0 +1,62 @@
+"""The flow that asks a person whether a version is put in use, where `promote.approve` is person.
+
+    thaw approve v3.0.0      # or reject: the answer at a terminal, instead of the form of the suspended run in the UI
+
+It shows the comparison and the pictures that the new model gets wrong, and is suspended until somebody answers.
+Prefect then runs it from the top.
+"""
+
+from typing import Any
+from uuid import UUID
+
+from prefect import flow, suspend_flow_run
+from prefect.input import RunInput
+from prefect.runtime import flow_run
+from prefect.states import Completed, Failed
+
+from thaw.errors import InputError
+from thaw.orchestration import asking, story
+from thaw.project import approvals, compare, pipeline, registry
+from thaw.project import overrides as changes
+from thaw.project.registry import WAITING
+
+
+class Answer(RunInput):
+    """The form in the UI."""
+
+    put_it_in_use: bool
+    note: str = ""
+
+
+@flow(name=f"approve {pipeline.project()}", persist_result=False)
+def approve(version: str, close: bool = False) -> Any:
+    """Ask about a version, and do what the answer says.
+
+    Args:
+        version: such as v3.0.0.
+        close: ask no more; the version is not put in use if nobody has answered for `promote.wait` days.
+    """
+    try:
+        if close:
+            message = approvals.close(version, changes.settings_with([]).promote.wait)
+        elif registry.find(version).standing != WAITING:
+            message = f"{version} {approvals.STANDINGS[registry.find(version).standing]}"
+        else:
+            shown = compare.decision()
+            if shown and shown.model == registry.find(version).model:
+                story.decision(shown.to_json(), "waits")
+            form = Answer.with_initial_data(description=f"Is {version} put in use?", put_it_in_use=False)
+            answer = suspend_flow_run(wait_for_input=form, key="answer")
+            act = approvals.approve if answer.put_it_in_use else approvals.reject
+            message = act(version, answer.note)
+        if registry.find(version).standing != WAITING:
+            asking.end(version, message, but=UUID(flow_run.id))
+        return Completed(message=message)
+    except InputError as error:
+        return Failed(message=str(error), data=error)
+    finally:
+        story.finish()
+
+
+if __name__ == "__main__":
+    approve.serve()

@@ -1,0 +1,55 @@
+"""Laws of `thaw explain` and `thaw serve` as commands: what they say in the end, and what they refuse to begin with."""
+
+from pathlib import Path
+
+import pytest
+from packages import Packaged, make
+from typer.testing import CliRunner, Result
+
+from thaw.cli import app
+from thaw.project import workspace
+
+
+@pytest.fixture(scope="module")
+def packaged(tmp_path_factory: pytest.TempPathFactory) -> Packaged:
+    return make(tmp_path_factory.mktemp("packaged"))
+
+
+@pytest.fixture(autouse=True)
+def _in_no_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(workspace, "ROOT", tmp_path)
+
+
+def run(*words: str | Path) -> Result:
+    return CliRunner().invoke(app, [*map(str, words)])
+
+
+def test_explain_says_what_it_drew_and_where(packaged: Packaged, tmp_path: Path) -> None:
+    (tmp_path / "b.png").write_bytes(b"no picture")
+    done = run("explain", packaged.pictures / "noise", "b.png", "--out", "maps", "--model", packaged.folder)
+    assert done.exit_code == 0, done.output
+    said = "8 of 9 pictures drawn into maps; maps.csv there lists them; 1 could not be read"
+    assert done.stdout.splitlines()[-1] == said
+    assert len(list((tmp_path / "maps").iterdir())) == 9
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["explain", "--out", "maps", "--model", "PACKAGE"], "no pictures given"),
+        (["explain", "PICTURES", "--out", "maps"], "is in none: name the folder of a package"),
+        (["explain", "-", "--out", "maps", "--model", "PACKAGE"], "no pictures came in"),
+        (["serve", "--model", "nowhere"], "there is no model 'nowhere'"),
+        (["serve", "--model", "PACKAGE", "--host", "0.0.0.0"], "can be reached from other machines"),
+        (["serve", "--model", "PACKAGE", "--host", "203.0.113.1", "--token", "x"], "cannot listen on 203.0.113.1:8000"),
+    ],
+)
+def test_whatever_cannot_be_is_one_sentence_and_exit_code_two(
+    packaged: Packaged, words: list[str], sentence: str
+) -> None:
+    names = {"PACKAGE": packaged.folder, "PICTURES": packaged.pictures}
+    done = run(*(names.get(word, word) for word in words))
+    assert done.exit_code == 2
+    assert sentence in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("error: ")

@@ -1,0 +1,67 @@
+"""A law of every family of networks: its export says what it says. `pytest -m every_family` asks for all of them."""
+
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from families import ONE_OF_EACH_FAMILY, size_for
+
+from thaw.data.pictures import Normaliser, Pictures, Shape
+from thaw.learning.backbones import Classifier, create, preprocessing_of
+from thaw.learning.folding import fold_batchnorm
+from thaw.learning.prediction import predict
+from thaw.model import onnx, proof
+from thaw.model.model import Answers
+from thaw.model.package import Package
+from thaw.statistics import calibration
+
+EVERY_DAY = ("efficientnet_lite0", "vit_b_32")
+
+
+def each() -> list[Any]:
+    rare = [pytest.mark.every_family, pytest.mark.slow]
+    return [
+        pytest.param(name, marks=pytest.mark.slow if name in EVERY_DAY else rare, id=name)
+        for name in ONE_OF_EACH_FAMILY
+    ]
+
+
+def network(name: str, shape: Shape) -> Classifier:
+    """With random weights, BatchNorms that have seen something, and these folded where they can be."""
+    torch.manual_seed(0)
+    model = create(name, "random", 3, shape.size).eval()
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = 1.0
+            module.train()
+    with torch.no_grad():
+        model(torch.randn(4, 3, shape.size, shape.size))
+    fold_batchnorm(model.eval(), shape.blank())
+    return model
+
+
+@pytest.mark.parametrize("name", each())
+def test_an_export_of_every_family_says_what_evaluate_says(name: str, tmp_path: Path) -> None:
+    shape, preprocessing = (
+        Shape(size_for(name), size_for(name), "bilinear", "whole", 3),
+        preprocessing_of(name, "random"),
+    )
+    pixels = np.random.default_rng(0).integers(0, 256, (5, shape.size, shape.size, 3), dtype=np.uint8)
+    model = network(name, shape)
+    normalise = Normaliser(preprocessing, torch.device("cpu"))
+    logits = predict(deepcopy(model), Pictures([], shape, pixels, 1), np.arange(5), normalise, 8, 5)
+    temperature = float(logits.std())  # so that no probability is near to 0 or 1
+    about = Package.of(
+        {"classes": ["a", "b", "c"], "shape": shape.to_json(), "preprocessing": preprocessing.to_json()}
+        | {"views": "square", "temperature": temperature, "operating": None, "sure": 0.7, "unlike": None}
+    )
+    onnx.write_graph(onnx.Graph(model, about).eval(), about, tmp_path / "model.onnx")
+    exported = onnx.Exported(tmp_path / "model.onnx")
+    wanted = Answers(calibration.probabilities(logits, temperature), None)
+    for rows in (slice(None), slice(1)):  # any number of pictures at once
+        found = proof.agreement(Answers(wanted.probabilities[rows], None), exported(pixels[rows]), None)
+        assert found.holds(), found
+    assert wanted.probabilities.min() > 0.01

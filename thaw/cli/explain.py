@@ -1,0 +1,46 @@
+"""`thaw explain`."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from thaw.cli.endings import say, user_mistakes
+from thaw.errors import InputError
+from thaw.startup import search_less_for_garbage
+
+
+def explain(
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="A new folder for a PNG of each picture and a table.")],
+    paths: Annotated[
+        list[str] | None,
+        typer.Argument(help="Pictures, folders, archives (.zip, .tar), a CSV with a column path, or - for a list."),
+    ] = None,
+    model: Annotated[
+        str, typer.Option(help="prod (the model in use), a version such as v2.0.0, or a package's folder.")
+    ] = "prod",
+    label: Annotated[
+        str | None, typer.Option("--class", metavar="NAME", help="Evidence for this class, not for the most probable.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+) -> None:
+    """Draw over pictures where the model looked: orange speaks for the class, blue against it."""
+    search_less_for_garbage()
+    with user_mistakes():
+        from thaw.model import sources
+        from thaw.model.explain import TABLE, explain
+        from thaw.progress import Progress
+        from thaw.project import models
+
+        sources.check(paths or [])
+        rows = explain(models.load(model, device), sources.pictures(paths or [], sys.stdin), out, label)
+        progress, unreadable = Progress(sources.count(paths or [])), 0
+        for row in rows:
+            progress.step(1, "explained")
+            unreadable += bool(row.error)
+        if not progress.done:
+            raise InputError("no pictures came in: - reads paths, one a line")
+        drawn = progress.done - unreadable
+        rest = f"; {unreadable} could not be read" if unreadable else ""
+        say(f"{drawn} of {progress.done} pictures drawn into {out}; {TABLE} there lists them{rest}")

@@ -1,0 +1,45 @@
+"""An exported network, used with numpy, Pillow and onnxruntime alone.
+
+    python reference.py model.onnx cell.png photograph.jpg
+
+thaw proves every export with this file, and writes it beside the network.
+"""
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+
+from thaw.data.pixels import Geometry, decode
+
+
+class Exported:
+    """A network in a file; `about` is all that it says of itself."""
+
+    def __init__(self, file: str | Path) -> None:
+        self.session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+        metadata = self.session.get_modelmeta().custom_metadata_map
+        self.about = {name: json.loads(value) for name, value in metadata.items()}
+
+    def __call__(self, paths: Sequence[str | Path]) -> tuple[np.ndarray, np.ndarray]:
+        """Calibrated probabilities (n, classes) and features (n, d) of picture files."""
+        pixels = np.stack([decode(path, Geometry(**self.about["shape"])) for path in paths])
+        probabilities, features = self.session.run(["probabilities", "features"], {"pixels": pixels})
+        return probabilities, features
+
+    def decision(self, probabilities: np.ndarray) -> str:
+        """The class that probabilities (classes,) of a picture mean: of two, the second from its threshold on."""
+        threshold = (self.about["operating"] or {}).get("threshold")
+        number = probabilities.argmax() if threshold is None else int(probabilities[1] >= threshold)
+        return str(self.about["classes"][number])
+
+
+if __name__ == "__main__":
+    network = Exported(sys.argv[1])
+    for path in sys.argv[2:]:
+        shares = network([path])[0][0]
+        named = dict(zip(network.about["classes"], shares.tolist(), strict=True))
+        print(json.dumps({"path": path, "decision": network.decision(shares), "probabilities": named}))

@@ -1,0 +1,61 @@
+"""The runs of the flow `approve` that ask a person about a version: made after a retraining, ended with the answer.
+
+Each is a run of the deployment `approve PROJECT/NAME` beside the schedule `retrain PROJECT/NAME`. It is suspended while
+it waits, so no process and no lock stands for it, and the server keeps it through a reboot. A second run, due after
+`promote.wait` days, closes what nobody answered.
+"""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from prefect import get_client
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.filters import FlowFilter, FlowFilterName
+from prefect.client.schemas.objects import FlowRun, State, StateType
+from prefect.exceptions import ObjectNotFound
+from prefect.states import Scheduled
+
+from thaw.project import pipeline
+
+
+def flow_name() -> str:
+    """The name of this project's flow."""
+    return f"approve {pipeline.project()}"
+
+
+def ask(version: str, schedule: str, days: float) -> bool:
+    """Have a person asked about a version by a run of its own; whether the schedule has one that asks."""
+    with get_client(sync_client=True) as client:
+        try:
+            deployment = client.read_deployment_by_name(f"{flow_name()}/{schedule}")
+        except ObjectNotFound:
+            return False
+        later = datetime.now(UTC) + timedelta(days=days)
+        for state, close in ((None, False), (Scheduled(scheduled_time=later), True)):
+            client.create_flow_run_from_deployment(
+                deployment.id,
+                state=state,
+                parameters={"version": version, "close": close},
+                name=f"{'close' if close else 'approve'} {version}",
+                idempotency_key=f"{deployment.id} {version} {close}",
+            )
+    return True
+
+
+def end(version: str, message: str, but: UUID | None = None) -> None:
+    """Tell the runs that ask about a version that it is decided; `but` is the one that knows."""
+    with get_client(sync_client=True) as client:
+        for run in _open(client, version):
+            if run.id == but:
+                continue
+            if run.state and run.state.type == StateType.PAUSED:
+                answered: State[Any] = State(type=StateType.COMPLETED, name="Answered", message=message)
+                client.set_flow_run_state(run.id, answered, force=True)
+            elif run.state and run.state.type == StateType.SCHEDULED:
+                client.delete_flow_run(run.id)
+
+
+def _open(client: SyncPrefectClient, version: str) -> list[FlowRun]:
+    runs = client.read_flow_runs(flow_filter=FlowFilter(name=FlowFilterName(any_=[flow_name()])))
+    return [run for run in runs if run.parameters.get("version") == version and run.state and not run.state.is_final()]

@@ -1,0 +1,65 @@
+"""A version that waits for a person, and what the answer does: `thaw approve`, `thaw reject`, the flow `approve`."""
+
+from datetime import UTC, datetime, timedelta
+
+from thaw.errors import InputError
+from thaw.project import compare, registry
+from thaw.project.lock import only_retraining
+from thaw.project.registry import REJECTED, STAGE, WAITING, Version
+from thaw.project.stage import OnLine
+
+STANDINGS = {STAGE: "was put in use", REJECTED: "was turned down", "": "never waited"}
+
+
+def waiting(name: str) -> Version:
+    """The version of that name, if it waits for a person."""
+    version = registry.find(name)
+    if version.standing != WAITING:
+        known = [each.name for each in registry.versions() if each.standing == WAITING]
+        others = f"; {', '.join(known)} {'wait' if known[1:] else 'waits'}" if known else "; no version waits"
+        raise InputError(
+            f"{version.name} waits for nobody, it {STANDINGS[version.standing]}{others} "
+            f"(`thaw promote {version.name}` puts it in use all the same)"
+        )
+    return version
+
+
+def approve(name: str, note: str, on_line: OnLine = print) -> str:
+    """Put a version in use because a person says so; what came of it, in a sentence.
+
+    Where another model is in use than the one it was compared with, it is compared with that one first.
+    """
+    with only_retraining(f"approve {name}"):
+        version = waiting(name)
+        champion = registry.in_use(registry.versions())
+        if champion and champion.name != registry.in_use_when_asked(version.name):
+            outcome = compare.again(version, champion, on_line)
+            if not outcome.promoted:
+                reason = f"{champion.name} is in use meanwhile: {outcome.reason}"
+                registry.assign(version.name, REJECTED, reason)
+                return f"{version.name} was not put in use, {reason}"
+        registry.assign(version.name, STAGE, _message("approved", note))
+    return f"{version.name} is in use"
+
+
+def reject(name: str, note: str) -> str:
+    """Turn a version down because a person says so."""
+    version = waiting(name)
+    registry.assign(version.name, REJECTED, _message("rejected", note))
+    return f"{version.name} was turned down"
+
+
+def close(name: str, days: float) -> str:
+    """Turn a version down that waited for so many days; nothing happens if somebody answered."""
+    version = registry.find(name)
+    if version.standing != WAITING:
+        return f"{version.name} {STANDINGS[version.standing]}"
+    assert version.since
+    if datetime.now(UTC) - version.since < timedelta(days=days):
+        return f"{version.name} waits for a person until {version.since + timedelta(days=days):%Y-%m-%d %H:%M} UTC"
+    registry.assign(version.name, REJECTED, f"nobody answered in {days:g} days")
+    return f"{version.name} was not put in use: nobody answered in {days:g} days"
+
+
+def _message(verdict: str, note: str) -> str:
+    return f"{verdict}: {note}" if note.strip() else f"{verdict} by a person"
