@@ -16,6 +16,7 @@ from thaw.data.manifest import labels_of, write_table
 from thaw.data.pictures import VIEWS, Normaliser, in_batches
 from thaw.learning import checkpoint, forgetting, processes
 from thaw.learning.backbones import Classifier, old_head
+from thaw.learning.cut import Pair
 from thaw.learning.folding import fold_batchnorm
 from thaw.learning.prediction import predict
 from thaw.progress import Progress
@@ -37,17 +38,19 @@ def evaluate(config: Settings) -> None:
     for split, pictures in (("val", val), ("test", test)):
         processes.check(split, len(pictures))
     views, normalise = VIEWS[config.evaluate.views], Normaliser(networks.preprocessing(data), device)
-    progress = Progress(len(NETWORKS) * (len(val) + len(test)) * views)
-    models, metas, logits = {}, {}, {}
+    models, metas = {}, {}
     for name, folder in NETWORKS.items():
         models[name], metas[name] = checkpoint.load(folder)
         if not metas[name]["folded"]:
             fold_batchnorm(models[name], data.pictures.shape.blank())
         models[name].to(device)
-        logits[name] = [
-            predict(models[name], data.pictures, rows, normalise, views, config.evaluate.batch_size, progress, name)
-            for rows in (val, test)
-        ]
+    pair = Pair(models["head"], models["finetuned"], data.pictures.shape.blank().to(device))
+    progress = Progress((len(val) + len(test)) * views)
+    both = [
+        predict(pair, data.pictures, rows, normalise, views, config.evaluate.batch_size, progress, "both networks")
+        for rows in (val, test)
+    ]
+    logits = {name: [each[:, number] for each in both] for number, name in enumerate(NETWORKS)}
     if not processes.first():
         return
 

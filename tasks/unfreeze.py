@@ -17,13 +17,16 @@ from torch import nn
 from thaw.data.pictures import VIEWS, Normaliser
 from thaw.errors import InputError
 from thaw.learning import checkpoint, processes
-from thaw.learning.backbones import Classifier
+from thaw.learning.activations import Frozen
+from thaw.learning.backbones import Classifier, blocks
 from thaw.learning.batches import Split, TrainingData
+from thaw.learning.convolutions import quicken
+from thaw.learning.cut import cut
 from thaw.learning.folding import fold_batchnorm
 from thaw.learning.freezing import scale_dropout
 from thaw.learning.freezing import unfreeze as unfreeze_blocks
 from thaw.learning.losses import cross_entropy, lowest_loss
-from thaw.learning.machine import compiling_pays
+from thaw.learning.machine import compiling_pays, cpu_has_bfloat16, use_bfloat16
 from thaw.learning.training import FineTuning, adapt_batchnorm, fine_tune, one_class_warning
 from thaw.project import networks, phase
 from thaw.project.scratch import finished
@@ -43,7 +46,7 @@ def unfreeze(config: Settings) -> None:
         seed=config.seed,
         learning_rate=config.head.learning_rate,
         views=VIEWS[config.unfreeze.views],
-        **config.unfreeze.model_dump(exclude={"blocks", "batchnorm", "views", "drop", "label_smoothing"}),
+        **config.unfreeze.model_dump(exclude={"blocks", "batchnorm", "views", "precision", "drop", "label_smoothing"}),
     )
     training_data = TrainingData(
         data.pictures, normalise, Split(train, data.targets[train]), Split(val, data.targets[val])
@@ -71,9 +74,14 @@ def unfreeze(config: Settings) -> None:
     if folded:
         fold_batchnorm(model.cpu(), data.pictures.shape.blank())
     networks.place(model, device, config)
+    if config.unfreeze.precision == "bfloat16":
+        _multiply_in_bfloat16(model, device)
+    scale_dropout(model, config.unfreeze.drop)
+    frozen = None
     if selection != "gradual" and compiling_pays(config.resources.compile, device, len(train) * fine_tuning.epochs):
         model.compile()
-    scale_dropout(model, config.unfreeze.drop)
+    elif selection != "gradual" and processes.world_size() == 1:
+        frozen = _frozen(model, data.pictures.shape.blank().to(device), config.resources.activations_gb * 1e9)
     parent = checkpoint.weights_hash(HEAD / "model")
     scratch = SCRATCH / f"unfreeze-{key(config, fine_tuning, data.meta, parent, device)}.pt"
     trained = fine_tune(
@@ -84,6 +92,7 @@ def unfreeze(config: Settings) -> None:
         criterion=lowest_loss(class_weights),
         unfreeze=partial(unfreeze_blocks, model, selection, batchnorm, epochs=fine_tuning.epochs),
         scratch_file=scratch,
+        frozen=frozen,
     )
     if sentence := one_class_warning(trained, data.classes, data.targets[train]):
         print(f"warning: {sentence}", flush=True)
@@ -91,6 +100,25 @@ def unfreeze(config: Settings) -> None:
         meta = networks.meta_of(config, data, folded, parent)
         networks.write_network(UNFREEZE, trained.weights, trained.kept, trained.history, meta)
         finished(scratch, "artifacts/unfreeze/model")
+
+
+def _multiply_in_bfloat16(model: Classifier, device: torch.device) -> None:
+    """On a CPU only what is quicker that way."""
+    if device.type != "cpu":
+        use_bfloat16(model, device)
+        return
+    quicken(model, mixed=True)
+    if not cpu_has_bfloat16():
+        print(
+            "warning: unfreeze.precision is bfloat16, which this processor is slow at: float32 is quicker", flush=True
+        )
+
+
+def _frozen(model: Classifier, example: torch.Tensor, most: float) -> Frozen | None:
+    """The blocks before the first that is trained, if the network can be cut there."""
+    trained = [any(each.requires_grad for each in block.parameters) for block in blocks(model.backbone)]
+    parts = cut(model, trained.index(True), example)
+    return Frozen(parts, SCRATCH, most) if parts else None
 
 
 def key(config: Settings, fine_tuning: FineTuning, meta: dict[str, Any], parent: str, device: torch.device) -> str:

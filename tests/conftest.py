@@ -57,12 +57,17 @@ LONGEST = (
     "test_operation",
     "test_record",
     "test_end_to_end",
+    "test_ui",
+    "test_phases",
     "test_families",
+    "test_training",
 )
 # files whose tests call DVC again and again, without the toy of this module
 CALL_DVC = (
+    "test_create",
     "test_data",
     "test_experiment",
+    "test_pin",
     "test_pipeline",
     "test_provenance",
     "test_recipe",

@@ -53,9 +53,9 @@ def states_of(run_id: str) -> dict[str, str]:
 
 
 def run_id_in(output: str) -> str:
-    found = re.findall(r"/v2/runs/flow-run/([0-9a-f-]{36})", output)
-    assert found, output
-    return str(found[-1])
+    result = re.findall(r"/v2/runs/flow-run/([0-9a-f-]{36})", output)
+    assert result, output
+    return str(result[-1])
 
 
 @pytest.fixture(scope="module")
@@ -126,14 +126,14 @@ def test_artifacts_of_the_run_are_on_the_server(first_run: str) -> None:
 
     async def ask() -> dict[str, str]:
         async with get_client() as client:
-            found = await client.read_artifacts(artifact_filter=ArtifactFilter(flow_run_id={"any_": [first_run]}))
-            return {artifact.key: artifact.type for artifact in found if artifact.key}
+            result = await client.read_artifacts(artifact_filter=ArtifactFilter(flow_run_id={"any_": [first_run]}))
+            return {artifact.key: artifact.type for artifact in result if artifact.key}
 
     kinds = asyncio.run(ask())
-    wanted = {"metrics": "table", "summary": "markdown"}
-    wanted |= {"learning-curves-head": "markdown", "learning-curves-unfreeze": "markdown"}
-    wanted |= {f"progress-{phase}": "progress" for phase in ("embed", "head", "unfreeze")}
-    assert wanted.items() <= kinds.items()
+    expected = {"metrics": "table", "summary": "markdown"}
+    expected |= {"learning-curves-head": "markdown", "learning-curves-unfreeze": "markdown"}
+    expected |= {f"progress-{phase}": "progress" for phase in ("embed", "head", "unfreeze")}
+    assert expected.items() <= kinds.items()
 
 
 def test_dvc_repro_after_the_flow_and_the_flow_after_dvc_repro_do_nothing(workspace: Path, first_run: str) -> None:

@@ -29,12 +29,12 @@ def direct_requirements() -> list[Requirement]:
 
 
 def pins() -> dict[str, Version]:
-    found = {}
+    result = {}
     for line in (ROOT / "constraints.txt").read_text().splitlines():
         if line and not line.startswith("#"):
             name, version = line.split("==")
-            found[canonicalize_name(name)] = Version(version)
-    return found
+            result[canonicalize_name(name)] = Version(version)
+    return result
 
 
 def tracked_files() -> list[Path]:
@@ -85,7 +85,7 @@ def needed_here() -> Iterator[str]:
         for line in metadata.requires(name) or []:
             needed = Requirement(line)
             environments = [{"extra": extra} for extra in ("", *extras)]
-            if needed.marker is None or any(needed.marker.evaluate(each) for each in environments):
+            if needed.marker is None or any(needed.marker.evaluate(environment) for environment in environments):
                 waiting.append((needed, frozenset(needed.extras)))
 
 

@@ -102,8 +102,8 @@ def projects(tmp_path_factory: pytest.TempPathFactory, installation: Installatio
         small(made[-1], number)
         git(made[-1], "add", "--all")
         git(made[-1], "commit", "--quiet", "--message", "a project")
-        said = installation.well(folder, "-C", name, "run", *(["--record"] if number else []))
-        assert ", ".join(PHASES) in said
+        output = installation.well(folder, "-C", name, "run", *(["--record"] if number else []))
+        assert ", ".join(PHASES) in output
         git(made[-1], "add", "--all")
         git(made[-1], "commit", "--quiet", "--message", "first results")
     return made
@@ -209,10 +209,10 @@ def test_a_version_from_before_the_upgrade_is_reproduced_to_the_byte(
     then = Installation(tmp_path / "then")
     then.install(installation.wheels[0])
     out = tmp_path / "as it was"
-    said = installation.well(
+    output = installation.well(
         projects[1], "reproduce", "1.0.0", "--out", str(out), "--environment", str(then.bin.parent)
     )
-    outputs = [line for line in said.splitlines() if line.startswith(("the same bytes", "other bytes"))]
+    outputs = [line for line in output.splitlines() if line.startswith(("the same bytes", "other bytes"))]
     assert len(outputs) > 10
-    assert said.splitlines()[-1] == f"{len(outputs)} of {len(outputs)} outputs are the same bytes"
+    assert output.splitlines()[-1] == f"{len(outputs)} of {len(outputs)} outputs are the same bytes"
     assert (out / ".thaw/made").is_dir()

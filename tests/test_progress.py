@@ -16,9 +16,9 @@ def test_progress_lines_rise_to_one_hundred_percent(done: int, capsys: pytest.Ca
         progress.step(10, f"epoch {number}")
     progress.end("stopped")
     lines = capsys.readouterr().out.splitlines()
-    found = [LINE.match(line) for line in lines]
-    assert all(found), lines
-    percents = [int(match[1]) for match in found if match]
+    results = [LINE.match(line) for line in lines]
+    assert all(results), lines
+    percents = [int(match[1]) for match in results if match]
     assert percents == sorted(percents)
     assert percents[-1] == 100
     assert percents.count(100) == 1

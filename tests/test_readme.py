@@ -40,11 +40,11 @@ def test_every_place_in_the_tree_exists_and_every_top_folder_is_in_it() -> None:
     top = re.findall(r"^    ([\w./]+) {2,}", tree, re.MULTILINE)
     folder = ""
     for line in tree.splitlines():
-        if found := re.match(r"^    (\S+) ", line):
-            folder = found[1]
+        if result := re.match(r"^    (\S+) ", line):
+            folder = result[1]
             assert folder == "artifacts/" or (ROOT / folder).exists(), folder
-        elif found := re.match(r"^      (\S+) ", line):
-            assert (ROOT / folder / found[1]).exists(), folder + found[1]
+        elif result := re.match(r"^      (\S+) ", line):
+            assert (ROOT / folder / result[1]).exists(), folder + result[1]
     assert {"thaw/", "tasks/", "flows/", "tests/", "params.yaml", "dvc.yaml", "data.dvc"} <= set(top)
 
 
@@ -52,8 +52,8 @@ def test_every_setting_is_explained_in_its_file() -> None:
     """Each line with a value has a comment, or is plain by its name."""
     plain = {"batch_size", "learning_rate", "weight_decay"}
     for line in (ROOT / "params.yaml").read_text().splitlines():
-        if found := re.match(r"^ +(\w+): \S", line):
-            assert "#" in line or found[1] in plain, line
+        if result := re.match(r"^ +(\w+): \S", line):
+            assert "#" in line or result[1] in plain, line
 
 
 def test_the_python_of_the_readme_runs(

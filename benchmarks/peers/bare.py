@@ -59,7 +59,7 @@ def main(contest: Contest) -> None:
         seed=contest.seed,
         learning_rate=config.head.learning_rate,
         views=VIEWS[config.unfreeze.views],
-        **config.unfreeze.model_dump(exclude={"blocks", "batchnorm", "views", "drop", "label_smoothing"})
+        **config.unfreeze.model_dump(exclude={"blocks", "batchnorm", "views", "precision", "drop", "label_smoothing"})
         | {"batch_size": BATCH_SIZE, "epochs": 1},
     )
     groups = parameter_groups(model, how.learning_rate, how.ratio, how.weight_decay, how.layer_decay)

@@ -20,9 +20,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     paths = [f"{number}.png" for number in range(6)]
     (tmp_path / "data").mkdir()
     pd.DataFrame({"path": paths[::-1], "target": TARGETS[::-1]}).to_csv(tmp_path / "data/labels.csv", index=False)
-    said = np.array(DEFECTIVE)
-    columns = {"head_p_functional": said, "head_p_defective": 1 - said}  # wrong where the other one is right
-    columns |= {"finetuned_p_functional": 1 - said, "finetuned_p_defective": said}
+    output = np.array(DEFECTIVE)
+    columns = {"head_p_functional": output, "head_p_defective": 1 - output}  # wrong where the other one is right
+    columns |= {"finetuned_p_functional": 1 - output, "finetuned_p_defective": output}
     (tmp_path / "artifacts/evaluate").mkdir(parents=True)
     predictions = pd.DataFrame({"path": paths, "label": np.where(np.array(TARGETS) > 0.5, "defective", "functional")})
     predictions.assign(**columns).to_csv(tmp_path / "artifacts/evaluate/predictions.csv", index=False)

@@ -31,7 +31,7 @@ def repeat_of(repeat: int, slower: float) -> list[dict[str, Any]]:
     rates = {"embed_rate": [200.0], "bare_embed_rate": [250.0], "training_rate": [60.0], "bare_training_rate": [75.0]}
     return [
         row("thaw", repeat, 100, phase_1=[30.0], unfreeze_epoch=epochs),
-        row("plain", repeat, 100 * slower, head_epoch=[slower * each for each in heads], unfreeze_epoch=slow),
+        row("plain", repeat, 100 * slower, head_epoch=[slower * head for head in heads], unfreeze_epoch=slow),
         row("bare", repeat, 40, **rates),
         row("plain-last", repeat, 50, unfreeze_epoch=[10.0 * slower]),
         row("thaw-last", repeat, 20, unfreeze_epoch=[5.0]),
@@ -43,14 +43,14 @@ def repeat_of(repeat: int, slower: float) -> list[dict[str, Any]]:
 
 def test_a_ratio_says_how_many_times_as_fast_thaw_is_with_median_and_spread_over_the_repeats() -> None:
     rows = [each for repeat, slower in enumerate((2.0, 7.0, 4.0), 1) for each in repeat_of(repeat, slower)]
-    found = results.ratios(rows, HEAD_EPOCHS, EPOCHS)
+    result = results.ratios(rows, HEAD_EPOCHS, EPOCHS)
     spread = {"median": 4.0, "min": 2.0, "max": 7.0}
-    assert found["phase1_vs_plain"] == spread
-    assert found["phase2_vs_plain"] == spread
-    assert found["total_vs_plain"] == spread
-    assert found["phase2_last_blocks_vs_plain"] == {"median": 8.0, "min": 4.0, "max": 14.0}
-    assert found["total_vs_fastest_peer"]["median"] == 1.5
-    assert found["embed_vs_bare_loop"]["median"] == found["phase2_vs_bare_loop"]["median"] == 0.8
+    assert result["phase1_vs_plain"] == spread
+    assert result["phase2_vs_plain"] == spread
+    assert result["total_vs_plain"] == spread
+    assert result["phase2_last_blocks_vs_plain"] == {"median": 8.0, "min": 4.0, "max": 14.0}
+    assert result["total_vs_fastest_peer"]["median"] == 1.5
+    assert result["embed_vs_bare_loop"]["median"] == result["phase2_vs_bare_loop"]["median"] == 0.8
 
 
 def test_runs_are_compared_within_their_repeat() -> None:
@@ -81,8 +81,8 @@ def test_a_sample_says_what_a_whole_run_at_its_pace_would() -> None:
 
 
 def test_a_ratio_is_left_out_where_a_contestant_is_missing() -> None:
-    found = results.ratios([each for each in repeat_of(1, 2.0) if each["contestant"] in ("thaw", "plain")], 10, 8)
-    assert set(found) == {"phase1_vs_plain", "phase2_vs_plain", "total_vs_plain"}
+    result = results.ratios([each for each in repeat_of(1, 2.0) if each["contestant"] in ("thaw", "plain")], 10, 8)
+    assert set(result) == {"phase1_vs_plain", "phase2_vs_plain", "total_vs_plain"}
 
 
 def test_a_resumed_bench_runs_only_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,8 +27,8 @@ def _thaw(*arguments: str, **environment: str) -> "subprocess.CompletedProcess[s
 def test_help_imports_nothing_heavy() -> None:
     heavy = {"torch", "prefect", "dvc", "pandas", "matplotlib", "rich.progress", "pydantic"}
     script = f"import sys, thaw.cli; print({heavy!r} & set(sys.modules) or 'light')"
-    found = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert found.stdout.strip() == "light"
+    result = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "light"
 
 
 def test_every_command_explains_itself() -> None:

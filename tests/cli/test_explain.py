@@ -29,8 +29,8 @@ def test_explain_says_what_it_drew_and_where(packaged: Packaged, tmp_path: Path)
     (tmp_path / "b.png").write_bytes(b"no picture")
     done = run("explain", packaged.pictures / "noise", "b.png", "--out", "maps", "--model", packaged.folder)
     assert done.exit_code == 0, done.output
-    said = "8 of 9 pictures drawn into maps; maps.csv there lists them; 1 could not be read"
-    assert done.stdout.splitlines()[-1] == said
+    output = "8 of 9 pictures drawn into maps; maps.csv there lists them; 1 could not be read"
+    assert done.stdout.splitlines()[-1] == output
     assert len(list((tmp_path / "maps").iterdir())) == 9
 
 

@@ -177,9 +177,9 @@ def test_broken_pictures_are_set_aside_and_told_and_pixels_stay_beside_their_row
     }
     assert meta["warnings"][0] == "1 picture left out, such as loose.png: in no class folder"
     assert meta["warnings"][1].startswith("3 unreadable pictures set aside, such as cat/00.png (it is no picture")
-    said = capsys.readouterr().out
-    assert all(f"warning: {warning}" in said for warning in meta["warnings"])
-    assert "3 unreadable pictures set aside, 2 other files left out: 1 in no class folder, 1 not a" in said
+    output = capsys.readouterr().out
+    assert all(f"warning: {warning}" in output for warning in meta["warnings"])
+    assert "3 unreadable pictures set aside, 2 other files left out: 1 in no class folder, 1 not a" in output
     shape = Shape(**meta["shape"])
     assert (made / "pictures.npy").is_file() == kept
     if kept:

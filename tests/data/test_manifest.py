@@ -172,11 +172,11 @@ def rule_without_given_splits(rows: pd.DataFrame, val: float, test: float, seed:
     sizes = counts.to_numpy(dtype=float)
     order = np.random.default_rng(seed).permutation(len(counts))
     order = order[np.argsort(-sizes[order].sum(axis=1), kind="stable")]
-    wanted = np.outer([1 - val - test, val, test], sizes.sum(axis=0))
-    lacking = wanted.copy()
+    expected = np.outer([1 - val - test, val, test], sizes.sum(axis=0))
+    lacking = expected.copy()
     chosen = {}
     for row in order:
-        split = np.argmax(lacking / np.maximum(wanted, 1e-9) @ (sizes[row] / sizes.sum(axis=0)))
+        split = np.argmax(lacking / np.maximum(expected, 1e-9) @ (sizes[row] / sizes.sum(axis=0)))
         lacking[split] -= sizes[row]
         chosen[counts.index[row]] = manifest.SPLITS[split]
     return groups.map(chosen)
@@ -271,8 +271,8 @@ def test_no_picture_ever_moves_through_any_sequence_of_additions(
         assert (known.groupby("hash")["split"].nunique() == 1).all()
         if grouped and not given_ones:
             assert (known[known["group"] != ""].groupby("group")["split"].nunique() == 1).all()
-        told = new.set_index("path")["split"]
-        assert (after[told[told != ""].index] == told[told != ""]).all()
+        message = new.set_index("path")["split"]
+        assert (after[message[message != ""].index] == message[message != ""]).all()
         assert manifest.only_new(known, new).empty
         before = known
 
@@ -359,12 +359,12 @@ def test_a_labels_csv_is_read_as_it_was_written_and_so_is_its_manifest(
     tmp_path_factory: pytest.TempPathFactory, cells: list[tuple[str, str, str]], end: str, start: str
 ) -> None:
     folder = tmp_path_factory.mktemp("data")
-    told = [(f"{n}{path.replace('/', '')}", f"a{label}a", f"b{day}b") for n, (path, label, day) in enumerate(cells)]
-    lines = [",".join('"' + cell.replace('"', '""') + '"' for cell in row) for row in told]
+    messages = [(f"{n}{path.replace('/', '')}", f"a{label}a", f"b{day}b") for n, (path, label, day) in enumerate(cells)]
+    lines = [",".join('"' + cell.replace('"', '""') + '"' for cell in row) for row in messages]
     text = start + end.join(["path,label,day", *lines]) + end
     (folder / "labels.csv").write_bytes(text.encode())
     rows = manifest.read_folder(folder)
-    assert rows[["path", "label", "day"]].to_numpy().tolist() == sorted(list(row) for row in told)
+    assert rows[["path", "label", "day"]].to_numpy().tolist() == sorted(list(row) for row in messages)
     rows = manifest.complete(rows.assign(split="train", hash="h"), ["a", "b", "c"])
     manifest.write_table(rows, folder / "manifest.csv")
     again = manifest.read_manifest(folder / "manifest.csv")
@@ -588,8 +588,8 @@ def test_unreadable_pictures_are_refused_by_name(tmp_path: Path) -> None:
 def test_sixteen_bit_pictures_keep_their_grey_levels(tmp_path: Path) -> None:
     levels = np.linspace(0, 65535, 64).astype(np.uint16).reshape(8, 8)
     Image.fromarray(levels).save(tmp_path / "deep.png")
-    found = decode(tmp_path / "deep.png", Shape(8, 8, "bilinear", "whole", 1))[:, :, 0]
-    assert np.abs(found.astype(int) - levels // 257).max() <= 1
+    result = decode(tmp_path / "deep.png", Shape(8, 8, "bilinear", "whole", 1))[:, :, 0]
+    assert np.abs(result.astype(int) - levels // 257).max() <= 1
 
 
 def test_crop_takes_the_centre_and_whole_takes_everything(tmp_path: Path) -> None:

@@ -74,8 +74,8 @@ def test_recorded_runs_keep_every_new_model_and_use_the_better_one(
     assert again.result()["promote"] == "Cached"
     assert registry.in_use(registry.versions()).name == "v1.0.0"  # type: ignore[union-attr]
 
-    told = _run(["unfreeze.ratio=40"], record=False)
-    assert told.result()["promote"] == "Completed"  # said, not done
+    message = _run(["unfreeze.ratio=40"], record=False)
+    assert message.result()["promote"] == "Completed"  # said, not done
     assert len(registry.versions()) == 3
     assert len(_records(kept_toy)) == 3
     assert git(kept_toy, "rev-parse", "HEAD") == head

@@ -145,17 +145,17 @@ def test_a_curve_has_a_row_for_each_share_and_takes_what_another_study_computed(
 def test_what_a_study_found_is_printed_kept_and_on_the_page_of_its_run(
     request: pytest.FixtureRequest, server: str, workspace: Path, name: str, figures: list[str]
 ) -> None:
-    found: Study = request.getfixturevalue(name)
-    assert found.folder.parent == workspace / "artifacts" / "studies"
-    assert {file.name for file in found.folder.iterdir()} == {"report.html", "table.csv", *figures}
-    page = (found.folder / "report.html").read_text()
-    artifacts = _artifacts(found.printed)
-    tables = [json.loads(each.data) for each in artifacts if each.type == "table"]
-    assert max(map(len, tables)) == len(found.table)
+    result: Study = request.getfixturevalue(name)
+    assert result.folder.parent == workspace / "artifacts" / "studies"
+    assert {file.name for file in result.folder.iterdir()} == {"report.html", "table.csv", *figures}
+    page = (result.folder / "report.html").read_text()
+    artifacts = _artifacts(result.printed)
+    tables = [json.loads(artifact.data) for artifact in artifacts if artifact.type == "table"]
+    assert max(map(len, tables)) == len(result.table)
     for row in (row for table in tables for row in table):
-        assert re.search(_cells(row), found.printed), row
+        assert re.search(_cells(row), result.printed), row
         assert all(f"<td>{value}</td>" in page for value in row.values())
-    pictures = [each.data for each in artifacts if each.type == "markdown"]
+    pictures = [artifact.data for artifact in artifacts if artifact.type == "markdown"]
     assert len(pictures) == len(figures)
     for markdown in pictures:
         (data,) = re.findall(r"\(data:image/png;base64,(.+)\)", markdown)

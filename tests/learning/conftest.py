@@ -1,6 +1,8 @@
 """Tiny real networks and pictures for the laws of learning."""
 
 from collections.abc import Callable
+from copy import deepcopy
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -19,20 +21,28 @@ def _same_numbers_each_time() -> None:
     torch.manual_seed(0)
 
 
+@cache
+def _made(name: str, classes: int) -> tuple[Classifier, torch.Tensor]:
+    """A network, and where its making left the random numbers: drawing its weights takes longer than an epoch."""
+    torch.manual_seed(0)
+    model = create(name, "random", classes)
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.1)
+            module.running_var.uniform_(0.5, 2)
+            torch.nn.init.uniform_(module.weight, 0.5, 1.5)
+            torch.nn.init.normal_(module.bias, 0, 0.1)
+    return model.eval().to(memory_format=torch.channels_last), torch.get_rng_state()
+
+
 @pytest.fixture
 def network() -> Callable[..., Classifier]:
     """A ResNet-18 with random weights whose BatchNorms have seen something, so that folding is no no-op."""
 
     def make(name: str = "resnet18", classes: int = 2) -> Classifier:
-        torch.manual_seed(0)
-        model = create(name, "random", classes)
-        for module in model.modules():
-            if isinstance(module, torch.nn.BatchNorm2d):
-                module.running_mean.normal_(0, 0.1)
-                module.running_var.uniform_(0.5, 2)
-                torch.nn.init.uniform_(module.weight, 0.5, 1.5)
-                torch.nn.init.normal_(module.bias, 0, 0.1)
-        return model.eval().to(memory_format=torch.channels_last)
+        model, state = _made(name, classes)
+        torch.set_rng_state(state)
+        return deepcopy(model)
 
     return make
 

@@ -20,8 +20,8 @@ def test_folding_leaves_no_batchnorm_that_follows_a_convolution() -> None:
 
 
 def test_residual_blocks_are_never_cut_in_two() -> None:
-    found = blocks(create("resnet18", "random", 2).backbone)
-    assert [block.name for block in found] == ["conv1", *(f"layer{n}.{k}" for n in (1, 2, 3, 4) for k in (0, 1))]
+    result = blocks(create("resnet18", "random", 2).backbone)
+    assert [block.name for block in result] == ["conv1", *(f"layer{n}.{k}" for n in (1, 2, 3, 4) for k in (0, 1))]
     vit = blocks(create("vit_b_32", "random", 2).backbone)
     assert [block.name.rsplit(".", 1)[-1] for block in vit] == [
         "conv_proj",

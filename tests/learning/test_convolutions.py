@@ -10,6 +10,7 @@ from torch.autograd.function import BackwardCFunction
 from thaw.learning.backbones import create
 from thaw.learning.convolutions import quicken
 from thaw.learning.efficientnet_lite0 import SameConv2d
+from thaw.learning.folding import fold_batchnorm
 
 CHANNELS = 12
 
@@ -67,20 +68,20 @@ def drawn(layer: nn.Module, number: int, *size: int) -> Tensor:
 def learned(layer: nn.Module, pictures: Tensor) -> list[Tensor | None]:
     """What a layer says of pictures, and the gradients of both."""
     pictures = pictures.clone().requires_grad_()
-    said = layer(1.5 * pictures)
-    weights = torch.linspace(-1, 1, said.numel()).view_as(said)
-    (said * weights).sum().backward()
-    return [said, pictures.grad, *(parameter.grad for parameter in layer.parameters())]
+    output = layer(1.5 * pictures)
+    weights = torch.linspace(-1, 1, output.numel()).view_as(output)
+    (output * weights).sum().backward()
+    return [output, pictures.grad, *(parameter.grad for parameter in layer.parameters())]
 
 
 def ways(layer: nn.Module, pictures: Tensor) -> set[str]:
     """The names of our own functions that lead from the pictures to what the layer says of them."""
-    waiting, found = [layer(1.5 * pictures.clone().requires_grad_()).grad_fn], set()
+    waiting, result = [layer(1.5 * pictures.clone().requires_grad_()).grad_fn], set()
     while waiting:
         if node := waiting.pop():
-            found |= {node.name()} if isinstance(node, BackwardCFunction) else set()
+            result |= {node.name()} if isinstance(node, BackwardCFunction) else set()
             waiting += [following for following, _ in node.next_functions]
-    return found
+    return result
 
 
 @pytest.mark.parametrize(
@@ -131,8 +132,8 @@ def test_in_half_precision_gradients_are_those_of_the_plain_layer_in_half_precis
     quicken(quick)
     pictures = torch.randn(2, CHANNELS, 8, 8)
     with torch.autocast("cpu", torch.bfloat16):
-        found, expected = learned(quick, pictures), learned(plain, pictures)
-    for one, other in zip(found, expected, strict=True):
+        result, expected = learned(quick, pictures), learned(plain, pictures)
+    for one, other in zip(result, expected, strict=True):
         assert one is not None
         assert other is not None
         assert one.dtype == other.dtype
@@ -144,8 +145,8 @@ def test_a_gradient_that_others_have_too_is_left_as_it_is() -> None:
     quick = deepcopy(plain)
     quicken(quick)
     pictures = torch.randn(3, CHANNELS, 8, 8)
-    found = [learned(Sum(layers), pictures) for layers in (quick, plain)]
-    for one, other in zip(*found, strict=True):
+    results = [learned(Sum(layers), pictures) for layers in (quick, plain)]
+    for one, other in zip(*results, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
 
 
@@ -158,8 +159,8 @@ class Sum(nn.Module):
 
     def forward(self, pictures: Tensor) -> Tensor:
         one, other = self.layers
-        said: Tensor = one(pictures) + other(pictures)
-        return said
+        output: Tensor = one(pictures) + other(pictures)
+        return output
 
 
 @pytest.mark.parametrize("size", [64, 75])
@@ -177,3 +178,35 @@ def test_the_whole_network_says_and_learns_the_same_whichever_way_its_padding_is
             torch.testing.assert_close(model(1.5 * pictures), expected[0])
     assert plain.state_dict().keys() == quick.state_dict().keys()
     assert not any(isinstance(module, SameConv2d) for module in quick.modules())
+
+
+def test_mixed_gradients_are_as_near_to_those_in_float32_as_those_of_half_precision_throughout() -> None:
+    plain = create("efficientnet_lite0", "random", 2).eval()
+    fold_batchnorm(plain, torch.zeros(1, 3, 64, 64))
+    ways = {"exact": deepcopy(plain).double(), "mixed": deepcopy(plain), "half": deepcopy(plain), "single": plain}
+    for name, model in ways.items():
+        quicken(model, mixed=name == "mixed")
+    pictures = torch.randn(4, 3, 64, 64).contiguous(memory_format=torch.channels_last)
+    vectors = {}
+    for name, model in ways.items():
+        with torch.autocast("cpu", torch.bfloat16, enabled=name == "half"):
+            logits = model(pictures.double() if name == "exact" else pictures)
+        logits.double().square().sum().backward()
+        gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+        assert {gradient.dtype for gradient in gradients} == {torch.float64 if name == "exact" else torch.float32}
+        vectors[name] = torch.cat([gradient.double().flatten() for gradient in gradients])
+    away = {name: float((vectors[name] - vectors["exact"]).norm() / vectors["exact"].norm()) for name in ways}
+    assert away["single"] < 1e-4 < away["mixed"] < away["half"] < 0.1
+
+
+@pytest.mark.parametrize("layer", [product(40), product(5, bias=False), depthwise(3), depthwise(5, bias=True)])
+def test_mixed_layers_give_what_plain_ones_give_to_the_tolerance_of_bfloat16(layer: nn.Module) -> None:
+    plain = deepcopy(layer).to(memory_format=torch.channels_last)
+    quick = deepcopy(plain)
+    quicken(quick, mixed=True)
+    pictures = torch.randn(2, CHANNELS, 9, 8).contiguous(memory_format=torch.channels_last)
+    for one, other in zip(learned(quick, pictures), learned(plain, pictures), strict=True):
+        assert one is not None
+        assert other is not None
+        assert one.dtype == other.dtype == torch.float32
+        assert (one - other).norm() < 1e-2 * other.norm()

@@ -51,12 +51,12 @@ def learnt(
 
 def test_parts_teach_what_the_whole_teaches(several_cores: int) -> None:
     whole, gradients, _ = learnt(network(), False, counts=0.7)
-    loss, found, seen = learnt(network(), True, counts=0.7)
+    loss, result, seen = learnt(network(), True, counts=0.7)
     assert len(seen) == several_cores
     assert sum(seen) == PICTURES
     assert min(seen) >= MIN_PICTURES
     torch.testing.assert_close(loss, whole)
-    for one, other in zip(found, gradients, strict=True):
+    for one, other in zip(result, gradients, strict=True):
         torch.testing.assert_close(one, other)
     assert torch.get_num_threads() == several_cores
 

@@ -87,9 +87,9 @@ def walk(request: pytest.FixtureRequest) -> Walk:
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.eval()  # is quicker there
-    found = blocks(model.backbone)
-    of_parameter = {parameter: number for number, block in enumerate(found) for parameter in block.parameters}
-    of_module = {part: n for n, block in enumerate(found) for module in block.modules for part in module.modules()}
+    result = blocks(model.backbone)
+    of_parameter = {parameter: number for number, block in enumerate(result) for parameter in block.parameters}
+    of_module = {part: n for n, block in enumerate(result) for module in block.modules for part in module.modules()}
     order: list[int] = []
     used: set[nn.Parameter] = set()
     ends: dict[int, Any] = {}
@@ -110,7 +110,7 @@ def walk(request: pytest.FixtureRequest) -> Walk:
         features = model.backbone(torch.empty(2, 3, size, size, device="meta"))
     for hook in hooks:
         hook.remove()
-    return Walk(request.param, model, found, order, used, ends, features)
+    return Walk(request.param, model, result, order, used, ends, features)
 
 
 def parameters_behind(node: Any, stop: Any) -> Iterator[nn.Parameter]:
@@ -203,14 +203,14 @@ class Step(NamedTuple):
 def step(request: pytest.FixtureRequest) -> Step:
     torch.manual_seed(0)
     model = create(request.param, "random", 3, size_for(request.param))
-    found = blocks(model.backbone)
-    middle = found[len(found) // 2]
+    result = blocks(model.backbone)
+    middle = result[len(result) // 2]
     unfreeze(model, [middle.name], "train")
     for module in model.modules():
         module.train()
         if isinstance(module, RANDOM):
             module.p = 0.0 if module.training else 0.5
-    others = [block for block in found if block is not middle]
+    others = [block for block in result if block is not middle]
     kept = [parameter for block in others for parameter in block.parameters]
     kept += [buffer for block in others for module in block.modules for buffer in module.buffers()]
     trained = [*middle.parameters, *model.head.parameters()]
@@ -245,12 +245,12 @@ def test_folding_batchnorm_changes_no_output_and_no_block(name: str) -> None:
             module.running_mean.normal_(0, 0.1)
             module.running_var.uniform_(0.5, 2)
     pictures = torch.randn(2, 3, size_for(name), size_for(name))
-    found = blocks(model.backbone)
+    result = blocks(model.backbone)
     with torch.no_grad():
         before = model(pictures)
         folded = fold_batchnorm(model, pictures[:1])(pictures)
     torch.testing.assert_close(folded, before, rtol=1e-3, atol=1e-4 * float(before.abs().max()))
-    assert [block.name for block in blocks(model.backbone)] == [block.name for block in found]
+    assert [block.name for block in blocks(model.backbone)] == [block.name for block in result]
 
 
 @pytest.mark.parametrize(
@@ -275,10 +275,10 @@ def test_sizes_that_a_backbone_cannot_take_are_refused_with_one_that_it_can(
     name: str, weights: str, taken: int, refused: int
 ) -> None:
     check_size(name, weights, taken)
-    wanted = preprocessing_of(name, weights).size
-    check_size(name, weights, wanted)
+    expected = preprocessing_of(name, weights).size
+    check_size(name, weights, expected)
     sentence = (
-        f"^{name} cannot take pictures of {refused} x {refused} .*set prepare.resolution to {wanted}, the size its"
+        f"^{name} cannot take pictures of {refused} x {refused} .*set prepare.resolution to {expected}, the size its"
     )
     with pytest.raises(InputError, match=sentence):
         check_size(name, weights, refused)

@@ -23,11 +23,11 @@ def test_blocks_that_stay_have_moved_by_nothing_and_a_changed_one_shows_from_the
     with torch.no_grad():
         for parameter in backbones.blocks(after)[number].parameters:
             parameter.add_(0.5 * torch.randn_like(parameter) * parameter.abs().mean())
-    found = forgetting.by_block(forgetting.look(before, pictures), forgetting.look(after, pictures))
-    assert found["block"].tolist() == [block.name for block in backbones.blocks(before)]
-    assert (found["distance"] > 0).tolist() == [each == number for each in range(len(found))]
-    assert found["cka"][:number].to_numpy() == pytest.approx(1)
-    assert found["cka"][number] < 1 - 1e-6
+    result = forgetting.by_block(forgetting.look(before, pictures), forgetting.look(after, pictures))
+    assert result["block"].tolist() == [block.name for block in backbones.blocks(before)]
+    assert (result["distance"] > 0).tolist() == [each == number for each in range(len(result))]
+    assert result["cka"][:number].to_numpy() == pytest.approx(1)
+    assert result["cka"][number] < 1 - 1e-6
 
 
 def test_distance_is_relative_to_the_weights_before(network: Callable[..., Classifier]) -> None:
@@ -36,8 +36,8 @@ def test_distance_is_relative_to_the_weights_before(network: Callable[..., Class
         for parameter in after.parameters():
             parameter.mul_(1.25)
     pictures = [torch.randn(4, 3, 32, 32)]
-    found = forgetting.by_block(forgetting.look(before, pictures), forgetting.look(after, pictures))
-    assert found["distance"].to_numpy() == pytest.approx(0.25)
+    result = forgetting.by_block(forgetting.look(before, pictures), forgetting.look(after, pictures))
+    assert result["distance"].to_numpy() == pytest.approx(0.25)
 
 
 def test_cka_is_blind_to_turning_and_scaling_and_sees_independence() -> None:
@@ -52,9 +52,9 @@ def test_output_of_an_unchanged_network_does_not_drift_and_that_of_a_shifted_one
     before = torch.randn(40, 10)
     assert forgetting.drift(before, before.clone()) == pytest.approx({"kept": 1, "kl": 0})
     after = before + 100 * torch.eye(10)[3]
-    found = forgetting.drift(before, after)
-    assert found["kept"] < 0.5
-    assert found["kl"] > 1
+    result = forgetting.drift(before, after)
+    assert result["kept"] < 0.5
+    assert result["kl"] > 1
 
 
 class OnMps(torch.Tensor):
@@ -92,9 +92,9 @@ def test_old_head_put_back_gives_the_old_classes(monkeypatch: pytest.MonkeyPatch
     torch.manual_seed(0)
     original = get_model_builder("squeezenet1_1")(weights=None).eval()
     monkeypatch.setattr(backbones, "get_model_builder", lambda name: lambda weights=None: deepcopy(original))
-    found = backbones.old_head("squeezenet1_1", "IMAGENET1K_V1")
-    assert found is not None
+    result = backbones.old_head("squeezenet1_1", "IMAGENET1K_V1")
+    assert result is not None
     cut = create("squeezenet1_1", "IMAGENET1K_V1", 2).eval().backbone
     batch = torch.randn(2, 3, 64, 64)
-    assert torch.equal(forgetting.look(cut, [batch], found).scores, original(batch))
+    assert torch.equal(forgetting.look(cut, [batch], result).scores, original(batch))
     assert backbones.old_head("squeezenet1_1", "random") is None

@@ -169,17 +169,17 @@ def test_blocks_that_do_not_exist_are_refused(network: Make, which: object, sent
 
 
 def test_first_blocks_are_those_at_the_input_and_last_ones_those_at_the_head(network: Make) -> None:
-    found = blocks(network().backbone)
-    assert select(found, "first 2") == found[:2]
-    assert select(found, 2) == found[-2:]
-    assert select(found, "first 9") == select(found, 9) == select(found, "all") == found
+    result = blocks(network().backbone)
+    assert select(result, "first 2") == result[:2]
+    assert select(result, 2) == result[-2:]
+    assert select(result, "first 9") == select(result, 9) == select(result, "all") == result
 
 
 @given(count=st.integers(1, 90), epochs=st.integers(1, 30))
 def test_gradual_unfreezes_from_the_head_evenly_and_all_in_the_last_epoch(count: int, epochs: int) -> None:
-    found = [Block(f"block {number}", (), ()) for number in range(count)]
-    chosen = [select(found, "gradual", epoch, epochs) for epoch in range(1, epochs + 1)]
-    assert all(each == found[-len(each) :] for each in chosen)
+    results = [Block(f"block {number}", (), ()) for number in range(count)]
+    chosen = [select(results, "gradual", epoch, epochs) for epoch in range(1, epochs + 1)]
+    assert all(each == results[-len(each) :] for each in chosen)
     counts = [0, *map(len, chosen)]
     assert counts[1] >= 1
     assert counts[-1] == count

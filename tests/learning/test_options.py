@@ -217,12 +217,12 @@ def test_figures_are_those_of_the_weights_that_are_kept(
     model = network()
     model.load_state_dict(trained.weights)
     logits = predict(model, pictures, VAL, normalise, 1, 16)
-    wanted = targets[VAL]
-    assert trained.kept["val_loss"] == pytest.approx(loss_of(logits, wanted).item(), rel=1e-4)
-    assert trained.kept["val_accuracy"] == (logits.argmax(1) == wanted.argmax(1)).double().mean().item()
+    expected = targets[VAL]
+    assert trained.kept["val_loss"] == pytest.approx(loss_of(logits, expected).item(), rel=1e-4)
+    assert trained.kept["val_accuracy"] == (logits.argmax(1) == expected.argmax(1)).double().mean().item()
     weight = options.get("weight")
     if weight is not None:
-        weighted = cross_entropy(class_weights=weight)(logits, wanted).item()
+        weighted = cross_entropy(class_weights=weight)(logits, expected).item()
         assert trained.kept["weighted_val_loss"] == pytest.approx(weighted, rel=1e-4)
 
 
@@ -245,9 +245,9 @@ def test_interpolation_is_never_worse_on_validation_than_either_end(
     for rates in ({}, {"learning_rate": 0.01, "ratio": 1}, HARMFUL):
         trained = train(**rates, interpolate=True, keep="last")
         ends = trained.history["val_loss"].iloc[[0, -1]]
-        said = capsys.readouterr().out.strip().splitlines()[-1]
-        assert f"{trained.kept['share']:.0%} of the way from the head-only weights" in said
-        assert f"validation loss {trained.kept['val_loss']:.4f}" in said
+        output = capsys.readouterr().out.strip().splitlines()[-1]
+        assert f"{trained.kept['share']:.0%} of the way from the head-only weights" in output
+        assert f"validation loss {trained.kept['val_loss']:.4f}" in output
         assert trained.kept["val_loss"] <= ends.min() + 1e-4
         assert trained.kept["epoch"] == HOW.epochs
 

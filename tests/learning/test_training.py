@@ -59,6 +59,12 @@ def train(
     return tune(model, pictures, split[0], split[1], normalise, how, scratch, before)
 
 
+@pytest.fixture(scope="module")
+def undisturbed() -> dict[str, Trained]:
+    """What trainings that nothing disturbs come to, each made once; they repeat themselves to the bit."""
+    return {}
+
+
 def test_same_seed_gives_the_same_bits(
     network: Make, pictures: Pictures, targets: torch.Tensor, normalise: Normaliser
 ) -> None:
@@ -74,7 +80,7 @@ def assert_equal(one: Trained, other: Trained) -> None:
 
 
 @pytest.mark.parametrize("which", [6, "gradual"])
-@pytest.mark.parametrize("stop", [1, 3, 4])
+@pytest.mark.parametrize("stop", [*(pytest.param(stop, marks=pytest.mark.slow) for stop in (1, 3)), 4])
 def test_an_interrupted_run_equals_the_uninterrupted_one(
     network: Make,
     pictures: Pictures,
@@ -82,10 +88,12 @@ def test_an_interrupted_run_equals_the_uninterrupted_one(
     normalise: Normaliser,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
+    undisturbed: dict[str, Trained],
     which: Selection,
     stop: int,
 ) -> None:
-    whole = train(network, pictures, targets, normalise, which=which)
+    if (whole := undisturbed.get(str(which))) is None:
+        whole = undisturbed[str(which)] = train(network, pictures, targets, normalise, which=which)
     scratch = tmp_path / "scratch.pt"
     keep = scratch_files.keep
 
@@ -180,9 +188,9 @@ def test_whatever_is_in_the_scratch_file_phase_2_ends_as_without_it(
     damage(path)
     capsys.readouterr()
     assert_equal(train(network, pictures, targets, normalise, path, how=ONE_EPOCH), whole)
-    said = capsys.readouterr().out
-    assert "going on" not in said
-    warning = next(line for line in said.splitlines() if line.startswith("warning: "))
+    output = capsys.readouterr().out
+    assert "going on" not in output
+    warning = next(line for line in output.splitlines() if line.startswith("warning: "))
     assert re.fullmatch(rf"warning: {path}, the state of .*{why}.*; phase 2 starts anew", warning)
 
 
@@ -423,7 +431,7 @@ def test_a_head_on_features_that_are_not_finite_is_one_sentence_that_names_them(
 
 
 @pytest.mark.parametrize("keep", ["best", "last"])
-@pytest.mark.parametrize("loss", [np.nan, np.inf])
+@pytest.mark.parametrize("loss", [np.nan, pytest.param(np.inf, marks=pytest.mark.slow)])
 def test_a_training_loss_that_is_not_finite_ends_phase_2_and_the_last_good_state_stays(
     network: Make,
     pictures: Pictures,
@@ -468,7 +476,7 @@ def test_a_network_that_is_not_finite_before_phase_2_is_not_blamed_on_its_rate(
     model = network()
     model.backbone.conv1.weight.data.fill_(np.inf)
     split = [(rows, targets[rows]) for rows in (TRAIN, VAL)]
-    with pytest.raises(InputError, match=r"\Aphase 2 diverged: before the first step .* the weights it starts from"):
+    with pytest.raises(InputError, match=r"\Aphase 2 diverged: before the first step .* the initial weights"):
         tune(model, pictures, split[0], split[1], normalise, HOW)
 
 
@@ -492,8 +500,8 @@ def test_a_network_of_one_class_is_told_with_its_likely_cause(
 def test_the_only_class_is_that_of_the_weights_that_are_kept(
     network: Make, pictures: Pictures, targets: torch.Tensor, normalise: Normaliser, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    said = iter([torch.eye(2)[[0] * 8], torch.eye(2)[[1] * 8] * 0.1, *[torch.eye(2)[[0, 1] * 4]] * 2])
-    monkeypatch.setattr(training, "predict", lambda *_: next(said))
+    output = iter([torch.eye(2)[[0] * 8], torch.eye(2)[[1] * 8] * 0.1, *[torch.eye(2)[[0, 1] * 4]] * 2])
+    monkeypatch.setattr(training, "predict", lambda *_: next(output))
     assert train(network, pictures, targets, normalise).only_class is None
     worse = iter([torch.eye(2)[[0] * 8], *[torch.eye(2)[[1, 0] * 4] * 9] * 3])
     monkeypatch.setattr(training, "predict", lambda *_: next(worse))
@@ -638,15 +646,15 @@ def test_bfloat16_is_near_float32_and_leaves_the_weights_as_they_are(
 def test_a_compiled_network_trains_as_an_uncompiled_one_and_keeps_its_names(
     network: Make, pictures: Pictures, targets: torch.Tensor, normalise: Normaliser
 ) -> None:
-    found = []
+    results = []
     for compiled in (False, True):
         model = network()
         unfreeze(model, 2, "frozen")
         if compiled:
             model.compile(backend="eager")
         split = [(rows, targets[rows]) for rows in (TRAIN, VAL)]
-        found.append(tune(model, pictures, split[0], split[1], normalise, replace(HOW, epochs=1)))
-    plain, compiled_one = found
+        results.append(tune(model, pictures, split[0], split[1], normalise, replace(HOW, epochs=1)))
+    plain, compiled_one = results
     pd.testing.assert_frame_equal(plain.history, compiled_one.history)
     assert plain.weights.keys() == compiled_one.weights.keys()
     for name, value in plain.weights.items():
@@ -671,13 +679,13 @@ def test_decoding_on_the_fly_gives_the_same_batches_as_decoded_pictures(pictures
 @pytest.mark.parametrize("views", [1, 2, 4, 8])
 @pytest.mark.parametrize("draws", [1, 2, 3, None])
 def test_drawn_views_are_different_ones_evenly_from_all(views: int, draws: int | None) -> None:
-    found = drawn_views(4000, views, draws)
-    assert found.shape == (4000, min(draws or 8, views))
-    assert all(len(set(each)) == found.shape[1] for each in found.tolist())
-    assert np.bincount(found[:, 0], minlength=views).min() > 0.8 * 4000 / views
-    assert np.array_equal(found[:100], drawn_views(100, views, draws))
-    assert found.min() >= 0
-    assert found.max() < views
+    result = drawn_views(4000, views, draws)
+    assert result.shape == (4000, min(draws or 8, views))
+    assert all(len(set(each)) == result.shape[1] for each in result.tolist())
+    assert np.bincount(result[:, 0], minlength=views).min() > 0.8 * 4000 / views
+    assert np.array_equal(result[:100], drawn_views(100, views, draws))
+    assert result.min() >= 0
+    assert result.max() < views
 
 
 def test_the_eight_views_are_the_eight_symmetries_of_the_square() -> None:
@@ -687,5 +695,5 @@ def test_the_eight_views_are_the_eight_symmetries_of_the_square() -> None:
     assert torch.equal(view(picture, 0), picture)
     assert torch.equal(view(picture, 1), picture.flip(3))
     flips = {tuple(view(picture, number).flatten().tolist()) for number in range(4)}
-    wanted = [picture, picture.flip(3), picture.flip(2), picture.flip(2, 3)]
-    assert flips == {tuple(each.flatten().tolist()) for each in wanted}
+    expected = [picture, picture.flip(3), picture.flip(2), picture.flip(2, 3)]
+    assert flips == {tuple(each.flatten().tolist()) for each in expected}

@@ -49,9 +49,9 @@ def wanted(packaged: Packaged, drawn: list[Path]) -> Answers:
 def test_an_export_says_what_the_network_says_of_pictures_of_every_kind(
     exported: Path, drawn: list[Path], wanted: Answers
 ) -> None:
-    found = proof.agreement(wanted, onnx.Exported(exported).of_files(drawn), 0.4)
-    assert found.holds()
-    assert found.decisions == found.pictures == len(drawn)
+    result = proof.agreement(wanted, onnx.Exported(exported).of_files(drawn), 0.4)
+    assert result.holds()
+    assert result.decisions == result.pictures == len(drawn)
 
 
 def as_it_lies(file: Image.Image) -> tuple[Image.Image, str]:
@@ -82,8 +82,8 @@ def test_the_files_beside_an_export_use_it_without_torch_and_without_thaw(
 ) -> None:
     command = [sys.executable, "-c", ALONE, exported.name, *map(str, drawn)]
     ran = subprocess.run(command, cwd=exported.parent, capture_output=True, text=True, check=True)
-    said = [json.loads(line) for line in ran.stdout.splitlines()]
-    for prediction, row in zip(Model.load(packaged.folder, "cpu").predict(drawn), said, strict=True):
+    lines = [json.loads(line) for line in ran.stdout.splitlines()]
+    for prediction, row in zip(Model.load(packaged.folder, "cpu").predict(drawn), lines, strict=True):
         assert (row["path"], row["decision"]) == (prediction.path, prediction.decision)
         assert row["probabilities"] == pytest.approx(prediction.probabilities, abs=1e-5)
 
@@ -126,10 +126,10 @@ def test_agreement_is_broken_by_any_difference_beyond_tolerance_and_counts_decis
     p, features = np.array([[0.6, 0.4], [0.59995, 0.40005], [0.2, 0.8]]), np.array([[-2.0], [0], [1]])
     q = p + np.array([[1, -1], [1, -1], [0, 0]]) * 0.9 * proof.TOLERANCE
     wanted = Answers(p, features)
-    found = proof.agreement(wanted, Answers(q, features + 1e-3), 0.4)
-    assert found == proof.Agreement(3, pytest.approx(0.9 * proof.TOLERANCE), 1, pytest.approx(5e-4))
-    assert found.holds()
-    assert proof.agreement(wanted, Answers(q, None), None) == replace(found, decisions=3, features=None)
+    result = proof.agreement(wanted, Answers(q, features + 1e-3), 0.4)
+    assert result == proof.Agreement(3, pytest.approx(0.9 * proof.TOLERANCE), 1, pytest.approx(5e-4))
+    assert result.holds()
+    assert proof.agreement(wanted, Answers(q, None), None) == replace(result, decisions=3, features=None)
     assert not proof.agreement(wanted, Answers(p + 1.1 * proof.TOLERANCE, features), None).holds()
     assert not proof.agreement(wanted, Answers(p, features + 2.1e-3), None).holds()
 
@@ -184,8 +184,8 @@ def project(packaged: Packaged, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def proof_of(folder: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((folder / "proof.json").read_text())
-    return found
+    result: dict[str, Any] = json.loads((folder / "proof.json").read_text())
+    return result
 
 
 @pytest.mark.usefixtures("quick")
@@ -193,21 +193,21 @@ def test_outside_a_project_an_export_is_proven_on_drawn_pictures(
     packaged: Packaged, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    said: list[str] = []
-    export(str(packaged.folder), Path("out"), False, said.append)
+    lines: list[str] = []
+    export(str(packaged.folder), Path("out"), False, lines.append)
     assert {"model.onnx", "reference.py", "pixels.py", "proof.json"} <= {path.name for path in Path("out").iterdir()}
-    assert "23 drawn pictures" in said[0]
-    found = proof_of(Path("out"))
-    assert found["model"] == package.identity(packaged.folder)
-    assert found["drawn"]["pictures"] == found["drawn"]["decisions"] == 23
-    assert found["drawn"]["largest"] <= proof.TOLERANCE
-    assert "test" not in found
+    assert "23 drawn pictures" in lines[0]
+    result = proof_of(Path("out"))
+    assert result["model"] == package.identity(packaged.folder)
+    assert result["drawn"]["pictures"] == result["drawn"]["decisions"] == 23
+    assert result["drawn"]["largest"] <= proof.TOLERANCE
+    assert "test" not in result
     with pytest.raises(InputError, match="out is there already; name a new folder"):
-        export(str(packaged.folder), Path("out"), False, said.append)
+        export(str(packaged.folder), Path("out"), False, lines.append)
     with pytest.raises(InputError, match="there is no folder deep; make it"):
-        export(str(packaged.folder), Path("deep/out"), False, said.append)
+        export(str(packaged.folder), Path("deep/out"), False, lines.append)
     with pytest.raises(InputError, match="--int8 needs the pictures of the project"):
-        export(str(packaged.folder), Path("other"), True, said.append)
+        export(str(packaged.folder), Path("other"), True, lines.append)
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
@@ -241,9 +241,9 @@ def test_what_evaluate_said_of_this_very_model_is_what_an_export_has_to_say(pack
     rows = read_manifest(project / "artifacts/prepare/manifest.csv")
     paths = rows["path"][rows["split"] == "test"].tolist()
     p = [each.probabilities for each in model.predict([project / "data" / path for path in paths])]
-    said = pd.DataFrame({"path": paths} | {f"finetuned_p_{label}": [each[label] for each in p] for label in CLASSES})
+    output = pd.DataFrame({"path": paths} | {f"finetuned_p_{label}": [each[label] for each in p] for label in CLASSES})
     (project / "artifacts/evaluate").mkdir()
-    write_table(said, project / "artifacts/evaluate/predictions.csv")
+    write_table(output, project / "artifacts/evaluate/predictions.csv")
     export("artifacts/package", project / "out", False)
     assert proof_of(project / "out")["test"]["by"] == "evaluate"
     shutil.copy(project / "data" / paths[-1], project / "data" / paths[0])
@@ -255,15 +255,15 @@ def test_what_evaluate_said_of_this_very_model_is_what_an_export_has_to_say(pack
 def test_8_bits_say_what_they_cost_and_are_refused_beyond_the_margin(
     packaged: Packaged, project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    said: list[str] = []
+    lines: list[str] = []
     settings.override(["export.margin=1.0"], project / "params.yaml")  # a network that nobody trained has no margin
-    export(str(packaged.folder), project / "out", True, said.append)
-    found = proof_of(project / "out")["int8"]
-    assert found["pictures"] == 8
-    assert found["slowest"] <= found["speed"] <= found["fastest"]
+    export(str(packaged.folder), project / "out", True, lines.append)
+    result = proof_of(project / "out")["int8"]
+    assert result["pictures"] == 8
+    assert result["slowest"] <= result["speed"] <= result["fastest"]
     assert (project / "out/model.int8.onnx").stat().st_size < 0.5 * (project / "out/model.onnx").stat().st_size
     assert onnx.Exported(project / "out/model.int8.onnx").about == package.read(packaged.folder)
-    assert "model.int8.onnx: accuracy" in said[-2]
+    assert "model.int8.onnx: accuracy" in lines[-2]
     shutil.copy(project / "out/model.int8.onnx", project / "quantised.onnx")
     cost = proof.cost
     monkeypatch.setattr(

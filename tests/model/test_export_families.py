@@ -60,8 +60,8 @@ def test_an_export_of_every_family_says_what_evaluate_says(name: str, tmp_path: 
     )
     onnx.write_graph(onnx.Graph(model, about).eval(), about, tmp_path / "model.onnx")
     exported = onnx.Exported(tmp_path / "model.onnx")
-    wanted = Answers(calibration.probabilities(logits, temperature), None)
+    expected = Answers(calibration.probabilities(logits, temperature), None)
     for rows in (slice(None), slice(1)):  # any number of pictures at once
-        found = proof.agreement(Answers(wanted.probabilities[rows], None), exported(pixels[rows]), None)
-        assert found.holds(), found
-    assert wanted.probabilities.min() > 0.01
+        result = proof.agreement(Answers(expected.probabilities[rows], None), exported(pixels[rows]), None)
+        assert result.holds(), result
+    assert expected.probabilities.min() > 0.01

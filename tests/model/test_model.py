@@ -29,9 +29,9 @@ def test_a_package_predicts_what_its_network_says_by_the_plainest_way_to_ask_it(
 ) -> None:
     network, _ = checkpoint.load(packaged.network)
     normalise = Normaliser(model.about.preprocessing, torch.device("cpu"))
-    said = model.predict(files(packaged))
-    assert {each.label for each in said} == set(model.classes), "the law is empty: it always says the same"
-    for path, prediction in zip(files(packaged), said, strict=True):
+    output = model.predict(files(packaged))
+    assert {each.label for each in output} == set(model.classes), "the law is empty: it always says the same"
+    for path, prediction in zip(files(packaged), output, strict=True):
         pixels = torch.from_numpy(decode(path, model.about.shape)[None].copy()).permute(0, 3, 1, 2)
         with torch.inference_mode():
             logits = (network(normalise(pixels)) + network(normalise(view(pixels, 1)))) / 2
@@ -59,10 +59,10 @@ def test_pictures_that_cannot_be_read_are_rows_with_a_reason_among_the_others(
     broken = tmp_path / "broken.png"
     broken.write_bytes(files(packaged)[0].read_bytes()[:200])
     first, last = files(packaged)[0], files(packaged)[-1]
-    said = model.predict([first, broken, tmp_path / "missing.png", last])
-    assert [bool(each.error) for each in said] == [False, True, True, False]
-    assert "no such file" in said[2].error
-    assert [said[0], said[3]] == model.predict([first, last])
+    output = model.predict([first, broken, tmp_path / "missing.png", last])
+    assert [bool(each.error) for each in output] == [False, True, True, False]
+    assert "no such file" in output[2].error
+    assert [output[0], output[3]] == model.predict([first, last])
 
 
 def test_batches_of_any_size_say_the_same(model: Model, packaged: Packaged) -> None:

@@ -2,12 +2,14 @@
 
 import re
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import cycle
 from pathlib import Path
+from typing import cast
 
 import httpx
 import pytest
@@ -15,8 +17,9 @@ from packages import Packaged
 
 from thaw.errors import InputError
 from thaw.model import serve
-from thaw.model.model import Model
-from thaw.model.serve import InUse, Limits, application
+from thaw.model.model import Model, Prediction
+from thaw.model.serve import InUse, Limits, Together, application
+from thaw.model.sources import Picture
 
 LIMITS = Limits(files=20, megabytes=1)
 
@@ -62,11 +65,11 @@ def test_the_answers_are_those_of_the_model_on_the_same_files(
     answer = client.post("/predict", files=sent(paths))
     assert answer.status_code == 200
     assert answer.json()["model"] == "v1.0.0"
-    for path, got, said in zip(paths, answer.json()["predictions"], model.predict(paths), strict=True):
+    for path, got, output in zip(paths, answer.json()["predictions"], model.predict(paths), strict=True):
         assert got["file"] == path.name
-        assert got["prediction"] == said.label
-        assert got["probabilities"] == pytest.approx(dict(said.probabilities), abs=1e-6)
-        assert (got["decision"], got["unsure"], got["error"]) == (said.decision, said.unsure, None)
+        assert got["prediction"] == output.label
+        assert got["probabilities"] == pytest.approx(dict(output.probabilities), abs=1e-6)
+        assert (got["decision"], got["unsure"], got["error"]) == (output.decision, output.unsure, None)
 
 
 def test_a_file_that_is_no_picture_is_an_answer_with_the_reason(client: httpx.Client, packaged: Packaged) -> None:
@@ -97,8 +100,8 @@ def test_what_is_refused_is_one_sentence(client: httpx.Client) -> None:
             "/predict", content=in_parts(), headers=kind
         ),
     }
-    assert {said.strip(): answer.json()["detail"] for said, answer in answers.items()} == {
-        said.strip(): said.strip() for said in answers
+    assert {output.strip(): answer.json()["detail"] for output, answer in answers.items()} == {
+        output.strip(): output.strip() for output in answers
     }
     assert [answer.status_code for answer in answers.values()] == [400, 413, 413, 413]
 
@@ -157,6 +160,47 @@ def test_model_changes_in_mid_traffic_lose_no_request_and_mix_no_answer(model: M
     for answer in answers:
         for each in answer.json()["predictions"]:
             assert list(each["probabilities"]) == models[answer.json()["model"]].classes
+
+
+def test_requests_that_wait_are_answered_together_each_with_its_own_and_a_failure_is_told_to_all() -> None:
+    batches: list[list[str]] = []
+    begun, go_on = threading.Event(), threading.Event()
+
+    class Slow:
+        def stream(self, pictures: Iterable[Picture]) -> Iterator[Prediction]:
+            batches.append([str(picture.path) for picture in pictures])
+            begun.set()
+            assert go_on.wait(10)
+            for name in batches[-1]:
+                if name == "broken":
+                    raise MemoryError(name)
+                yield Prediction(name)
+
+    together = Together(InUse(lambda: "v1.0.0", lambda _: cast(Model, Slow())))
+    requests = [["a"], ["b", "c"], ["d"], ["broken"], ["e"]]
+    with ThreadPoolExecutor(5) as threads:
+        asked = []
+        for place, names in enumerate(requests):
+            asked.append(threads.submit(together.ask, [Picture(Path(name)) for name in names]))
+            if names == ["a"]:
+                assert begun.wait(10)  # the others wait for it
+            else:
+                wait_until(lambda place=place: len(together.waiting) == place)
+        go_on.set()
+    assert batches == [["a"], ["b", "c", "d", "broken", "e"]]
+    for names, answer in zip(requests[:3], asked[:3], strict=True):
+        name, said = answer.result()
+        assert (name, [each.path for each in said]) == ("v1.0.0", names)
+    for answer in asked[3:]:
+        with pytest.raises(MemoryError):
+            answer.result()
+
+
+def wait_until(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 10
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
 
 
 def test_a_model_that_cannot_be_loaded_leaves_the_one_before_in_use_and_is_told(model: Model) -> None:

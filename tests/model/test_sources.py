@@ -27,9 +27,9 @@ def names(*given: str | Path, lines: str = "") -> list[str]:
 
 
 def test_a_folder_gives_its_pictures_in_order_and_nothing_else(folder: Path) -> None:
-    wanted = [f"{folder}/{label}/{number}.png" for label in ("noise", "stripes") for number in range(3)]
-    assert names(folder) == wanted
-    assert sources.count([str(folder), wanted[0]]) == 7
+    expected = [f"{folder}/{label}/{number}.png" for label in ("noise", "stripes") for number in range(3)]
+    assert names(folder) == expected
+    assert sources.count([str(folder), expected[0]]) == 7
 
 
 @pytest.mark.parametrize("kind", ["zip", "tar", "tar.gz", "tar.xz"])
@@ -46,11 +46,11 @@ def test_an_archive_gives_the_bytes_of_its_pictures_and_unpacks_nothing(
         with tarfile.open(archive, f"w:{kind.partition('.')[2]}") as packed_tar:
             for path in files:
                 packed_tar.add(path, path.relative_to(folder))
-    found = list(sources.pictures([str(archive)]))
-    assert [str(picture.path.relative_to(archive)) for picture in found] == [
+    result = list(sources.pictures([str(archive)]))
+    assert [str(picture.path.relative_to(archive)) for picture in result] == [
         str(Path(name).relative_to(folder)) for name in names(folder)
     ]
-    for picture, path in zip(found, names(folder), strict=True):
+    for picture, path in zip(result, names(folder), strict=True):
         assert picture.file
         assert picture.file.read() == Path(path).read_bytes()
     assert sorted(tmp_path.iterdir()) == [archive, folder]
@@ -62,11 +62,11 @@ def test_half_an_archive_gives_what_is_whole_and_a_reason_for_the_rest(folder: P
         packed.add(folder, "")
     half = tmp_path / "half.tar"
     half.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
-    found = list(sources.pictures([str(half), names(folder)[0]]))
-    assert found[0].file
-    assert found[-2].path == half
-    assert "cannot be read from here on" in found[-2].error
-    assert str(found[-1].path) == names(folder)[0]
+    result = list(sources.pictures([str(half), names(folder)[0]]))
+    assert result[0].file
+    assert result[-2].path == half
+    assert "cannot be read from here on" in result[-2].error
+    assert str(result[-1].path) == names(folder)[0]
 
 
 def test_columns_of_a_table_come_along_and_paths_start_at_the_table(folder: Path) -> None:

@@ -152,9 +152,9 @@ def _sweep(workspace: Path, *options: str, **environment: str) -> "subprocess.Co
 
 
 def _runs(api: httpx.Client, kind: str, **filters: Any) -> list[dict[str, Any]]:
-    found = api.post(f"/{kind}/filter", json=filters)
-    assert found.is_success, found.text
-    return list(found.json())
+    result = api.post(f"/{kind}/filter", json=filters)
+    assert result.is_success, result.text
+    return list(result.json())
 
 
 def _arm_runs(api: httpx.Client, sweep: str) -> list[dict[str, Any]]:
@@ -188,8 +188,8 @@ def _in_fleet(workspace: Path, experiment: str) -> dict[str, bytes]:
         for path, md5 in ((out["path"], out["md5"]) for out in stage["outs"]):
             content = (storage / md5[:2] / md5[2:]).read_bytes()
             if md5.endswith(".dir"):
-                inner = {f"{path}/{each['relpath']}": each["md5"] for each in json.loads(content)}
-                files |= {name: (storage / each[:2] / each[2:]).read_bytes() for name, each in inner.items()}
+                inner = {f"{path}/{entry['relpath']}": entry["md5"] for entry in json.loads(content)}
+                files |= {name: (storage / digest[:2] / digest[2:]).read_bytes() for name, digest in inner.items()}
             elif path in in_git:
                 files[path] = subprocess.check_output(["git", "show", f"{commit}:{path}"], cwd=origin)
             else:
@@ -205,7 +205,7 @@ def _descendants(pid: int) -> list[int]:
             parents.setdefault(int(status.read_text().rsplit(")", 1)[1].split()[1]), []).append(int(status.parent.name))
         except FileNotFoundError:
             continue
-    return [pid, *(each for child in parents.get(pid, []) for each in _descendants(child))]
+    return [pid, *(grandchild for child in parents.get(pid, []) for grandchild in _descendants(child))]
 
 
 def _hanging(folder: Path, known: list[int]) -> list[int]:
@@ -298,8 +298,8 @@ def test_without_a_pool_arms_run_here_and_a_command_that_was_stopped_goes_on(
         assert child.wait(300) == 130
     printed = (tmp_path / "one" / "printed").read_text()
     # On a busy machine prefect has the last word: "… | WARNING | EventsWorker - Still processing items".
-    said = [line for line in printed.splitlines() if " | WARNING | EventsWorker - " not in line]
-    assert said[-1].startswith("Stopped, and with it all arms")
+    lines = [line for line in printed.splitlines() if " | WARNING | EventsWorker - " not in line]
+    assert lines[-1].startswith("Stopped, and with it all arms")
     assert not any(alive(pid) for pid in pids)
     assert not list((tmp_path / "one").glob("tmp*prefect"))  # no clone stays
 

@@ -97,15 +97,15 @@ def worked(server: str, _trained_template: Path, tmp_path_factory: pytest.TempPa
 
 def _members(session: int) -> list[int]:
     """The living processes of a session."""
-    found = []
+    results = []
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
             state, _, _, sid = stat.read_text().rsplit(")", 1)[1].split()[:4]
         except (FileNotFoundError, ProcessLookupError):
             continue
         if int(sid) == session and state != "Z":
-            found.append(int(stat.parent.name))
-    return found
+            results.append(int(stat.parent.name))
+    return results
 
 
 def _slow(root: Path) -> int:
@@ -120,8 +120,8 @@ def _slow(root: Path) -> int:
 def client(server: str) -> Iterator[Any]:
     from prefect import get_client
 
-    with get_client(sync_client=True) as found:
-        yield found
+    with get_client(sync_client=True) as result:
+        yield result
 
 
 def _deployment(client: Any, name: str) -> Any:
@@ -161,8 +161,8 @@ def test_cron_gives_scheduled_runs_and_one_fires_through_serve_and_through_a_wor
     assert deployment.parameters["record"] is True
     for name in ("nightly", "weekly"):
         assert until(lambda name=name: len(_runs(client, name, "Scheduled")) >= 3)
-        found = _deployment(client, name)
-        client.update_deployment_schedule(found.id, found.schedules[0].id, schedule=CronSchedule(cron="* * * * *"))
+        result = _deployment(client, name)
+        client.update_deployment_schedule(result.id, result.schedules[0].id, schedule=CronSchedule(cron="* * * * *"))
     fired = {}
     for name in ("nightly", "weekly"):
         runs = until(lambda name=name: _runs(client, name, "Running", "Completed"))
@@ -223,11 +223,11 @@ def test_schedule_outlasts_its_process_stays_paused_and_catches_up_once(
 
     git(trained_toy, "add", "--all")
     git(trained_toy, "commit", "-qm", "start")
-    said: list[str] = []
+    lines: list[str] = []
     child, log = _serve(trained_toy, "monthly", "--cron", "30 2 1 * *", "--timezone", "Europe/Berlin")
     assert f"monthly: 30 2 1 * * (Europe/Berlin), active, served by process {child.pid}" in log.read_text()
     assert "  next: " in log.read_text()
-    schedule.set_paused("monthly", True, said.append)
+    schedule.set_paused("monthly", True, lines.append)
     (trained_toy / ".dvc" / "tmp" / "slow").write_text("unfreeze")
     deployment = _deployment(client, "monthly")
     run = client.create_flow_run_from_deployment(deployment.id, parameters={"overrides": ["unfreeze.ratio=30"]})
@@ -248,22 +248,22 @@ def test_schedule_outlasts_its_process_stays_paused_and_catches_up_once(
     assert sorted(states) == ["Completed", "Missed", "Missed"]
     assert _end(child) == 128 + signal.SIGTERM
 
-    said.clear()
-    schedule.set_paused("monthly", False, said.append)
-    assert said[-2] == "monthly: 30 2 1 * * (Europe/Berlin), active, not served"
-    schedule.remove("monthly", said.append)
-    schedule.show(said.append)
-    assert not any(line.startswith("monthly") for line in said[-4:])
+    lines.clear()
+    schedule.set_paused("monthly", False, lines.append)
+    assert lines[-2] == "monthly: 30 2 1 * * (Europe/Berlin), active, not served"
+    schedule.remove("monthly", lines.append)
+    schedule.show(lines.append)
+    assert not any(line.startswith("monthly") for line in lines[-4:])
 
 
 def test_automations_tell_a_web_hook_which_run_failed_and_that_none_went_well(
     server: str, client: Any, toy: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    told: list[str] = []
+    messages: list[str] = []
 
     class Hook(http.server.BaseHTTPRequestHandler):
         def do_POST(self) -> None:
-            told.append(json.loads(self.rfile.read(int(self.headers["Content-Length"])))["text"])
+            messages.append(json.loads(self.rfile.read(int(self.headers["Content-Length"])))["text"])
             self.send_response(200)
             self.end_headers()
 
@@ -287,11 +287,11 @@ def test_automations_tell_a_web_hook_which_run_failed_and_that_none_went_well(
 
             monkeypatch.setenv("TOY_FAIL", "prepare")
             run = client.read_flow_run(retrain(return_state=True).state_details.flow_run_id)
-            (failed,) = until(lambda: [text for text in told if text.startswith(run.name)])
+            (failed,) = until(lambda: [text for text in messages if text.startswith(run.name)])
             assert failed.startswith(f"{run.name}: Failed\nprepare: the toy has no pictures\nhttp://")
             assert str(run.id) in failed
             assert until(
-                lambda: [text for text in told if text.startswith("no retraining went well\nNo retraining was")]
+                lambda: [text for text in messages if text.startswith("no retraining went well\nNo retraining was")]
             )
         finally:
             for name in ("a retraining needs a look", "no retraining went well"):

@@ -146,9 +146,40 @@ def test_workspaces_on_one_server_leave_each_others_schedules_alone(theirs: Call
         with pytest.raises(InputError, match="this workspace has no schedule 'theirs'"):
             change()
     assert theirs() == before
-    said: list[str] = []
-    schedule.show(said.append)
-    assert f"theirs: {CRON} (UTC), active, elsewhere:/srv/their/thaw" in said
+    lines: list[str] = []
+    schedule.show(lines.append)
+    assert f"theirs: {CRON} (UTC), active, elsewhere:/srv/their/thaw" in lines
+
+
+@pytest.mark.server
+def test_a_deployment_of_another_clone_is_neither_overwritten_nor_removed(
+    server: str, toy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from prefect import get_client
+    from prefect.client.schemas.actions import WorkPoolCreate
+
+    from flows.retrain import retrain
+
+    with get_client(sync_client=True) as client:
+        client.create_work_pool(WorkPoolCreate(name="clones", type="process"), overwrite=True)
+        flow = client.create_flow(retrain.with_options(name=schedule._flow_name()))
+        tags = ["retrain", "elsewhere:/srv/their/thaw"]
+        theirs = client.create_deployment(flow, "theirs", work_pool_name="clones", tags=tags)
+        own_tags = list(schedule.claim("ours").values())
+        ours = client.create_deployment(flow, "ours", work_pool_name="clones", tags=own_tags)
+        try:
+            with pytest.raises(SystemExit) as ended:
+                schedule.claim("theirs")
+            assert ended.value.code == 2
+            assert "/theirs' is taken on this server by elsewhere:/srv/their/thaw: give" in capsys.readouterr().err
+            with pytest.raises(InputError, match="this workspace has no schedule 'theirs'"):
+                schedule.remove("theirs", print)
+            assert schedule.claim("ours")["workspace"].endswith(f":{toy}")
+            schedule.set_paused("ours", True, print)
+            assert client.read_deployment(ours).paused
+        finally:
+            client.delete_deployment(theirs)
+            client.delete_deployment(ours)
 
 
 @pytest.mark.server
@@ -166,9 +197,9 @@ def test_a_schedule_of_another_project_is_out_of_reach_and_its_name_is_free(serv
             schedule._free(client, "fortnightly")
             with pytest.raises(InputError, match="this workspace has no schedule 'fortnightly'"):
                 schedule.remove("fortnightly", print)
-            said: list[str] = []
-            schedule.show(said.append)
-            assert not [line for line in said if line.startswith("fortnightly")]
+            lines: list[str] = []
+            schedule.show(lines.append)
+            assert not [line for line in lines if line.startswith("fortnightly")]
             assert client.read_deployment(made) == before
         finally:
             client.delete_deployment(made)

@@ -61,12 +61,12 @@ def test_server_avoids_a_taken_port_outlives_a_killed_owner_and_ends_with_the_la
         busy.bind(("127.0.0.1", 0))
         busy.listen()
         taken = busy.getsockname()[1]
-        said: list[str] = []
+        lines: list[str] = []
         with _thaw_ui(home_alone, "--port", str(taken)) as owner:
-            address = _address(owner, said)
+            address = _address(owner, lines)
             owner.kill()
         assert address != f"http://127.0.0.1:{taken}"
-        assert any(f"Port {taken} is taken" in line for line in said)
+        assert any(f"Port {taken} is taken" in line for line in lines)
         assert _answers(address), "the server should outlive a killed owner"
         with urllib.request.urlopen(f"{address}/ui-settings", timeout=5) as settings:
             assert f"{address}/api" in settings.read().decode()  # the UI asks its own server

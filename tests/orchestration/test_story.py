@@ -27,9 +27,9 @@ def _shown(run_id: UUID) -> list[Any]:
 
 def _text(run_id: UUID, key: str) -> str:
     """What a run shows under a key, without the backslashes that keep Markdown from reading more into it."""
-    found = [artifact for artifact in _shown(run_id) if artifact.key == key]
-    assert len(found) == 1, [artifact.key for artifact in _shown(run_id)]
-    return str(found[0].data).replace("\\", "")
+    outcome = [artifact for artifact in _shown(run_id) if artifact.key == key]
+    assert len(outcome) == 1, [artifact.key for artifact in _shown(run_id)]
+    return str(outcome[0].data).replace("\\", "")
 
 
 def _retrain(*overrides: str) -> Any:

@@ -55,8 +55,8 @@ def test_new_pictures_join_in_the_layout_of_the_data_old_ones_stay_and_twice_is_
     root = space(layout)
     new = fill(tmp_path / "new", "table" if layout == "table" else "classes", range(30, 60))
     before, given_before, old = splits_in(root), everything(new), everything(root / "data")
-    said: list[str] = []
-    added = add.add(new, on_line=said.append)
+    lines: list[str] = []
+    added = add.add(new, on_line=lines.append)
     assert (added.new, added.known) == (20, 10)
     assert sum(added.splits.values()) == 20
     assert str(added).startswith("20 new pictures (")
@@ -75,7 +75,7 @@ def test_new_pictures_join_in_the_layout_of_the_data_old_ones_stay_and_twice_is_
         name: old[name] for name in old if name != "labels.csv"
     }
     assert everything(new) == given_before
-    again = add.add(new, on_line=said.append)
+    again = add.add(new, on_line=lines.append)
     assert (again.new, again.known, str(again)) == (0, 30, "nothing new, 30 known already")
     assert everything(root / "data") == tree
     assert not (root / ".dvc/tmp/thaw-add").exists()
@@ -175,13 +175,13 @@ def test_rows_join_a_labels_csv_whatever_is_in_them_and_however_its_lines_end(
     text = (root / "data/labels.csv").read_text()
     (root / "data/labels.csv").write_bytes((start + text.replace("\n", end)).encode())
     before = manifest.read_folder(root / "data")
-    told = [("images/a\rb.png", "cat", 'the "3rd", \r\n NA'), ("images/ NA\n.png", "dog", "x\rx")]
-    for content, (path, _, _) in enumerate(told, 100):
+    messages = [("images/a\rb.png", "cat", 'the "3rd", \r\n NA'), ("images/ NA\n.png", "dog", "x\rx")]
+    for content, (path, _, _) in enumerate(messages, 100):
         picture(tmp_path / "new" / path, content)
-    manifest.write_table(pd.DataFrame(told, columns=["path", "label", "group"]), tmp_path / "new/labels.csv")
+    manifest.write_table(pd.DataFrame(messages, columns=["path", "label", "group"]), tmp_path / "new/labels.csv")
     assert add.add(tmp_path / "new", on_line=lambda line: None).new == 2
     rows = manifest.read_folder(root / "data")
-    both = [*before[["path", "label", "group"]].to_numpy().tolist(), *map(list, told)]
+    both = [*before[["path", "label", "group"]].to_numpy().tolist(), *map(list, messages)]
     assert rows[["path", "label", "group"]].to_numpy().tolist() == sorted(both)
 
 
@@ -432,9 +432,9 @@ def test_a_new_class_joins_where_it_is_allowed_and_what_it_still_lacks_is_a_warn
     root = space("classes")
     for number in range(3):
         picture(tmp_path / f"new/fox/{number}.png", 200 + number)
-    said: list[str] = []
-    assert add.add(tmp_path / "new", new_classes=True, on_line=said.append).new == 3
-    assert "warning: class 'fox' has 3 pictures, too few; add pictures until it has 10" in said[-1]
+    lines: list[str] = []
+    assert add.add(tmp_path / "new", new_classes=True, on_line=lines.append).new == 3
+    assert "warning: class 'fox' has 3 pictures, too few; add pictures until it has 10" in lines[-1]
     assert len(list((root / "data/fox").iterdir())) == 3
 
 
@@ -459,18 +459,18 @@ def test_new_pictures_that_are_left_out_are_a_warning(space: Callable[[str], Pat
     picture(tmp_path / "new/cat/100.png", 100)
     picture(tmp_path / "new/loose.png", 101)
     (tmp_path / "new/cat/.DS_Store").touch()
-    said: list[str] = []
-    assert add.add(tmp_path / "new", on_line=said.append).new == 1
-    assert said[0] == "warning: 1 picture left out, such as loose.png: in no class folder"
+    lines: list[str] = []
+    assert add.add(tmp_path / "new", on_line=lines.append).new == 1
+    assert lines[0] == "warning: 1 picture left out, such as loose.png: in no class folder"
 
 
 def test_a_dry_run_says_the_same_and_changes_nothing(space: Callable[[str], Path], tmp_path: Path) -> None:
     root = space("table")
     new = fill(tmp_path / "new", "table", range(30, 60))
     before = everything(root)
-    said = add.add(new, dry_run=True)
+    output = add.add(new, dry_run=True)
     assert everything(root) == before
-    assert add.add(new) == said
+    assert add.add(new) == output
 
 
 def test_the_data_may_not_be_added_to_themselves(space: Callable[[str], Path]) -> None:

@@ -49,8 +49,8 @@ def test_a_restored_project_has_versions_records_changes_and_the_server_of_the_o
     project: Path, tmp_path: Path
 ) -> None:
     before, top = refs(project), project.parent
-    said = backup.backup(tmp_path / "backup.tar")
-    assert any("there is no DVC remote" in sentence for sentence in said)
+    output = backup.backup(tmp_path / "backup.tar")
+    assert any("there is no DVC remote" in sentence for sentence in output)
     assert refs(project) == before
     assert git(project, "status", "--porcelain", "--", "params.yaml").startswith("M")
     shutil.rmtree(top)

@@ -129,8 +129,8 @@ def accuracy(folder: Path, rows: pd.DataFrame, data: Path) -> float:
     model, meta = checkpoint.load(folder)
     pixels = pixels_of([data / path for path in rows["path"]], EARLIER["size"], EARLIER["about"])
     with torch.inference_mode():
-        said = (model(pixels) + model(pixels.flip(3))).argmax(1)
-    return float(np.mean(np.array(meta["classes"])[said] == rows["label"]))
+        output = (model(pixels) + model(pixels.flip(3))).argmax(1)
+    return float(np.mean(np.array(meta["classes"])[output] == rows["label"]))
 
 
 def test_without_a_model_in_use_the_new_one_is_promoted(root: Path) -> None:

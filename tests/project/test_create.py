@@ -55,13 +55,13 @@ def test_in_a_repository_that_exists_what_is_lacking_is_added_and_nothing_is_ove
     call(tmp_path, "git", "init", "-q")
     (tmp_path / "README.md").write_text("ours\n")
     (tmp_path / ".gitignore").write_text("/secret\n")
-    said = create(tmp_path)
+    output = create(tmp_path)
     assert (tmp_path / "README.md").read_text() == "ours\n"
     ignored = (tmp_path / ".gitignore").read_text().splitlines()
     assert ignored[0] == "/secret"
     assert "/data" in ignored
-    assert "kept README.md as it is" in said
-    assert not any("git repository" in sentence for sentence in said)
+    assert "kept README.md as it is" in output
+    assert not any("git repository" in sentence for sentence in output)
 
 
 def test_a_project_in_a_folder_of_a_larger_repository_has_a_dvc_of_its_own(tmp_path: Path) -> None:

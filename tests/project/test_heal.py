@@ -27,10 +27,10 @@ def _dvc_can_work(root: Path) -> bool:
 
 
 def _mended() -> list[str]:
-    said: list[str] = []
-    mend.mend_if_idle(said.append)
+    lines: list[str] = []
+    mend.mend_if_idle(lines.append)
     assert list(heal.faults()) == []
-    return said
+    return lines
 
 
 def test_where_nothing_is_broken_nothing_is_touched(trained_toy: Path) -> None:

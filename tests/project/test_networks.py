@@ -60,8 +60,8 @@ def test_labels_are_used_of_the_same_share_of_each_class_and_of_one_at_least(
     used = data.labelled(share, seed)
     assert used.tolist() == sorted(set(used.tolist()))
     assert set(used) <= set(data.split("train"))
-    there, found = (data.rows["label"].loc[rows].value_counts() for rows in (data.split("train"), used))
-    assert found.to_dict() == np.ceil(share * there).astype(int).to_dict()
+    there, result = (data.rows["label"].loc[rows].value_counts() for rows in (data.split("train"), used))
+    assert result.to_dict() == np.ceil(share * there).astype(int).to_dict()
 
 
 @given(PICTURES, SHARE, SHARE, SEED)

@@ -109,9 +109,9 @@ def test_what_differs_is_refused_and_both_ways_out_lead_out(root: Path) -> None:
     call(root, *DVC, "checkout", "--force", "data.dvc")
     assert pin.difference() is None
     _all(root)
-    said: list[str] = []
-    pin.accept(said.append)
-    assert said[0].startswith(f"data/ differs from data.dvc: {counts}")
+    lines: list[str] = []
+    pin.accept(lines.append)
+    assert lines[0].startswith(f"data/ differs from data.dvc: {counts}")
     assert (root / "data.dvc").read_bytes() != before
     assert repro("data.dvc", on_line=lambda line: None) is Verdict.CACHED
 

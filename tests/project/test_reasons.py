@@ -78,9 +78,9 @@ def test_a_lock_of_an_earlier_version_that_names_another_size_than_its_pictures_
 
 
 def test_a_phase_that_never_ran_says_so(toy: Path) -> None:
-    found = reasons.changed()
-    assert found["data"] == ["data is not in the cache"]
-    assert found["head"] == ["dvc.lock has no run of it"]
+    result = reasons.changed()
+    assert result["data"] == ["data is not in the cache"]
+    assert result["head"] == ["dvc.lock has no run of it"]
 
 
 def test_files_that_dvc_cannot_read_are_a_reason_to_ask_dvc(trained_toy: Path) -> None:

@@ -12,9 +12,9 @@ from thaw.project.grid import Arm
 
 def test_arms_of_seeds_go_through_every_fold_of_every_seed(trained_toy: Path) -> None:
     assert [arm.name for arm in study.seeds(2, None, [])] == ["recipe-seed0", "recipe-seed1"]
-    found = study.seeds(2, 3, ["unfreeze.epochs=2"])
-    assert [arm.name for arm in found] == [f"recipe-fold{fold}-seed{seed}" for seed in (0, 1) for fold in (0, 1, 2)]
-    assert {arm.settings.unfreeze.epochs for arm in found} == {2}
+    result = study.seeds(2, 3, ["unfreeze.epochs=2"])
+    assert [arm.name for arm in result] == [f"recipe-fold{fold}-seed{seed}" for seed in (0, 1) for fold in (0, 1, 2)]
+    assert {arm.settings.unfreeze.epochs for arm in result} == {2}
 
 
 def test_seeds_share_what_no_seed_changes(trained_toy: Path) -> None:

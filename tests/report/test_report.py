@@ -433,9 +433,9 @@ def test_where_phase_2_was_not_kept_the_page_says_so_and_shows_no_gain(phase_2: 
         assert "+5.0" not in table[0]
     assert 'class="bar' not in text
     assert "kept none of them." in text
-    told = summary(values["metrics"])
-    assert told.startswith(f"**{sentence}**")
-    assert "| accuracy | 79.9 % | 79.9 % | – | – |" in told
+    message = summary(values["metrics"])
+    assert message.startswith(f"**{sentence}**")
+    assert "| accuracy | 79.9 % | 79.9 % | – | – |" in message
 
 
 @pytest.mark.parametrize(("before", "way"), [(None, "raise unfreeze.ratio"), ("b", "try class_weights=balanced")])
@@ -573,8 +573,8 @@ def test_the_page_warns_near_its_headline_where_phase_2_made_things_worse() -> N
     values = example(["a", "b"], test=60)
     values["metrics"] = example_metrics(-0.02, -0.05, 0.01)
     words = Outline(html(**values)).words
-    said = warning(values["metrics"]).replace(" %", "\u00a0%")
-    assert said in [word.replace("\u00a0", " ").replace(" %", "\u00a0%") for word in words[: words.index("Metrics")]]
+    output = warning(values["metrics"]).replace(" %", "\u00a0%")
+    assert output in [word.replace("\u00a0", " ").replace(" %", "\u00a0%") for word in words[: words.index("Metrics")]]
 
 
 def test_headline_without_an_interval_says_why_and_claims_nothing() -> None:

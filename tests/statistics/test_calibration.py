@@ -21,9 +21,9 @@ def _drawn(n: int, classes: int) -> tuple[torch.Tensor, torch.Tensor]:
 @pytest.mark.parametrize("factor", [0.5, 1.0, 4.0])
 def test_temperature_finds_the_factor_that_made_logits_too_large(classes: int, factor: float) -> None:
     logits, labels = _drawn(20_000, classes)
-    found = calibration.temperature(logits * factor, labels)
-    assert found == pytest.approx(factor, rel=0.05)
-    before, after = ((logits * factor / t).double().softmax(1).numpy() for t in (1, found))
+    result = calibration.temperature(logits * factor, labels)
+    assert result == pytest.approx(factor, rel=0.05)
+    before, after = ((logits * factor / t).double().softmax(1).numpy() for t in (1, result))
     assert calibration_error(after, labels.numpy()) < 0.02
     if factor != 1:
         assert calibration_error(before, labels.numpy()) > 0.05
@@ -49,31 +49,31 @@ def test_threshold_keeps_its_promise_and_no_other_that_does_finds_more(
 
     def kept_and_found(cut: float) -> tuple[float, int]:
         called = scores >= cut
-        found = int((called & positive).sum())
+        result = int((called & positive).sum())
         if promise == "precision":
-            return found / max(called.sum(), 1), found
-        return 1 - (called & ~positive).sum() / max((~positive).sum(), 1), found
+            return result / max(called.sum(), 1), result
+        return 1 - (called & ~positive).sum() / max((~positive).sum(), 1), result
 
     cut = calibration.threshold(scores, positive, promise, at_least)
-    most = max((found for kept, found in map(kept_and_found, scores) if kept >= at_least), default=0)
+    most = max((result for kept, result in map(kept_and_found, scores) if kept >= at_least), default=0)
     if cut is None:
         assert most == 0
     else:
-        kept, found = kept_and_found(cut)
+        kept, result = kept_and_found(cut)
         assert kept >= at_least
-        assert found == most
+        assert result == most
 
 
 def test_at_threshold_agrees_with_a_count_and_its_intervals_hold_it() -> None:
     scores = np.array([0.9, 0.8, 0.7, 0.6, 0.4, 0.3, 0.2, 0.1] * 10)
     positive = np.array([True, True, False, True, True, False, False, False] * 10)
-    found = calibration.at_threshold(scores, positive, 0.6, None)
-    assert [found[name]["value"] for name in ("recall", "precision", "specificity")] == [0.75, 0.75, 0.75]
-    for values in found.values():
+    result = calibration.at_threshold(scores, positive, 0.6, None)
+    assert [result[name]["value"] for name in ("recall", "precision", "specificity")] == [0.75, 0.75, 0.75]
+    for values in result.values():
         assert values["low"] < values["value"] < values["high"]
 
 
 def test_at_threshold_of_an_absent_class_has_no_value() -> None:
-    found = calibration.at_threshold(np.array([0.2, 0.9]), np.array([False, False]), 0.5, None)
-    assert found["recall"] == {"value": None, "low": None, "high": None}
-    assert found["specificity"]["value"] == 0.5
+    result = calibration.at_threshold(np.array([0.2, 0.9]), np.array([False, False]), 0.5, None)
+    assert result["recall"] == {"value": None, "low": None, "high": None}
+    assert result["specificity"]["value"] == 0.5

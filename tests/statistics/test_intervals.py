@@ -30,8 +30,8 @@ def test_figures_without_a_group_are_those_of_the_other_pictures(classes: int, g
     predicted = p.argmax(1)
 
     def area(rows: np.ndarray) -> float:
-        wanted = [1] if classes == 2 else range(classes)
-        return float(np.mean([roc_auc_score(labels[rows] == k, p[rows, k]) for k in wanted]))
+        target = [1] if classes == 2 else range(classes)
+        return float(np.mean([roc_auc_score(labels[rows] == k, p[rows, k]) for k in target]))
 
     def f1(rows: np.ndarray) -> float:
         return float(f1_score(labels[rows], predicted[rows], average="macro", labels=range(classes), zero_division=0))
@@ -106,11 +106,13 @@ def test_degrees_of_freedom_are_those_of_the_noise() -> None:
     """Satterthwaite: twice the squared mean over the variance of what the jackknife estimates, of independent noise."""
     sizes = np.array([40, 5, 10, 20, 5, 2, 8])
     codes, random = np.repeat(np.arange(7), sizes), np.random.default_rng(0)
-    found = []
+    results = []
     for _ in range(20_000):
         sums = np.bincount(codes, weights=random.normal(size=90))
-        found.append(intervals._jackknife(Figure(sums.sum() / 90, (sums.sum() - sums) / (90 - sizes))))
-    assert intervals._degrees(sizes.astype(float)) == pytest.approx(2 * np.mean(found) ** 2 / np.var(found), rel=0.1)
+        results.append(intervals._jackknife(Figure(sums.sum() / 90, (sums.sum() - sums) / (90 - sizes))))
+    assert intervals._degrees(sizes.astype(float)) == pytest.approx(
+        2 * np.mean(results) ** 2 / np.var(results), rel=0.1
+    )
 
 
 @pytest.mark.parametrize("seeds", [1, 3])

@@ -13,11 +13,11 @@ def two(p: list[float]) -> np.ndarray:
 
 
 def test_headline_of_a_known_case() -> None:
-    found = metrics.headline(two([0.1, 0.4, 0.35, 0.8]), np.array([0, 0, 1, 1]))
-    assert found["accuracy"] == 0.75
-    assert found["balanced_accuracy"] == 0.75
-    assert found["auc"] == 0.75
-    assert found["f1"] == pytest.approx(2 / 3)
+    result = metrics.headline(two([0.1, 0.4, 0.35, 0.8]), np.array([0, 0, 1, 1]))
+    assert result["accuracy"] == 0.75
+    assert result["balanced_accuracy"] == 0.75
+    assert result["auc"] == 0.75
+    assert result["f1"] == pytest.approx(2 / 3)
 
 
 def test_auc_is_undefined_where_a_class_is_absent() -> None:
@@ -43,17 +43,17 @@ def test_calibration_error_is_zero_for_the_calibrated_and_large_for_the_sure_and
 
 def test_no_change_is_no_gain_and_no_certainty() -> None:
     p, labels = two([0.1, 0.9, 0.2, 0.7] * 10), np.array([0, 1, 1, 0] * 10)
-    found = metrics.gain(p, p, labels, None)
-    assert (found["accuracy"], found["auc"]) == (0, 0)
+    result = metrics.gain(p, p, labels, None)
+    assert (result["accuracy"], result["auc"]) == (0, 0)
     for low, high in (("low", "high"), ("auc_low", "auc_high")):
-        assert found[low] == -found[high] < -0.05
+        assert result[low] == -result[high] < -0.05
 
 
 def test_one_group_has_no_interval_and_says_why() -> None:
     p, labels = two([0.1, 0.9, 0.2, 0.7] * 10), np.array([0, 1, 1, 0] * 10)
-    found = metrics.gain(1 - p, p, labels, ["g"] * 40)
-    assert (found["low"], found["high"], found["auc_low"]) == (None, None, None)
-    assert found["no_interval"] == "an interval takes 6 groups of test pictures, there is 1"
+    result = metrics.gain(1 - p, p, labels, ["g"] * 40)
+    assert (result["low"], result["high"], result["auc_low"]) == (None, None, None)
+    assert result["no_interval"] == "an interval takes 6 groups of test pictures, there is 1"
 
 
 @given(seed=st.integers(0, 1000))

@@ -26,9 +26,9 @@ CLASSES = ["functional", "defective"]
 
 def answers(wrong: Any = (), labels: Any = LABELS, classes: int = 2) -> np.ndarray:
     """Probabilities that are right except for the pictures in `wrong`."""
-    said = labels.copy()
-    said[np.asarray(wrong, dtype=int)] = (labels[np.asarray(wrong, dtype=int)] + 1) % classes
-    return np.where(np.eye(classes, dtype=bool)[said], 0.8, 0.2 / (classes - 1))
+    output = labels.copy()
+    output[np.asarray(wrong, dtype=int)] = (labels[np.asarray(wrong, dtype=int)] + 1) % classes
+    return np.where(np.eye(classes, dtype=bool)[output], 0.8, 0.2 / (classes - 1))
 
 
 def judged(before: np.ndarray, after: np.ndarray, groups: Any = None, **changes: Any) -> Decision:
@@ -40,23 +40,23 @@ WRONG = np.arange(80)  # 20 %, evenly over classes and slices
 
 
 def test_an_equal_model_is_promoted() -> None:
-    found = judged(answers(WRONG), answers(WRONG))
-    assert found.promoted
-    assert found.reason.startswith("not worse by more than the margin of 1.0 points")
-    assert found.gain["change"] == 0
-    assert 0.005 < found.gain["high"] == -found.gain["low"] < 0.01
+    result = judged(answers(WRONG), answers(WRONG))
+    assert result.promoted
+    assert result.reason.startswith("not worse by more than the margin of 1.0 points")
+    assert result.gain["change"] == 0
+    assert 0.005 < result.gain["high"] == -result.gain["low"] < 0.01
 
 
 def test_a_better_model_is_promoted_whatever_the_margin() -> None:
-    found = judged(answers(WRONG), answers(WRONG[:20]), margin=0.0)
-    assert found.promoted
-    assert found.reason.startswith("better: accuracy went from 80.0 % to 95.0 % (+15.0 points, 95 % interval +")
+    result = judged(answers(WRONG), answers(WRONG[:20]), margin=0.0)
+    assert result.promoted
+    assert result.reason.startswith("better: accuracy went from 80.0 % to 95.0 % (+15.0 points, 95 % interval +")
 
 
 def test_a_worse_model_is_refused() -> None:
-    found = judged(answers(WRONG[:20]), answers(WRONG))
-    assert not found.promoted
-    assert found.reason.startswith("worse: accuracy went from 95.0 % to 80.0 %")
+    result = judged(answers(WRONG[:20]), answers(WRONG))
+    assert not result.promoted
+    assert result.reason.startswith("worse: accuracy went from 95.0 % to 80.0 %")
 
 
 def test_a_margin_as_wide_as_the_loss_promotes_a_worse_model() -> None:
@@ -64,11 +64,11 @@ def test_a_margin_as_wide_as_the_loss_promotes_a_worse_model() -> None:
 
 
 def test_a_test_set_that_cannot_tell_is_refused_and_says_so() -> None:
-    found = judged(answers(np.arange(0, 20)), answers(np.arange(20, 40)))
-    assert found.gain["change"] == 0
-    assert not found.promoted
-    low = f"{100 * found.gain['low']:+.1f}"
-    assert f"97.5 % sure is only that it changes by {low} points or more, and the margin is 1.0 points" in found.reason
+    result = judged(answers(np.arange(0, 20)), answers(np.arange(20, 40)))
+    assert result.gain["change"] == 0
+    assert not result.promoted
+    low = f"{100 * result.gain['low']:+.1f}"
+    assert f"97.5 % sure is only that it changes by {low} points or more, and the margin is 1.0 points" in result.reason
 
 
 def test_groups_widen_the_interval() -> None:
@@ -81,29 +81,29 @@ def test_groups_widen_the_interval() -> None:
 
 def test_a_model_worse_in_one_class_is_refused_though_better_overall() -> None:
     lost = np.flatnonzero(LABELS == 1)[:20]
-    found = judged(answers(np.flatnonzero(LABELS == 0)[:80]), answers(lost))
-    assert found.gain["low"] > 0
-    assert not found.promoted
-    assert found.reason.startswith(
+    result = judged(answers(np.flatnonzero(LABELS == 0)[:80]), answers(lost))
+    assert result.gain["low"] > 0
+    assert not result.promoted
+    assert result.reason.startswith(
         "worse in a part: class 'defective' falls from 100.0 % to 90.0 % of its 200 pictures"
     )
     assert judged(answers(np.flatnonzero(LABELS == 0)[:80]), answers(lost), class_limit=0.1, slice_limit=1.0).promoted
 
 
 def test_a_model_worse_in_one_slice_is_refused_though_better_overall() -> None:
-    found = judged(answers(POLY[:100]), answers(MONO[:8]))
-    assert found.gain["low"] > 0
-    assert not found.promoted
-    assert ": slice wafer 'mono' falls from 100.0 % to 92.0 % of its 100 pictures" in found.reason
-    assert "more)" not in found.reason
-    fallen = [(row["part"], row["value"]) for row in found.falls if not row["within"]]
+    result = judged(answers(POLY[:100]), answers(MONO[:8]))
+    assert result.gain["low"] > 0
+    assert not result.promoted
+    assert ": slice wafer 'mono' falls from 100.0 % to 92.0 % of its 100 pictures" in result.reason
+    assert "more)" not in result.reason
+    fallen = [(row["part"], row["value"]) for row in result.falls if not row["within"]]
     assert fallen == [("wafer", "mono")]
 
 
 def test_a_slice_with_too_few_pictures_does_not_decide() -> None:
-    found = judged(answers(POLY[:100]), answers(MONO[:8]), smallest=101)
-    assert found.promoted
-    row = next(row for row in found.falls if row["value"] == "mono")
+    result = judged(answers(POLY[:100]), answers(MONO[:8]), smallest=101)
+    assert result.promoted
+    row = next(row for row in result.falls if row["value"] == "mono")
     assert (row["limit"], row["within"]) == (None, True)
 
 
@@ -119,15 +119,17 @@ def test_classes_and_slices_refuse_equal_models_in_one_of_twenty_cases_at_most(c
     limits, slices = LIMITS._replace(margin=1.0), pd.DataFrame({"camera": labels % 4 % 3})
     for _ in range(40):
         hard = random.random(len(labels))
-        said = [answers(np.flatnonzero(hard + random.normal(0, 0.1, len(labels)) > 0.9), labels, classes) for _ in "ab"]
-        refused += not decide(*said, labels, [str(k) for k in range(classes)], None, slices, limits).promoted
+        lines = [
+            answers(np.flatnonzero(hard + random.normal(0, 0.1, len(labels)) > 0.9), labels, classes) for _ in "ab"
+        ]
+        refused += not decide(*lines, labels, [str(k) for k in range(classes)], None, slices, limits).promoted
     assert refused <= 4  # of forty; by their plain change nearly all were
 
 
 def test_a_single_group_is_not_promoted_and_the_reason_is_said() -> None:
-    found = judged(answers(WRONG), answers(WRONG[:20]), ["all"] * PICTURES)
-    assert not found.promoted
-    assert found.reason == (
+    result = judged(answers(WRONG), answers(WRONG[:20]), ["all"] * PICTURES)
+    assert not result.promoted
+    assert result.reason == (
         "cannot be told: accuracy went from 80.0 % to 95.0 % (+15.0 points), "
         "and an interval takes 6 groups of test pictures, there is 1"
     )
@@ -148,12 +150,12 @@ def test_the_figure_that_is_named_decides_and_comes_first(by: str) -> None:
     after[missed[:40]] = [0.6, 0.4]
     slices = pd.DataFrame({"wafer": WAFER})
     points = Points(1, 0.3, 0.3, "precision")
-    found = decide(before, after, LABELS, CLASSES, None, slices, LIMITS._replace(by=by), points)
-    assert [row["by"] for row in found.gain["figures"]] == [by, *(n for n in FIGURES if n not in (by, "cost"))]
-    assert found.gain["by"] == by
-    assert found.promoted
-    assert found.reason.startswith("better" if by in ("auc", "recall") else "not worse")
-    assert FIGURES[by] in found.reason
+    result = decide(before, after, LABELS, CLASSES, None, slices, LIMITS._replace(by=by), points)
+    assert [row["by"] for row in result.gain["figures"]] == [by, *(n for n in FIGURES if n not in (by, "cost"))]
+    assert result.gain["by"] == by
+    assert result.promoted
+    assert result.reason.startswith("better" if by in ("auc", "recall") else "not worse")
+    assert FIGURES[by] in result.reason
     back = decide(after, before, LABELS, CLASSES, None, slices, LIMITS._replace(by=by), points)
     assert back.promoted == (by in ("accuracy", "macro_f1"))
 
@@ -163,14 +165,14 @@ def test_costs_decide_against_a_model_with_fewer_but_dearer_mistakes() -> None:
     cautious, careless = answers(np.flatnonzero(LABELS == 0)[:40]), answers(np.flatnonzero(LABELS == 1)[:20])
     costs = {"defective": {"functional": 10.0}}
     changes: Any = {"costs": costs, "class_limit": 1.0, "slice_limit": 1.0}
-    found = judged(cautious, careless, by="cost", **changes)
-    assert (found.gain["before"], found.gain["after"]) == (40 / PICTURES, 200 / PICTURES)
-    assert not found.promoted
-    assert found.reason.startswith("worse: mean cost of a picture went from 0.100 to 0.500 (+0.400, 95 % interval +")
+    result = judged(cautious, careless, by="cost", **changes)
+    assert (result.gain["before"], result.gain["after"]) == (40 / PICTURES, 200 / PICTURES)
+    assert not result.promoted
+    assert result.reason.startswith("worse: mean cost of a picture went from 0.100 to 0.500 (+0.400, 95 % interval +")
     assert judged(careless, cautious, by="cost", **changes).reason.startswith("better: ")
     assert judged(cautious, careless, by="accuracy", **changes).promoted
     also = next(row for row in judged(cautious, careless, **changes).gain["figures"] if row["by"] == "cost")
-    assert also["low"] == found.gain["low"]
+    assert also["low"] == result.gain["low"]
 
 
 @given(st.integers(0, 2**32 - 1), st.sampled_from([0.5, 0.7, 0.975]))
@@ -189,10 +191,10 @@ def test_mistakes_that_all_cost_one_decide_as_accuracy_does(seed: int, sure: flo
 
 def test_where_no_threshold_keeps_the_promise_nothing_is_found() -> None:
     points = Points(1, 0.5, None, "precision")
-    found = decide(
+    result = decide(
         answers(), answers(), LABELS, CLASSES, None, pd.DataFrame(index=LABELS), LIMITS._replace(by="recall"), points
     )
-    assert (found.gain["before"], found.gain["after"], found.promoted) == (1, 0, False)
+    assert (result.gain["before"], result.gain["after"], result.promoted) == (1, 0, False)
 
 
 def test_recall_that_is_bought_with_precision_is_refused() -> None:
@@ -201,31 +203,31 @@ def test_recall_that_is_bought_with_precision_is_refused() -> None:
     slices = pd.DataFrame({"wafer": WAFER})
     for promise in ("precision", "specificity"):
         points = Points(1, 0.5, 0.5, promise)
-        found = decide(
+        result = decide(
             before, after, LABELS, CLASSES, None, slices, LIMITS._replace(by="recall", class_limit=0.1), points
         )
-        assert found.gain["low"] > 0
-        assert not found.promoted
-        assert f"{promise} at the operating point falls from 100.0 %" in found.reason
+        assert result.gain["low"] > 0
+        assert not result.promoted
+        assert f"{promise} at the operating point falls from 100.0 %" in result.reason
 
 
 def test_a_figure_that_is_undefined_decides_nothing_and_no_other_takes_its_place() -> None:
     labels = np.zeros(40, int)
-    found = decide(
+    result = decide(
         answers(labels=labels), answers(labels=labels), labels, CLASSES, None, pd.DataFrame(index=labels),
         LIMITS._replace(by="auc"),
     )  # fmt: skip
-    assert found.reason == "cannot be told: AUC, and it is undefined, because a class has no test pictures"
-    assert not found.promoted
+    assert result.reason == "cannot be told: AUC, and it is undefined, because a class has no test pictures"
+    assert not result.promoted
 
 
 def test_auc_is_over_the_classes_that_have_pictures() -> None:
     before, after = (aligned(answers(wrong), CLASSES, [*CLASSES, "gone"]) for wrong in (WRONG, WRONG[:20]))
-    found = decide(
+    result = decide(
         before, after, LABELS, [*CLASSES, "gone"], None, pd.DataFrame(index=LABELS), LIMITS._replace(by="auc")
     )
-    assert found.promoted
-    assert found.gain["before"] == pytest.approx(0.8)
+    assert result.promoted
+    assert result.gain["before"] == pytest.approx(0.8)
 
 
 def test_a_class_the_model_in_use_does_not_know_counts_for_the_one_that_does() -> None:
@@ -235,9 +237,11 @@ def test_a_class_the_model_in_use_does_not_know_counts_for_the_one_that_does() -
     before = aligned(answers(labels=1 - np.minimum(labels, 1)), known, classes)
     assert before[:, 2].tolist() == [0] * PICTURES
     assert (before.argmax(1) == labels).mean() == 0.75
-    found = decide(before, answers(labels=labels, classes=3), labels, classes, None, pd.DataFrame(index=labels), LIMITS)
-    assert found.promoted
-    assert [(row["value"], row["before"], row["after"]) for row in found.falls] == [
+    result = decide(
+        before, answers(labels=labels, classes=3), labels, classes, None, pd.DataFrame(index=labels), LIMITS
+    )
+    assert result.promoted
+    assert [(row["value"], row["before"], row["after"]) for row in result.falls] == [
         ("functional", 1, 1),
         ("defective", 1, 1),
         ("cracked", 0, 1),
@@ -264,17 +268,17 @@ def test_the_order_of_the_pictures_changes_nothing(random: Any, grouped: bool) -
 
 
 def test_a_decision_is_plain_json() -> None:
-    found = judged(answers(WRONG), answers(WRONG[:20]), list("abcdefgh") * (PICTURES // 8))
-    assert Decision(**json.loads(json.dumps(asdict(found)))) == found
+    result = judged(answers(WRONG), answers(WRONG[:20]), list("abcdefgh") * (PICTURES // 8))
+    assert Decision(**json.loads(json.dumps(asdict(result)))) == result
 
 
 def test_the_report_says_why_at_its_top_and_escapes_names() -> None:
-    found = judged(answers(WRONG), answers(WRONG[:20]))
-    rows = [{**found.falls[0], "value": "<b>"}, *found.falls[1:]]
+    result = judged(answers(WRONG), answers(WRONG[:20]))
+    rows = [{**result.falls[0], "value": "<b>"}, *result.falls[1:]]
     report = html_of("a run", "", [Section("metrics", "Metrics", "")])
-    html = page(report, champion="v1.0.0", **{**asdict(found), "falls": rows})
+    html = page(report, champion="v1.0.0", **{**asdict(result), "falls": rows})
     assert html.index("#promotion") < html.index('<section id="promotion">') < html.index('<section id="metrics">')
-    assert found.reason[1:] in html.replace("\u00a0", " ")
+    assert result.reason[1:] in html.replace("\u00a0", " ")
     assert "To be put in use" in html
     assert "&lt;b&gt;" in html
 

@@ -70,9 +70,11 @@ def test_interval_is_wider_where_seeds_disagree() -> None:
     shaky = [_drawn("x", seed, 0.7, 0.8 + (0.15 if seed % 2 else -0.15)) for seed in range(4)]
     widths = []
     for runs in (steady, shaky):
-        found = study.difference(study.verdicts(runs, "head"), study.verdicts(runs, "finetuned"), study.groups_of(runs))
-        assert found["low"] < found["mean"] < found["high"]
-        widths.append(found["high"] - found["low"])
+        result = study.difference(
+            study.verdicts(runs, "head"), study.verdicts(runs, "finetuned"), study.groups_of(runs)
+        )
+        assert result["low"] < result["mean"] < result["high"]
+        widths.append(result["high"] - result["low"])
     assert widths[1] > 1.5 * widths[0]
 
 
@@ -149,7 +151,7 @@ def test_auc_of_arms_differs_by_as_much_as_their_own_auc_does() -> None:
 
 def test_averaged_seeds_say_what_the_mean_of_their_probabilities_says() -> None:
     sure, unsure = [True, True, False, False], [True, False, True, False]  # 0.9 where right, 0.3 where wrong
-    runs = [_run("x", seed, {"head": said, "finetuned": said}) for seed, said in enumerate((sure, unsure))]
+    runs = [_run("x", seed, {"head": output, "finetuned": output}) for seed, output in enumerate((sure, unsure))]
     for run in study.averaged(runs):
         assert (run.predictions["finetuned_prediction"] == "a").tolist() == [True, True, True, False]
         assert run.predictions["finetuned_p_a"].tolist() == pytest.approx([0.9, 0.6, 0.6, 0.3])

@@ -47,11 +47,11 @@ def until(ready: Callable[[], Any], patience: float = 300.0) -> Any:
     It is asked less often the longer it takes: the answer is often a server's, which has other things to do.
     """
     start = time.monotonic()
-    while not (found := ready()):
+    while not (result := ready()):
         waited = time.monotonic() - start
         assert waited < patience, "waited in vain"
         time.sleep(min(0.1 + waited / 20, 1.0))
-    return found
+    return result
 
 
 def alive(pid: int) -> bool:

@@ -100,12 +100,12 @@ def _connected(folder: str, name: str) -> socket.socket | None:
 
 
 def _open_files() -> list[int]:
-    found = []
+    results = []
     for name in os.listdir("/dev/fd"):  # noqa: PTH208
         with suppress(OSError):
             os.fstat(int(name))
-            found.append(int(name))
-    return sorted(found)
+            results.append(int(name))
+    return sorted(results)
 
 
 def _start(folder: str, name: str) -> None:
@@ -148,8 +148,8 @@ def _import_everything(name: str) -> None:
 
     names = [*{"dvc": (*DVC_MODULES, *DVC_PACKAGES), "torch": TORCH_MODULES, "flow": FLOW_MODULES}[name]]
     for package in DVC_PACKAGES if name == "dvc" else ():
-        found = pkgutil.walk_packages(importlib.import_module(package).__path__, f"{package}.", onerror=lambda _: None)
-        names += [module.name for module in found]
+        result = pkgutil.walk_packages(importlib.import_module(package).__path__, f"{package}.", onerror=lambda _: None)
+        names += [module.name for module in result]
     for name in names:
         with suppress(ImportError):  # of an extra that is not installed
             importlib.import_module(name)

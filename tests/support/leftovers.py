@@ -42,7 +42,7 @@ def end(folder: Path, *spared: int) -> None:
 
 def _processes_of(folder: Path) -> set[int]:
     mark = f"{MARK}={folder}".encode()
-    found, children = set(), dict[int, list[int]]()
+    result, children = set(), dict[int, list[int]]()
     for process in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
             state, parent = (process / "stat").read_text().rsplit(")", 1)[1].split()[:2]
@@ -50,13 +50,13 @@ def _processes_of(folder: Path) -> set[int]:
                 continue
             children.setdefault(int(parent), []).append(int(process.name))
             if mark in (process / "environ").read_bytes().split(b"\0"):
-                found.add(int(process.name))
-    todo = [*found]
+                result.add(int(process.name))
+    todo = [*result]
     while todo:  # a program may have written over its environment
-        more = set(children.get(todo.pop(), ())) - found
-        found |= more
+        more = set(children.get(todo.pop(), ())) - result
+        result |= more
         todo += more
-    return found
+    return result
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from thaw.data.pictures import Normaliser, Pictures
+from thaw.learning.activations import Frozen
 from thaw.learning.backbones import Classifier
 from thaw.learning.batches import Split, TrainingData
 from thaw.learning.losses import cross_entropy, lowest_loss
@@ -16,8 +17,8 @@ from thaw.learning.training import FineTuning, HeadTraining, Trained, fine_tune,
 Rows = np.ndarray[Any, np.dtype[np.int64]]
 PLAIN: dict[str, Any] = {
     "seed": 0, "learning_rate": 0.003, "ratio": 10, "layer_decay": 1.0, "weight_decay": 0.05, "batch_size": 8,
-    "epochs": 3, "warmup": 0.1, "views": 2, "jitter": 0.1, "l2_sp": 0.0, "mixup": 0.0, "cutmix": 0.0, "ema": 0.0,
-    "interpolate": False, "keep": "last",
+    "epochs": 3, "warmup": 0.1, "views": 2, "draws": None, "jitter": 0.1, "l2_sp": 0.0, "mixup": 0.0, "cutmix": 0.0,
+    "ema": 0.0, "interpolate": False, "keep": "last",
 }  # fmt: skip
 
 
@@ -36,11 +37,12 @@ def tune(
     scratch: Path | None = None,
     unfreeze: Callable[[int], object] = lambda epoch: None,
     weight: Tensor | None = None,
+    frozen: Frozen | None = None,
 ) -> Trained:
     """Phase 2 with cross-entropy; `weight` is how much each class counts."""
     data = TrainingData(pictures, normalise, Split(*train), Split(*val))
     loss_fn, criterion = cross_entropy(class_weights=weight), lowest_loss(weight)
-    return fine_tune(model, data, how, loss_fn, criterion, unfreeze, scratch)
+    return fine_tune(model, data, how, loss_fn, criterion, unfreeze, scratch, frozen)
 
 
 def fit(head: nn.Linear, train: Any, val: Any, how: HeadTraining) -> Trained:

@@ -147,6 +147,53 @@ def test_test_pictures_change_nothing_before_evaluate(finished: Path, copied: Pa
         assert points[0] == points[1] or points[0]["threshold"] == points[1]["threshold"]
 
 
+def test_training_starts_from_the_model_in_use_and_not_from_one_that_learned_from_test_pictures(copied: Path) -> None:
+    shutil.rmtree(copied / ".dvc")
+    shutil.copytree(ROOT / "tasks", copied / "tasks", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("dvc.yaml", "thaw.yaml", ".gitignore"):
+        shutil.copy(ROOT / name, copied)
+    provenance = copied / "artifacts/provenance"
+    provenance.mkdir(exist_ok=True)
+    for name in ("prepare", "package"):
+        (provenance / f"{name}.json").touch()
+    code = """
+import subprocess, sys
+from thaw.project import recipe, registry, settings
+for command in (
+    "git init -q", "dvc init -q", "dvc add -q data", "dvc commit --force prepare package", "git add --all",
+    "git -c user.name=a -c user.email=a@b commit -qm first",
+):
+    program = [sys.executable, "-m"] * command.startswith("dvc") + command.split()
+    subprocess.run(program, check=True, stdout=sys.stderr)
+registry.register("HEAD", "the first")
+registry.promote("v1.0.0", "by hand")
+settings.override(["backbone.weights=prod"])
+print(recipe.refresh()["weights"][1] == registry.find("v1.0.0").model)
+"""
+    done = execute(copied, code)
+    assert done.stdout == "True\n", done.stderr
+    shutil.rmtree(provenance)
+    in_use = load_file(copied / "artifacts/package/weights.safetensors")
+    done = run(copied, "prepare", "embed", "head", "unfreeze")
+    assert done.returncode == 0, done.stderr
+    meta = json.loads((copied / "artifacts/head/model/meta.json").read_text())
+    started = load_file(copied / "artifacts/head/model/weights.safetensors")
+    assert meta["folded"]
+    assert started.keys() == in_use.keys()
+    backbone = [name for name in started if name.startswith("backbone.")]
+    assert all((started[name] == in_use[name]).all() for name in backbone)
+    assert any((started[name] != in_use[name]).any() for name in started if name not in backbone)
+
+    settings.override(["unfreeze.batchnorm=adapt"], copied / "params.yaml")
+    done = run(copied, "prepare")
+    assert done.returncode == 2
+    assert "unfreeze.batchnorm cannot be adapt: use frozen" in done.stderr
+    settings.override(["unfreeze.batchnorm=frozen", "prepare.seed=1"], copied / "params.yaml")
+    done = run(copied, "prepare")
+    assert done.returncode == 2
+    assert "backbone.weights is prod, which learned from" in done.stderr
+
+
 def test_metrics_say_what_the_predictions_say(finished: Path) -> None:
     metrics = figures_of(finished)
     predictions = pd.read_csv(finished / "artifacts/evaluate/predictions.csv")
@@ -160,8 +207,8 @@ def test_metrics_say_what_the_predictions_say(finished: Path) -> None:
         labels = (predictions["label"] == "stripes").to_numpy().astype(int)
         uncalibrated = p ** metrics[name]["temperature"]
         uncalibrated /= uncalibrated.sum(axis=1, keepdims=True)
-        for key, said in (("ece", p), ("ece_uncalibrated", uncalibrated)):
-            assert metrics[name][key] == pytest.approx(calibration_error(said, labels))
+        for key, output in (("ece", p), ("ece_uncalibrated", uncalibrated)):
+            assert metrics[name][key] == pytest.approx(calibration_error(output, labels))
         if point := metrics["operating"][name]:
             called = p[:, 1] >= point["threshold"]
             assert point["recall"]["value"] == pytest.approx(called[labels == 1].mean())
@@ -189,6 +236,19 @@ def test_pictures_over_the_budget_are_decoded_on_the_fly_with_the_same_result(fi
     assert not (copied / "artifacts/prepare/pictures.npy").exists()
     weights = "artifacts/unfreeze/model/weights.safetensors"
     assert (copied / weights).read_bytes() == (finished / weights).read_bytes()
+
+
+def test_outputs_of_frozen_blocks_change_no_byte_whether_they_are_kept_or_not(copied: Path) -> None:
+    settings.override(["unfreeze.blocks=2", "unfreeze.draws=1"], copied / "params.yaml")
+    weights = []
+    for gigabytes in (4, 0):
+        settings.override([f"resources.activations_gb={gigabytes}"], copied / "params.yaml")
+        shutil.rmtree(copied / ".dvc/tmp/thaw", ignore_errors=True)
+        done = run(copied, "unfreeze")
+        assert done.returncode == 0, done.stderr
+        assert ("outputs of frozen blocks" in done.stdout) == (gigabytes > 0)
+        weights.append((copied / "artifacts/unfreeze/model/weights.safetensors").read_bytes())
+    assert weights[0] == weights[1]
 
 
 def test_two_processes_come_to_the_same_results_and_write_them_once(finished: Path, copied: Path) -> None:
@@ -400,6 +460,7 @@ def test_another_loss_is_used_as_the_documents_say(copied: Path, finished: Path)
     section = (ROOT / "docs/learning.md").read_text().split("## Use another loss")[1].split("\n## ")[0]
     (loss,) = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
     (arguments,) = re.findall(r" +loss_fn=.*\n +criterion=.*\n", section)
+    shutil.rmtree(copied / ".dvc")
     shutil.copytree(ROOT / "tasks", copied / "tasks", ignore=shutil.ignore_patterns("__pycache__"))
     file = copied / "tasks/unfreeze.py"
     text, passed = re.subn(r" +loss_fn=.*\n +criterion=.*\n", arguments, file.read_text())
@@ -456,15 +517,15 @@ def test_a_package_says_of_the_test_pictures_what_evaluate_said(finished: Path) 
     """Of the files on disk, with nothing but the folder of the package."""
     predictions = manifest.read_predictions(finished / "artifacts/evaluate/predictions.csv")
     model = Model.load(finished / "artifacts/package", "cpu")
-    said = model.predict(finished / "data" / path for path in predictions["path"])
-    shares = np.array([list((each.probabilities or {}).values()) for each in said])
+    output = model.predict(finished / "data" / path for path in predictions["path"])
+    shares = np.array([list((each.probabilities or {}).values()) for each in output])
     columns = [f"finetuned_p_{label}" for label in model.classes]
     assert shares == pytest.approx(predictions[columns].to_numpy(), abs=1e-6)
-    assert [each.label for each in said] == predictions["finetuned_prediction"].tolist()
+    assert [each.label for each in output] == predictions["finetuned_prediction"].tolist()
     cut = model.about.threshold
     assert cut == figures_of(finished)["operating"]["finetuned"]["threshold"]
     positive = predictions[columns[1]] >= cut
-    assert [each.decision for each in said] == np.where(positive, *reversed(model.classes)).tolist()
+    assert [each.decision for each in output] == np.where(positive, *reversed(model.classes)).tolist()
 
 
 def test_thaw_predict_says_of_the_test_files_what_evaluate_said(finished: Path, tmp_path: Path) -> None:
@@ -475,18 +536,18 @@ def test_thaw_predict_says_of_the_test_files_what_evaluate_said(finished: Path, 
     words = ("predict", "test.csv", "--model", str(finished / "artifacts/package"), "--out", "said.csv")
     done = execute(tmp_path, "from thaw.cli import app\napp()", *words)
     assert done.returncode == 0, done.stderr
-    said = pd.read_csv(tmp_path / "said.csv", keep_default_na=False)
+    output = pd.read_csv(tmp_path / "said.csv", keep_default_na=False)
     columns = [name for name in predictions if name.startswith("finetuned_p_")]
-    shares = said[[name.removeprefix("finetuned_") for name in columns]].to_numpy()
+    shares = output[[name.removeprefix("finetuned_") for name in columns]].to_numpy()
     assert shares == pytest.approx(predictions[columns].to_numpy(), abs=1e-6)
-    assert said["prediction"].tolist() == predictions["finetuned_prediction"].tolist()
-    assert said["label"].tolist() == predictions["label"].tolist()
+    assert output["prediction"].tolist() == predictions["finetuned_prediction"].tolist()
+    assert output["label"].tolist() == predictions["label"].tolist()
     cut = figures_of(finished)["operating"]["finetuned"]["threshold"]
-    assert (said["decision"] == "stripes").tolist() == (predictions[columns[1]] >= cut).tolist()
+    assert (output["decision"] == "stripes").tolist() == (predictions[columns[1]] >= cut).tolist()
     assert sum(figures_of(finished)["finetuned"]["decisions_on_val"].values()) == pytest.approx(1)
-    assert (said["unsure"] == (shares.max(1) < 0.7)).all()
-    assert set(said["unlike"]) <= {True, False}
-    assert done.stderr.splitlines()[-1].startswith(f"{len(said)} pictures: ")
+    assert (output["unsure"] == (shares.max(1) < 0.7)).all()
+    assert set(output["unlike"]) <= {True, False}
+    assert done.stderr.splitlines()[-1].startswith(f"{len(output)} pictures: ")
 
 
 def test_the_card_of_a_model_has_its_data_results_operating_point_and_licence(copied: Path) -> None:
@@ -511,10 +572,10 @@ def test_the_card_of_a_model_has_its_data_results_operating_point_and_licence(co
 def test_the_state_of_a_training_stays_until_dvc_has_locked_in_what_it_made(finished: Path, copied: Path) -> None:
     scratch = copied / ".dvc/tmp/thaw"
     assert execute(copied, STOPPED).returncode == 3
-    for said in ("resuming after epoch 1", "going on after epoch 2"):  # DVC failed to write dvc.lock after the first
+    for output in ("resuming after epoch 1", "going on after epoch 2"):  # DVC failed to write dvc.lock after the first
         shutil.rmtree(copied / "artifacts/unfreeze", ignore_errors=True)
         done = run(copied, "unfreeze")
-        assert said in done.stdout, done.stdout + done.stderr
+        assert output in done.stdout, done.stdout + done.stderr
         assert files_under(copied / "artifacts/unfreeze") == files_under(finished / "artifacts/unfreeze")
     assert run(copied, "evaluate").returncode == 0
     assert len(list(scratch.iterdir())) == 2
@@ -637,18 +698,18 @@ def changed(lopsided: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[st
 def test_a_setting_changes_what_the_phases_make_that_read_it_and_nothing_else(
     lopsided: Path, changed: dict[str, Path], change: str, phases: set[str]
 ) -> None:
-    found = {
+    result = {
         phase
         for phase, files in MADE.items()
         for file in files
         if (changed[change] / phase / file).read_bytes() != (lopsided / "artifacts" / phase / file).read_bytes()
     }
-    assert found == phases
+    assert result == phases
 
 
 def test_weights_are_interpolated_where_that_is_asked_for(changed: dict[str, Path]) -> None:
-    said = "of the way from the head-only weights"
-    assert [change for change, made in changed.items() if said in (made / "printed").read_text()] == [INTERPOLATE]
+    output = "of the way from the head-only weights"
+    assert [change for change, made in changed.items() if output in (made / "printed").read_text()] == [INTERPOLATE]
 
 
 @pytest.mark.parametrize("phase", ["head", "unfreeze"])

@@ -5,8 +5,9 @@ All random numbers come from the seed and the epoch and are drawn for the whole 
 an interruption nor the number of processes changes them.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import repeat
 from typing import NamedTuple
 
 import numpy as np
@@ -14,8 +15,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from thaw.data.pictures import Normaliser, Pictures, copied, in_batches, in_views, jittered
+from thaw.data.pictures import Normaliser, Pictures, copied, drawn_views, in_batches, in_views, jittered
 from thaw.learning import processes
+from thaw.learning.activations import Activations
+from thaw.learning.cut import as_they_are
 
 Rows = NDArray[np.int64]
 
@@ -25,9 +28,21 @@ class Augmentation:
     """How training pictures vary from epoch to epoch."""
 
     views: int
+    draws: int | None
     jitter: float
     mixup: float
     cutmix: float
+
+    def views_of(self, pictures: int) -> Rows:
+        """The views (pictures, draws) of which an epoch shows one: some that are drawn once for each, or all."""
+        if self.draws:
+            return drawn_views(pictures, self.views, self.draws)
+        return np.broadcast_to(np.arange(self.views), (pictures, self.views))
+
+    @property
+    def leaves_pictures_as_they_are(self) -> bool:
+        """Whether a picture in one view is always the same."""
+        return not (self.jitter or self.mixup or self.cutmix)
 
 
 class Split(NamedTuple):
@@ -48,9 +63,10 @@ class TrainingData(NamedTuple):
 
 class Batch(NamedTuple):
     """This rank's part of a batch of `size`; `share` is the fraction of the batch in it, 0 if
-    there is none."""
+    there is none. `inputs` are pictures or, if the frozen blocks have run already, their outputs.
+    """
 
-    pictures: Tensor
+    inputs: Tensor
     targets: Tensor
     share: float
     size: int
@@ -64,10 +80,19 @@ def order(rows: Rows, size: int) -> list[Rows]:
 
 
 def training_batches(
-    data: TrainingData, batch_size: int, augmentation: Augmentation, seed: tuple[int, int]
+    data: TrainingData,
+    batch_size: int,
+    augmentation: Augmentation,
+    seed: tuple[int, int],
+    before: Callable[[Tensor], Tensor] = as_they_are,
+    kept: Activations | None = None,
 ) -> Iterator[Batch]:
-    """The batches of an epoch; `seed` is the seed of the run and the number of the epoch."""
+    """The batches of an epoch; `seed` is the seed of the run and the number of the epoch.
+
+    `before` runs the frozen blocks; `kept` holds their outputs for every picture in its views.
+    """
     rows, targets = data.train
+    views = augmentation.views_of(len(rows))
     device = data.normalise.device
     batches = order(np.random.default_rng(seed).permutation(len(rows)), batch_size)
     generator = torch.Generator().manual_seed(int(np.random.default_rng([*seed, 2]).integers(2**31)))
@@ -78,27 +103,45 @@ def training_batches(
     mine = [share if len(share) else np.arange(1) for share in shares]
     if mixes:  # each picture with the one before it, which may be in the share of another rank
         mine = [np.r_[places[0] - 1, places] % len(batch) for batch, places in zip(batches, mine, strict=True)]
-    read = data.pictures.batches([rows[batch[places]] for batch, places in zip(batches, mine, strict=True)])
-    for batch, share, places, pixels in zip(batches, shares, mine, read, strict=True):
-        pictures = augmented(pixels, places, len(batch), data.normalise, augmentation, generator)
+    read: Iterator[Tensor | None] = repeat(None)
+    if not kept:
+        read = data.pictures.batches([rows[batch[places]] for batch, places in zip(batches, mine, strict=True)])
+    for batch, share, places, pixels in zip(batches, shares, mine, read, strict=kept is None):
+        numbers = drawn(len(batch), views.shape[1], generator)[places]
         probabilities = copied(targets[batch[places]], device)
-        if mixes:
-            pictures, probabilities = mixed(pictures, probabilities, augmentation, random)
-        yield Batch(pictures, probabilities, len(share) / len(batch), len(batch))
+        if kept:
+            inputs = kept.read(batch[places], numbers.numpy())
+        else:
+            assert pixels is not None
+            shown = torch.from_numpy(views[batch[places], numbers])
+            inputs = augmented(pixels, shown, places, len(batch), data.normalise, augmentation, generator)
+            if mixes:
+                inputs, probabilities = mixed(inputs, probabilities, augmentation, random)
+            inputs = before(inputs)
+        yield Batch(inputs, probabilities, len(share) / len(batch), len(batch))
+
+
+def drawn(pictures: int, views: int, generator: torch.Generator) -> Tensor:
+    """A view number for each picture of a batch."""
+    if views == 1:
+        return torch.zeros(pictures, dtype=torch.int64)
+    return torch.randint(views, (pictures,), generator=generator)
 
 
 def augmented(
     pixels: Tensor,
+    views: Tensor,
     places: Rows,
     size: int,
     normalise: Normaliser,
     augmentation: Augmentation,
     generator: torch.Generator,
 ) -> Tensor:
-    """Normalised and augmented pictures; `places` are their places in a batch of `size`."""
+    """Normalised and augmented pictures, each in its view; `places` are their places in a batch of
+    `size`."""
     pixels = copied(pixels, normalise.device)
     if augmentation.views > 1:
-        pixels = in_views(pixels, torch.randint(augmentation.views, (size,), generator=generator)[places])
+        pixels = in_views(pixels, views)
     pictures = normalise(pixels)
     if augmentation.jitter:
         contrast, brightness = (2 * torch.rand(2, size, generator=generator)[:, places] - 1) * augmentation.jitter

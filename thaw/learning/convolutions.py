@@ -12,8 +12,9 @@ A profile of phase 2 shows five slow spots:
 """
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -27,24 +28,50 @@ from thaw.learning.efficientnet_lite0 import SameConv2d
 # oneDNN's convolution with a fused activation, as torch.compile uses it; None if PyTorch is built
 # without oneDNN.
 _WITH_ACTIVATION = getattr(torch.ops.mkldnn, "_convolution_pointwise", None)
-Geometry = tuple[Any, ...]  # stride, padding, dilation, groups
+
+
+class Geometry(NamedTuple):
+    """A convolution without its weights."""
+
+    stride: Any
+    padding: Any
+    dilation: Any
+    groups: int
+
+
 WeightGradient = Callable[[Tensor, Tensor, Tensor, Geometry], Tensor]  # from the gradient of the output
 
 
-def quicken(model: nn.Module) -> None:
+@dataclass(frozen=True)
+class How:
+    """How a convolution runs. `clamped`: with a fused ReLU6; `alone`: its output goes into a
+    convolution only; `mixed`: it multiplies in bfloat16."""
+
+    geometry: Geometry
+    clamped: bool
+    alone: bool
+    mixed: bool
+    weight_gradient: WeightGradient
+
+
+def quicken(model: nn.Module, mixed: bool = False) -> None:
     """Make the convolutions of a network on a CPU use the fastest implementations; on a GPU
-    nothing changes."""
+    nothing changes.
+
+    `mixed`: 1x1 and depthwise convolutions multiply in bfloat16, except for the gradients of
+    depthwise ones, which are slow in it. Weights, sums and the inputs of blocks stay float32.
+    """
     if any(parameter.device.type != "cpu" for parameter in model.parameters()):
         return
     for module in [*model.modules()]:
         if isinstance(module, EfficientNet):
             _turn(module.features)
         if type(module).forward is nn.Sequential.forward:
-            _take_in_activations(module)
+            _take_in_activations(module, mixed)
         elif isinstance(module, nn.ReLU6):
             module.inplace = False
-        elif isinstance(module, nn.Conv2d) and _weight_gradient(module) is not _usual and not _is_quick(module):
-            _replace(module, False, False)
+        elif isinstance(module, nn.Conv2d) and not _is_quick(module) and _has_quick_way(module, mixed):
+            _replace(module, False, False, mixed)
 
 
 def _turn(features: nn.Module) -> None:
@@ -57,7 +84,8 @@ def _turn(features: nn.Module) -> None:
     """
     layers = [module for module in features.modules() if isinstance(module, nn.Conv2d)]
     if any(isinstance(layer, SameConv2d) for layer in layers):
-        features.register_forward_pre_hook(lambda _, inputs: inputs[0].flip(2, 3))
+        first = next(features.children())  # not of all of them, which may be run from a later one on
+        first.register_forward_pre_hook(lambda _, inputs: inputs[0].flip(2, 3))
         for layer in layers:
             if layer.kernel_size != (1, 1):
                 height, width = layer.kernel_size
@@ -75,7 +103,7 @@ def is_turned(model: nn.Module) -> bool:
     return any(isinstance(module, _Turned) for module in model.modules())
 
 
-def _take_in_activations(sequential: nn.Module) -> None:
+def _take_in_activations(sequential: nn.Module, mixed: bool) -> None:
     """Fuse each ReLU6 that follows a convolution into it."""
     layers = list(_layers(sequential))
     layers.append((sequential, "", nn.Identity()))  # the layer after the last one is not known
@@ -83,7 +111,7 @@ def _take_in_activations(sequential: nn.Module) -> None:
         layers, layers[1:], layers[2:], strict=False
     ):
         if isinstance(module, nn.Conv2d) and isinstance(following, nn.ReLU6) and _takes_activation(module):
-            _replace(module, True, isinstance(after_that, nn.Conv2d))
+            _replace(module, True, isinstance(after_that, nn.Conv2d), mixed)
             setattr(parent, name, nn.Identity())
 
 
@@ -105,10 +133,14 @@ def _is_quick(module: nn.Conv2d) -> bool:
     return "_conv_forward" in vars(module)
 
 
-def _replace(module: nn.Conv2d, clamped: bool, alone: bool) -> None:
-    """`clamped`: with a fused ReLU6; `alone`: its output goes into a convolution only."""
-    geometry = module.stride, module.padding, module.dilation, module.groups
-    module._conv_forward = partial(_Convolution.apply, geometry, clamped, alone, _weight_gradient(module))  # type: ignore[method-assign]
+def _has_quick_way(module: nn.Conv2d, mixed: bool) -> bool:
+    return _weight_gradient(module) is not _usual or (mixed and _multiplies_in_bfloat16(module))
+
+
+def _replace(module: nn.Conv2d, clamped: bool, alone: bool, mixed: bool) -> None:
+    geometry = Geometry(module.stride, module.padding, module.dilation, module.groups)
+    how = How(geometry, clamped, alone, mixed and _multiplies_in_bfloat16(module), _weight_gradient(module))
+    module._conv_forward = partial(_Convolution.apply, how)  # type: ignore[method-assign]
 
 
 class _Convolution(Function):
@@ -116,46 +148,43 @@ class _Convolution(Function):
 
     @staticmethod
     @custom_fwd(device_type="cpu", cast_inputs=torch.bfloat16)  # type: ignore[untyped-decorator]
-    def forward(
-        ctx: Any,
-        geometry: Geometry,
-        clamped: bool,
-        alone: bool,
-        weight_gradient: WeightGradient,
-        inputs: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-    ) -> Tensor:
-        if not clamped:
-            output = F.conv2d(inputs, weight, bias, *geometry)
-        elif _WITH_ACTIVATION and inputs.dtype == torch.float32:
-            stride, padding, *rest = geometry
+    def forward(ctx: Any, how: How, inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        given = weight
+        if how.mixed:
+            inputs, weight = inputs.bfloat16(), weight.bfloat16()
+            bias = None if bias is None else bias.bfloat16()
+        if not how.clamped:
+            output = F.conv2d(inputs, weight, bias, *how.geometry)
+        elif _WITH_ACTIVATION and (inputs.dtype == torch.float32 or how.mixed):
+            stride, padding, *rest = how.geometry
             output = _WITH_ACTIVATION(inputs, weight, bias, padding, stride, *rest, "hardtanh", [0.0, 6.0], "")
         else:
-            output = F.conv2d(inputs, weight, bias, *geometry).clamp_(0, 6)
-        ctx.save_for_backward(inputs, weight, output if clamped else None)
-        ctx.geometry, ctx.alone, ctx.weight_gradient = geometry, alone, weight_gradient
-        return output
+            output = F.conv2d(inputs, weight, bias, *how.geometry).clamp_(0, 6)
+        ctx.save_for_backward(inputs, given if how.geometry.groups > 1 else weight, output if how.clamped else None)
+        ctx.how = how
+        return output.float() if how.mixed and not how.alone else output
 
     @staticmethod
     @custom_bwd(device_type="cpu")  # type: ignore[untyped-decorator]
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,) = gradients
         inputs, weight, clamped = ctx.saved_tensors
+        how = ctx.how
+        gradient = gradient.to(inputs.dtype)
         if clamped is not None:
             # A gradient that comes from a single convolution has no other user and may be
             # overwritten.
-            target = gradient if ctx.alone else torch.empty_like(gradient)
+            target = gradient if how.alone else torch.empty_like(gradient)
             gradient = torch.ops.aten.hardtanh_backward.grad_input(gradient, clamped, 0.0, 6.0, grad_input=target)
-        _, _, _, _, needs_inputs, needs_weight, needs_bias = ctx.needs_input_grad
+        _, needs_inputs, needs_weight, needs_bias = ctx.needs_input_grad
+        of_bias = gradient.sum((0, 2, 3), dtype=torch.float32 if how.mixed else None) if needs_bias else None
+        if how.mixed and how.geometry.groups > 1:
+            gradient, inputs = gradient.float(), inputs.float()
         return (
             None,
-            None,
-            None,
-            None,
-            _native(gradient, inputs, weight, ctx.geometry, 0) if needs_inputs else None,
-            ctx.weight_gradient(gradient, inputs, weight, ctx.geometry) if needs_weight else None,
-            gradient.sum((0, 2, 3)) if needs_bias else None,
+            _native(gradient, inputs, weight, how.geometry, 0) if needs_inputs else None,
+            how.weight_gradient(gradient, inputs, weight, how.geometry) if needs_weight else None,
+            of_bias,
         )
 
 
@@ -172,6 +201,11 @@ def _native(gradient: Tensor, inputs: Tensor, weight: Tensor, geometry: Geometry
 def _weight_gradient(module: nn.Conv2d) -> WeightGradient:
     """The fastest implementation of its weight gradient."""
     return _product if _is_product(module) else _columns if _is_wide(module) else _usual
+
+
+def _multiplies_in_bfloat16(module: nn.Conv2d) -> bool:
+    """Whether it is one of those that CPUs with bfloat16 are quicker with, or whose neighbours are."""
+    return _is_product(module) or 1 < module.groups == module.in_channels
 
 
 def _is_product(module: nn.Conv2d) -> bool:
@@ -207,8 +241,8 @@ def _columns(gradient: Tensor, inputs: Tensor, weight: Tensor, geometry: Geometr
 
     def part(gradient: Tensor, inputs: Tensor, columns: int) -> Tensor:
         gradient, inputs = (tensor.contiguous(memory_format=torch.channels_last) for tensor in (gradient, inputs))
-        stride, (high, _), *rest = geometry
-        return _usual(gradient, inputs, weight[..., :columns], (stride, (high, columns // 2), *rest))
+        padding = (geometry.padding[0], columns // 2)
+        return _usual(gradient, inputs, weight[..., :columns], geometry._replace(padding=padding))
 
     first = part(gradient[..., 2:], inputs[..., :-2], 1)
     last = part(gradient[..., :-2], inputs[..., 2:], 1)

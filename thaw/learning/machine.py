@@ -33,6 +33,11 @@ def bfloat16_pays(precision: str, device: torch.device) -> bool:
     return precision == "bfloat16" or (precision == "auto" and has_units)
 
 
+def cpu_has_bfloat16() -> bool:
+    """Whether the processor multiplies in bfloat16 (avx512_bf16, AMX and their like)."""
+    return any(has for name, has in torch.cpu.get_capabilities().items() if name.endswith("bf16"))
+
+
 def compiling_pays(compiling: str, device: torch.device, pictures: int) -> bool:
     """Whether `compiling` (auto, always, never) means torch.compile for a training on this number
     of pictures.

@@ -57,7 +57,8 @@ def predict(
     progress: Progress | None = None,
     label: str = "",
 ) -> Tensor:
-    """Logits (n, classes) of the pictures in `rows`, averaged over their first `views` views.
+    """Logits (n, classes), or of a pair of networks (n, 2, classes), of the pictures in `rows`, averaged over their
+    first `views` views.
 
     Each rank computes its own part and gets the result for all.
     """
@@ -67,8 +68,8 @@ def predict(
     with torch.inference_mode():
         for pixels in pictures.batches(in_batches(processes.share(rows), batch_size)):
             pixels = copied(pixels, normalise.device)
-            logits = [model(normalise(view(pixels, number))) for number in range(views)]
-            parts.append(torch.stack(logits).mean(0).float().cpu())
+            first, *others = (model(normalise(view(pixels, number))).float() for number in range(views))
+            parts.append((sum(others, first) / views).cpu())  # in this order, whatever the shape
             if progress:
                 progress.step(len(pixels) * views * processes.world_size(), label)
     return processes.all_gather(torch.cat(parts))

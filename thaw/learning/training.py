@@ -22,9 +22,11 @@ from torchvision.ops import StochasticDepth
 from thaw.data.pictures import in_batches, rows_of
 from thaw.errors import InputError
 from thaw.learning import cores, processes, scratch
+from thaw.learning.activations import Activations, Frozen
 from thaw.learning.backbones import Classifier
-from thaw.learning.batches import Augmentation, TrainingData, augmented, order, training_batches
+from thaw.learning.batches import Augmentation, Batch, TrainingData, augmented, drawn, order, training_batches
 from thaw.learning.convolutions import quicken
+from thaw.learning.cut import after, as_they_are
 from thaw.learning.freezing import obey_mode, parameter_groups, stay_in_eval
 from thaw.learning.losses import VAL_LOSS, Criterion, LossFn
 from thaw.learning.prediction import predict
@@ -60,6 +62,7 @@ class FineTuning:
     epochs: int
     warmup: float
     views: int
+    draws: int | None
     jitter: float
     l2_sp: float
     mixup: float
@@ -71,7 +74,7 @@ class FineTuning:
     @property
     def augmentation(self) -> Augmentation:
         """The part of the config that concerns training pictures."""
-        return Augmentation(self.views, self.jitter, self.mixup, self.cutmix)
+        return Augmentation(self.views, self.draws, self.jitter, self.mixup, self.cutmix)
 
 
 @dataclass(frozen=True)
@@ -236,13 +239,16 @@ def adapt_batchnorm(model: Classifier, data: TrainingData, config: FineTuning) -
     rows = data.train.rows
     random = np.random.default_rng([config.seed, 0])
     generator = torch.Generator().manual_seed(int(random.integers(2**31)))
-    batches = np.array_split(random.permutation(rows), -(-len(rows) // config.batch_size))
+    batches = np.array_split(random.permutation(len(rows)), -(-len(rows) // config.batch_size))
+    views = config.augmentation.views_of(len(rows))
     progress = Progress(len(rows))
 
     def normalised() -> Iterator[Tensor]:
-        for pixels in data.pictures.batches(batches):
-            every = np.arange(len(pixels))
-            yield augmented(pixels, every, len(pixels), data.normalise, config.augmentation, generator)
+        read = data.pictures.batches([rows[batch] for batch in batches])
+        for batch, pixels in zip(batches, read, strict=True):
+            every, numbers = np.arange(len(batch)), drawn(len(batch), views.shape[1], generator)
+            shown = torch.from_numpy(views[batch, numbers])
+            yield augmented(pixels, shown, every, len(batch), data.normalise, config.augmentation, generator)
             progress.step(len(pixels), "BatchNorm statistics")
 
     for module in model.modules():
@@ -263,6 +269,7 @@ def fine_tune(
     criterion: Criterion,
     unfreeze: Callable[[int], object] = lambda epoch: None,
     scratch_file: Path | None = None,
+    frozen: Frozen | None = None,
 ) -> Trained:
     """Train the unfrozen weights; epoch 0 of the history is the start.
 
@@ -273,11 +280,14 @@ def fine_tune(
     The state after each epoch is written to `scratch_file`, and a later run resumes from it. The
     file's name is a hash of everything that decides the result. A file that is damaged or cannot
     be written only costs time.
+
+    Outputs of `frozen` blocks are kept if there is room for them; that changes the time only, too.
     """
     quicken(model)
     start = {name: value.detach().clone() for name, value in model.state_dict().items()} if config.interpolate else {}
     steps = Steps(model, config, len(order(data.train.rows, config.batch_size)))
     state = (scratch_file and _resumed(scratch_file, steps, data, unfreeze)) or State()
+    source = Source(frozen, data, config)
     left = config.epochs + 1 - len(state.history)
     progress = Progress(left * len(data.val.rows) + min(left, config.epochs) * len(data.train.rows))
     for epoch in range(len(state.history), config.epochs + 1):
@@ -285,9 +295,9 @@ def fine_tune(
         unfreeze(max(1, epoch))
         steps.begin(max(1, epoch))
         if epoch:
-            loss = _train_epoch(data, config, loss_fn, epoch, steps, progress)
+            loss = _train_epoch(data, config, loss_fn, epoch, steps, source, progress)
         label = f"epoch {epoch}/{config.epochs}, validation"
-        logits = _validation_logits(steps.judged, data, config, progress, label)
+        logits = source.validation_logits(steps.judged, progress, label)
         validation = validate(logits, data.val.targets, criterion)
         rate = steps.optimizer.param_groups[-1]["lr"] if epoch else float("nan")
         state.history.append({"epoch": epoch, "learning_rate": rate, "train_loss": loss, **validation.figures})
@@ -299,8 +309,47 @@ def fine_tune(
         if scratch_file and processes.first():
             scratch.keep(scratch_file, vars(state) | steps.state_dict())
     if config.interpolate:
-        _interpolate(model, state, start, data, config, criterion)
+        _interpolate(model, state, start, data, source, criterion)
     return state.result()
+
+
+class Source:
+    """What the trainable part of a network is given: pictures, or what the frozen part makes of them."""
+
+    def __init__(self, frozen: Frozen | None, data: TrainingData, config: FineTuning) -> None:
+        self.frozen, self.data, self.config = frozen, data, config
+        self.train: Activations | None = None
+        self.val: Activations | None = None
+        if not frozen:
+            return
+        once, size = np.zeros((len(data.val.rows), 1), np.int64), config.batch_size
+        self.val = frozen.keep(data.pictures, data.val.rows, data.normalise, once, 2 * size)
+        views = config.augmentation.views_of(len(data.train.rows))
+        if config.augmentation.leaves_pictures_as_they_are and views.shape[1] < config.epochs:
+            self.train = frozen.keep(data.pictures, data.train.rows, data.normalise, views, size)
+
+    def network(self, model: Classifier) -> Classifier:
+        """The part of a network that takes it."""
+        return after(model, self.frozen.number) if self.frozen else model
+
+    def batches(self, seed: tuple[int, int]) -> Iterator[Batch]:
+        """The batches of an epoch."""
+        before = self.frozen.before if self.frozen else as_they_are
+        config = self.config
+        return training_batches(self.data, config.batch_size, config.augmentation, seed, before, self.train)
+
+    def validation_logits(self, model: Classifier, progress: Progress | None = None, label: str = "") -> Tensor:
+        """What a network, frozen part included, says of the validation pictures."""
+        rows, size = self.data.val.rows, 2 * self.config.batch_size
+        if not self.val:
+            return predict(model, self.data.pictures, rows, self.data.normalise, 1, size, progress, label)
+        network, parts = self.network(model).eval(), []
+        with torch.inference_mode():
+            for places in in_batches(np.arange(len(rows)), size):
+                parts.append(network(self.val.read(places, 0 * places)).float().cpu())
+                if progress:
+                    progress.step(len(places), label)
+        return torch.cat(parts)
 
 
 class Steps:
@@ -310,7 +359,7 @@ class Steps:
         self.model, self.config, self.steps_per_epoch = model, config, steps_per_epoch
         average = get_ema_multi_avg_fn(config.ema) if config.ema else None
         self.averaged = AveragedModel(model, multi_avg_fn=average, use_buffers=True) if average else None
-        self.judged: nn.Module = self.averaged.module if self.averaged else model
+        self.judged: Classifier = self.averaged.module if self.averaged else model  # type: ignore[assignment]
         self.anchors = {weight: weight.detach().clone() for weight in model.backbone.parameters() if config.l2_sp}
         self.optimizer: torch.optim.Optimizer
         self.schedule: torch.optim.lr_scheduler.LambdaLR
@@ -408,36 +457,35 @@ def _resumed(path: Path, steps: Steps, data: TrainingData, unfreeze: Callable[[i
 
 
 def _train_epoch(
-    data: TrainingData, config: FineTuning, loss_fn: LossFn, epoch: int, steps: Steps, progress: Progress
+    data: TrainingData,
+    config: FineTuning,
+    loss_fn: LossFn,
+    epoch: int,
+    steps: Steps,
+    source: "Source",
+    progress: Progress,
 ) -> float:
     """One pass over the training pictures; returns the mean loss.
 
     Each rank takes a part of every batch, and the gradients are averaged over ranks.
     """
     seed = (config.seed, epoch)
-    network = processes.data_parallel(steps.model.train())
+    network = processes.data_parallel(source.network(steps.model).train())
     # Dropout draws from the global generator, on each rank for different pictures.
     torch.manual_seed(int(np.random.default_rng([*seed, 1]).integers(2**31)) + processes.rank())
     total, pictures = torch.zeros((), device=data.normalise.device), 0
-    for batch in training_batches(data, config.batch_size, config.augmentation, seed):
+    for batch in source.batches(seed):
         steps.optimizer.zero_grad()
         weight = batch.share * processes.world_size()
-        total += cores.backward(network, loss_fn, batch.pictures, batch.targets, weight) * batch.size
+        total += cores.backward(network, loss_fn, batch.inputs, batch.targets, weight) * batch.size
         steps.step()
         pictures += batch.size
         progress.step(batch.size, f"epoch {epoch}/{config.epochs}")
     return float(processes.mean(total)) / pictures
 
 
-def _validation_logits(
-    model: nn.Module, data: TrainingData, config: FineTuning, progress: Progress | None = None, label: str = ""
-) -> Tensor:
-    batch_size = 2 * config.batch_size
-    return predict(model, data.pictures, data.val.rows, data.normalise, 1, batch_size, progress, label)
-
-
 def _interpolate(
-    model: nn.Module, state: State, start: Weights, data: TrainingData, config: FineTuning, criterion: Criterion
+    model: Classifier, state: State, start: Weights, data: TrainingData, source: Source, criterion: Criterion
 ) -> None:
     """Interpolate between the start and the kept weights, and keep the best on validation (the
     first of equal ones):
@@ -450,7 +498,7 @@ def _interpolate(
             for name, value in start.items()
         }
         model.load_state_dict(weights)
-        validation = validate(_validation_logits(model, data, config), data.val.targets, criterion)
+        validation = validate(source.validation_logits(model), data.val.targets, criterion)
         if best is None or validation.score < best.score:
             best, share = validation, tenths / 10
             state.keep(epoch, validation, {name: value.cpu() for name, value in weights.items()})

@@ -5,6 +5,7 @@ FOLDER/maps.csv      for each picture its PNG, that class and its probability, o
 """
 
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
@@ -71,11 +72,12 @@ def _rows(
                 continue
             tinted, name, probability = next(drawn)
             file = f"{number:04}-{picture.path.stem[:80]}.png"
-            tinted.save(folder / file)
+            with _writing(folder):
+                tinted.save(folder / file)
             rows.append(Row(str(picture.path), file, name, probability))
         table = pd.DataFrame(rows, dtype=object).rename(columns={"label": "class"})
-        with (folder / TABLE).open("a", encoding="utf-8", errors="backslashreplace", newline="") as opened:
-            opened.write(csv_of(table, header))
+        with _writing(folder), (folder / TABLE).open("ab") as opened:
+            opened.write(csv_of(table, header).encode(errors="backslashreplace"))
         header = False
         yield from rows
 
@@ -111,9 +113,15 @@ def _read(picture: Picture) -> Image.Image | str:
 
 
 def _make(folder: Path) -> None:
-    try:
+    with _writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         if any(folder.iterdir()):
             raise InputError(f"--out {folder} is not empty; name a new folder")
+
+
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise InputError(f"--out {folder} cannot be written: {error.strerror}") from None

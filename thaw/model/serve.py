@@ -6,10 +6,13 @@ curl -F files=@a.jpg -F files=@b.png http://127.0.0.1:8000/predict
 
 import secrets
 import threading
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
 from html import escape
 from ipaddress import ip_address
+from itertools import islice
 from pathlib import Path
 from socket import AF_INET, AF_INET6, create_server, socket
 from typing import Annotated, Any, NamedTuple
@@ -23,7 +26,7 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from thaw.errors import InputError
-from thaw.model.model import Model
+from thaw.model.model import BATCH, Model, Prediction
 from thaw.model.sources import Picture
 
 LOOK_EVERY = 5.0  # seconds between two looks at which model is in use
@@ -90,7 +93,6 @@ class InUse:
         name = name_now()
         self.loaded = Loaded(name, load(name))
         self.problem: str | None = None
-        self.turn = threading.Lock()
 
     def look(self) -> None:
         """Change to the model in use where it is another one; where that fails the one before stays."""
@@ -120,12 +122,51 @@ class InUse:
             thread.join()
 
 
+class Waiting(NamedTuple):
+    """The pictures of a request, and where its answer is put: the name of the model and what it says."""
+
+    pictures: list[Picture]
+    answer: Future[tuple[str, list[Prediction]]]
+
+
+class Together:
+    """Answers requests one batch after the other, those that wait together: a batch costs less than its parts."""
+
+    def __init__(self, in_use: InUse) -> None:
+        self.in_use = in_use
+        self.waiting: deque[Waiting] = deque()
+        self.worker = ThreadPoolExecutor(1)
+
+    def ask(self, pictures: list[Picture]) -> tuple[str, list[Prediction]]:
+        """What one model says of the pictures, and its name."""
+        request = Waiting(pictures, Future())
+        self.waiting.append(request)
+        self.worker.submit(self._answer_waiting)
+        return request.answer.result()
+
+    def _answer_waiting(self) -> None:
+        batch: list[Waiting] = []
+        while self.waiting and sum(len(request.pictures) for request in batch) < BATCH:
+            batch.append(self.waiting.popleft())
+        name, model = self.in_use.loaded
+        try:
+            said = model.stream(picture for request in batch for picture in request.pictures)
+            for request in batch:
+                request.answer.set_result((name, list(islice(said, len(request.pictures)))))
+        except Exception as error:  # it is the answer to all that have none yet
+            for request in batch:
+                if not request.answer.done():
+                    request.answer.set_exception(error)
+
+
 def application(in_use: InUse, limits: Limits, token: str | None = None, look_every: float = LOOK_EVERY) -> FastAPI:
     """The server's pages; with a token all but /health ask for it."""
 
+    together = Together(in_use)
+
     @asynccontextmanager
-    async def life(_: FastAPI) -> Any:
-        with in_use.followed(look_every):
+    async def life(_: FastAPI) -> AsyncIterator[None]:
+        with in_use.followed(look_every), together.worker:
             yield
 
     app = FastAPI(title="thaw", docs_url=None, redoc_url=None, lifespan=life)
@@ -139,9 +180,7 @@ def application(in_use: InUse, limits: Limits, token: str | None = None, look_ev
             raise HTTPException(413, f"there are {len(files)} files; allowed in one request are {limits.files}")
         names = [file.filename or f"file {number}" for number, file in enumerate(files, 1)]
         pictures = [Picture(Path(name), file.file) for name, file in zip(names, files, strict=True)]
-        loaded = in_use.loaded
-        with in_use.turn:  # the cores work on one request at a time
-            said = list(loaded.model.stream(pictures))
+        model, said = together.ask(pictures)
         answers = [
             Answer(
                 file=name,
@@ -155,10 +194,10 @@ def application(in_use: InUse, limits: Limits, token: str | None = None, look_ev
             )
             for name, each in zip(names, said, strict=True)
         ]
-        return Answers(model=loaded.name, predictions=answers)
+        return Answers(model=model, predictions=answers)
 
     @app.get("/model", summary="What the model that answers says of itself.")
-    async def model() -> About:
+    async def about_model() -> About:
         name, about = in_use.loaded.name, in_use.loaded.model.about
         return About(model=name, classes=about.classes, threshold=about.threshold, meta=about.meta)
 

@@ -88,7 +88,7 @@ def serve(name: str | None, cron: str | None, timezone: str | None, overrides: l
 
 def _served(client: "SyncPrefectClient") -> dict[str, dict[str, Any]]:
     """The schedules that this workspace serves, and what each was made with."""
-    return {found.name: _kept(found) for found in _all(client) if _is_ours(found)}
+    return {deployment.name: _kept(deployment) for deployment in _all(client) if _is_ours(deployment)}
 
 
 def _made(
@@ -109,20 +109,20 @@ def _runner(client: "SyncPrefectClient", served: dict[str, dict[str, Any]], say:
 
     retrain, approve = (getattr(import_module(f"flows.{name}"), name) for name in (FLOW, ASKS))  # the project's own
     runner = Runner(name="thaw", limit=1, pause_on_shutdown=False)
-    for word, what in served.items():
+    for name, options in served.items():
         deployment = retrain.to_deployment(
-            word,
+            name,
             tags=[FLOW, f"project:{pipeline.project()}", _here()],
             entrypoint_type=EntrypointType.MODULE_PATH,
-            **what,
+            **options,
         )
         added = runner.add_deployment(deployment)
         assert isinstance(added, UUID)
         runner.add_deployment(
-            approve.to_deployment(word, tags=deployment.tags, entrypoint_type=EntrypointType.MODULE_PATH)
+            approve.to_deployment(name, tags=deployment.tags, entrypoint_type=EntrypointType.MODULE_PATH)
         )
         if missed := _skip_missed(client, added):
-            say(f"{word}: {missed} missed while nothing served it; the last one is caught up now")
+            say(f"{name}: {missed} missed while nothing served it; the last one is caught up now")
     return runner
 
 
@@ -215,6 +215,23 @@ def remove(name: str | None, say: server.Say) -> None:
         say(f"Removed {deployment.name}; its past runs stay")
 
 
+def claim(name: str) -> dict[str, str]:
+    """The build step of prefect.yaml: exit if the deployment would replace that of another clone,
+    or one of `thaw schedule`; else return its tags."""
+    from prefect import get_client
+
+    with get_client(sync_client=True) as client:
+        for deployment in _all(client):
+            if deployment.name == name and (_is_foreign(deployment) or not deployment.work_pool_name):
+                print(
+                    f"error: '{_flow_name()}/{name}' is taken on this server by {_workspace_of(deployment)}: give the "
+                    "deployment another name in prefect.yaml, or the project another one in thaw.yaml",
+                    file=sys.stderr,
+                )
+                raise SystemExit(2)
+    return {"project": f"project:{pipeline.project()}", "workspace": _here()}
+
+
 def machine_zone() -> str:
     """The time zone of this machine by name, UTC where it has none."""
     named = os.environ.get("TZ", "").removeprefix(":") or os.path.realpath("/etc/localtime").partition("/zoneinfo/")[2]
@@ -290,10 +307,21 @@ def _is_ours(deployment: "DeploymentResponse") -> bool:
     )
 
 
+def _workspace_of(deployment: "DeploymentResponse") -> str | None:
+    """The tag of the workspace that made it, if it has one."""
+    return next((tag for tag in deployment.tags if ":/" in tag), None)
+
+
+def _is_foreign(deployment: "DeploymentResponse") -> bool:
+    """Whether another workspace made it."""
+    own = (None, _here())
+    return _workspace_of(deployment) not in own and not server.is_own(os.environ.get("PREFECT_API_URL", ""))
+
+
 def _owner(deployment: "DeploymentResponse") -> str:
     if deployment.work_pool_name:
         return f"workers of the pool {deployment.work_pool_name}"
-    return next((tag for tag in deployment.tags if ":/" in tag), "somebody else")
+    return _workspace_of(deployment) or "somebody else"
 
 
 def _all(client: "SyncPrefectClient") -> "list[DeploymentResponse]":
@@ -305,7 +333,11 @@ def _all(client: "SyncPrefectClient") -> "list[DeploymentResponse]":
 
 def within_reach(client: "SyncPrefectClient") -> "list[DeploymentResponse]":
     """The schedules that this workspace or workers run, not those of another workspace."""
-    return [deployment for deployment in _all(client) if deployment.work_pool_name or _is_ours(deployment)]
+    return [
+        deployment
+        for deployment in _all(client)
+        if _is_ours(deployment) or (deployment.work_pool_name and not _is_foreign(deployment))
+    ]
 
 
 def _find(client: "SyncPrefectClient", name: str | None) -> "DeploymentResponse":

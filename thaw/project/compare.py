@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
     from thaw.project.networks import Dataset
 
-MANIFEST = "artifacts/prepare/manifest.csv"
 CHANGES = "changes.png"  # test pictures that the model in use gets right and the new one wrong
 MANY = 20  # comparisons on the same test pictures; docs/operation.md shows what a year of them does
 
@@ -321,7 +320,7 @@ def _inputs(champion: Version, best: Version | None) -> dict[str, Any]:
 def _files(version: Version) -> Iterator[Path]:
     """The files of a version while the block lasts, and beside them its table of pictures if there is one."""
     with models.files(version) as folder:
-        models.get(version, MANIFEST, Path(f"{folder}.csv"))
+        models.get(version, models.MANIFEST, Path(f"{folder}.csv"))
         yield folder
 
 

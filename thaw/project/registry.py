@@ -194,6 +194,14 @@ def assign(version: str, stage: str, message: str) -> None:
     _tag(f"{NAME}#{stage}#{max(numbers, default=0) + 1}", commit, message, events)
 
 
+def assigned_after(version: str) -> list[str]:
+    """The tags by which something was decided about any version after this one was registered."""
+    events = _events()
+    names = [(event["event"], event["version"]) for event in events]
+    later = events[names.index(("registration", version)) + 1 :]
+    return [str(event["ref"]).removeprefix("refs/tags/") for event in later if event["event"] != "registration"]
+
+
 def in_use_when_asked(version: str) -> str | None:
     """The name of the version that was in use when this one began to wait for a person."""
     events = _events()

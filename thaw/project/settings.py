@@ -61,6 +61,7 @@ class Resources(Section):
     processes: Count
     threads: Annotated[int, Field(ge=0)]
     workers: Count
+    activations_gb: NotNegative
 
 
 class Backbone(Section):
@@ -108,6 +109,8 @@ class Unfreeze(Section):
     warmup: Annotated[float, Field(ge=0, lt=1)]
     batchnorm: Literal["frozen", "adapt", "train"]
     views: Views
+    draws: Count | None
+    precision: Literal["float32", "bfloat16"]
     drop: Annotated[float, Field(ge=0, le=1)]
     jitter: Annotated[float, Field(ge=0, lt=1)]
     label_smoothing: Annotated[float, Field(ge=0, lt=1)]

@@ -1,0 +1,120 @@
+"""What each lever of speed gives: the work with it and without it, in turn, in one process; ratios of each pair.
+
+    python -m benchmarks.levers [--rounds 6]      -> a table, and benchmarks/results/levers.json
+
+The default backbone and size, drawn pictures, batches of 32 to learn from and of 64 to look at. Minutes on two cores.
+"""
+
+import argparse
+import copy
+import json
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.commands import machine
+from thaw.learning import cores
+from thaw.learning.backbones import Classifier, blocks, create
+from thaw.learning.convolutions import quicken
+from thaw.learning.cut import Pair, cut
+from thaw.learning.folding import fold_batchnorm
+from thaw.learning.freezing import Selection, parameter_groups, scale_dropout, unfreeze
+from thaw.learning.losses import cross_entropy
+from thaw.learning.machine import keep_freed_memory
+
+RESULTS = Path(__file__).parent / "results" / "levers.json"
+SIZE, BATCH, LOOKED_AT = 160, 32, 64
+LAST = (4, 9, 12)  # of 18 blocks
+STEPS = 2
+Work = Callable[[], object]
+
+
+def main(rounds: int) -> None:
+    """Every pair in turn, round for round; the first round, in which memory and threads are had, does not count."""
+    keep_freed_memory()
+    pairs = {}
+    for last in LAST:
+        pairs[f"evaluate, {last} of 18 blocks trained: in common once"] = looks(last)
+        pairs[f"step, last {last} blocks: activations kept"] = learns(last), learns(last, kept=True)
+        pairs[f"step, last {last} blocks: activations computed, cut"] = learns(last), learns(last, is_cut=True)
+    pairs["step, all blocks: bfloat16"] = learns("all"), learns("all", mixed=True)
+    for last in LAST:
+        pairs[f"step, last {last} blocks, kept: bfloat16"] = learns(last, kept=True), learns(last, True, mixed=True)
+    ratios: dict[str, list[float]] = {name: [] for name in pairs}
+    for number in range(rounds + 1):
+        for name, (plain, lever) in pairs.items():
+            ratio = seconds_of(plain) / seconds_of(lever)
+            if number:
+                ratios[name].append(ratio)
+    print(f"{'so many times as fast':<58}{'median':>8}{'least':>8}{'most':>8}")
+    for name, each in ratios.items():
+        print(f"{name:<58}{statistics.median(each):8.2f}{min(each):8.2f}{max(each):8.2f}")
+    RESULTS.write_text(json.dumps({"machine": machine(), "ratios": ratios}, indent=2) + "\n", encoding="utf-8")
+
+
+def looks(last: int) -> tuple[Work, Work]:
+    """Two networks that differ in the last blocks look at one batch: each on its own, and as a pair."""
+    one = network()
+    other = copy.deepcopy(one)
+    with torch.no_grad():
+        blocks(other.backbone)[-last].parameters[0].mul_(1.1)
+    batch = pictures(LOOKED_AT)
+    pair = Pair(one, other, batch[:1])
+
+    def run(*networks: nn.Module) -> None:
+        with torch.inference_mode():
+            for each in networks:
+                each(batch)
+
+    return lambda: run(one, other), lambda: run(pair)
+
+
+def learns(which: Selection, kept: bool = False, is_cut: bool = False, mixed: bool = False) -> Work:
+    """A few steps of phase 2 on one batch, as it was before the network could be cut, or with a lever."""
+    model = network()
+    quicken(model, mixed)
+    unfrozen = unfreeze(model, which, "frozen")
+    batch, targets, loss_fn = pictures(BATCH), torch.eye(2)[torch.arange(BATCH) % 2], cross_entropy()
+    parts = cut(model, len(blocks(model.backbone)) - len(unfrozen), batch[:1]) if kept or is_cut else None
+    activations = parts.before(batch) if parts else batch
+    optimizer = torch.optim.AdamW(parameter_groups(model, 1e-3, 10, 0.05, 1.0), fused=True)
+    learner = (parts.after if parts else model).train()
+
+    def steps() -> None:
+        for _ in range(STEPS):
+            optimizer.zero_grad()
+            given = parts.before(batch) if parts and is_cut else activations
+            cores.backward(learner, loss_fn, given, targets)
+            optimizer.step()
+
+    return steps
+
+
+def network() -> Classifier:
+    """The default backbone with its weights, folded, without dropout."""
+    model = create("efficientnet_lite0", "IMAGENET1K_V1", 2).eval().to(memory_format=torch.channels_last)
+    fold_batchnorm(model, torch.zeros(1, 3, SIZE, SIZE))
+    scale_dropout(model, 0.0)
+    return model
+
+
+def pictures(count: int) -> Tensor:
+    """A batch as a network wants it: normalised floats, channels last."""
+    return torch.randn(count, 3, SIZE, SIZE).contiguous(memory_format=torch.channels_last)
+
+
+def seconds_of(work: Work) -> float:
+    """How long it takes once."""
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+if __name__ == "__main__":
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("--rounds", type=int, default=6)
+    main(arguments.parse_args().rounds)
