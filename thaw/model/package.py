@@ -45,9 +45,10 @@ class Package:
     sure: float
     far: float | None
     meta: dict[str, Any]
+    identity: str = ""
 
     @classmethod
-    def of(cls, meta: dict[str, Any]) -> "Package":
+    def of(cls, meta: dict[str, Any], identity: str = "") -> "Package":
         """From what meta.json says."""
         return cls(
             classes=list(meta["classes"]),
@@ -59,6 +60,7 @@ class Package:
             sure=meta["sure"],
             far=(meta["unlike"] or {}).get("threshold"),
             meta=meta,
+            identity=identity,
         )
 
 
@@ -124,7 +126,8 @@ def read(folder: Path) -> Package:
         )
     if meta["views"] not in VIEWS:
         raise InputError(f"{folder / META}: views is {meta['views']!r}; allowed are {', '.join(VIEWS)}")
-    return Package.of(meta)
+    known = folder / IDENTITY
+    return Package.of(meta, json.loads(known.read_text(encoding="utf-8"))["model"] if known.is_file() else "")
 
 
 def identity(folder: Path) -> str:

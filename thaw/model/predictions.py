@@ -19,7 +19,7 @@ from thaw.data.manifest import csv_of
 from thaw.errors import InputError
 from thaw.model import sources
 from thaw.model.model import BATCH, Model, Prediction
-from thaw.model.sources import SHARE, STANDARD_INPUT
+from thaw.model.sources import SHARE, STANDARD_INPUT, Picture
 from thaw.progress import Progress
 
 STANDARD_OUTPUT = STANDARD_INPUT
@@ -58,14 +58,26 @@ def predict(model: Model, paths: Sequence[str], out: str, batch_size: int = BATC
     """Predict the pictures of files, folders, archives, tables and a list that comes in, and write them to `out`."""
     columns = sources.check(paths)
     progress = Progress(sources.count(paths), file=sys.stderr)
+    return write_file(model, sources.pictures(paths, sys.stdin), columns, out, progress, batch_size)
 
-    def told() -> Iterator[Prediction]:
-        for each in model.stream(sources.pictures(paths, sys.stdin), batch_size):
+
+def write_file(
+    model: Model,
+    pictures: Iterable[Picture],
+    columns: Sequence[str],
+    out: str,
+    progress: Progress,
+    batch_size: int = BATCH,
+) -> Tally:
+    """Predict pictures and write them to `out`; `columns` are those that come along."""
+
+    def counted() -> Iterator[Prediction]:
+        for each in model.stream(pictures, batch_size):
             progress.step(1, "predicted")
             yield each
 
     with opened(out) as file:
-        tally = write(told(), model.classes, columns, file, out.lower().endswith(JSON))
+        tally = write(counted(), model.classes, columns, file, out.lower().endswith(JSON))
         if not tally.pictures:
             raise InputError("no pictures came in: - reads paths, one a line")
     return tally

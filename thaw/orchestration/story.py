@@ -180,6 +180,12 @@ def status() -> None:
         _show("markdown", "status", page, "The model in use, the schedules, the last runs")
 
 
+def predictions(predicted: Mapping[str, Any]) -> None:
+    """Show what a model said of new pictures, beside what validation lets expect."""
+    with _kept_apart("the predictions"):
+        _show("markdown", "predictions", results.predictions(predicted), "New pictures against validation")
+
+
 def failed(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
     """Hook for a run that failed or crashed: show which phase it was, why, its last lines, and how to go on."""
     result = None

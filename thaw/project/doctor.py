@@ -148,7 +148,7 @@ def _disk(values: Settings) -> Finding:
     free = shutil.disk_usage(workspace.ROOT).free / 1e9
     if free < values.retrain.disk_gb:
         text = f"{free:.1f} GB are free; retrain.disk_gb asks for {values.retrain.disk_gb:g}"
-        return Finding("disk", text, "dvc gc --workspace --all-tags --all-experiments")
+        return Finding("disk", text, "thaw clean")
     return Finding("disk", f"{free:.1f} GB are free")
 
 

@@ -103,18 +103,18 @@ def _version(name: str) -> Version:
             f"'{name}' is a version of a project, and {Path.cwd()} is in none: name the folder of a package or a file "
             f"{ONNX} with --model, or go into the project"
         )
+    if name != registry.STAGE:
+        return registry.find(name)
     known = registry.versions()
-    if name == registry.STAGE:
-        version = registry.in_use(known)
-        if version is None:
-            raise InputError(
-                "no model is in use yet: `thaw run --record` trains one, `thaw promote VERSION` puts one in use; "
-                "--model artifacts/package is the one that was trained last"
-                if known
-                else registry.FIRST
-            )
-        return version
-    return registry.named(name, known)
+    version = registry.in_use(known)
+    if version is None:
+        raise InputError(
+            "no model is in use yet: `thaw promote VERSION` puts one in use; --model artifacts/package is the one that "
+            "was trained last"
+            if known
+            else registry.FIRST
+        )
+    return version
 
 
 @contextmanager
