@@ -84,7 +84,7 @@ class Network:
     def __call__(self, pixels: Pixels) -> Answers:
         batch = copied(torch.from_numpy(pixels).permute(0, 3, 1, 2), self.normalise.device)
         features = [self.model.backbone(self.normalise(view(batch, number))) for number in range(self.views)]
-        logits = torch.stack([self.model.head(each) for each in features]).mean(0).float().cpu()
+        logits = torch.stack([self.model.head(view_features) for view_features in features]).mean(0).float().cpu()
         return Answers(calibration.probabilities(logits, self.temperature), features[0].float().cpu().numpy())
 
 
@@ -136,10 +136,10 @@ class Model:
             for picture, pixels in batch:
                 if pixels is None:
                     raise InputError(f"{picture.path}: {picture.error}; take it out or repair it")
-            found = self.predictor(np.stack([pixels for _, pixels in batch if pixels is not None])).features
-            if found is None:
+            result = self.predictor(np.stack([pixels for _, pixels in batch if pixels is not None])).features
+            if result is None:
                 raise InputError("this model gives no features: use its package, not an export")
-            parts.append(found)
+            parts.append(result)
         if not parts:
             raise InputError("there are no pictures to make features of")
         return np.concatenate(parts)
@@ -190,9 +190,9 @@ class Model:
     def _predictions(self, batch: Sequence[tuple[Picture, Pixels | None]]) -> Iterator[Prediction]:
         readable = [pixels for _, pixels in batch if pixels is not None]
         paths = [str(picture.path) for picture, pixels in batch if pixels is not None]
-        said = iter(self.decide(paths, self.predictor(np.stack(readable))) if paths else ())
+        answers = iter(self.decide(paths, self.predictor(np.stack(readable))) if paths else ())
         for picture, pixels in batch:
-            each = Prediction(str(picture.path), error=picture.error) if pixels is None else next(said)
+            each = Prediction(str(picture.path), error=picture.error) if pixels is None else next(answers)
             yield replace(each, columns=picture.columns)
 
 

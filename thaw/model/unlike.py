@@ -24,8 +24,8 @@ class Neighbours(NamedTuple):
     def distances(self, features: Features) -> NDArray[np.float64]:
         """The distance of each picture from the nearest of them, by features (n, d)."""
         nearest = (_of_length_1(features) @ self.vectors.astype(np.float32).T).max(1)
-        found: NDArray[np.float64] = 1.0 - nearest.astype(np.float64)
-        return found
+        result: NDArray[np.float64] = 1.0 - nearest.astype(np.float64)
+        return result
 
     def save(self, folder: Path) -> None:
         """Write them into the folder of a package."""

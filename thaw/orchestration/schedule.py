@@ -1,10 +1,12 @@
-"""Retraining on a schedule: `thaw schedule --cron "0 3 * * 1"` keeps it on the Prefect server and serves it here.
+"""Retraining on a schedule: `thaw schedule --cron "0 3 * * 1"` keeps it on the Prefect server and
+serves it here.
 
-A schedule is a Prefect deployment of the flow. The flow is called after the project, so two projects on one server stay
-apart; a tag names the folder, so that two clones of one project do too. One process serves all schedules of its
-workspace, one run at a time; it needs no work pool. Schedules outlive it: of the runs that were due while nothing
-served, the last one is caught up. What the server says of them is noted in `.prefect/schedules.json`, so that without
-one it is known what is due.
+A schedule is a Prefect deployment of the flow. The flow is called after the project, so two
+projects on one server stay apart; a tag names the folder, so that two clones of one project do
+too. One process serves all schedules of its workspace, one run at a time; it needs no work pool.
+Schedules outlive it: of the runs that were due while nothing served, the last one is caught up. What
+the server says of them is noted in `.prefect/schedules.json`, so that without one it is known what
+is due.
 """
 
 import asyncio
@@ -42,20 +44,33 @@ if TYPE_CHECKING:
     from prefect.runner import Runner
 
 FLOW = "retrain"
+PREDICT = "predict"  # the other flow that has schedules; a source tells them from those of retrain
 ASKS = "approve"  # the flow that asks a person, deployed beside each schedule under the same name
-NAME = "weekly"
+NAME, DAILY = "weekly", "daily"
 BREATH = 0.5  # seconds between two looks whether to stop
 CHECK = "import sys; from prefect.schedules import Cron; Cron(sys.argv[1])"
 
 
-def serve(name: str | None, cron: str | None, timezone: str | None, overrides: list[str], say: server.Say) -> None:
-    """Serve the schedules of this workspace until a signal comes; with `cron`, make or change one of them first."""
+def serve(
+    name: str | None,
+    cron: str | None,
+    timezone: str | None,
+    overrides: list[str],
+    say: server.Say,
+    source: str | None = None,
+) -> None:
+    """Serve the schedules of this workspace until a signal comes; with `cron`, make or change one of
+    them first, which predicts the new pictures of a `source`, or else retrains."""
+    if source and overrides:
+        raise InputError("--set is for retraining: leave it out with --predict")
     if cron:
         timezone = timezone or machine_zone()
         settings_with(overrides)
         _check(name or NAME, cron, timezone)
-    elif timezone or overrides:
-        raise InputError("--timezone and --set belong to a schedule that --cron makes or changes: give --cron too")
+    elif timezone or overrides or source:
+        raise InputError(
+            "--timezone, --set and --predict belong to a schedule that --cron makes or changes: give --cron too"
+        )
     elif name:
         raise InputError("one process serves all schedules of this workspace: leave the name out, or give --cron too")
     with _only_one_serves(), server.server(say=say) as api:
@@ -67,8 +82,10 @@ def serve(name: str | None, cron: str | None, timezone: str | None, overrides: l
 
         with get_client(sync_client=True) as client:
             if cron:
-                _free(client, name or NAME)
-                served = _served(client) | {(name or NAME): _made(client, name or NAME, cron, timezone, overrides)}
+                name = name or (DAILY if source else NAME)
+                _free(client, name)
+                served = _served(client)
+                served[name] = _made(served.get(name), name, cron, timezone, overrides, source)
             else:
                 served = _served(client)
             if not served:
@@ -92,14 +109,22 @@ def _served(client: "SyncPrefectClient") -> dict[str, dict[str, Any]]:
 
 
 def _made(
-    client: "SyncPrefectClient", name: str, cron: str, timezone: str | None, overrides: list[str]
+    kept: dict[str, Any] | None,
+    name: str,
+    cron: str,
+    timezone: str | None,
+    overrides: list[str],
+    source: str | None,
 ) -> dict[str, Any]:
-    """What the schedule of that name is going to be made with."""
+    """What the schedule of that name is going to be made with, and what is kept of the present one."""
     from prefect.schedules import Cron
 
-    kept = _served(client).get(name, {"paused": False})
-    parameters = {"overrides": overrides or None, "record": True}
-    return kept | {"schedules": [Cron(cron, timezone=timezone)], "parameters": parameters}
+    retraining: dict[str, Any] = {"overrides": overrides or None, "record": True}
+    parameters = {"source": source, "model": "prod"} if source else retraining
+    changed = {"schedules": [Cron(cron, timezone=timezone)], "parameters": parameters}
+    if kept and _flow_of(kept) != _flow_of(changed):
+        raise InputError(f"the schedule {name!r} is one to {_flow_of(kept)}: choose another name")
+    return (kept or {"paused": False}) | changed
 
 
 def _runner(client: "SyncPrefectClient", served: dict[str, dict[str, Any]], say: server.Say) -> "Runner":
@@ -107,29 +132,32 @@ def _runner(client: "SyncPrefectClient", served: dict[str, dict[str, Any]], say:
     from prefect.runner import Runner
     from prefect.types.entrypoint import EntrypointType
 
-    retrain, approve = (getattr(import_module(f"flows.{name}"), name) for name in (FLOW, ASKS))  # the project's own
+    flows = {name: getattr(import_module(f"flows.{name}"), name) for name in (FLOW, PREDICT, ASKS)}  # the project's
     runner = Runner(name="thaw", limit=1, pause_on_shutdown=False)
     for name, options in served.items():
-        deployment = retrain.to_deployment(
+        flow = _flow_of(options)
+        deployment = flows[flow].to_deployment(
             name,
-            tags=[FLOW, f"project:{pipeline.project()}", _here()],
+            tags=[flow, f"project:{pipeline.project()}", _here()],
             entrypoint_type=EntrypointType.MODULE_PATH,
             **options,
         )
         added = runner.add_deployment(deployment)
         assert isinstance(added, UUID)
-        runner.add_deployment(
-            approve.to_deployment(name, tags=deployment.tags, entrypoint_type=EntrypointType.MODULE_PATH)
-        )
+        if flow == FLOW:
+            asks = flows[ASKS].to_deployment(name, tags=deployment.tags, entrypoint_type=EntrypointType.MODULE_PATH)
+            runner.add_deployment(asks)
         if missed := _skip_missed(client, added):
             say(f"{name}: {missed} missed while nothing served it; the last one is caught up now")
     return runner
 
 
 def _poll(runner: "Runner", renewed: "Callable[[], Runner]", api: str, say: server.Say) -> None:
-    """Start the runs that are due, until an error or a signal comes; then end a run that goes on, and its children.
+    """Start the runs that are due, until an error or a signal comes; then end a run that goes on,
+    and its children.
 
-    In a thread: on the main one the runner would answer signals in its own way, which leaves a training behind.
+    In a thread: on the main one the runner would answer signals in its own way, which leaves a
+    training behind.
     """
     over = threading.Event()
 
@@ -215,7 +243,7 @@ def remove(name: str | None, say: server.Say) -> None:
         say(f"Removed {deployment.name}; its past runs stay")
 
 
-def claim(name: str) -> dict[str, str]:
+def claim(name: str, flow: str = FLOW) -> dict[str, list[str]]:
     """The build step of prefect.yaml: exit if the deployment would replace that of another clone,
     or one of `thaw schedule`; else return its tags."""
     from prefect import get_client
@@ -224,12 +252,12 @@ def claim(name: str) -> dict[str, str]:
         for deployment in _all(client):
             if deployment.name == name and (_is_foreign(deployment) or not deployment.work_pool_name):
                 print(
-                    f"error: '{_flow_name()}/{name}' is taken on this server by {_workspace_of(deployment)}: give the "
-                    "deployment another name in prefect.yaml, or the project another one in thaw.yaml",
+                    f"error: '{_flow_name(flow)}/{name}' is taken on this server by {_workspace_of(deployment)}: give "
+                    "the deployment another name in prefect.yaml, or the project another one in thaw.yaml",
                     file=sys.stderr,
                 )
                 raise SystemExit(2)
-    return {"project": f"project:{pipeline.project()}", "workspace": _here()}
+    return {"tags": [flow, f"project:{pipeline.project()}", _here()]}
 
 
 def machine_zone() -> str:
@@ -244,7 +272,8 @@ def _check(name: str, cron: str, timezone: str) -> None:
         raise InputError(f"the name of a schedule is {name!r}: use letters, digits, - and _")
     if timezone not in zoneinfo.available_timezones():
         raise InputError(f"the time zone {timezone!r} is unknown: give a name such as Europe/Berlin or UTC")
-    # In a process of its own: prefect reads its settings when it is imported, and they are not known yet.
+    # In a process of its own: prefect reads its settings when it is imported, and they are not
+    # known yet.
     if subprocess.run([sys.executable, "-c", CHECK, cron], capture_output=True).returncode:
         raise InputError(f"--cron is {cron!r}: five fields are needed, minute hour day month weekday: '0 3 * * 1'")
 
@@ -290,9 +319,14 @@ def _lock() -> Path:
     return folder / "schedule.lock"
 
 
-def _flow_name() -> str:
+def _flow_name(flow: str = FLOW) -> str:
     """The name of this project's flow, which no other project's deployments bear."""
-    return f"{FLOW} {pipeline.project()}"
+    return f"{flow} {pipeline.project()}"
+
+
+def _flow_of(options: dict[str, Any]) -> str:
+    """The flow whose schedule has these options."""
+    return PREDICT if "source" in options["parameters"] else FLOW
 
 
 def _here() -> str:
@@ -301,7 +335,8 @@ def _here() -> str:
 
 
 def _is_ours(deployment: "DeploymentResponse") -> bool:
-    """Whether this workspace serves it; on the project's own server there are no others, even after a move."""
+    """Whether this workspace serves it; on the project's own server there are no others, even
+    after a move."""
     return not deployment.work_pool_name and (
         _here() in deployment.tags or server.is_own(os.environ["PREFECT_API_URL"])
     )
@@ -327,7 +362,8 @@ def _owner(deployment: "DeploymentResponse") -> str:
 def _all(client: "SyncPrefectClient") -> "list[DeploymentResponse]":
     from prefect.client.schemas.filters import FlowFilter, FlowFilterName
 
-    deployments = client.read_deployments(flow_filter=FlowFilter(name=FlowFilterName(any_=[_flow_name()])))
+    names = [_flow_name(flow) for flow in (FLOW, PREDICT)]
+    deployments = client.read_deployments(flow_filter=FlowFilter(name=FlowFilterName(any_=names)))
     return sorted(deployments, key=lambda deployment: deployment.name)
 
 
@@ -439,10 +475,12 @@ def dates(
 
 
 def note(client: "SyncPrefectClient") -> None:
-    """Keep what the server says of the schedules of this workspace."""
+    """Keep what the server says of the schedules of retraining in this workspace."""
     before, now = noted()["schedules"], datetime.now().astimezone().isoformat()
     kept = {}
     for deployment in within_reach(client):
+        if _flow_of({"parameters": deployment.parameters}) != FLOW:
+            continue  # what predict did is in its own records
         active = active_rules(deployment)
         values: dict[str, Any] = {
             "rules": [rule.schedule.model_dump(mode="json") for rule in active or deployment.schedules],
