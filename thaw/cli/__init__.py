@@ -17,7 +17,7 @@ from thaw.cli.explain import explain
 from thaw.cli.export import export
 from thaw.cli.operation import doctor, status
 from thaw.cli.phases import phase
-from thaw.cli.pictures import add, data
+from thaw.cli.pictures import add, data, remove
 from thaw.cli.predict import predict
 from thaw.cli.projects import backup, clean, init, restore, upgrade
 from thaw.cli.runs import run, schedule, ui
@@ -65,7 +65,7 @@ def main(
 
 COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
     "Train": (init, run, ui, schedule, worker),
-    "Data": (add, data),
+    "Data": (add, remove, data),
     "Questions": (sweep, seeds, curve, ablate),
     "Use a model": (predict, explain, export, serve),
     "Versions": (models, promote, approve, reject, rollback, reproduce),

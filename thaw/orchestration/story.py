@@ -27,6 +27,7 @@ from prefect.client.schemas.filters import (
     ArtifactFilterKey,
     FlowRunFilter,
     FlowRunFilterId,
+    FlowRunFilterTags,
 )
 from prefect.client.schemas.objects import Artifact, FlowRun, State
 from prefect.exceptions import MissingContextError, PrefectHTTPStatusError
@@ -44,6 +45,7 @@ PATIENCE = 5.0  # seconds to wait for the server with what is to be shown
 OUTAGE = 300.0  # seconds for which a server may be away and still get everything
 SENDER = "thaw-story"  # the name of the threads that talk to it
 LAST_LINES = 20
+WITH_PICTURES = ("summary", "promotion")  # the artifacts that show pictures of the data
 WIDTH = 70  # letters in a line of code that the UI shows beside the details
 
 Answer = TypeVar("Answer")
@@ -371,6 +373,20 @@ def _start(body: Callable[[], None]) -> threading.Thread:
     thread = threading.Thread(target=contextvars.copy_context().run, args=(body,), name=SENDER, daemon=True)
     thread.start()
     return thread
+
+
+def forget(data_hashes: list[str]) -> int:
+    """Delete the pages that show pictures, of all runs on these versions of the data; how many there were."""
+    deleted = 0
+    with get_client(sync_client=True) as client:
+        for data in data_hashes:
+            tagged = FlowRunFilter(tags=FlowRunFilterTags(all_=[f"data:{data}", f"project:{pipeline.project()}"]))
+            shown = ArtifactFilter(key=ArtifactFilterKey(any_=list(WITH_PICTURES)))
+            while found := client.read_artifacts(artifact_filter=shown, flow_run_filter=tagged):
+                for artifact in found:
+                    client.delete_artifact(artifact.id)
+                deleted += len(found)
+    return deleted
 
 
 def finish() -> None:
