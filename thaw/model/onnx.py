@@ -171,8 +171,8 @@ class Exported:
             raise InputError(f"there is no file {file}; `thaw export` writes one")
         try:
             self.network = reference.Exported(file)
-            said = dict(self.network.about)
-            self.about = Package.of(said, said.pop("identity"))
+            about = dict(self.network.about)
+            self.about = Package.of(about, about.pop("identity"))
         except InputError:
             raise
         except Exception as error:  # onnxruntime has one for each kind of damage
