@@ -1,8 +1,10 @@
-"""How fast thaw predict is beside embed: processor time a picture and view, in pairs, in one process.
+"""How fast thaw predict is beside embed: processor time a picture and view, in pairs, in one
+process.
 
 python -m benchmarks.predict PACKAGE FOLDER [PAIRS]
 
-Both see the same pictures of the folder in one view. Embed has them decoded; predict reads the files.
+Both see the same pictures of the folder in one view. Embed has them decoded; predict reads the
+files.
 """
 
 import sys

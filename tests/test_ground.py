@@ -191,7 +191,7 @@ FOREIGN = {  # what a room must not know beside the rooms above it
     "flows": {"torch", "torchvision", "sklearn", "scipy", "dvc", "typer"},
 }
 # A script in a process of its own, for what dvc's command line cannot do.
-EXCEPTIONS = {"thaw/project/send.py": {"dvc"}}
+EXCEPTIONS = {f"thaw/project/{name}.py": {"dvc"} for name in ("send", "unsend")}  # what no command of DVC does
 
 
 def allowed_imports() -> dict[str, set[str]]:

@@ -32,15 +32,16 @@ Pixels = NDArray[np.uint8]
 
 
 class Answers(NamedTuple):
-    """What a predictor says of a batch: calibrated probabilities (n, classes), and the features (n, d) of the pictures
-    as they are, where it has any."""
+    """What a predictor says of a batch: calibrated probabilities (n, classes), and the features
+    (n, d) of the pictures as they are, where it has any."""
 
     probabilities: NDArray[np.float64]
     features: NDArray[np.float32] | None
 
 
 class Predictor(Protocol):
-    """From a batch of pixels (n, size, size, channels), as `thaw.data.pictures.decode` gives them, to answers.
+    """From a batch of pixels (n, size, size, channels), as `thaw.data.pictures.decode` gives
+    them, to answers.
 
     Normalisation, views and temperature are the predictor's own affair.
     """
@@ -52,8 +53,8 @@ class Predictor(Protocol):
 class Prediction:
     """What a model says of one picture; only `error` where the picture cannot be read.
 
-    `label` is the most probable class, `decision` what the operating point makes of the probabilities. `columns` are
-    those of the picture's row in a table.
+    `label` is the most probable class, `decision` what the operating point makes of the
+    probabilities. `columns` are those of the picture's row in a table.
     """
 
     path: str
@@ -116,7 +117,8 @@ class Model:
 
     @property
     def classes(self) -> list[str]:
-        """The names of the classes, in the order of the probabilities; of two the last is the positive one."""
+        """The names of the classes, in the order of the probabilities; of two the last is the
+        positive one."""
         return self.about.classes
 
     def predict(self, paths: Iterable[str | Path]) -> list[Prediction]:
@@ -129,8 +131,8 @@ class Model:
             yield from self._predictions(batch)
 
     def features(self, paths: Iterable[str | Path]) -> NDArray[np.float32]:
-        """The features (n, d) of pictures in front of the head, as vectors to search or compare by; raises where one
-        cannot be read."""
+        """The features (n, d) of pictures in front of the head, as vectors to search or compare
+        by; raises where one cannot be read."""
         parts = []
         for batch in self._batches(pictures(map(str, paths)), BATCH):
             for picture, pixels in batch:

@@ -284,8 +284,9 @@ def _tag(name: str, commit: str, message: str, events: list[dict[str, Any]]) -> 
         raise InputError(f"git cannot make the tag {name}: {' '.join(result.stderr.split())}")
 
 
-def hashes(text: str) -> dict[str, str]:
-    """Path and DVC's hash of each output that a dvc.lock or a .dvc file names."""
+def hashes(text: str, deps: bool = False) -> dict[str, str]:
+    """Path and DVC's hash of each output that a dvc.lock or a .dvc file names; `deps`: also of what they depend on."""
     values = YAML(typ="safe").load(text) or {}
     stages = values.get("stages", {"": values}).values()
-    return {out["path"]: out["md5"] for stage in stages for out in stage.get("outs", []) if "md5" in out}
+    parts = [part for stage in stages for kind in ("deps",) * deps + ("outs",) for part in stage.get(kind) or []]
+    return {part["path"]: part["md5"] for part in parts if "md5" in part}
