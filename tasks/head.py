@@ -35,7 +35,7 @@ def head(config: Settings) -> None:
     if sentence := one_class_warning(trained, data.classes, data.targets[labelled]):
         print(f"warning: {sentence}", flush=True)
     model.head.load_state_dict(trained.weights)
-    meta = networks.meta_of(config, data, folded=False, parent=None)
+    meta = networks.meta_of(config, data, folded=networks.starts_folded(config), parent=None)
     networks.write_network(HEAD, model.state_dict(), trained.kept, trained.history, meta)
 
 

@@ -20,12 +20,12 @@ from numpy.typing import NDArray
 
 from thaw.data import manifest, splits
 from thaw.data.parallel import stream
-from thaw.data.pictures import Shape, Unreadable, channels_of, read_picture, rule_warnings
+from thaw.data.pictures import Preprocessing, Shape, Unreadable, channels_of, read_picture, rule_warnings
 from thaw.data.pixels import squared
 from thaw.errors import InputError
 from thaw.learning.backbones import check_size, preprocessing_of
 from thaw.progress import Progress
-from thaw.project import phase
+from thaw.project import phase, start
 from thaw.project.links import check_links
 from thaw.project.settings import Settings
 from thaw.project.workspace import DATA, PREPARE
@@ -48,7 +48,12 @@ def prepare(config: Settings) -> None:
     check_links(DATA)
     rows = manifest.read_folder(DATA)
     manifest.classes_of(rows, config.prepare.positive, config.prepare.smallest_class)
-    preprocessing = preprocessing_of(config.backbone.name, config.backbone.weights)
+    from_model = start.is_model(config.backbone.weights)
+    preprocessing = (
+        Preprocessing.from_json(start.meta(config)["preprocessing"])
+        if from_model
+        else preprocessing_of(config.backbone.name, config.backbone.weights)
+    )
     check_size(config.backbone.name, config.backbone.weights, config.prepare.resolution or preprocessing.size)
     left_out = manifest.left_out(DATA, rows)
     warnings = manifest.warnings_of_left_out(left_out)
@@ -73,6 +78,8 @@ def prepare(config: Settings) -> None:
         rows = rows[rows["reason"] == ""].drop(columns="reason")
         classes = manifest.classes_of(rows, config.prepare.positive, config.prepare.smallest_class)
         splits.check_splits(rows, classes, _advice(config))
+        if from_model:
+            start.check_unseen(rows, config.backbone.weights)
         rows = manifest.complete(rows, classes)
         if len(quarantine):
             path, reason = quarantine.iloc[0]

@@ -57,7 +57,10 @@ LONGEST = (
     "test_operation",
     "test_record",
     "test_end_to_end",
+    "test_ui",
+    "test_phases",
     "test_families",
+    "test_training",
 )
 # files whose tests call DVC again and again, without the toy of this module
 CALL_DVC = (

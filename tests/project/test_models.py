@@ -1,55 +1,19 @@
-"""Laws of which model is meant, on a real git and DVC repository: a version from before packages, and one with."""
+"""Laws of which model is meant, on a real git and DVC repository: a version from before packages,
+and one with."""
 
-import json
 import shutil
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from packages import FIGURES, Packaged, make
+from packages import Packaged, make, make_project
 
 from thaw import load
 from thaw.errors import InputError
 from thaw.model.serve import InUse
 from thaw.project import models, registry, workspace
-from thaw.statistics import records
 
 pytestmark = pytest.mark.slow
-
-ROOT = Path(__file__).resolve().parents[2]
-EARLIER = """\
-stages:
-  unfreeze: {cmd: 'true', outs: [artifacts/unfreeze/model]}
-  evaluate:
-    cmd: 'true'
-    outs: [artifacts/evaluate/details.json]
-    metrics: [artifacts/evaluate/metrics.json: {cache: false}]
-"""
-PACKAGE = """\
-  package:
-    cmd: 'true'
-    outs:
-      - artifacts/package/weights.safetensors
-      - artifacts/package/unlike.safetensors
-      - artifacts/package/meta.json
-      - artifacts/package/README.md
-    metrics: [artifacts/package/identity.json: {cache: false}]
-artifacts:
-  classifier: {path: artifacts/package, type: model}
-"""
-NETWORK = {"balanced_accuracy": 0.5, "auc": 0.5, "f1": 0.5, "ece": 0.1}
-
-
-def git(folder: Path, *words: str) -> None:
-    subprocess.run(["git", "-c", "user.name=a", "-c", "user.email=a@b", *words], cwd=folder, check=True)
-
-
-def commit(folder: Path) -> None:
-    subprocess.run([sys.executable, "-m", "dvc", "commit", "-q", "--force"], cwd=folder, check=True)
-    git(folder, "add", "--all")
-    git(folder, "commit", "-qm", "a model")
 
 
 @pytest.fixture(scope="module")
@@ -59,22 +23,7 @@ def packaged(tmp_path_factory: pytest.TempPathFactory) -> Packaged:
 
 @pytest.fixture(scope="module")
 def template(packaged: Packaged, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("project")
-    shutil.copy(ROOT / "params.yaml", folder)
-    git(folder, "init", "-q")
-    subprocess.run([sys.executable, "-m", "dvc", "init", "-q"], cwd=folder, check=True)
-    (folder / "dvc.yaml").write_text(EARLIER)
-    shutil.copytree(packaged.network, folder / "artifacts/unfreeze/model")
-    figures = {name: FIGURES[name] for name in ("test_pictures", "gain", "operating")} | {"phase_2": {"same": False}}
-    figures |= {name: NETWORK | FIGURES[name] for name in ("head", "finetuned")}
-    (folder / "artifacts/evaluate").mkdir()
-    for name, values in zip(("metrics", "details"), records.split(figures), strict=True):
-        (folder / f"artifacts/evaluate/{name}.json").write_text(json.dumps(values))
-    commit(folder)
-    (folder / "dvc.yaml").write_text(EARLIER + PACKAGE)
-    shutil.copytree(packaged.folder, folder / "artifacts/package")
-    commit(folder)
-    return folder
+    return make_project(tmp_path_factory.mktemp("project"), packaged)
 
 
 @pytest.fixture

@@ -1,5 +1,10 @@
-"""A tiny model as a package, which nobody trained, and pictures of which it says different things."""
+"""A tiny model as a package, which nobody trained, and pictures of which it says different
+things."""
 
+import json
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,14 +16,41 @@ from thaw.data.pictures import Normaliser, Shape, decode
 from thaw.learning import checkpoint
 from thaw.learning.backbones import create, preprocessing_of
 from thaw.model import package, unlike
+from thaw.statistics import records
 
+ROOT = Path(__file__).resolve().parents[2]
+EARLIER = """\
+stages:
+  unfreeze: {cmd: 'true', outs: [artifacts/unfreeze/model]}
+  evaluate:
+    cmd: 'true'
+    outs: [artifacts/evaluate/details.json]
+    metrics: [artifacts/evaluate/metrics.json: {cache: false}]
+"""
+PACKAGE = """\
+  package:
+    cmd: 'true'
+    outs:
+      - artifacts/package/weights.safetensors
+      - artifacts/package/unlike.safetensors
+      - artifacts/package/meta.json
+      - artifacts/package/README.md
+    metrics: [artifacts/package/identity.json: {cache: false}]
+artifacts:
+  classifier: {path: artifacts/package, type: model}
+"""
+REST = {"balanced_accuracy": 0.5, "auc": 0.5, "f1": 0.5, "ece": 0.1}
 CLASSES = ["noise", "stripes"]
 BACKBONE = "shufflenet_v2_x0_5"
 SHAPE = Shape(32, 32, "bilinear", "whole", 3)
 FIGURES: dict[str, Any] = {
     "test_pictures": 8,
     "head": {"accuracy": 0.5},
-    "finetuned": {"accuracy": 0.75, "temperature": 1.5},
+    "finetuned": {
+        "accuracy": 0.75,
+        "temperature": 1.5,
+        "decisions_on_val": {"noise": 0.25, "stripes": 0.75},
+    },
     "gain": {"accuracy": 0.25, "low": -0.1, "high": 0.5},
     "operating": {
         "promise": "precision",
@@ -81,3 +113,33 @@ def make(folder: Path) -> Packaged:
     neighbours = unlike.fit(features.numpy())
     package.write(folder / "package", network, neighbours, meta_of(network), "# a card\n")
     return Packaged(folder / "package", network, pictures)
+
+
+def make_project(folder: Path, packaged: Packaged) -> Path:
+    """A git and DVC repository with two commits: a network from before there were packages, and a
+    package."""
+    shutil.copy(ROOT / "params.yaml", folder)
+    _git(folder, "init", "-q")
+    subprocess.run([sys.executable, "-m", "dvc", "init", "-q"], cwd=folder, check=True)
+    (folder / "dvc.yaml").write_text(EARLIER)
+    shutil.copytree(packaged.network, folder / "artifacts/unfreeze/model")
+    figures = {name: FIGURES[name] for name in ("test_pictures", "gain", "operating")} | {"phase_2": {"same": False}}
+    figures |= {name: REST | FIGURES[name] for name in ("head", "finetuned")}
+    (folder / "artifacts/evaluate").mkdir()
+    for name, values in zip(("metrics", "details"), records.split(figures), strict=True):
+        (folder / f"artifacts/evaluate/{name}.json").write_text(json.dumps(values))
+    _commit(folder)
+    (folder / "dvc.yaml").write_text(EARLIER + PACKAGE)
+    shutil.copytree(packaged.folder, folder / "artifacts/package")
+    _commit(folder)
+    return folder
+
+
+def _git(folder: Path, *words: str) -> None:
+    subprocess.run(["git", "-c", "user.name=a", "-c", "user.email=a@b", *words], cwd=folder, check=True)
+
+
+def _commit(folder: Path) -> None:
+    subprocess.run([sys.executable, "-m", "dvc", "commit", "-q", "--force"], cwd=folder, check=True)
+    _git(folder, "add", "--all")
+    _git(folder, "commit", "-qm", "a model")

@@ -32,7 +32,7 @@ from thaw.formats import percent
 from thaw.learning import checkpoint, processes
 from thaw.learning.backbones import Preprocessing, create
 from thaw.learning.prediction import predict
-from thaw.learning.training import FineTuning
+from thaw.learning.training import FineTuning, enough_epochs
 from thaw.model.model import Model
 from thaw.project import settings
 from thaw.project.settings import Settings
@@ -145,6 +145,53 @@ def test_test_pictures_change_nothing_before_evaluate(finished: Path, copied: Pa
         assert first[name]["temperature"] == second[name]["temperature"]
         points = [metrics["operating"][name] for metrics in (first, second)]
         assert points[0] == points[1] or points[0]["threshold"] == points[1]["threshold"]
+
+
+def test_training_starts_from_the_model_in_use_and_not_from_one_that_learned_from_test_pictures(copied: Path) -> None:
+    shutil.rmtree(copied / ".dvc")
+    shutil.copytree(ROOT / "tasks", copied / "tasks", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("dvc.yaml", "thaw.yaml", ".gitignore"):
+        shutil.copy(ROOT / name, copied)
+    provenance = copied / "artifacts/provenance"
+    provenance.mkdir(exist_ok=True)
+    for name in ("prepare", "package"):
+        (provenance / f"{name}.json").touch()
+    code = """
+import subprocess, sys
+from thaw.project import recipe, registry, settings
+for command in (
+    "git init -q", "dvc init -q", "dvc add -q data", "dvc commit --force prepare package", "git add --all",
+    "git -c user.name=a -c user.email=a@b commit -qm first",
+):
+    program = [sys.executable, "-m"] * command.startswith("dvc") + command.split()
+    subprocess.run(program, check=True, stdout=sys.stderr)
+registry.register("HEAD", "the first")
+registry.promote("v1.0.0", "by hand")
+settings.override(["backbone.weights=prod"])
+print(recipe.refresh()["weights"][1] == registry.find("v1.0.0").model)
+"""
+    done = execute(copied, code)
+    assert done.stdout == "True\n", done.stderr
+    shutil.rmtree(provenance)
+    in_use = load_file(copied / "artifacts/package/weights.safetensors")
+    done = run(copied, "prepare", "embed", "head", "unfreeze")
+    assert done.returncode == 0, done.stderr
+    meta = json.loads((copied / "artifacts/head/model/meta.json").read_text())
+    started = load_file(copied / "artifacts/head/model/weights.safetensors")
+    assert meta["folded"]
+    assert started.keys() == in_use.keys()
+    backbone = [name for name in started if name.startswith("backbone.")]
+    assert all((started[name] == in_use[name]).all() for name in backbone)
+    assert any((started[name] != in_use[name]).any() for name in started if name not in backbone)
+
+    settings.override(["unfreeze.batchnorm=adapt"], copied / "params.yaml")
+    done = run(copied, "prepare")
+    assert done.returncode == 2
+    assert "unfreeze.batchnorm cannot be adapt: use frozen" in done.stderr
+    settings.override(["unfreeze.batchnorm=frozen", "prepare.seed=1"], copied / "params.yaml")
+    done = run(copied, "prepare")
+    assert done.returncode == 2
+    assert "backbone.weights is prod, which learned from" in done.stderr
 
 
 def test_metrics_say_what_the_predictions_say(finished: Path) -> None:
@@ -353,6 +400,24 @@ def test_a_training_that_diverged_is_one_sentence_exit_code_two_and_nothing_half
     assert files_under(copied / "artifacts") == before
 
 
+def test_few_pictures_get_more_epochs_and_a_head_without_phase_1_the_full_rate(copied: Path) -> None:
+    changes = {"  epochs: 2 ": "  epochs: auto ", "  batch_size: 32": "  batch_size: 4", "_ratio: 1 ": "_ratio: 10 "}
+    for old, new in changes.items():
+        change(old, new)(copied)
+    done = run(copied, "unfreeze")
+    assert done.returncode == 0, done.stderr
+    train = (pd.read_csv(copied / "artifacts/prepare/manifest.csv")["split"] == "train").sum()
+    epochs = enough_epochs(int(train), 4)
+    assert epochs > 8
+    assert f"{epochs} epochs, learning rates: head 0.0001, backbone 0.0001" in done.stdout
+    assert json.loads((copied / "artifacts/unfreeze/metrics.json").read_text())["epochs"] == epochs
+    for old, new in (("  epochs: auto ", "  epochs: 1 "), ("max_epochs: 4", "max_epochs: 0")):
+        change(old, new)(copied)
+    done = run(copied, "head", "unfreeze")
+    assert done.returncode == 0, done.stderr
+    assert "1 epoch, learning rates: head 0.001, backbone 0.0001" in done.stdout
+
+
 def test_a_network_that_says_one_class_is_a_warning(copied: Path) -> None:
     change("  ratio: 10 ", "  ratio: 1e-3 ")(copied)
     done = run(copied, "unfreeze", "evaluate")
@@ -379,7 +444,7 @@ def test_unfreeze_says_what_it_does_and_warns_of_a_ratio_outside_10_to_100(copie
     assert done.returncode == 0, done.stderr
     for line in (
         "18 blocks unfrozen: conv1 to conv5, evenly over the epochs, the last one first",
-        "learning rates: head 0.001, backbone 0.0002, 0.8 times as much in each block before the last",
+        "2 epochs, learning rates: head 0.001, backbone 0.0002, 0.8 times as much in each block before the last",
         "warning: unfreeze.ratio is 5, outside 10 to 100: pretrained features may be overwritten",
     ):
         assert line in done.stdout
@@ -413,6 +478,7 @@ def test_another_loss_is_used_as_the_documents_say(copied: Path, finished: Path)
     section = (ROOT / "docs/learning.md").read_text().split("## Use another loss")[1].split("\n## ")[0]
     (loss,) = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
     (arguments,) = re.findall(r" +loss_fn=.*\n +criterion=.*\n", section)
+    shutil.rmtree(copied / ".dvc")
     shutil.copytree(ROOT / "tasks", copied / "tasks", ignore=shutil.ignore_patterns("__pycache__"))
     file = copied / "tasks/unfreeze.py"
     text, passed = re.subn(r" +loss_fn=.*\n +criterion=.*\n", arguments, file.read_text())

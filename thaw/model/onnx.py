@@ -13,9 +13,10 @@ for each key: classes, shape, operating and so on.
 import json
 import shutil
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,18 +29,18 @@ from thaw.learning import checkpoint
 from thaw.learning.backbones import Classifier
 from thaw.learning.folding import fold_batchnorm
 from thaw.model import package, unlike
-from thaw.model.model import Answers, Model, Pixels
+from thaw.model.model import BATCH, Answers, Model, Pixels
 from thaw.model.package import Package
 
 FLOAT, INT8, REFERENCE, PIXELS = "model.onnx", "model.int8.onnx", "reference.py", "pixels.py"
-NEEDED = ("onnx", "onnxscript", "onnxruntime")
+TO_USE, TO_WRITE = ("onnxruntime",), ("onnx", "onnxscript", "onnxruntime")
 IN_ONE_FILE = 1_900_000_000  # bytes of weights; protobuf holds 2 GB
 QUANTISED = ["Conv", "Gemm", "MatMul", "Add", "Clip", "Relu"]
 
 
-def check_installed() -> None:
-    """Raise where the packages that exports need are not installed."""
-    if lacking := [name for name in NEEDED if find_spec(name) is None]:
+def check_installed(needed: Sequence[str] = TO_WRITE) -> None:
+    """Raise where a package that exports need is not installed."""
+    if lacking := [name for name in needed if find_spec(name) is None]:
         raise InputError(
             f"exported models need {', '.join(lacking)}, which is not installed: install thaw-vision[export]"
         )
@@ -110,8 +111,8 @@ def write_graph(graph: Graph, about: Package, file: Path) -> None:
 
 
 def metadata(about: Package) -> dict[str, str]:
-    """What an ONNX file says of itself: each key of the package's meta.json, as a text of JSON."""
-    return {name: json.dumps(value) for name, value in about.meta.items()}
+    """What an ONNX file says of itself: each key of the package's meta.json and its identity, as a text of JSON."""
+    return {name: json.dumps(value) for name, value in (about.meta | {"identity": about.identity}).items()}
 
 
 class Batches:
@@ -163,14 +164,15 @@ class Exported:
     """A predictor: an exported network, in onnxruntime."""
 
     def __init__(self, file: Path) -> None:
-        check_installed()
+        check_installed(TO_USE)
         from thaw.model import reference
 
         if not file.is_file():
             raise InputError(f"there is no file {file}; `thaw export` writes one")
         try:
             self.network = reference.Exported(file)
-            self.about = Package.of(self.network.about)
+            about = dict(self.network.about)
+            self.about = Package.of(about, about.pop("identity"))
         except InputError:
             raise
         except Exception as error:  # onnxruntime has one for each kind of damage
@@ -178,15 +180,20 @@ class Exported:
             raise InputError(f"{file} is no network that `thaw export` wrote, or is damaged ({reason})") from None
 
     def __call__(self, pixels: Pixels) -> Answers:
-        probabilities, features = self.network.session.run(["probabilities", "features"], {"pixels": pixels})
-        return Answers(probabilities.astype(np.float64), features)
+        return self._joined(self.network.answers, pixels)
 
     def of_files(self, paths: Sequence[Path]) -> Answers:
         """The same of picture files, which the reference reads."""
         try:
-            probabilities, features = self.network(paths)
+            return self._joined(self.network, paths)
         except UNREADABLE as error:
             raise InputError(f"one of {', '.join(map(str, paths))} cannot be read ({error})") from None
+
+    def _joined(self, answer: Callable[[Any], tuple[Any, Any]], pictures: Any) -> Answers:
+        """Answers in parts: all views of a picture go through the graph at once, and memory has to hold them."""
+        size = max(1, BATCH // VIEWS[self.about.views])
+        parts = [answer(pictures[start : start + size]) for start in range(0, len(pictures), size)]
+        probabilities, features = (np.concatenate(part) for part in zip(*parts, strict=True))
         return Answers(probabilities.astype(np.float64), features)
 
 

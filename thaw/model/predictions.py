@@ -1,6 +1,8 @@
-"""Predictions as rows: a table or lines of JSON, written while they come, and what they are in sum.
+"""Predictions as rows: a table or lines of JSON, written while they come, and what they are in
+sum.
 
-path, the columns that came along, prediction, p_CLASS for each class, decision, unsure, unlike, distance, error
+path, the columns that came along, prediction, p_CLASS for each class, decision, unsure, unlike,
+distance, error
 """
 
 import json
@@ -19,7 +21,7 @@ from thaw.data.manifest import csv_of
 from thaw.errors import InputError
 from thaw.model import sources
 from thaw.model.model import BATCH, Model, Prediction
-from thaw.model.sources import SHARE, STANDARD_INPUT
+from thaw.model.sources import SHARE, STANDARD_INPUT, Picture
 from thaw.progress import Progress
 
 STANDARD_OUTPUT = STANDARD_INPUT
@@ -55,17 +57,30 @@ class Tally:
 
 
 def predict(model: Model, paths: Sequence[str], out: str, batch_size: int = BATCH) -> Tally:
-    """Predict the pictures of files, folders, archives, tables and a list that comes in, and write them to `out`."""
+    """Predict the pictures of files, folders, archives, tables and a list that comes in, and
+    write them to `out`."""
     columns = sources.check(paths)
     progress = Progress(sources.count(paths), file=sys.stderr)
+    return write_file(model, sources.pictures(paths, sys.stdin), columns, out, progress, batch_size)
 
-    def told() -> Iterator[Prediction]:
-        for each in model.stream(sources.pictures(paths, sys.stdin), batch_size):
+
+def write_file(
+    model: Model,
+    pictures: Iterable[Picture],
+    columns: Sequence[str],
+    out: str,
+    progress: Progress,
+    batch_size: int = BATCH,
+) -> Tally:
+    """Predict pictures and write them to `out`; `columns` are those that come along."""
+
+    def counted() -> Iterator[Prediction]:
+        for each in model.stream(pictures, batch_size):
             progress.step(1, "predicted")
             yield each
 
     with opened(out) as file:
-        tally = write(told(), model.classes, columns, file, out.lower().endswith(JSON))
+        tally = write(counted(), model.classes, columns, file, out.lower().endswith(JSON))
         if not tally.pictures:
             raise InputError("no pictures came in: - reads paths, one a line")
     return tally
@@ -79,14 +94,15 @@ def check(out: str) -> None:
 
 @contextmanager
 def opened(out: str) -> Iterator[TextIO]:
-    """Where predictions go: standard output, or a file that is there when all went well and else is not."""
+    """Where predictions go: standard output, or a file that is there when all went well and else
+    is not."""
     if out == STANDARD_OUTPUT:
         yield sys.stdout
         return
     path = Path(out)
     partial = path.with_name(f".{path.name}.partial")
     try:
-        # Names of files need not be UTF-8; backslashes are also how JSON writes what cannot be encoded.
+        # Names of files need not be UTF-8. JSON too writes what cannot be encoded with backslashes.
         with partial.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
             yield file
         partial.replace(path)

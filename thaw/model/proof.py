@@ -42,13 +42,14 @@ class Agreement:
         return self.largest <= TOLERANCE and (self.features or 0) <= OF_FEATURES
 
 
-def agreement(wanted: Answers, got: Answers, threshold: float | None) -> Agreement:
+def agreement(expected: Answers, actual: Answers, threshold: float | None) -> Agreement:
     """Of answers about the same pictures; features count where both have them."""
-    p, q = wanted.probabilities, got.probabilities
+    p, q = expected.probabilities, actual.probabilities
     same = calibration.decided(p, threshold) == calibration.decided(q, threshold)
     of_features = None
-    if wanted.features is not None and got.features is not None:
-        of_features = float(np.abs(wanted.features - got.features).max() / np.abs(wanted.features).max())
+    if expected.features is not None and actual.features is not None:
+        difference = np.abs(expected.features - actual.features).max()
+        of_features = float(difference / np.abs(expected.features).max())
     return Agreement(len(p), float(np.abs(p - q).max()), int(same.sum()), of_features)
 
 

@@ -26,7 +26,11 @@ class Exported:
 
     def __call__(self, paths: Sequence[str | Path]) -> tuple[np.ndarray, np.ndarray]:
         """Calibrated probabilities (n, classes) and features (n, d) of picture files."""
-        pixels = np.stack([decode(path, Geometry(**self.about["shape"])) for path in paths])
+        geometry = Geometry(**self.about["shape"])
+        return self.answers(np.stack([decode(path, geometry) for path in paths]))
+
+    def answers(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The same of pixels (n, size, size, channels)."""
         probabilities, features = self.session.run(["probabilities", "features"], {"pixels": pixels})
         return probabilities, features
 

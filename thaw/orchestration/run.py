@@ -6,6 +6,7 @@ cache). Nothing is persisted or cached by Prefect.
 
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from enum import StrEnum
 from typing import Any
 
@@ -19,6 +20,7 @@ from thaw.errors import InputError
 from thaw.orchestration import asking, story
 from thaw.project import compare, experiment, pipeline, registry
 from thaw.project import incoming as arrivals
+from thaw.project import predict as predicting
 from thaw.project.settings import Retrain, Settings
 from thaw.project.stage import OnLine, StageError, Verdict, repro
 
@@ -137,6 +139,20 @@ def incoming(retrain: Retrain) -> State[Any]:
         return (Verdict.COMPLETED if taken.changed else Verdict.CACHED), str(taken)
 
     return _carry_out("incoming", body)
+
+
+@task(cache_policy=NO_CACHE, persist_result=False)
+def predict(source: str, model: str) -> State[Any]:
+    """Predict the pictures of a source that have no prediction yet, and version the table with DVC."""
+
+    def body(on_line: OnLine) -> tuple[str, str]:
+        predicted = predicting.run(source, model, on_line)
+        if predicted is None:
+            return Verdict.CACHED, f"nothing new in {source}"
+        story.predictions(asdict(predicted))
+        return Verdict.COMPLETED, str(predicted)
+
+    return _carry_out("predict", body)
 
 
 @task(cache_policy=NO_CACHE, persist_result=False)

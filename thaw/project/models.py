@@ -1,10 +1,12 @@
-"""Which model is meant: `prod`, a version such as v2.0.0, the folder of a package, or an exported file.
+"""Which model is meant: `prod`, a version such as v2.0.0, the folder of a package, or an exported
+file.
 
 A version is known to the project; a folder or a file needs none.
 """
 
 import json
 import re
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +16,7 @@ from typing import TYPE_CHECKING
 from ruamel.yaml import YAML
 
 from thaw.errors import InputError
-from thaw.project import registry, settings, workspace
+from thaw.project import registry, settings, start, workspace
 from thaw.project.git import contents, dvc
 from thaw.project.registry import Version
 from thaw.project.stage import run
@@ -25,13 +27,15 @@ if TYPE_CHECKING:
 
 VERSION = re.compile(r"v?\d+\.\d+\.\d+")
 ONNX = ".onnx"
+MANIFEST = "artifacts/prepare/manifest.csv"
 
 
 def load(name: str = "prod", device: str = "auto", workers: int = 2, views: str | None = None) -> "Model":
     """The model of that name, in memory.
 
     Args:
-        name: prod (the model in use), a version such as v2.0.0, the folder of a package, or an exported file.
+        name: prod (the model in use), a version such as v2.0.0, the folder of a package, or an
+            exported file.
         device: auto, cpu, cuda or mps.
         workers: threads that decode pictures.
         views: none, flip, flips or square; None: as evaluate took them.
@@ -69,10 +73,9 @@ def folder_of(name: str) -> Iterator[Path]:
 
 @contextmanager
 def files(version: Version) -> Iterator[Path]:
-    """What lies at the path of a version's model, from DVC's cache or remote, for as long as the block lasts."""
-    parent = workspace.ROOT / ".dvc/tmp/thaw"
-    parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f"{version.name}-", dir=parent) as place:
+    """What lies at the path of a version's model, from DVC's cache or remote, for as long as the
+    block lasts."""
+    with tempfile.TemporaryDirectory(prefix=f"{version.name}-", dir=_scratch()) as place:
         folder = Path(place, "model")
         if lines := _get(version, version.path, folder):
             why = next(
@@ -103,18 +106,18 @@ def _version(name: str) -> Version:
             f"'{name}' is a version of a project, and {Path.cwd()} is in none: name the folder of a package or a file "
             f"{ONNX} with --model, or go into the project"
         )
+    if name != registry.STAGE:
+        return registry.find(name)
     known = registry.versions()
-    if name == registry.STAGE:
-        version = registry.in_use(known)
-        if version is None:
-            raise InputError(
-                "no model is in use yet: `thaw run --record` trains one, `thaw promote VERSION` puts one in use; "
-                "--model artifacts/package is the one that was trained last"
-                if known
-                else registry.FIRST
-            )
-        return version
-    return registry.named(name, known)
+    version = registry.in_use(known)
+    if version is None:
+        raise InputError(
+            "no model is in use yet: `thaw promote VERSION` puts one in use; --model artifacts/package is the one that "
+            "was trained last"
+            if known
+            else registry.FIRST
+        )
+    return version
 
 
 @contextmanager
@@ -154,3 +157,41 @@ def _made_of(network: Path, version: Version) -> Path:
     meta = package.meta_of(checkpoint.read_meta(network), figures, [], [], views=views, sure=sure, versions={})
     package.write(network.parent / "package", network, None, meta, f"# {version.name}\n")
     return network.parent / "package"
+
+
+def bring_start(name: str) -> str:
+    """Have the files of a version where a training that starts from it looks for them; the
+    identity of its model."""
+    known = registry.versions()
+    version = _version(name)
+    target = start.folder(version.model)
+    if not target.is_dir():
+        with folder_of(version.name) as folder, tempfile.TemporaryDirectory(dir=_scratch()) as place:
+            made = Path(place, "start")
+            shutil.copytree(folder, made)
+            for ancestor in _line_of(version, known):
+                if not get(ancestor, MANIFEST, made / start.LEARNED.replace("*", ancestor.name)):
+                    raise InputError(
+                        f"backbone.weights is {name}, and what {ancestor.name} learned from is not to be had, so that "
+                        "it may be among today's test pictures: bring it with `dvc fetch --all-tags`"
+                    )
+            target.parent.mkdir(parents=True, exist_ok=True)
+            made.rename(target)
+    return version.model
+
+
+def _line_of(version: Version, known: list[Version]) -> Iterator[Version]:
+    """A version, the one that its training started from, and so on."""
+    line: list[str] = []
+    here: Version | None = version
+    while here and here.name not in line:
+        yield here
+        line.append(here.name)
+        weights = (YAML(typ="safe").load(contents([f"{here.commit}:./thaw.yaml"])[0]) or {}).get("weights")
+        here = registry.version_of(weights, known) if weights else None
+
+
+def _scratch() -> Path:
+    parent = workspace.ROOT / ".dvc/tmp/thaw"
+    parent.mkdir(parents=True, exist_ok=True)
+    return parent

@@ -15,7 +15,9 @@ from thaw.data.pictures import Pictures, Preprocessing, Shape
 from thaw.errors import InputError
 from thaw.learning import checkpoint, processes
 from thaw.learning.backbones import Classifier, create
+from thaw.learning.folding import fold_batchnorm
 from thaw.learning.machine import bfloat16_pays, keep_freed_memory, use_bfloat16
+from thaw.project import start
 from thaw.project.phase import outputs, read_json, write_json
 from thaw.project.settings import Settings
 from thaw.project.workspace import DATA, EMBED, PREPARE
@@ -168,9 +170,20 @@ def preprocessing(data: Dataset) -> Preprocessing:
 def new_network(config: Settings, data: Dataset) -> Classifier:
     """The pretrained backbone with a new head; the same weights each time."""
     torch.manual_seed(config.seed)
-    size = data.pictures.shape.size
-    model = create(config.backbone.name, config.backbone.weights, len(data.classes), size)
+    blank, classes = data.pictures.shape.blank(), len(data.classes)
+    if start.is_model(config.backbone.weights):
+        model = create(config.backbone.name, "random", classes, blank.shape[-1])
+        if starts_folded(config):
+            fold_batchnorm(model, blank)
+        model.backbone.load_state_dict(checkpoint.load(start.folder())[0].backbone.state_dict())
+    else:
+        model = create(config.backbone.name, config.backbone.weights, classes, blank.shape[-1])
     return model.eval().to(memory_format=torch.channels_last)
+
+
+def starts_folded(config: Settings) -> bool:
+    """Whether the BatchNorms of a new network are folded already."""
+    return start.is_model(config.backbone.weights) and bool(start.meta(config)["folded"])
 
 
 def meta_of(config: Settings, data: Dataset, folded: bool, parent: str | None) -> dict[str, Any]:

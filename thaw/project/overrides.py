@@ -19,7 +19,7 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from thaw.errors import InputError
-from thaw.project import settings, workspace
+from thaw.project import settings, start, workspace
 from thaw.project.journal import Journal, replace
 from thaw.project.settings import Settings
 
@@ -100,7 +100,8 @@ def _check_network(name: str, weights: str, resolution: int | None, blocks: str 
 
     expected = backbones.preprocessing_of(name, weights).size
     size = resolution or expected
-    if weights not in get_model_weights(name).__members__ and not backbones.RANDOM.fullmatch(weights):
+    registered = weights in get_model_weights(name).__members__
+    if not (registered or backbones.RANDOM.fullmatch(weights) or start.is_model(weights)):
         file = workspace.ROOT / weights
         backbones.create(name, str(file) if file.is_file() else weights, 2, size)  # raises if the file is wrong
     backbones.check_size(name, weights, size)

@@ -26,6 +26,7 @@ import thaw
 from thaw.errors import InputError
 from thaw.project import pipeline, workspace
 from thaw.project.journal import replace
+from thaw.project.start import is_model
 
 NAME = "thaw.yaml"
 LIBRARY = Path(thaw.__file__).parent
@@ -57,7 +58,7 @@ def sentence(key: str, before: Any, now: Any) -> str:
     if key.startswith("code."):
         return f"the code of thaw that {key.removeprefix('code.')} runs changed"
     if key == "weights":
-        return "the file of backbone.weights has another content"
+        return "backbone.weights names other weights now"
     name = key.removeprefix("versions.")
     return f"{name} went from {pipeline.setting(before)} to {pipeline.setting(now)}"
 
@@ -246,9 +247,13 @@ def installed(package: str) -> str | None:
 
 
 def _weights(root: Path) -> str | None:
-    """The hash of the file that backbone.weights names; None if it names no file."""
+    """The hash of the file, or the identity of the model, that backbone.weights names; None if it names neither."""
     backbone = pipeline.load(root / "params.yaml").get("backbone")
     name = backbone.get("weights") if isinstance(backbone, dict) else None
+    if root == workspace.ROOT and is_model(str(name)):
+        from thaw.project import models
+
+        return models.bring_start(str(name))
     path = root / str(name)
     if not name or not path.is_file():
         return None

@@ -6,13 +6,14 @@ runs. Nothing but the data comes from a cache, or nothing would be proven.
 """
 
 import os
+import shutil
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from thaw.errors import InputError
-from thaw.project import environments, pipeline, recipe, registry, workspace
+from thaw.project import environments, models, pipeline, recipe, registry, start, withdraw, workspace
 from thaw.project.git import dvc, git
 from thaw.project.stage import OnLine, finish
 
@@ -34,6 +35,8 @@ def reproduce(
     it already.
     """
     version = registry.find(name)
+    if not withdraw.is_reproducible(version.name):
+        raise InputError(f"{version.name} cannot be reproduced: `thaw remove --purge` took pictures out of its data")
     project = _clone(version, folder or workspace.ROOT.parent / f"{workspace.ROOT.name}-{version.name}")
     on_line(f"{project} is the project as it was at {version.name} (commit {version.commit[:7]})")
     if not pipeline.load(project / recipe.NAME).get("thaw"):
@@ -43,6 +46,7 @@ def reproduce(
         )
     python = _python_in(environment) if environment else environments.python_for(project, source, on_line)
     _bring_data(project, python, on_line)
+    _bring_start(version, project)
     lock = project / "dvc.lock"
     locked = registry.hashes(lock.read_text(encoding="utf-8"))
     finish("reproduce", [*_thaw_of(python), "-m", "dvc", "--cd", str(project), "repro", "--force"], on_line)
@@ -84,6 +88,21 @@ def _bring_data(project: Path, python: Path, on_line: OnLine) -> None:
     )
     if with_here.returncode:
         finish("data", [*_thaw_of(python), "-m", "thaw", "-C", str(project), "data"], on_line)
+
+
+def _bring_start(version: registry.Version, project: Path) -> None:
+    """Where a version started from a model: have that model there, and in use as it was then."""
+    weights = str(pipeline.load(project / "params.yaml").get("backbone", {}).get("weights"))
+    if not start.is_model(weights):
+        return
+    for tag in registry.assigned_after(version.name):
+        subprocess.run(["git", "-C", str(project), "tag", "--delete", tag], check=True, capture_output=True)
+    parent = registry.version_of(pipeline.load(project / recipe.NAME)["weights"], registry.versions())
+    if parent is None:
+        raise InputError(f"{version.name} started from a model that has no version here any more")
+    models.bring_start(parent.name)
+    here = start.folder(parent.model)
+    shutil.copytree(here, project / here.relative_to(workspace.ROOT))
 
 
 def _thaw_of(python: Path) -> list[str]:

@@ -78,6 +78,13 @@ def promotion(decision: Mapping[str, Any], standing: str) -> str:
     return markdown(decision, standing)
 
 
+def predictions(predicted: Mapping[str, Any]) -> str:
+    """What a model said of new pictures, beside what validation lets expect, as Markdown."""
+    from thaw.report.predictions import markdown
+
+    return markdown(predicted)
+
+
 def name_of(changes: list[str]) -> str:
     """A name for a run: backbone, ratio, settings that differ from the commit, data and date."""
     config = overrides.settings_with(changes)

@@ -102,8 +102,9 @@ class Head(Section):
 class Unfreeze(Section):
     blocks: Annotated[str | int | list[str], PlainValidator(_which_blocks)]
     ratio: Rate
+    head_ratio: Rate
     layer_decay: Annotated[float, Field(gt=0, le=1)]
-    epochs: Count
+    epochs: Literal["auto"] | Count
     batch_size: Count
     weight_decay: NotNegative
     warmup: Annotated[float, Field(ge=0, lt=1)]
@@ -139,6 +140,10 @@ class Retrain(Section):
     incoming: str | None
     archive: str
     archive_gb: NotNegative
+    wait: NotNegative
+    late: NotNegative
+    oldest: NotNegative | None
+    disk_gb: NotNegative
     retries: Annotated[int, Field(ge=0)]
     git_remote: str | None
 
@@ -169,6 +174,7 @@ class Timeouts(Section):
     package: Minutes
     report: Minutes
     promote: Minutes
+    predict: Minutes
     push: Minutes
 
 

@@ -1,0 +1,61 @@
+"""The flow that predicts: new pictures in a folder, an archive or a table through the model in
+use.
+
+    python -m flows.predict SOURCE      # once, here; prefect.yaml has a deployment that does it every day
+
+Pictures that this model has predicted before are left out. Each time that there were new ones
+their table joins `predictions/`, which `predictions.dvc` versions; the UI shows them beside what
+validation lets expect.
+"""
+
+import sys
+from datetime import datetime
+from typing import Any
+
+from prefect import flow
+from prefect.runtime import flow_run
+from prefect.states import Completed, Failed
+
+from thaw.errors import InputError
+from thaw.orchestration import story
+from thaw.orchestration.run import PhaseFailed, Tasks
+from thaw.orchestration.run import predict as predict_new
+from thaw.project import overrides as changes
+from thaw.project import pipeline
+
+
+def name_of_run() -> str:
+    """Tells one run from another: source, model and date."""
+    parameters = flow_run.parameters
+    return f"{parameters['source']} with {parameters['model']} {datetime.now().astimezone():%m-%d %H:%M}"
+
+
+@flow(
+    name=f"predict {pipeline.project()}",
+    flow_run_name=name_of_run,
+    on_failure=[story.failed],
+    on_crashed=[story.failed],
+    persist_result=False,
+)
+def predict(source: str, model: str = "prod") -> Any:
+    """Predict the pictures of a source that have no prediction yet.
+
+    Args:
+        source: a folder, an archive or a CSV with a column path, from the project's folder on.
+        model: prod, the model in use when the run begins, a version such as v2.0.0, or the folder
+            of a package.
+    """
+    try:
+        run = Tasks(changes.settings_with([]))
+        state = run.do("predict", predict_new, source, model)
+        return Completed(name=state.name, message=state.message)
+    except InputError as error:
+        return Failed(message=str(error), data=error)
+    except PhaseFailed as failure:
+        return Failed(message=str(failure), data=failure.error)
+    finally:
+        story.finish()
+
+
+if __name__ == "__main__":
+    predict(*sys.argv[1:])

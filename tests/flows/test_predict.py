@@ -1,0 +1,102 @@
+"""Laws of the flow that predicts: what is new, once by each model, versioned, and shown beside
+validation."""
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from packages import make, make_project
+from prefect import get_client
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId, ArtifactFilterKey
+from prefect.states import State
+
+from thaw.project import predict as predicting
+from thaw.project import registry, workspace
+from thaw.report.predictions import markdown
+
+pytestmark = pytest.mark.server
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project with a model in use, and six pictures that arrived."""
+    packaged = make(tmp_path / "packaged")
+    folder = tmp_path / "project"
+    folder.mkdir()
+    make_project(folder, packaged)
+    monkeypatch.setattr(workspace, "ROOT", folder)
+    monkeypatch.chdir(folder)
+    registry.register("HEAD", "a package")
+    registry.promote("v1.0.0", "by hand")
+    for number in range(6):
+        (folder / "arrived").mkdir(exist_ok=True)
+        shutil.copy(packaged.pictures / f"noise/{number}.png", folder / "arrived")
+    return folder
+
+
+def run(source: str = "arrived") -> State:
+    from flows.predict import predict
+
+    return predict(source, return_state=True)
+
+
+def test_new_pictures_are_predicted_once_versioned_and_shown_beside_validation(server: str, project: Path) -> None:
+    from thaw.model.model import Model
+
+    first = run()
+    assert first.name == "Completed", first.message
+    tables = sorted((project / "predictions").rglob("*.csv"))
+    rows = pd.read_csv(tables[0])
+    said = Model.load(project / "artifacts/package", "cpu").predict(sorted(Path("arrived").iterdir()))
+    assert rows["path"].tolist() == [each.path for each in said]
+    assert rows["decision"].tolist() == [each.decision for each in said]
+    assert "predictions" in (project / "predictions.dvc").read_text()
+    with get_client(sync_client=True) as client:
+        (shown,) = client.read_artifacts(
+            artifact_filter=ArtifactFilter(
+                flow_run_id=ArtifactFilterFlowRunId(any_=[first.state_details.flow_run_id]),
+                key=ArtifactFilterKey(any_=["predictions"]),
+            )
+        )
+    count = rows["decision"].tolist().count("noise")
+    assert f"| noise | {count} | {100 * count / 6:.1f} % | 25.0 % |" in str(shown.data)
+    assert run().name == "Cached"
+    (project / "arrived/broken.png").write_text("no picture")
+    assert run().message == f"1 new picture in {max((project / 'predictions').rglob('*.csv')).relative_to(project)}"
+    assert len(list((project / "predictions").rglob("*.csv"))) == 2
+    ignored = subprocess.run(["git", "check-ignore", "-q", "predictions"], cwd=project)
+    assert ignored.returncode == 0
+    failed = run("nowhere")
+    assert failed.is_failed()
+    assert "there is no nowhere" in (failed.message or "")
+
+
+def test_another_model_predicts_every_picture_anew(project: Path) -> None:
+    assert predicting.predict("arrived", "prod")
+    assert predicting.predict("arrived", "prod") is None
+    folder = project / "other"
+    shutil.copytree(project / "artifacts/package", folder)
+    (folder / "identity.json").write_text(json.dumps({"model": "another model"}))
+    found = predicting.predict("arrived", "other")
+    assert found
+    assert found.pictures == 6
+    assert (project / found.file).parent.name == "another mode"
+
+
+def test_shares_are_of_what_can_be_read_and_what_is_not_known_is_a_dash() -> None:
+    shown = markdown(
+        {
+            "file": "a.csv", "pictures": 5, "decisions": {"a": 3, "b": 1}, "unsure": 1, "unlike": None,
+            "unreadable": 1, "expected": {"a": 0.5, "c": 0.5}, "false_alarms": 0.02,
+        }
+    )  # fmt: skip
+    assert shown.splitlines()[0] == "5 new pictures, 1 of them unreadable; the rows are in `a.csv`."
+    assert shown.splitlines()[4:] == [
+        "| a | 3 | 75.0 % | 50.0 % | +25.0 |",
+        "| c | 0 | 0.0 % | 50.0 % | −50.0 |",
+        "| b | 1 | 25.0 % | – | – |",
+        "| *unsure* | 1 | 25.0 % | – | – |",
+    ]
