@@ -1,10 +1,14 @@
 """Laws of schedules: mistakes are one sentence before anything starts, and nobody touches another's schedule."""
 
+import asyncio
 import os
+import threading
 from collections.abc import Callable, Iterator
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from ruamel.yaml import YAML
 from typer.testing import CliRunner
@@ -77,6 +81,59 @@ def test_one_process_serves_a_workspace(toy: Path) -> None:
         pytest.raises(InputError, match=r"served by process \d+ already"),
     ):
         schedule.serve(None, None, None, [], print)
+
+
+class Runner:
+    """Plays Prefect's runner, whose polls end as they are told to; after the last one it is over."""
+
+    query_seconds = 0.01
+
+    def __init__(self, polls: list[BaseException | None]) -> None:
+        self._scheduled_run_poller = self
+        self._submitting_flow_run_ids: set[int] = set()
+        self.polls = polls
+        self.over = threading.Event()
+        self.stopped = False
+
+    async def __aenter__(self) -> "Runner":
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        pass
+
+    async def _get_and_submit_flow_runs(self) -> None:
+        poll = self.polls.pop(0)
+        if not self.polls:
+            self.over.set()
+        if poll:
+            raise poll
+
+    async def astop(self) -> None:
+        self.stopped = True
+
+
+def test_while_the_server_is_away_schedules_are_served_on_and_that_is_said_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(schedule, "BREATH", 0.001)
+    there = chain([True, True, False, False, True], repeat(True))
+    monkeypatch.setattr(schedule.server, "answers", lambda api: next(there))
+    said: list[str] = []
+
+    def serve(runner: Any) -> bool:
+        return asyncio.run(schedule._serve(runner, "http://there/api", said.append, runner.over))
+
+    busy = Runner([None, httpx.ReadTimeout("slow"), None, None])
+    busy._submitting_flow_run_ids.add(1)  # a run goes on, so nobody else takes over
+    assert not serve(busy)
+    assert busy.stopped, "when it is over the run that goes on is ended"
+    assert said == ["The Prefect server at http://there is away, and what is due waits for it: slow"]
+
+    there = chain([False, False, True], repeat(True))
+    idle = Runner([None])
+    assert serve(idle)
+    assert [line.split(" at ")[0] for line in said[1:]] == ["The Prefect server", "The Prefect server answers again"]
+    assert len(idle.polls) == 1, "a new runner polls: this one may have lost sight of what is cancelled"
 
 
 @pytest.fixture

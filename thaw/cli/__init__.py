@@ -15,6 +15,7 @@ import typer
 import thaw
 from thaw.cli.explain import explain
 from thaw.cli.export import export
+from thaw.cli.operation import doctor, status
 from thaw.cli.phases import phase
 from thaw.cli.pictures import add, data, remove
 from thaw.cli.predict import predict
@@ -68,7 +69,7 @@ COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
     "Questions": (sweep, seeds, curve, ablate),
     "Use a model": (predict, explain, export, serve),
     "Versions": (models, promote, approve, reject, rollback, reproduce),
-    "Upkeep": (upgrade, clean, backup, restore, phase),
+    "Upkeep": (status, doctor, upgrade, clean, backup, restore, phase),
 }
 
 
