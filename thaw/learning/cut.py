@@ -14,6 +14,9 @@ from torch import Tensor, nn
 from thaw.learning.backbones import Block, Classifier, blocks
 from thaw.learning.convolutions import quicken
 
+# For fewer pictures, or for one, PyTorch takes other convolutions, which round otherwise.
+FEWEST = 16
+
 
 class Cut(NamedTuple):
     """The two parts of a network, both with the weights of the whole: pictures to activations to logits."""
@@ -24,7 +27,7 @@ class Cut(NamedTuple):
 
 
 class Before:
-    """What a backbone does before one of its blocks."""
+    """What a backbone does before one of its blocks: to the bit the same for a picture, whatever batch it is in."""
 
     def __init__(self, backbone: nn.Module, number: int) -> None:
         self.backbone = backbone
@@ -32,11 +35,14 @@ class Before:
 
     def __call__(self, pictures: Tensor) -> Tensor:
         """The activations that the block would take."""
+        count = len(pictures)
+        if count < FEWEST:
+            pictures = pictures[torch.arange(FEWEST) % count].contiguous(memory_format=torch.channels_last)
         with self.end.register_forward_pre_hook(_stop), torch.no_grad():
             try:
                 self.backbone(pictures)
             except _Reached as reached:
-                return reached.activations
+                return reached.activations[:count]
         raise ValueError("the block takes no part")
 
 
@@ -59,7 +65,8 @@ def cut(model: Classifier, number: int, example: Tensor) -> Cut | None:
         return None
     quicken(model)
     parts = Cut(number, Before(model.backbone, number), after(model, number))
-    random = torch.randn(example.shape, generator=torch.Generator().manual_seed(0)).to(example)
+    shape = FEWEST, *example.shape[1:]
+    random = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(example)
     training = model.training
     try:
         with torch.no_grad():
@@ -97,6 +104,19 @@ def _same(one: Block, other: Block) -> bool:
 
 def _tensors(block: Block) -> list[Tensor]:
     return [*block.parameters, *(buffer for module in block.modules for buffer in module.buffers())]
+
+
+class Joined(nn.Module):
+    """A network that is run in two parts."""
+
+    def __init__(self, before: Before, rest: Classifier) -> None:
+        super().__init__()
+        self.before, self.rest = before, rest
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        """Pictures to logits."""
+        logits: Tensor = self.rest(self.before(pictures))
+        return logits
 
 
 class Pair(nn.Module):
