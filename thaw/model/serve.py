@@ -161,7 +161,6 @@ class Together:
 
 def application(in_use: InUse, limits: Limits, token: str | None = None, look_every: float = LOOK_EVERY) -> FastAPI:
     """The server's pages; with a token all but /health ask for it."""
-
     together = Together(in_use)
 
     @asynccontextmanager
