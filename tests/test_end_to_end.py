@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from children import importing
 
 pytestmark = [pytest.mark.server, pytest.mark.end_to_end]
 
@@ -25,7 +26,11 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 def call(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     return subprocess.run(
-        command, cwd=folder, env=os.environ | {"PATH": path, "PYTHONPATH": str(folder)}, text=True, capture_output=True
+        command,
+        cwd=folder,
+        env=os.environ | {"PATH": path, "PYTHONPATH": importing(folder)},
+        text=True,
+        capture_output=True,
     )
 
 
@@ -161,24 +166,22 @@ def test_a_changed_setting_reruns_what_depends_on_it_and_changed_back_restores_i
     assert weights.read_bytes() == before
 
 
-def test_a_deleted_output_comes_back(workspace: Path, first_run: str) -> None:
-    weights = workspace / "artifacts/unfreeze/model/weights.safetensors"
-    before = weights.read_bytes()
-    shutil.rmtree(workspace / "artifacts/unfreeze/model")
-    done = thaw(workspace, "run")
-    assert states_of(run_id_in(done.stdout))["unfreeze"] == "Restored"
-    assert weights.read_bytes() == before
-
-
-def test_dvc_shows_metrics_plots_and_experiments(workspace: Path, first_run: str) -> None:
+def test_dvc_shows_metrics_plots_and_experiments_and_a_deleted_output_comes_back(
+    workspace: Path, first_run: str
+) -> None:
     shown = json.loads(dvc(workspace, "metrics", "show", "--json"))
     assert "gain" in json.dumps(shown)
     dvc(workspace, "plots", "show", "-o", "plots", "--json")
     ran = call(workspace, sys.executable, "-m", "dvc", "exp", "run", "-S", "evaluate.at_least=0.8")
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert "evaluate.at_least" in dvc(workspace, "exp", "show", "--csv")
+    weights = workspace / "artifacts/unfreeze/model/weights.safetensors"
+    before = weights.read_bytes()
+    shutil.rmtree(workspace / "artifacts/unfreeze/model")
     back = thaw(workspace, "run", "--set", "evaluate.at_least=0.9")
     assert back.returncode == 0, back.stderr
+    assert states_of(run_id_in(back.stdout))["unfreeze"] == "Restored"
+    assert weights.read_bytes() == before
 
 
 @pytest.mark.parametrize(
