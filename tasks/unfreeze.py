@@ -27,7 +27,7 @@ from thaw.learning.freezing import scale_dropout
 from thaw.learning.freezing import unfreeze as unfreeze_blocks
 from thaw.learning.losses import cross_entropy, lowest_loss
 from thaw.learning.machine import compiling_pays, cpu_has_bfloat16, use_bfloat16
-from thaw.learning.training import FineTuning, adapt_batchnorm, fine_tune, one_class_warning
+from thaw.learning.training import FineTuning, adapt_batchnorm, enough_epochs, fine_tune, one_class_warning
 from thaw.project import networks, phase
 from thaw.project.scratch import finished
 from thaw.project.settings import Settings
@@ -42,17 +42,23 @@ def unfreeze(config: Settings) -> None:
     for name, pictures in (("train", len(train)), ("val", len(val)), ("a batch", config.unfreeze.batch_size)):
         processes.check(name, pictures)
     normalise = Normaliser(networks.preprocessing(data), device)
+    model, parent_meta = checkpoint.load(HEAD / "model")
+    section = config.unfreeze
+    auto = section.epochs == "auto"
+    changes = {"epochs": enough_epochs(len(train), section.batch_size)} if auto else {}
+    if not parent_meta["kept"]["epoch"]:  # no phase 1: the head is random
+        changes["head_ratio"] = 1
     fine_tuning = FineTuning(
         seed=config.seed,
         learning_rate=config.head.learning_rate,
-        views=VIEWS[config.unfreeze.views],
-        **config.unfreeze.model_dump(exclude={"blocks", "batchnorm", "views", "precision", "drop", "label_smoothing"}),
+        views=VIEWS[section.views],
+        **section.model_dump(exclude={"blocks", "batchnorm", "views", "precision", "drop", "label_smoothing"})
+        | changes,
     )
     training_data = TrainingData(
         data.pictures, normalise, Split(train, data.targets[train]), Split(val, data.targets[val])
     )
     class_weights = data.class_weights(config.class_weights, train)
-    model, _ = checkpoint.load(HEAD / "model")
     selection, batchnorm = config.unfreeze.blocks, config.unfreeze.batchnorm
     if batchnorm == "train" and processes.world_size() > 1:
         model = _synchronised(model, device)
@@ -61,8 +67,10 @@ def unfreeze(config: Settings) -> None:
     print(f"{len(unfrozen)} blocks unfrozen: {unfrozen[0]} to {unfrozen[-1]}{order}", flush=True)
     ratio, decay = config.unfreeze.ratio, config.unfreeze.layer_decay
     before = f", {decay:g} times as much in each block before the last" if decay < 1 else ""
+    rate, epochs = fine_tuning.learning_rate, fine_tuning.epochs
+    print(f"{epochs} epoch{'s' * (epochs > 1)}", end=", ")
     print(
-        f"learning rates: head {fine_tuning.learning_rate:g}, backbone {fine_tuning.learning_rate / ratio:g}{before}",
+        f"learning rates: head {rate / fine_tuning.head_ratio:g}, backbone {rate / ratio:g}{before}",
         flush=True,
     )
     if not 10 <= ratio <= 100:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from children import importing
+from typer.testing import CliRunner
 
 pytestmark = [pytest.mark.server, pytest.mark.end_to_end]
 
@@ -105,6 +106,38 @@ def test_first_run_completes_every_phase_and_leaves_what_it_promises(workspace: 
     assert {"head", "finetuned", "gain"} < metrics.keys()
     page = (workspace / "artifacts/report/report.html").read_text()
     assert "data:image/png;base64" in page
+
+
+def test_evaluate_predict_and_an_export_say_the_same_of_the_same_files(
+    workspace: Path, first_run: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from thaw.cli import app
+    from thaw.project import workspace as project
+
+    monkeypatch.setattr(project, "ROOT", workspace)
+    monkeypatch.chdir(workspace)
+
+    def called(*arguments: str) -> None:
+        done = CliRunner().invoke(app, arguments)
+        assert done.exit_code == 0, done.output
+
+    evaluated = pd.read_csv("artifacts/evaluate/predictions.csv")
+    table, exported, predictions = (str(tmp_path / name) for name in ("test.csv", "exported", "predictions.csv"))
+    evaluated.assign(path=f"{workspace}/data/" + evaluated["path"])[["path"]].to_csv(table, index=False)
+    called("export", "--model", "artifacts/package", "--out", exported)
+    proof = json.loads((tmp_path / "exported/proof.json").read_text())
+    assert (proof["test"]["by"], proof["test"]["pictures"]) == ("evaluate", len(evaluated))
+    assert proof["test"]["decisions"] == len(evaluated)
+    decisions = []
+    for model in ("artifacts/package", f"{exported}/model.onnx"):
+        called("predict", table, "--model", model, "--out", predictions)
+        predicted = pd.read_csv(predictions)
+        for label in ("defective", "functional"):
+            differences = predicted[f"p_{label}"] - evaluated[f"finetuned_p_{label}"]
+            assert differences.abs().max() < 1e-4
+        decisions.append(predicted[["prediction", "decision", "unsure", "unlike"]])
+    assert decisions[0].equals(decisions[1])
+    assert decisions[0]["prediction"].tolist() == evaluated["finetuned_prediction"].tolist()
 
 
 @pytest.mark.browser

@@ -60,7 +60,7 @@ def main(contest: Contest) -> None:
         learning_rate=config.head.learning_rate,
         views=VIEWS[config.unfreeze.views],
         **config.unfreeze.model_dump(exclude={"blocks", "batchnorm", "views", "precision", "drop", "label_smoothing"})
-        | {"batch_size": BATCH_SIZE, "epochs": 1},
+        | {"batch_size": BATCH_SIZE, "epochs": 1, "head_ratio": 1},
     )
     groups = parameter_groups(model, how.learning_rate, how.ratio, how.weight_decay, how.layer_decay)
     optimizer = torch.optim.AdamW(groups, fused=True)

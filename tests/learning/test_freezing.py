@@ -1,6 +1,7 @@
 """Laws of freezing: what is frozen does not change in any bit, and the optimizer holds just what is trained."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -132,8 +133,14 @@ def test_backbone_learns_slower_than_the_head_by_the_ratio_and_norms_do_not_deca
         assert {parameter.ndim > 1 for parameter in group["params"]} == {group["weight_decay"] > 0}
 
 
-def test_ratio_holds_through_the_whole_schedule(
-    network: Make, pictures: Pictures, targets: torch.Tensor, normalise: Normaliser, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("head_ratio", [1, 5])
+def test_ratios_hold_through_the_whole_schedule(
+    network: Make,
+    pictures: Pictures,
+    targets: torch.Tensor,
+    normalise: Normaliser,
+    monkeypatch: pytest.MonkeyPatch,
+    head_ratio: float,
 ) -> None:
     seen: list[tuple[float, float]] = []
     step = torch.optim.AdamW.step
@@ -146,9 +153,12 @@ def test_ratio_holds_through_the_whole_schedule(
     monkeypatch.setattr(torch.optim.AdamW, "step", spy)
     model = network()
     unfreeze(model, 2, "frozen")
-    tune(model, pictures, (TRAIN, targets[TRAIN]), (VAL, targets[VAL]), normalise, HOW)
+    how = replace(HOW, head_ratio=head_ratio)
+    tune(model, pictures, (TRAIN, targets[TRAIN]), (VAL, targets[VAL]), normalise, how)
     assert len(seen) == 4
-    assert all(head == pytest.approx(10 * backbone) and 0 < head <= 0.01 for head, backbone in seen)
+    for head, backbone in seen:
+        assert head == pytest.approx(how.ratio / head_ratio * backbone)
+        assert 0 < backbone <= how.learning_rate / how.ratio
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ from thaw.errors import InputError
 from thaw.learning import scratch as scratch_files
 from thaw.learning import training
 from thaw.learning.backbones import Classifier, blocks
-from thaw.learning.batches import Split, TrainingData
+from thaw.learning.batches import Split, TrainingData, order
 from thaw.learning.convolutions import quicken
 from thaw.learning.folding import fold_batchnorm
 from thaw.learning.freezing import Selection, select, unfreeze
@@ -36,6 +36,7 @@ from thaw.learning.training import (
     HeadTraining,
     Trained,
     adapt_batchnorm,
+    enough_epochs,
     warmup_and_cosine,
 )
 
@@ -535,6 +536,16 @@ def test_head_judged_on_validation_in_parts_is_the_head_judged_on_the_whole() ->
     with torch.no_grad():
         whole = head(torch.from_numpy(features[:, 0]))
     torch.testing.assert_close(training._logits(head, features), whole)
+
+
+@given(pictures=st.integers(3, 5000), batch_size=st.integers(2, 256))
+def test_few_pictures_get_as_many_epochs_as_make_a_hundred_steps_and_many_get_eight(
+    pictures: int, batch_size: int
+) -> None:
+    epochs, steps = enough_epochs(pictures, batch_size), len(order(np.arange(pictures), batch_size))
+    assert epochs >= 8
+    assert epochs * steps >= 100
+    assert epochs == 8 or (epochs - 1) * steps < 100
 
 
 def test_rate_warms_up_then_falls_and_never_exceeds_the_setting() -> None:

@@ -196,7 +196,7 @@ def test_outside_a_project_an_export_is_proven_on_drawn_pictures(
     lines: list[str] = []
     export(str(packaged.folder), Path("out"), False, lines.append)
     assert {"model.onnx", "reference.py", "pixels.py", "proof.json"} <= {path.name for path in Path("out").iterdir()}
-    assert "23 drawn pictures" in lines[0]
+    assert "23 drawn pictures" in lines[1]
     result = proof_of(Path("out"))
     assert result["model"] == package.identity(packaged.folder)
     assert result["drawn"]["pictures"] == result["drawn"]["decisions"] == 23

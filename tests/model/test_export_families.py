@@ -18,7 +18,7 @@ from thaw.model.model import Answers
 from thaw.model.package import Package
 from thaw.statistics import calibration
 
-EVERY_DAY = ("efficientnet_lite0", "vit_b_32")
+EVERY_DAY = ("efficientnet_lite0", "resnet18")
 
 
 def each() -> list[Any]:

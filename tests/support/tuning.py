@@ -16,9 +16,9 @@ from thaw.learning.training import FineTuning, HeadTraining, Trained, fine_tune,
 
 Rows = np.ndarray[Any, np.dtype[np.int64]]
 PLAIN: dict[str, Any] = {
-    "seed": 0, "learning_rate": 0.003, "ratio": 10, "layer_decay": 1.0, "weight_decay": 0.05, "batch_size": 8,
-    "epochs": 3, "warmup": 0.1, "views": 2, "draws": None, "jitter": 0.1, "l2_sp": 0.0, "mixup": 0.0, "cutmix": 0.0,
-    "ema": 0.0, "interpolate": False, "keep": "last",
+    "seed": 0, "learning_rate": 0.003, "head_ratio": 1, "ratio": 10, "layer_decay": 1.0, "weight_decay": 0.05,
+    "batch_size": 8, "epochs": 3, "warmup": 0.1, "views": 2, "draws": None, "jitter": 0.1, "l2_sp": 0.0, "mixup": 0.0,
+    "cutmix": 0.0, "ema": 0.0, "interpolate": False, "keep": "last",
 }  # fmt: skip
 
 

@@ -32,7 +32,7 @@ from thaw.formats import percent
 from thaw.learning import checkpoint, processes
 from thaw.learning.backbones import Preprocessing, create
 from thaw.learning.prediction import predict
-from thaw.learning.training import FineTuning
+from thaw.learning.training import FineTuning, enough_epochs
 from thaw.model.model import Model
 from thaw.project import settings
 from thaw.project.settings import Settings
@@ -400,6 +400,24 @@ def test_a_training_that_diverged_is_one_sentence_exit_code_two_and_nothing_half
     assert files_under(copied / "artifacts") == before
 
 
+def test_few_pictures_get_more_epochs_and_a_head_without_phase_1_the_full_rate(copied: Path) -> None:
+    changes = {"  epochs: 2 ": "  epochs: auto ", "  batch_size: 32": "  batch_size: 4", "_ratio: 1 ": "_ratio: 10 "}
+    for old, new in changes.items():
+        change(old, new)(copied)
+    done = run(copied, "unfreeze")
+    assert done.returncode == 0, done.stderr
+    train = (pd.read_csv(copied / "artifacts/prepare/manifest.csv")["split"] == "train").sum()
+    epochs = enough_epochs(int(train), 4)
+    assert epochs > 8
+    assert f"{epochs} epochs, learning rates: head 0.0001, backbone 0.0001" in done.stdout
+    assert json.loads((copied / "artifacts/unfreeze/metrics.json").read_text())["epochs"] == epochs
+    for old, new in (("  epochs: auto ", "  epochs: 1 "), ("max_epochs: 4", "max_epochs: 0")):
+        change(old, new)(copied)
+    done = run(copied, "head", "unfreeze")
+    assert done.returncode == 0, done.stderr
+    assert "1 epoch, learning rates: head 0.001, backbone 0.0001" in done.stdout
+
+
 def test_a_network_that_says_one_class_is_a_warning(copied: Path) -> None:
     change("  ratio: 10 ", "  ratio: 1e-3 ")(copied)
     done = run(copied, "unfreeze", "evaluate")
@@ -426,7 +444,7 @@ def test_unfreeze_says_what_it_does_and_warns_of_a_ratio_outside_10_to_100(copie
     assert done.returncode == 0, done.stderr
     for line in (
         "18 blocks unfrozen: conv1 to conv5, evenly over the epochs, the last one first",
-        "learning rates: head 0.001, backbone 0.0002, 0.8 times as much in each block before the last",
+        "2 epochs, learning rates: head 0.001, backbone 0.0002, 0.8 times as much in each block before the last",
         "warning: unfreeze.ratio is 5, outside 10 to 100: pretrained features may be overwritten",
     ):
         assert line in done.stdout

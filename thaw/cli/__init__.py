@@ -4,7 +4,9 @@ Heavy imports wait until a command needs them. So `thaw --help` answers at once,
 imported before `thaw.orchestration.server` has set its environment variables.
 """
 
+import inspect
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -16,7 +18,7 @@ from thaw.cli.export import export
 from thaw.cli.phases import phase
 from thaw.cli.pictures import add, data
 from thaw.cli.predict import predict
-from thaw.cli.projects import backup, init, restore, upgrade
+from thaw.cli.projects import backup, clean, init, restore, upgrade
 from thaw.cli.runs import run, schedule, ui
 from thaw.cli.serve import serve
 from thaw.cli.studies import ablate, curve, seeds, sweep, worker
@@ -60,31 +62,22 @@ def main(
     """The options before a command."""
 
 
-for command in (
-    init,
-    run,
-    ui,
-    schedule,
-    sweep,
-    seeds,
-    curve,
-    ablate,
-    worker,
-    add,
-    data,
-    predict,
-    export,
-    explain,
-    serve,
-    models,
-    promote,
-    approve,
-    reject,
-    rollback,
-    reproduce,
-    upgrade,
-    backup,
-    restore,
-    phase,
-):
-    app.command()(command)
+COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
+    "Train": (init, run, ui, schedule, worker),
+    "Data": (add, data),
+    "Questions": (sweep, seeds, curve, ablate),
+    "Use a model": (predict, explain, export, serve),
+    "Versions": (models, promote, approve, reject, rollback, reproduce),
+    "Upkeep": (upgrade, clean, backup, restore, phase),
+}
+
+
+def _help(command: Callable[..., None]) -> str:
+    """A command's docstring with its paragraphs in one line each, so that a terminal breaks them."""
+    paragraphs = (inspect.getdoc(command) or "").split("\n\n")
+    return "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
+
+
+for panel, commands in COMMANDS.items():
+    for command in commands:
+        app.command(help=_help(command), rich_help_panel=panel)(command)

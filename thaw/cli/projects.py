@@ -72,3 +72,21 @@ def restore(
 
         for sentence in backups.restore(file, folder):
             say(sentence)
+
+
+def clean(
+    apply: Annotated[
+        bool, typer.Option("--apply", help="Free it. Without it only what could be freed is said.")
+    ] = False,
+) -> None:
+    """Free decoded pictures and features of earlier data versions from DVC's cache; phases make them again if asked.
+
+    Pictures, models, metrics and manifests stay, and all that the last run left.
+    """
+    with one_sentence_endings():
+        from thaw.project import clean as cleaning
+
+        leftovers = cleaning.clean() if apply else cleaning.leftovers()
+        say(f"{'freed ' * (apply and bool(leftovers.bytes))}{leftovers}")
+        if leftovers.bytes and not apply:
+            say("`thaw clean --apply` frees it")

@@ -58,8 +58,9 @@ def quicken(model: nn.Module, mixed: bool = False) -> None:
     """Make the convolutions of a network on a CPU use the fastest implementations; on a GPU
     nothing changes.
 
-    `mixed`: 1x1 and depthwise convolutions multiply in bfloat16, except for the gradients of
-    depthwise ones, which are slow in it. Weights, sums and the inputs of blocks stay float32.
+    `mixed`: 1x1 and depthwise convolutions multiply in bfloat16, except for two gradients that are
+    ten times slower in it: of the inputs of strided depthwise ones, and of the weights of wide
+    strided ones. Weights, sums and what goes from block to block stay float32.
     """
     if any(parameter.device.type != "cpu" for parameter in model.parameters()):
         return
@@ -139,7 +140,8 @@ def _has_quick_way(module: nn.Conv2d, mixed: bool) -> bool:
 
 def _replace(module: nn.Conv2d, clamped: bool, alone: bool, mixed: bool) -> None:
     geometry = Geometry(module.stride, module.padding, module.dilation, module.groups)
-    how = How(geometry, clamped, alone, mixed and _multiplies_in_bfloat16(module), _weight_gradient(module))
+    mixed = mixed and _multiplies_in_bfloat16(module)
+    how = How(geometry, clamped, alone, mixed, _weight_gradient(module, mixed))
     module._conv_forward = partial(_Convolution.apply, how)  # type: ignore[method-assign]
 
 
@@ -149,7 +151,6 @@ class _Convolution(Function):
     @staticmethod
     @custom_fwd(device_type="cpu", cast_inputs=torch.bfloat16)  # type: ignore[untyped-decorator]
     def forward(ctx: Any, how: How, inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        given = weight
         if how.mixed:
             inputs, weight = inputs.bfloat16(), weight.bfloat16()
             bias = None if bias is None else bias.bfloat16()
@@ -160,7 +161,7 @@ class _Convolution(Function):
             output = _WITH_ACTIVATION(inputs, weight, bias, padding, stride, *rest, "hardtanh", [0.0, 6.0], "")
         else:
             output = F.conv2d(inputs, weight, bias, *how.geometry).clamp_(0, 6)
-        ctx.save_for_backward(inputs, given if how.geometry.groups > 1 else weight, output if how.clamped else None)
+        ctx.save_for_backward(inputs, weight, output if how.clamped else None)
         ctx.how = how
         return output.float() if how.mixed and not how.alone else output
 
@@ -178,14 +179,20 @@ class _Convolution(Function):
             gradient = torch.ops.aten.hardtanh_backward.grad_input(gradient, clamped, 0.0, 6.0, grad_input=target)
         _, needs_inputs, needs_weight, needs_bias = ctx.needs_input_grad
         of_bias = gradient.sum((0, 2, 3), dtype=torch.float32 if how.mixed else None) if needs_bias else None
-        if how.mixed and how.geometry.groups > 1:
-            gradient, inputs = gradient.float(), inputs.float()
+
         return (
             None,
-            _native(gradient, inputs, weight, how.geometry, 0) if needs_inputs else None,
+            _inputs_gradient(gradient, inputs, weight, how) if needs_inputs else None,
             how.weight_gradient(gradient, inputs, weight, how.geometry) if needs_weight else None,
             of_bias,
         )
+
+
+def _inputs_gradient(gradient: Tensor, inputs: Tensor, weight: Tensor, how: How) -> Tensor:
+    if how.mixed and how.geometry.stride != (1, 1):
+        gradient, weight = gradient.float(), weight.float()
+        inputs = torch.empty_like(inputs, dtype=torch.float32)  # only its shape matters
+    return _native(gradient, inputs, weight, how.geometry, 0)
 
 
 def _native(gradient: Tensor, inputs: Tensor, weight: Tensor, geometry: Geometry, argument: int) -> Tensor:
@@ -198,9 +205,10 @@ def _native(gradient: Tensor, inputs: Tensor, weight: Tensor, geometry: Geometry
     return gradients[argument]
 
 
-def _weight_gradient(module: nn.Conv2d) -> WeightGradient:
+def _weight_gradient(module: nn.Conv2d, mixed: bool = False) -> WeightGradient:
     """The fastest implementation of its weight gradient."""
-    return _product if _is_product(module) else _columns if _is_wide(module) else _usual
+    fastest = _product if _is_product(module) else _columns if _is_wide(module) else _usual
+    return _usual_in_float32 if mixed and fastest is _usual and module.kernel_size[-1] > 3 else fastest
 
 
 def _multiplies_in_bfloat16(module: nn.Conv2d) -> bool:
@@ -224,6 +232,10 @@ def _is_wide(module: nn.Conv2d) -> bool:
 
 def _usual(gradient: Tensor, inputs: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
     return _native(gradient, inputs, weight, geometry, 1)
+
+
+def _usual_in_float32(gradient: Tensor, inputs: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
+    return _usual(gradient.float(), inputs.float(), weight.float(), geometry)
 
 
 def _product(gradient: Tensor, inputs: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:

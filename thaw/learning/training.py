@@ -32,6 +32,8 @@ from thaw.learning.losses import VAL_LOSS, Criterion, LossFn
 from thaw.learning.prediction import predict
 from thaw.progress import Progress
 
+EPOCHS, FEWEST_STEPS = 8, 100  # of phase 2 where epochs are auto
+
 Weights = dict[str, Tensor]
 Figures = dict[str, float]
 
@@ -50,11 +52,12 @@ class HeadTraining:
 
 @dataclass(frozen=True)
 class FineTuning:
-    """The config of phase 2. The last block learns at `learning_rate / ratio`, each earlier one at
-    `layer_decay` times the rate of the next."""
+    """The config of phase 2. The head learns at `learning_rate / head_ratio`, the last block at
+    `learning_rate / ratio`, each earlier one at `layer_decay` times the rate of the next."""
 
     seed: int
     learning_rate: float
+    head_ratio: float
     ratio: float
     layer_decay: float
     weight_decay: float
@@ -261,6 +264,11 @@ def adapt_batchnorm(model: Classifier, data: TrainingData, config: FineTuning) -
     model.eval()
 
 
+def enough_epochs(pictures: int, batch_size: int) -> int:
+    """The epochs of phase 2 for that many training pictures: 8, or more if 8 have too few steps."""
+    return max(EPOCHS, math.ceil(FEWEST_STEPS / len(order(np.arange(pictures), batch_size))))
+
+
 def fine_tune(
     model: Classifier,
     data: TrainingData,
@@ -372,7 +380,11 @@ class Steps:
         """
         config, previous = self.config, getattr(self, "optimizer", None)
         groups = parameter_groups(
-            self.model, config.learning_rate, config.ratio, config.weight_decay, config.layer_decay
+            self.model,
+            config.learning_rate / config.head_ratio,
+            config.ratio / config.head_ratio,
+            config.weight_decay,
+            config.layer_decay,
         )
         for group in groups:
             if config.l2_sp and group["name"] == "backbone":

@@ -32,14 +32,14 @@ from thaw.model.model import Answers, Model, Pixels
 from thaw.model.package import Package
 
 FLOAT, INT8, REFERENCE, PIXELS = "model.onnx", "model.int8.onnx", "reference.py", "pixels.py"
-NEEDED = ("onnx", "onnxscript", "onnxruntime")
+TO_USE, TO_WRITE = ("onnxruntime",), ("onnx", "onnxscript", "onnxruntime")
 IN_ONE_FILE = 1_900_000_000  # bytes of weights; protobuf holds 2 GB
 QUANTISED = ["Conv", "Gemm", "MatMul", "Add", "Clip", "Relu"]
 
 
-def check_installed() -> None:
-    """Raise where the packages that exports need are not installed."""
-    if lacking := [name for name in NEEDED if find_spec(name) is None]:
+def check_installed(needed: Sequence[str] = TO_WRITE) -> None:
+    """Raise where a package that exports need is not installed."""
+    if lacking := [name for name in needed if find_spec(name) is None]:
         raise InputError(
             f"exported models need {', '.join(lacking)}, which is not installed: install thaw-vision[export]"
         )
@@ -110,8 +110,8 @@ def write_graph(graph: Graph, about: Package, file: Path) -> None:
 
 
 def metadata(about: Package) -> dict[str, str]:
-    """What an ONNX file says of itself: each key of the package's meta.json, as a text of JSON."""
-    return {name: json.dumps(value) for name, value in about.meta.items()}
+    """What an ONNX file says of itself: each key of the package's meta.json and its identity, as a text of JSON."""
+    return {name: json.dumps(value) for name, value in (about.meta | {"identity": about.identity}).items()}
 
 
 class Batches:
@@ -163,14 +163,15 @@ class Exported:
     """A predictor: an exported network, in onnxruntime."""
 
     def __init__(self, file: Path) -> None:
-        check_installed()
+        check_installed(TO_USE)
         from thaw.model import reference
 
         if not file.is_file():
             raise InputError(f"there is no file {file}; `thaw export` writes one")
         try:
             self.network = reference.Exported(file)
-            self.about = Package.of(self.network.about)
+            said = dict(self.network.about)
+            self.about = Package.of(said, said.pop("identity"))
         except InputError:
             raise
         except Exception as error:  # onnxruntime has one for each kind of damage

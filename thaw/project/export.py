@@ -47,6 +47,7 @@ def export(name: str, out: Path, int8: bool, on_line: OnLine = print) -> None:
             "measure its cost; go into the project, and bring them with `thaw data`"
         )
     with models.folder_of(name) as folder, _whole(out) as target:
+        on_line("writing the network: seconds for a small one, minutes for a large one")
         file = onnx.write(folder, target)
         network, exported = Model.load(folder, "cpu"), onnx.Exported(file)
         found: dict[str, Any] = {"model": package.identity(folder), "tolerance": proof.TOLERANCE}

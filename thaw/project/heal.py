@@ -189,19 +189,20 @@ def _guard(file: Path) -> Iterator[None]:
 def _cache() -> Iterator[Fault]:
     """Cached files of zero bytes that dvc.lock or data.dvc name; restored if the workspace has
     their content."""
-    cache = _cache_folder()
+    cache = cache_folder()
     for path, digest in _pinned():
-        file = _place(cache, digest)
+        file = place(cache, digest)
         if _is_emptied(file, digest):
             yield _emptied(file, digest, path)
         elif digest.endswith(".dir"):
             for member in _members(file):
-                inner = _place(cache, member["md5"])
+                inner = place(cache, member["md5"])
                 if _is_emptied(inner, member["md5"]):
                     yield _emptied(inner, member["md5"], f"{path}/{member['relpath']}")
 
 
-def _cache_folder() -> Path:
+def cache_folder() -> Path:
+    """DVC's cache."""
     config = configparser.ConfigParser()
     config.read([workspace.ROOT / ".dvc" / name for name in ("config", "config.local")])
     return workspace.ROOT / ".dvc" / config.get("cache", "dir", fallback="cache")
@@ -216,7 +217,8 @@ def _pinned() -> Iterator[tuple[str, str]]:
                 yield from ((out["path"], out["md5"]) for out in stage.get("outs", []) if out.get("md5"))
 
 
-def _place(cache: Path, digest: str) -> Path:
+def place(cache: Path, digest: str) -> Path:
+    """Where an object lies in it."""
     return cache / "files" / "md5" / digest[:2] / digest[2:]
 
 

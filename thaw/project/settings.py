@@ -102,8 +102,9 @@ class Head(Section):
 class Unfreeze(Section):
     blocks: Annotated[str | int | list[str], PlainValidator(_which_blocks)]
     ratio: Rate
+    head_ratio: Rate
     layer_decay: Annotated[float, Field(gt=0, le=1)]
-    epochs: Count
+    epochs: Literal["auto"] | Count
     batch_size: Count
     weight_decay: NotNegative
     warmup: Annotated[float, Field(ge=0, lt=1)]

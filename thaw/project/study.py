@@ -29,10 +29,10 @@ NO_HEAD = "head.max_epochs=0"
 # Keeping the best epoch, epoch 0 included, would hide what a mistake does to a network. So an
 # ablation keeps the last epoch, whatever params.yaml says.
 LAST = "unfreeze.keep=last"
-# The mistakes that the recipe avoids. With ratio 1 the backbone learns at the rate of the head.
+# The mistakes that the recipe avoids. With both ratios 1 all layers learn at the rate of phase 1.
 ABLATION = {
     RECIPE: [LAST],
-    "high rate": [LAST, "unfreeze.ratio=1"],
+    "high rate": [LAST, "unfreeze.ratio=1", "unfreeze.head_ratio=1"],
     "no phase 1, high rate": [LAST, NO_HEAD, "unfreeze.ratio=1"],
     "no phase 1, low rate": [LAST, NO_HEAD],
     "random weights": [LAST, NO_HEAD, "unfreeze.ratio=1", "backbone.weights=random {seed}"],

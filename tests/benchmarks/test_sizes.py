@@ -1,0 +1,107 @@
+"""Laws of the bench over sizes of data: which pictures a draw has, what is trained once, and the rule of choice."""
+
+import json
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from benchmarks import sizes
+from benchmarks.sizes import CANDIDATES, Candidate, Set, choice, compared, draw, lesson, sizes_of, todo
+from thaw.data.pictures import Normaliser, Pictures, Preprocessing, Shape
+from thaw.data.splits import assign_splits
+
+
+@cache
+def data_set(pictures: int = 600, groups: int = 0) -> Set:
+    rows = pd.DataFrame({"path": [f"{n:04}.png" for n in range(pictures)], "label": ["a", "b", "b"] * (pictures // 3)})
+    rows["hash"] = rows["path"]
+    rows["group"] = [f"g{n % groups}" if groups else "" for n in range(pictures)]
+    rows["split"] = assign_splits(rows, 0.375, 0.25, 0)
+    preprocessing = Preprocessing(8, 8, "bilinear", (0.5,) * 3, (0.5,) * 3)
+    shown = Pictures([], Shape(8, 8, "bilinear", "whole", 1), None, 1)
+    targets = torch.zeros(pictures, 2)
+    return Set("drawn", rows, ["a", "b"], targets, shown, Normaliser(preprocessing, torch.device("cpu")))
+
+
+@given(size=st.sampled_from(list(sizes.SIZES)), seed=st.integers(0, 9), groups=st.sampled_from([0, 40]))
+@settings(max_examples=10, deadline=None)
+def test_no_draw_has_a_test_picture_and_small_ones_are_judged_on_groups_that_they_have_none_of(
+    size: str, seed: int, groups: int
+) -> None:
+    rows = data_set(groups=groups).rows
+    found = draw(rows, size, seed)
+    drawn = np.concatenate([found.train, found.val])
+    assert len(set(drawn)) == len(drawn)
+    used = np.concatenate([drawn, found.judges])
+    assert set(rows.loc[used, "split"]) <= {"train", "val"}
+    share = sizes.SIZES[size]
+    wanted = share if isinstance(share, int) else share * (rows["split"] != "test").sum()
+    assert wanted - 1 <= len(drawn) <= wanted + 2
+    if size == "100 %":
+        assert found.judges.tolist() == found.val.tolist()
+    else:
+        assert not set(rows.loc[drawn, "split"]) & set(rows.loc[found.judges, "split"])
+        assert not groups or not set(rows.loc[drawn, "group"]) & set(rows.loc[found.judges, "group"])
+
+
+def test_a_share_that_is_fewer_than_fifty_pictures_is_no_size() -> None:
+    assert sizes_of(data_set(600)) == ["50", "25 %", "100 %"]
+    assert sizes_of(data_set(900)) == ["50", "10 %", "25 %", "100 %"]
+
+
+def test_a_candidate_that_is_the_same_training_as_another_is_trained_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert CANDIDATES["steps-100"].name(5000) == "epochs"
+    assert CANDIDATES["steps-100"].name(50) == "steps-100"
+    assert Candidate(steps=100, slow_head=True).name(5000) == "slow-head"
+    monkeypatch.setattr(sizes, "RESULTS", tmp_path / "sizes.jsonl")
+    monkeypatch.setattr(sizes, "SIZES", {"50": 50, "100 %": 1.0})
+    keys = todo([data_set(300)], "confirm", ["epochs", "steps-100"])
+    names = {size: [key.candidate for key in keys if (key.size, key.seed) == (size, 0)] for size in ("50", "100 %")}
+    assert names == {"50": ["epochs", "steps-100"], "100 %": ["epochs", "steps-100"]}
+    sizes.write("tested", keys[0], {})
+    assert todo([data_set(300)], "confirm", ["epochs", "steps-100"]) == keys[1:]
+
+
+def table(of: dict[str, list[float]]) -> pd.DataFrame:
+    """By candidate its scores on two sets at two sizes."""
+    cells = [(name, size) for name in ("one", "two") for size in ("50", "10 %")]
+    return pd.DataFrame(
+        {"set": name, "size": size, "seed": 0, "candidate": candidate, "keep": "last", "score": score}
+        for candidate, values in of.items()
+        for (name, size), score in zip(cells, values, strict=True)
+    )
+
+
+def test_a_change_is_taken_if_it_is_better_beyond_its_error_and_no_set_is_a_point_worse() -> None:
+    found = table({"epochs": [0, 0, 0, 0], "steps-100": [2, 3, 2, 3], "steps-300": [9, 9, -1, -2]})
+    better, worse = (compared(found, ("epochs", "last"), (name, "last")) for name in ("steps-100", "steps-300"))
+    assert (better["better by"], better["taken"], better["worse sets"]) == (2.5, True, "")
+    assert (worse["better by"], worse["taken"], worse["worse sets"]) == (3.75, False, "two (-1.5)")
+    rows = choice(found).set_index(["change", "from"])
+    assert rows["taken"].to_dict() == {
+        ("steps-100", "epochs"): True, ("steps-300", "epochs"): False, ("steps-300", "steps-100"): False,
+    }  # fmt: skip
+
+
+def test_the_lesson_has_the_gain_of_all_seeds_on_the_same_test(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = data_set()
+    monkeypatch.setattr(sizes, "RESULTS", tmp_path / "sizes.jsonl")
+    labels = data.labels(data.rows.index[data.rows["split"] == "test"].to_numpy(np.int64))
+    for seed in range(3):
+        wrong = labels.copy()
+        wrong[: 30 + seed] = 1 - wrong[: 30 + seed]
+        said = {"head": {"predicted": wrong.tolist(), "auc": 0.8}, "last": {"predicted": labels.tolist(), "auc": 1.0}}
+        sizes.write("tested", sizes.Key("drawn", "100 %", seed, "epochs"), {"train": 360, "val": 90, **said})
+    (row,) = lesson([data], "epochs").to_dict("records")
+    assert (row["seeds"], row["test"], row["labels"], row["last"]) == (3, 150, 450, 100)
+    assert row["gain_mean"] == pytest.approx(100 * 31 / 150)
+    assert row["gain_low"] < row["gain_mean"] < row["gain_high"]
+    assert json.loads(sizes.RESULTS.read_text().splitlines()[0])["kind"] == "tested"
