@@ -60,6 +60,11 @@ def test_table_says_what_each_phase_did_and_why_and_the_summary_has_pictures(ser
     assert "| **all pictures** | 1 | 1 |" in _text(run_id, "data")
     keys = [artifact.key for artifact in _shown(run_id)]
     assert len(keys) == len(set(keys))
+    from thaw.orchestration import story
+
+    assert story.forget(["0000000"]) == 0
+    assert story.forget([results.data_hash()]) >= 1
+    assert {artifact.key for artifact in _shown(run_id)} == {*keys} - {"summary"}
 
 
 def test_a_phase_2_that_was_not_kept_is_a_sentence_and_no_gain(server: str, trained_toy: Path) -> None:

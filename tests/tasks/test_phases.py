@@ -590,7 +590,7 @@ def test_the_card_of_a_model_has_its_data_results_operating_point_and_licence(co
 def test_the_state_of_a_training_stays_until_dvc_has_locked_in_what_it_made(finished: Path, copied: Path) -> None:
     scratch = copied / ".dvc/tmp/thaw"
     assert execute(copied, STOPPED).returncode == 3
-    for output in ("resuming after epoch 1", "going on after epoch 2"):  # DVC failed to write dvc.lock after the first
+    for output in ("resuming after epoch 1", "resuming after epoch 2"):  # DVC failed to write dvc.lock after the first
         shutil.rmtree(copied / "artifacts/unfreeze", ignore_errors=True)
         done = run(copied, "unfreeze")
         assert output in done.stdout, done.stdout + done.stderr

@@ -26,12 +26,16 @@ class Exported:
 
     def __call__(self, paths: Sequence[str | Path]) -> tuple[np.ndarray, np.ndarray]:
         """Calibrated probabilities (n, classes) and features (n, d) of picture files."""
-        pixels = np.stack([decode(path, Geometry(**self.about["shape"])) for path in paths])
+        geometry = Geometry(**self.about["shape"])
+        return self.answers(np.stack([decode(path, geometry) for path in paths]))
+
+    def answers(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The same of pixels (n, size, size, channels)."""
         probabilities, features = self.session.run(["probabilities", "features"], {"pixels": pixels})
         return probabilities, features
 
     def decision(self, probabilities: np.ndarray) -> str:
-        """The class that probabilities (classes,) of a picture mean: of two, the second from its threshold on."""
+        """The class by probabilities (classes,): of two, the second from its threshold on."""
         threshold = (self.about["operating"] or {}).get("threshold")
         number = probabilities.argmax() if threshold is None else int(probabilities[1] >= threshold)
         return str(self.about["classes"][number])

@@ -1,7 +1,7 @@
 """export: a model as a file for other programs, there only once it is proven on pictures.
 
-The proof goes from files on disk to probabilities. It takes all test pictures of the project, where there is one with
-pictures, and some that are drawn, of every kind that other software reads in its own way.
+The proof goes from files on disk to probabilities. It takes all test pictures, where there is a
+project with pictures, and drawn ones of every kind that other software reads in its own way.
 """
 
 import tempfile
@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from thaw.data.manifest import labels_of, read_manifest, read_predictions
-from thaw.data.pictures import Shape, decode
+from thaw.data.manifest import groups_of, labels_of, read_manifest, read_predictions
+from thaw.data.pictures import Shape, decode, in_batches
 from thaw.errors import InputError
 from thaw.formats import change, percent
 from thaw.model import onnx, package, proof
 from thaw.model.model import Answers, Model, Pixels
-from thaw.model.proof import Cost
+from thaw.model.proof import Agreement, Cost, Probabilities
 from thaw.progress import Progress
 from thaw.project import models, provenance, recipe, settings, workspace
 from thaw.project.phase import write_json
@@ -28,13 +28,12 @@ from thaw.project.stage import OnLine
 
 PROOF = "proof.json"
 CALIBRATED_ON = 256  # training pictures that say which ranges 8 bits have to hold
-TIMED_ON = 8  # pictures
-BATCH = 16
+BATCH = 8  # pictures
 COMPUTES = ("onnxruntime", "numpy", "pillow", "torch")
 
 
 def export(name: str, out: Path, int8: bool, on_line: OnLine = print) -> None:
-    """Write the model of that name as ONNX into a new folder, proven; nothing is left where the proof fails."""
+    """Write the model of that name as ONNX into a new folder; nothing is left if the proof fails."""
     onnx.check_installed()
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out} is there already; name a new folder")
@@ -50,24 +49,22 @@ def export(name: str, out: Path, int8: bool, on_line: OnLine = print) -> None:
         on_line("writing the network: seconds for a small one, minutes for a large one")
         file = onnx.write(folder, target)
         network, exported = Model.load(folder, "cpu"), onnx.Exported(file)
-        found: dict[str, Any] = {"model": package.identity(folder), "tolerance": proof.TOLERANCE}
-        with tempfile.TemporaryDirectory() as place:
-            drawn = proof.draw(Path(place))
-            wanted, got = _answers(network, drawn, "the network"), _answers(exported, drawn, file.name)
-            found["drawn"] = _agreement(wanted, got, network, "drawn pictures", on_line)
+        results: dict[str, Any] = {"model": package.identity(folder), "tolerance": proof.TOLERANCE}
+        results["drawn"] = _compare_drawn(network, exported, on_line)
         if rows is not None:
-            test = rows[rows["split"] == "test"]
-            files = [_data() / path for path in test["path"]]
-            by_evaluate = _by_evaluate(folder, network, test)
-            wanted = by_evaluate if by_evaluate is not None else _answers(network, files, "the network")
-            got = _answers(exported, files, file.name)
-            by = "the network" if by_evaluate is None else "evaluate"
-            what = f"test pictures (by {by})"
-            found["test"] = _agreement(wanted, got, network, what, on_line) | {"by": by}
+            test = rows[rows["split"] == "test"].reset_index(drop=True)
+            expected = _of_evaluate(folder, network, test)
+            by = "the network" if expected is None else "evaluate"
+            if expected is None:
+                expected = _probabilities(network, _files(test), "the network")
+            actual = _probabilities(exported, _files(test), file.name)
+            agreement = proof.agreement(Answers(expected, None), Answers(actual, None), network.about.threshold)
+            results["test"] = {**_accepted(agreement, f"test pictures (by {by})", on_line), "by": by}
             if int8:
-                found["int8"] = _int8(file, exported, got, rows, on_line)
-        found["versions"] = {name: recipe.installed(name) for name in COMPUTES}
-        write_json(target / PROOF, found)
+                train = _files(rows[rows["split"] == "train"])
+                results["int8"] = _write_int8(file, exported, actual, test, train, on_line)
+        results["versions"] = {package: recipe.installed(package) for package in COMPUTES}
+        write_json(target / PROOF, results)
     on_line(f"{out} holds the export: {', '.join(sorted(entry.name for entry in out.iterdir()))}")
 
 
@@ -86,6 +83,10 @@ def _data() -> Path:
     return workspace.ROOT / "data"
 
 
+def _files(rows: pd.DataFrame) -> list[Path]:
+    return [_data() / path for path in rows["path"]]
+
+
 @contextmanager
 def _whole(out: Path) -> Iterator[Path]:
     """A folder to write into that becomes `out` when all went well, and else is gone."""
@@ -98,19 +99,30 @@ def _whole(out: Path) -> Iterator[Path]:
         partial.rename(out)
 
 
-def _answers(of: Model | onnx.Exported, files: Sequence[Path], what: str) -> Answers:
-    """The answers of a model, or of an export by its reference, about picture files."""
+def _compare_drawn(network: Model, exported: onnx.Exported, on_line: OnLine) -> dict[str, Any]:
+    """How far an export and the network agree on drawn pictures."""
+    with tempfile.TemporaryDirectory() as place:
+        files = proof.draw(Path(place))
+        expected, actual = network.predictor(_pixels(files, network.about.shape)), exported.of_files(files)
+    return _accepted(proof.agreement(expected, actual, network.about.threshold), "drawn pictures", on_line)
+
+
+def _probabilities(predictor: Model | onnx.Exported, files: Sequence[Path], what: str) -> Probabilities:
+    """The probabilities of picture files by a model, or by an export and its reference."""
     progress = Progress(len(files))
     parts = []
     for start in range(0, len(files), BATCH):
-        some = files[start : start + BATCH]
-        parts.append(of.predictor(_pixels(some, of.about.shape)) if isinstance(of, Model) else of.of_files(some))
-        progress.step(len(some), what)
-    return Answers(*map(np.concatenate, zip(*parts, strict=True)))
+        batch = files[start : start + BATCH]
+        if isinstance(predictor, Model):
+            parts.append(predictor.probabilities(_pixels(batch, predictor.about.shape)))
+        else:
+            parts.append(predictor.of_files(batch).probabilities)
+        progress.step(len(batch), what)
+    return np.concatenate(parts)
 
 
-def _by_evaluate(folder: Path, network: Model, test: pd.DataFrame) -> Answers | None:
-    """What evaluate said of the test pictures, where it saw this very model and nothing has changed since."""
+def _of_evaluate(folder: Path, network: Model, test: pd.DataFrame) -> Probabilities | None:
+    """What evaluate said of the test pictures, if it saw this model and nothing changed since."""
     table, here = (workspace.ROOT / "artifacts" / name for name in ("evaluate/predictions.csv", "package"))
     same = (here / package.META).is_file() and package.identity(here) == package.identity(folder)
     if not same or not table.is_file() or provenance.misfits().keys() & {"evaluate", "package"}:
@@ -118,38 +130,47 @@ def _by_evaluate(folder: Path, network: Model, test: pd.DataFrame) -> Answers | 
     rows = read_predictions(table)
     if rows["path"].tolist() != test["path"].tolist():
         return None
-    return Answers(rows[[f"finetuned_p_{label}" for label in network.classes]].to_numpy(np.float64), None)
+    probabilities: Probabilities = rows[[f"finetuned_p_{label}" for label in network.classes]].to_numpy(np.float64)
+    return probabilities
 
 
-def _agreement(wanted: Answers, got: Answers, network: Model, what: str, on_line: OnLine) -> dict[str, Any]:
-    """How far both agree; raises where that is not to float tolerance."""
-    found = proof.agreement(wanted, got, network.about.threshold)
-    features = "" if found.features is None else f" and features by {found.features:.1e} of the largest"
-    differ = f"probabilities of {found.pictures} {what} differ by up to {found.largest:.1e}{features}"
-    if not found.holds():
+def _accepted(agreement: Agreement, what: str, on_line: OnLine) -> dict[str, Any]:
+    """An agreement to float tolerance as plain values; raises where it is none."""
+    features = "" if agreement.features is None else f" and features by {agreement.features:.1e} of the largest"
+    differ = f"probabilities of {agreement.pictures} {what} differ by up to {agreement.largest:.1e}{features}"
+    if not agreement.holds():
         raise InputError(
             f"the export does not say what the network says: {differ}, where {proof.TOLERANCE:g} and "
             f"{proof.OF_FEATURES:g} are allowed; nothing was written, use the package itself"
         )
-    on_line(f"{onnx.FLOAT}: {differ}, {found.decisions} decisions are the same")
-    return asdict(found)
+    on_line(f"{onnx.FLOAT}: {differ}, {agreement.decisions} decisions are the same")
+    return asdict(agreement)
 
 
-def _int8(file: Path, exported: onnx.Exported, before: Answers, rows: pd.DataFrame, on_line: OnLine) -> dict[str, Any]:
-    """Write the export in 8 bits beside the other; raises where it costs more than export.margin allows."""
+def _write_int8(
+    file: Path,
+    exported: onnx.Exported,
+    before: Probabilities,
+    test: pd.DataFrame,
+    train: Sequence[Path],
+    on_line: OnLine,
+) -> dict[str, Any]:
+    """Write the export in 8 bits; raises where it costs more than export.margin allows.
+
+    `before` are the probabilities of the test pictures by the export as it is.
+    """
     shape, classes = exported.about.shape, exported.about.classes
-    test = rows[rows["split"] == "test"].reset_index(drop=True)
     if unknown := sorted(set(test["label"]) - set(classes)):
         raise InputError(f"this model does not know the class {unknown[0]} of the test pictures: leave out --int8")
-    train = [_data() / path for path in rows["path"][rows["split"] == "train"]]
-    some = [train[place] for place in np.linspace(0, len(train) - 1, min(len(train), CALIBRATED_ON)).astype(int)]
+    places = np.linspace(0, len(train) - 1, min(len(train), CALIBRATED_ON)).astype(np.int64)
+    batches = [[train[place] for place in batch] for batch in in_batches(places, BATCH)]
     small = file.with_name(onnx.INT8)
-    onnx.write_int8(file, small, (_pixels(some[at : at + BATCH], shape) for at in range(0, len(some), BATCH)))
-    quantised, few = onnx.Exported(small), _pixels(some[:TIMED_ON], shape)
-    after = _answers(quantised, [_data() / path for path in test["path"]], small.name)
-    groups = test["group"].where(test["group"] != "", test["hash"]).tolist() if (test["group"] != "").any() else None
-    speeds = proof.speeds(lambda: exported(few), lambda: quantised(few))
-    cost = proof.cost(before.probabilities, after.probabilities, labels_of(test, classes), groups, speeds)
+    onnx.write_int8(file, small, (_pixels(batch, shape) for batch in batches))
+    quantised = onnx.Exported(small)
+    after = _probabilities(quantised, _files(test), small.name)
+    pixels = _pixels(batches[0], shape)
+    speeds = proof.speeds(lambda: exported(pixels), lambda: quantised(pixels))
+    cost = proof.cost(before, after, labels_of(test, classes), groups_of(test), speeds)
     changed, margin = _changed(cost), settings.read(workspace.ROOT / "params.yaml").export.margin
     if -cost.change > margin:
         raise InputError(
