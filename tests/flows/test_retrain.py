@@ -129,7 +129,7 @@ def test_run_is_named_after_what_it_trains(server: str, trained_toy: Path) -> No
     from prefect import get_client
 
     with only_retraining("somebody else"):  # refused at once: the name is all that matters here
-        state = _retrain(["unfreeze.ratio=25"])
+        state = _retrain(["unfreeze.ratio=25", "retrain.wait=0"])
     with get_client(sync_client=True) as client:
         name = client.read_flow_run(state.state_details.flow_run_id).name
     assert name.startswith("efficientnet_lite0 ratio 25 ")

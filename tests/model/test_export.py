@@ -1,4 +1,4 @@
-"""Laws of exports: an ONNX file says what its package says, from the same files, with and without torch."""
+"""Laws of exports: an ONNX file says what its package says, with and without torch."""
 
 import json
 import shutil
@@ -271,7 +271,7 @@ def test_8_bits_say_what_they_cost_and_are_refused_beyond_the_margin(
     packaged: Packaged, project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lines: list[str] = []
-    settings.override(["export.margin=1.0"], project / "params.yaml")  # a network that nobody trained has no margin
+    settings.override(["export.margin=1.0"], project / "params.yaml")
     export(str(packaged.folder), project / "out", True, lines.append)
     result = proof_of(project / "out")["int8"]
     assert result["pictures"] == 8

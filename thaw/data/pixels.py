@@ -1,6 +1,6 @@
 """Pixels: any picture file as the square of 8-bit pixels that a network takes.
 
-    decode("cell.tif", Geometry(size=160, resize=183, interpolation="bicubic", fit="whole", channels=1))
+    decode("cell.tif", Geometry(160, 183, "bicubic", fit="whole", channels=1))
 
 It needs numpy and Pillow only: `thaw export` writes this file beside the network.
 """

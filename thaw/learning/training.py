@@ -322,7 +322,7 @@ def fine_tune(
 
 
 class Source:
-    """What the trainable part of a network is given: pictures, or what the frozen part makes of them."""
+    """Inputs of the trainable part of a network: pictures, or outputs of its frozen blocks."""
 
     def __init__(self, frozen: Frozen | None, data: TrainingData, config: FineTuning) -> None:
         self.frozen, self.data, self.config = frozen, data, config
