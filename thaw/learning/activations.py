@@ -21,7 +21,7 @@ Rows = NDArray[np.int64]
 
 
 class Activations:
-    """Of each picture in each of its views what one picture is like, by the numbers of both."""
+    """Outputs for every picture in each of its views (`shape`); `one` are those for any picture."""
 
     def __init__(self, folder: Path, one: Tensor, shape: tuple[int, int]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
