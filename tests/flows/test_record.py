@@ -1,6 +1,5 @@
 """Laws of recorded runs: new pictures, decision, record and push, each told by the state of its task."""
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -137,15 +136,3 @@ def test_storage_that_fails_for_a_moment_is_tried_again(
     monkeypatch.setattr(experiment, "push", push)
     assert _run().result()["push"] == "Completed"
     assert len(tries) == 3
-
-
-def test_a_phase_that_takes_too_long_is_stopped_with_its_processes(
-    server: str, trained_toy: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("TOY_SLOW", "unfreeze")
-    state = _run(["unfreeze.ratio=20", "timeouts.unfreeze=0.15"], record=False)
-    assert state.is_failed()
-    assert state.message == "unfreeze was stopped after the 0.15 minutes that timeouts.unfreeze allows"
-    for pid in (trained_toy / ".dvc" / "tmp" / "pids").read_text().split():
-        with pytest.raises(ProcessLookupError):
-            os.kill(int(pid), 0)

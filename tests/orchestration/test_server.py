@@ -8,6 +8,7 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -56,7 +57,10 @@ def home_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.server
-def test_server_avoids_a_taken_port_outlives_a_killed_owner_and_ends_with_the_last_user(home_alone: Path) -> None:
+def test_server_avoids_a_taken_port_outlives_a_killed_owner_and_ends_with_the_last_user(
+    home_alone: Path, empty_database: Callable[[Path], None]
+) -> None:
+    empty_database(home_alone / ".prefect")
     with socket.socket() as busy:
         busy.bind(("127.0.0.1", 0))
         busy.listen()
