@@ -1,9 +1,11 @@
-"""The flow that predicts: new pictures in a folder, an archive or a table through the model in use.
+"""The flow that predicts: new pictures in a folder, an archive or a table through the model in
+use.
 
     python -m flows.predict SOURCE      # once, here; prefect.yaml has a deployment that does it every day
 
-Pictures that this model has predicted before are left out. Each time that there were new ones their table joins
-`predictions/`, which `predictions.dvc` versions; the UI shows them beside what validation lets expect.
+Pictures that this model has predicted before are left out. Each time that there were new ones
+their table joins `predictions/`, which `predictions.dvc` versions; the UI shows them beside what
+validation lets expect.
 """
 
 import sys
@@ -40,7 +42,8 @@ def predict(source: str, model: str = "prod") -> Any:
 
     Args:
         source: a folder, an archive or a CSV with a column path, from the project's folder on.
-        model: prod, the model in use when the run begins, a version such as v2.0.0, or the folder of a package.
+        model: prod, the model in use when the run begins, a version such as v2.0.0, or the folder
+            of a package.
     """
     try:
         run = Tasks(changes.settings_with([]))

@@ -14,13 +14,14 @@ from datetime import datetime
 from typing import Any
 
 from prefect import flow
-from prefect.runtime import flow_run
+from prefect.client.schemas.objects import State
+from prefect.runtime import deployment, flow_run
 from prefect.states import Completed, Failed
 
 from thaw.errors import InputError
-from thaw.orchestration import story
+from thaw.orchestration import server, story
 from thaw.orchestration.run import PhaseFailed, Standing, Tasks, ask, incoming, phase, promote, push, save
-from thaw.project import compare, experiment, mend, pipeline, reasons, recipe, registry, results
+from thaw.project import compare, experiment, mend, pipeline, reasons, recipe, registry, results, runs
 from thaw.project import overrides as changes
 from thaw.project.lock import only_retraining
 from thaw.project.stage import Verdict
@@ -91,9 +92,24 @@ def retrain(overrides: list[str] | None = None, force: bool = False, record: boo
         the run, push it.
         stay: keep the overrides in params.yaml, as `thaw run --set` does.
     """
-    overrides = overrides or []
+    about = {"name": flow_run.name, "schedule": deployment.name, "recorded": record}
     try:
-        with only_retraining(flow_run.name):
+        with runs.noted(flow_run.id, due=flow_run.scheduled_start_time.isoformat(), **about) as ends:
+            state = _to_its_end(overrides or [], force, record, stay)
+            ends(state.name or state.type.value, state.message or "")
+        if record:
+            story.status()
+        return state
+    finally:
+        story.finish()
+
+
+def _to_its_end(overrides: list[str], force: bool, record: bool, stay: bool) -> State[Any]:
+    try:
+        with (
+            server.ended_without(server.address()),
+            only_retraining(flow_run.name, changes.settings_with(overrides).retrain.wait, story.tell),
+        ):
             mend.mend()
             if stay:
                 changes.write(overrides)
@@ -107,8 +123,6 @@ def retrain(overrides: list[str] | None = None, force: bool = False, record: boo
         return Failed(message=str(error), data=error)
     except PhaseFailed as failure:
         return Failed(message=str(failure), data=failure.error)
-    finally:
-        story.finish()
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from prefect.client.schemas.objects import State
 from prefect.states import Cancelled, Failed
 
 from thaw.errors import InputError
-from thaw.orchestration import fleet
+from thaw.orchestration import fleet, story
 from thaw.orchestration.run import PhaseFailed, Tasks, phase
 from thaw.project import grid, pipeline
 from thaw.project import overrides as changes
@@ -71,7 +71,7 @@ def sweep(name: str, arms: list[tuple[str, list[str]]], question: str, pool: str
         return Failed(message=str(error), data=error)
     done = sweeps.finished(planned)
     for finished in done:
-        fleet.tell(f"{finished.name}: done before")
+        story.tell(f"{finished.name}: done before")
     left = [planned_arm for planned_arm in planned.arms if planned_arm not in done]
     try:
         troubles = fleet.see_to_the_end(arm, planned, left, pool, cache)

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from thaw.data.manifest import labels_of, write_table
+from thaw.data.manifest import groups_of, labels_of, write_table
 from thaw.data.pictures import VIEWS, Normaliser, in_batches
 from thaw.learning import checkpoint, forgetting, processes
 from thaw.learning.backbones import Classifier, old_head
@@ -57,8 +57,7 @@ def evaluate(config: Settings) -> None:
     rows = data.rows.loc[test].reset_index(drop=True)
     slices = data.meta["slices"]
     val_labels, labels = labels_of(data.rows.loc[val], data.classes), labels_of(rows, data.classes)
-    grouped = (rows["group"] != "").any()
-    groups = rows["group"].where(rows["group"] != "", rows["hash"]).tolist() if grouped else None
+    groups = groups_of(rows)
     figures: dict[str, Any] = {"test_pictures": len(test), "phase_2": _phase_2(metas["finetuned"])}
     operating: dict[str, Any] = {"promise": config.evaluate.promise, "at_least": config.evaluate.at_least}
     predictions = rows[["path", "label", "group", *slices]].copy()

@@ -28,7 +28,7 @@ from thaw.report.card import card
 from thaw.statistics.records import joined
 
 COMPUTES = ("torch", "torchvision", "numpy", "pillow")
-LOOKED_AT = 1024  # validation pictures, which say from which distance on a picture is unlike the training
+LOOKED_AT = 1024  # validation pictures whose distances decide what is unlike the training
 SCORES = ["accuracy", "balanced_accuracy", "precision", "recall", "pictures"]
 
 

@@ -8,9 +8,12 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import httpx
 import pandas as pd
 import pytest
+from children import importing
 from typer.testing import CliRunner
 
 pytestmark = [pytest.mark.server, pytest.mark.end_to_end]
@@ -26,7 +29,11 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 def call(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     return subprocess.run(
-        command, cwd=folder, env=os.environ | {"PATH": path, "PYTHONPATH": str(folder)}, text=True, capture_output=True
+        command,
+        cwd=folder,
+        env=os.environ | {"PATH": path, "PYTHONPATH": importing(folder)},
+        text=True,
+        capture_output=True,
     )
 
 
@@ -103,7 +110,7 @@ def test_first_run_completes_every_phase_and_leaves_what_it_promises(workspace: 
     assert "data:image/png;base64" in page
 
 
-def test_evaluate_predict_and_an_export_say_the_same_of_the_same_files(
+def test_evaluate_predict_an_export_and_a_server_say_the_same_of_the_same_files(
     workspace: Path, first_run: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from thaw.cli import app
@@ -133,6 +140,26 @@ def test_evaluate_predict_and_an_export_say_the_same_of_the_same_files(
         decisions.append(predicted[["prediction", "decision", "unsure", "unlike"]])
     assert decisions[0].equals(decisions[1])
     assert decisions[0]["prediction"].tolist() == evaluated["finetuned_prediction"].tolist()
+    served = pd.DataFrame(answers_of_a_server(workspace, [Path("data", path) for path in evaluated["path"]]))
+    assert served["decision"].tolist() == decisions[0]["decision"].tolist()
+    differences = served["probabilities"].str["defective"] - evaluated["finetuned_p_defective"]
+    assert differences.abs().max() < 1e-4
+
+
+def answers_of_a_server(workspace: Path, pictures: list[Path]) -> list[dict[str, Any]]:
+    """What `thaw serve` answers, started as a command."""
+    command = [sys.executable, "-m", "thaw", "serve", "--model", "artifacts/package", "--port", "0"]
+    environment = os.environ | {"PYTHONPATH": str(workspace)}
+    with subprocess.Popen(command, cwd=workspace, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout
+            address = re.findall(r"http://[\d.:]+", process.stdout.readline())[0]
+            files = [("files", (path.name, (workspace / path).read_bytes())) for path in pictures]
+            parts = [files[start : start + 64] for start in range(0, len(files), 64)]
+            replies = [httpx.post(f"{address}/predict", files=part, timeout=120) for part in parts]
+            return [answer for reply in replies for answer in reply.raise_for_status().json()["predictions"]]
+        finally:
+            process.terminate()
 
 
 @pytest.mark.browser
@@ -194,24 +221,22 @@ def test_a_changed_setting_reruns_what_depends_on_it_and_changed_back_restores_i
     assert weights.read_bytes() == before
 
 
-def test_a_deleted_output_comes_back(workspace: Path, first_run: str) -> None:
-    weights = workspace / "artifacts/unfreeze/model/weights.safetensors"
-    before = weights.read_bytes()
-    shutil.rmtree(workspace / "artifacts/unfreeze/model")
-    done = thaw(workspace, "run")
-    assert states_of(run_id_in(done.stdout))["unfreeze"] == "Restored"
-    assert weights.read_bytes() == before
-
-
-def test_dvc_shows_metrics_plots_and_experiments(workspace: Path, first_run: str) -> None:
+def test_dvc_shows_metrics_plots_and_experiments_and_a_deleted_output_comes_back(
+    workspace: Path, first_run: str
+) -> None:
     shown = json.loads(dvc(workspace, "metrics", "show", "--json"))
     assert "gain" in json.dumps(shown)
     dvc(workspace, "plots", "show", "-o", "plots", "--json")
     ran = call(workspace, sys.executable, "-m", "dvc", "exp", "run", "-S", "evaluate.at_least=0.8")
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert "evaluate.at_least" in dvc(workspace, "exp", "show", "--csv")
+    weights = workspace / "artifacts/unfreeze/model/weights.safetensors"
+    before = weights.read_bytes()
+    shutil.rmtree(workspace / "artifacts/unfreeze/model")
     back = thaw(workspace, "run", "--set", "evaluate.at_least=0.9")
     assert back.returncode == 0, back.stderr
+    assert states_of(run_id_in(back.stdout))["unfreeze"] == "Restored"
+    assert weights.read_bytes() == before
 
 
 @pytest.mark.parametrize(

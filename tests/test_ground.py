@@ -71,6 +71,24 @@ def test_constraints_are_exact_pins_and_nothing_else() -> None:
     assert "thaw" not in pins()
 
 
+def test_set_up_installs_the_pins_each_with_hashes_and_builds_with_what_it_has() -> None:
+    blocks = re.split(r"^(?=[^ #\n])", (ROOT / "requirements.txt").read_text(), flags=re.MULTILINE)[1:]
+    hashed = {}
+    for block in blocks:
+        name, version = re.match(r"(\S+?)==(\S+)", block).groups()  # type: ignore[union-attr]
+        hashed[canonicalize_name(name)] = Version(version)
+        assert re.search(r" --hash=sha256:[0-9a-f]{64}$", block, re.MULTILINE), f"{name} has no hash"
+    elsewhere = {name: version for name, version in hashed.items() if pins().get(name) not in (None, version)}
+    assert elsewhere == {}
+    assert set(needed_here()) <= hashed.keys()
+    building = re.search(r"\^\(([\w|-]+)\)==", (ROOT / "scripts/setup").read_text())
+    assert building
+    assert set(building[1].split("|")) <= hashed.keys()
+    lines = map(Requirement, metadata.requires("hatchling") or [])
+    needed = {canonicalize_name(line.name) for line in lines if line.marker is None or line.marker.evaluate()}
+    assert needed <= set(building[1].split("|"))
+
+
 def needed_here() -> Iterator[str]:
     """Every distribution that thaw with its dev extra needs here, found by walking the metadata."""
     waiting = [(requirement, frozenset(requirement.extras)) for requirement in direct_requirements()]
@@ -173,7 +191,7 @@ FOREIGN = {  # what a room must not know beside the rooms above it
     "flows": {"torch", "torchvision", "sklearn", "scipy", "dvc", "typer"},
 }
 # A script in a process of its own, for what dvc's command line cannot do.
-EXCEPTIONS = {"thaw/project/send.py": {"dvc"}}
+EXCEPTIONS = {f"thaw/project/{name}.py": {"dvc"} for name in ("send", "unsend")}  # what no command of DVC does
 
 
 def allowed_imports() -> dict[str, set[str]]:
@@ -274,6 +292,8 @@ def test_make_quick_selects_by_markers_that_exist() -> None:
 
 # --- set-up, with a Python and a disk that only pretend
 
+HASHED = "--no-deps --no-build-isolation --require-hashes --requirement requirements.txt"
+
 PRETENDED_PYTHON = """#!/bin/sh
 echo "$@" >>"$CALLS"
 case "$*" in
@@ -295,7 +315,7 @@ class Folder:
         self.calls = path / "calls"
         (self.root / "scripts").mkdir(parents=True)
         self.bin.mkdir()
-        for name in ("scripts/setup", "pyproject.toml", "constraints.txt"):
+        for name in ("scripts/setup", "pyproject.toml", "requirements.txt"):
             shutil.copy(ROOT / name, self.root / name)
         for name in PYTHON_NAMES:
             self.pretend(name, PRETENDED_PYTHON)
@@ -376,7 +396,7 @@ def test_a_second_set_up_does_nothing_and_says_nothing(folder: Folder) -> None:
     assert folder.calls.read_text() == ""
 
 
-@pytest.mark.parametrize("name", ["pyproject.toml", "constraints.txt"])
+@pytest.mark.parametrize("name", ["pyproject.toml", "requirements.txt"])
 def test_changed_pins_are_installed_into_the_same_environment(folder: Folder, name: str) -> None:
     folder.set_up()
     with (folder.root / name).open("a") as file:
@@ -388,11 +408,11 @@ def test_changed_pins_are_installed_into_the_same_environment(folder: Folder, na
 
 def test_packages_are_installed_by_uv_and_where_it_cannot_by_pip(folder: Folder) -> None:
     assert folder.set_up(UV_FAILS="0").returncode == 0
-    assert folder.did("uv pip install --python .venv/bin/python --constraint constraints.txt")
+    assert folder.did(f"uv pip install --python .venv/bin/python {HASHED}")
     assert not folder.did("-m pip install")
     shutil.rmtree(folder.root / ".venv")
     assert "uv could not; pip tries" in folder.set_up(UV_FAILS="2").stdout
-    assert folder.did("-m pip install --constraint constraints.txt")
+    assert folder.did(f"-m pip install {HASHED}")
 
 
 def test_a_failed_set_up_is_taken_up_again(folder: Folder) -> None:

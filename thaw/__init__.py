@@ -18,7 +18,8 @@ def load(name: str = "prod", device: str = "auto", workers: int = 2, views: str 
     """A trained model, ready to use; large imports wait until it is called.
 
     Args:
-        name: prod (the model in use), a version such as v2.0.0, the folder of a package, or an exported file.
+        name: prod (the model in use), a version such as v2.0.0, the folder of a package, or an
+            exported file.
         device: auto, cpu, cuda or mps.
         workers: threads that decode pictures.
         views: none, flip, flips or square; None: as evaluate took them.

@@ -1,4 +1,5 @@
-"""Laws of the flow that predicts: what is new, once by each model, versioned, and shown beside validation."""
+"""Laws of the flow that predicts: what is new, once by each model, versioned, and shown beside
+validation."""
 
 import json
 import shutil

@@ -1,6 +1,5 @@
 """Laws of recorded runs: new pictures, decision, record and push, each told by the state of its task."""
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any
 import pytest
 from children import git
 
-from thaw.project import add, experiment, incoming, registry
+from thaw.project import add, experiment, incoming, registry, runs
 from thaw.project.stage import StageError
 
 pytestmark = pytest.mark.server
@@ -21,6 +20,18 @@ def _run(overrides: list[str] | None = None, record: bool = True) -> Any:
     from flows.retrain import retrain
 
     return retrain(overrides, record=record, return_state=True)
+
+
+def _page(flow_run_id: Any) -> str:
+    """The page `status` that a run has left in the UI."""
+    from prefect import get_client
+    from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId, ArtifactFilterKey
+
+    of_run = ArtifactFilterFlowRunId(any_=[flow_run_id])
+    with get_client(sync_client=True) as client:
+        asked = ArtifactFilter(flow_run_id=of_run, key=ArtifactFilterKey(any_=["status"]))
+        (artifact,) = client.read_artifacts(artifact_filter=asked)
+    return str(artifact.data)
 
 
 def _records(root: Path) -> list[str]:
@@ -58,8 +69,8 @@ def test_recorded_runs_keep_every_new_model_and_use_the_better_one(
     assert registry.in_use(registry.versions()).name == "v3.0.0"  # type: ignore[union-attr]
     assert len(_records(kept_toy)) == 3
     registry.rollback()
-    again = _run(["unfreeze.ratio=30"]).result()  # what a person took back is not promoted again
-    assert again["promote"] == "Cached"
+    again = _run(["unfreeze.ratio=30"])  # what a person took back is not promoted again
+    assert again.result()["promote"] == "Cached"
     assert registry.in_use(registry.versions()).name == "v1.0.0"  # type: ignore[union-attr]
 
     message = _run(["unfreeze.ratio=40"], record=False)
@@ -67,6 +78,10 @@ def test_recorded_runs_keep_every_new_model_and_use_the_better_one(
     assert len(registry.versions()) == 3
     assert len(_records(kept_toy)) == 3
     assert git(kept_toy, "rev-parse", "HEAD") == head
+    assert [(run.outcome, run.recorded) for run in runs.read()] == [("Completed", True)] * 5 + [("Completed", False)]
+    page = _page(again.state_details.flow_run_id)
+    assert "v1.0.0" in page
+    assert "data:image/png;base64," in page
 
 
 def test_settings_of_a_run_are_recorded_with_it_and_gone_after_it(
@@ -121,15 +136,3 @@ def test_storage_that_fails_for_a_moment_is_tried_again(
     monkeypatch.setattr(experiment, "push", push)
     assert _run().result()["push"] == "Completed"
     assert len(tries) == 3
-
-
-def test_a_phase_that_takes_too_long_is_stopped_with_its_processes(
-    server: str, trained_toy: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("TOY_SLOW", "unfreeze")
-    state = _run(["unfreeze.ratio=20", "timeouts.unfreeze=0.15"], record=False)
-    assert state.is_failed()
-    assert state.message == "unfreeze was stopped after the 0.15 minutes that timeouts.unfreeze allows"
-    for pid in (trained_toy / ".dvc" / "tmp" / "pids").read_text().split():
-        with pytest.raises(ProcessLookupError):
-            os.kill(int(pid), 0)

@@ -13,7 +13,7 @@ import pytest
 from children import until
 
 from thaw.errors import InputError
-from thaw.project import pin
+from thaw.project import pin, settings
 from thaw.project.lock import only_retraining
 from thaw.project.pin import DataDiffers
 
@@ -129,7 +129,7 @@ def test_run_is_named_after_what_it_trains(server: str, trained_toy: Path) -> No
     from prefect import get_client
 
     with only_retraining("somebody else"):  # refused at once: the name is all that matters here
-        state = _retrain(["unfreeze.ratio=25"])
+        state = _retrain(["unfreeze.ratio=25", "retrain.wait=0"])
     with get_client(sync_client=True) as client:
         name = client.read_flow_run(state.state_details.flow_run_id).name
     assert name.startswith("efficientnet_lite0 ratio 25 ")
@@ -182,11 +182,24 @@ def test_data_that_differ_from_their_pin_end_the_run_until_they_are_accepted(
         assert _retrain().result() == {"data": "Cached", "prepare": "Completed"} | dict.fromkeys(PHASES[2:], "Cached")
 
 
-def test_second_retraining_is_refused_with_one_sentence(server: str, trained_toy: Path) -> None:
+def test_second_retraining_waits_its_turn_and_not_for_ever(
+    server: str, trained_toy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings.override(["retrain.wait=0.01"], trained_toy / "params.yaml")
     with only_retraining("the first"):
         state = _retrain()
     assert state.is_failed()
     assert state.message.startswith("another retraining holds this workspace (the first, process ")
+    assert state.message.endswith("; waited 0.01 minutes for it, as long as retrain.wait allows")
+
+    settings.override(["retrain.wait=5"], trained_toy / "params.yaml")
+    with only_retraining("the second"):
+        waits = threading.Thread(target=lambda: states.append(_retrain()))
+        states: list[Any] = []
+        waits.start()
+        until(lambda: "Waiting while another retraining holds this workspace (the second" in capsys.readouterr().out)
+    waits.join(300)
+    assert states[0].is_completed()
 
 
 def test_progress_never_waits_for_a_server_that_hangs(server: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -190,7 +190,7 @@ def test_whatever_is_in_the_scratch_file_phase_2_ends_as_without_it(
     capsys.readouterr()
     assert_equal(train(network, pictures, targets, normalise, path, how=ONE_EPOCH), whole)
     output = capsys.readouterr().out
-    assert "going on" not in output
+    assert "resuming" not in output
     warning = next(line for line in output.splitlines() if line.startswith("warning: "))
     assert re.fullmatch(rf"warning: {path}, the state of .*{why}.*; phase 2 starts anew", warning)
 

@@ -1,4 +1,4 @@
-"""Laws of exports: an ONNX file says what its package says, from the same files, with and without torch."""
+"""Laws of exports: an ONNX file says what its package says, with and without torch."""
 
 import json
 import shutil
@@ -40,16 +40,16 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 
 @pytest.fixture(scope="module")
-def wanted(packaged: Packaged, drawn: list[Path]) -> Answers:
+def expected(packaged: Packaged, drawn: list[Path]) -> Answers:
     """What the network says of the drawn pictures."""
     model = Model.load(packaged.folder, "cpu")
     return model.predictor(np.stack([decode(path, model.about.shape) for path in drawn]))
 
 
 def test_an_export_says_what_the_network_says_of_pictures_of_every_kind(
-    exported: Path, drawn: list[Path], wanted: Answers
+    exported: Path, drawn: list[Path], expected: Answers
 ) -> None:
-    result = proof.agreement(wanted, onnx.Exported(exported).of_files(drawn), 0.4)
+    result = proof.agreement(expected, onnx.Exported(exported).of_files(drawn), 0.4)
     assert result.holds()
     assert result.decisions == result.pictures == len(drawn)
 
@@ -71,10 +71,10 @@ def as_pillow_converts(file: Image.Image) -> tuple[Image.Image, str]:
     ],
 )
 def test_a_reference_that_reads_pictures_otherwise_is_no_proof(
-    exported: Path, drawn: list[Path], wanted: Answers, monkeypatch: pytest.MonkeyPatch, part: str, fault: Any
+    exported: Path, drawn: list[Path], expected: Answers, monkeypatch: pytest.MonkeyPatch, part: str, fault: Any
 ) -> None:
     monkeypatch.setattr(pixels, part, fault)
-    assert not proof.agreement(wanted, onnx.Exported(exported).of_files(drawn), 0.4).holds()
+    assert not proof.agreement(expected, onnx.Exported(exported).of_files(drawn), 0.4).holds()
 
 
 def test_the_files_beside_an_export_use_it_without_torch_and_without_thaw(
@@ -140,13 +140,13 @@ def test_without_its_packages_an_export_is_one_sentence_that_names_the_extra(mon
 def test_agreement_is_broken_by_any_difference_beyond_tolerance_and_counts_decisions() -> None:
     p, features = np.array([[0.6, 0.4], [0.59995, 0.40005], [0.2, 0.8]]), np.array([[-2.0], [0], [1]])
     q = p + np.array([[1, -1], [1, -1], [0, 0]]) * 0.9 * proof.TOLERANCE
-    wanted = Answers(p, features)
-    result = proof.agreement(wanted, Answers(q, features + 1e-3), 0.4)
+    expected = Answers(p, features)
+    result = proof.agreement(expected, Answers(q, features + 1e-3), 0.4)
     assert result == proof.Agreement(3, pytest.approx(0.9 * proof.TOLERANCE), 1, pytest.approx(5e-4))
     assert result.holds()
-    assert proof.agreement(wanted, Answers(q, None), None) == replace(result, decisions=3, features=None)
-    assert not proof.agreement(wanted, Answers(p + 1.1 * proof.TOLERANCE, features), None).holds()
-    assert not proof.agreement(wanted, Answers(p, features + 2.1e-3), None).holds()
+    assert proof.agreement(expected, Answers(q, None), None) == replace(result, decisions=3, features=None)
+    assert not proof.agreement(expected, Answers(p + 1.1 * proof.TOLERANCE, features), None).holds()
+    assert not proof.agreement(expected, Answers(p, features + 2.1e-3), None).holds()
 
 
 def test_an_exported_file_predicts_what_its_package_predicts(packaged: Packaged, exported: Path) -> None:
@@ -271,7 +271,7 @@ def test_8_bits_say_what_they_cost_and_are_refused_beyond_the_margin(
     packaged: Packaged, project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lines: list[str] = []
-    settings.override(["export.margin=1.0"], project / "params.yaml")  # a network that nobody trained has no margin
+    settings.override(["export.margin=1.0"], project / "params.yaml")
     export(str(packaged.folder), project / "out", True, lines.append)
     result = proof_of(project / "out")["int8"]
     assert result["pictures"] == 8

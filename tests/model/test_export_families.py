@@ -1,4 +1,7 @@
-"""A law of every family of networks: its export says what it says. `pytest -m every_family` asks for all of them."""
+"""A law of every family of networks: an export says what evaluate says.
+
+`pytest -m every_family` asks for all of them but those of every day.
+"""
 
 from copy import deepcopy
 from pathlib import Path
@@ -30,7 +33,7 @@ def each() -> list[Any]:
 
 
 def network(name: str, shape: Shape) -> Classifier:
-    """With random weights, BatchNorms that have seen something, and these folded where they can be."""
+    """A network with random weights, whose BatchNorms have seen something and are folded."""
     torch.manual_seed(0)
     model = create(name, "random", 3, shape.size).eval()
     for module in model.modules():

@@ -1,5 +1,7 @@
 """Laws of the use of a package: from pictures to probabilities and decisions."""
 
+from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +10,7 @@ import torch
 from packages import Packaged, draw
 from PIL import Image
 
+from thaw.data.parallel import AHEAD
 from thaw.data.pictures import Normaliser, decode, view
 from thaw.errors import InputError
 from thaw.learning import checkpoint
@@ -96,3 +99,18 @@ def test_a_picture_of_something_else_is_unlike_and_one_of_the_training_is_not(
     assert {each.unlike for each in own} == {False}
     assert {each.unlike for each in foreign} == {True}
     assert max(each.distance or 0 for each in own) < min(each.distance or 0 for each in foreign)
+
+
+def test_pictures_are_read_a_little_ahead_however_many_there_are(model: Model, packaged: Packaged) -> None:
+    pulled = []
+
+    def endless() -> Iterator[Picture]:
+        for number in count():
+            pulled.append(number)
+            yield Picture(files(packaged)[0])
+
+    said = model.stream(endless(), 4)
+    for _ in range(40):
+        next(said)
+    said.close()
+    assert len(pulled) <= 40 + AHEAD

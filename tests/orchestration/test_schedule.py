@@ -1,10 +1,16 @@
 """Laws of schedules: mistakes are one sentence before anything starts, and nobody touches another's schedule."""
 
+import asyncio
+import os
+import threading
 from collections.abc import Callable, Iterator
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
+from ruamel.yaml import YAML
 from typer.testing import CliRunner
 
 from thaw.cli import app
@@ -12,6 +18,7 @@ from thaw.errors import InputError
 from thaw.orchestration import schedule
 
 CRON = "0 3 * * 1"
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.parametrize(
@@ -42,6 +49,17 @@ def test_a_mistake_is_one_sentence_before_anything_starts(
 
 
 @pytest.mark.parametrize(
+    ("cron", "overrides", "sentence"), [(CRON, ["seed=1"], "--set is for retraining"), (None, [], "give --cron too")]
+)
+def test_a_schedule_of_predictions_has_a_time_and_no_settings(
+    toy: Path, cron: str | None, overrides: list[str], sentence: str
+) -> None:
+    with pytest.raises(InputError, match=sentence):
+        schedule.serve(None, cron, None, overrides, print, "arrived")
+    assert not (toy / ".prefect").exists()
+
+
+@pytest.mark.parametrize(
     "options", [["--list", "--pause"], ["--resume", "--cron", CRON], ["--remove", "--set", "seed=1"]]
 )
 def test_contradictory_options_are_refused(options: list[str]) -> None:
@@ -63,6 +81,59 @@ def test_one_process_serves_a_workspace(toy: Path) -> None:
         pytest.raises(InputError, match=r"served by process \d+ already"),
     ):
         schedule.serve(None, None, None, [], print)
+
+
+class Runner:
+    """Plays Prefect's runner, whose polls end as they are told to; after the last one it is over."""
+
+    query_seconds = 0.01
+
+    def __init__(self, polls: list[BaseException | None]) -> None:
+        self._scheduled_run_poller = self
+        self._submitting_flow_run_ids: set[int] = set()
+        self.polls = polls
+        self.over = threading.Event()
+        self.stopped = False
+
+    async def __aenter__(self) -> "Runner":
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        pass
+
+    async def _get_and_submit_flow_runs(self) -> None:
+        poll = self.polls.pop(0)
+        if not self.polls:
+            self.over.set()
+        if poll:
+            raise poll
+
+    async def astop(self) -> None:
+        self.stopped = True
+
+
+def test_while_the_server_is_away_schedules_are_served_on_and_that_is_said_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(schedule, "BREATH", 0.001)
+    there = chain([True, True, False, False, True], repeat(True))
+    monkeypatch.setattr(schedule.server, "answers", lambda api: next(there))
+    said: list[str] = []
+
+    def serve(runner: Any) -> bool:
+        return asyncio.run(schedule._serve(runner, "http://there/api", said.append, runner.over))
+
+    busy = Runner([None, httpx.ReadTimeout("slow"), None, None])
+    busy._submitting_flow_run_ids.add(1)  # a run goes on, so nobody else takes over
+    assert not serve(busy)
+    assert busy.stopped, "when it is over the run that goes on is ended"
+    assert said == ["The Prefect server at http://there is away, and what is due waits for it: slow"]
+
+    there = chain([False, False, True], repeat(True))
+    idle = Runner([None])
+    assert serve(idle)
+    assert [line.split(" at ")[0] for line in said[1:]] == ["The Prefect server", "The Prefect server answers again"]
+    assert len(idle.polls) == 1, "a new runner polls: this one may have lost sight of what is cancelled"
 
 
 @pytest.fixture
@@ -94,6 +165,21 @@ def test_workspaces_on_one_server_leave_each_others_schedules_alone(theirs: Call
     assert f"theirs: {CRON} (UTC), active, elsewhere:/srv/their/thaw" in lines
 
 
+def test_prefect_deploy_gives_a_deployment_the_tags_that_it_claims() -> None:
+    """It drops unknown placeholders in a list before build steps run, so the tags are one placeholder."""
+    from prefect.utilities.templating import apply_values
+
+    deployments = YAML(typ="safe").load(ROOT / "prefect.yaml")["deployments"]
+    claiming = {each["entrypoint"].split(":")[1]: each for each in deployments if each.get("build")}
+    assert list(claiming) == ["retrain", "predict"]
+    for flow, deployment in claiming.items():
+        ((step, options),) = deployment["build"][0].items()
+        assert step.endswith(".schedule.claim")
+        assert (options["name"], options.get("flow", schedule.FLOW)) == (deployment["name"], flow)
+        before = apply_values(deployment, os.environ, remove_notset=False)
+        assert apply_values(before, {"claim": {"tags": ["a", "b:/c"]}})["tags"] == ["a", "b:/c"]
+
+
 @pytest.mark.server
 def test_a_deployment_of_another_clone_is_neither_overwritten_nor_removed(
     server: str, toy: Path, capsys: pytest.CaptureFixture[str]
@@ -108,7 +194,7 @@ def test_a_deployment_of_another_clone_is_neither_overwritten_nor_removed(
         flow = client.create_flow(retrain.with_options(name=schedule._flow_name()))
         tags = ["retrain", "elsewhere:/srv/their/thaw"]
         theirs = client.create_deployment(flow, "theirs", work_pool_name="clones", tags=tags)
-        own_tags = list(schedule.claim("ours").values())
+        own_tags = schedule.claim("ours")["tags"]
         ours = client.create_deployment(flow, "ours", work_pool_name="clones", tags=own_tags)
         try:
             with pytest.raises(SystemExit) as ended:
@@ -117,7 +203,8 @@ def test_a_deployment_of_another_clone_is_neither_overwritten_nor_removed(
             assert "/theirs' is taken on this server by elsewhere:/srv/their/thaw: give" in capsys.readouterr().err
             with pytest.raises(InputError, match="this workspace has no schedule 'theirs'"):
                 schedule.remove("theirs", print)
-            assert schedule.claim("ours")["workspace"].endswith(f":{toy}")
+            assert own_tags[-1].endswith(f":{toy}")
+            assert schedule.claim("ours")["tags"] == own_tags
             schedule.set_paused("ours", True, print)
             assert client.read_deployment(ours).paused
         finally:
@@ -156,3 +243,25 @@ def test_on_its_own_server_a_workspace_keeps_its_schedules_when_it_moves(
     (toy / ".prefect" / "server.json").write_text(f'{{"api": "{server}"}}')
     schedule.set_paused("theirs", True, print)
     assert theirs().paused
+
+
+@pytest.mark.server
+def test_predictions_have_schedules_beside_retrainings(server: str, toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from prefect import get_client
+
+    monkeypatch.setattr(schedule, "_poll", lambda runner: None)
+    schedule.serve(None, CRON, "UTC", [], print)
+    schedule.serve(None, "0 5 * * *", "UTC", [], print, "arrived")
+    lines: list[str] = []
+    schedule.serve(None, None, None, [], lines.append)  # goes on with both
+    with get_client(sync_client=True) as client:
+        made = {each.name: each for each in schedule._all(client)}
+        assert made["daily"].parameters == {"source": "arrived", "model": "prod"}
+        assert made["daily"].tags[0] == "predict"
+        assert made["weekly"].parameters["record"]
+        assert client.read_flow(made["daily"].flow_id).name.startswith("predict ")
+    assert {line.split(",")[0] for line in lines} >= {f"weekly: {CRON} (UTC)", "daily: 0 5 * * * (UTC)"}
+    with pytest.raises(InputError, match="the schedule 'daily' is one to predict: choose another name"):
+        schedule.serve("daily", CRON, "UTC", [], print)
+    for name in ("daily", "weekly"):
+        schedule.remove(name, print)

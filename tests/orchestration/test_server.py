@@ -1,5 +1,6 @@
 """Laws of the project's own Prefect server: it is shared, adopted, and gone with the last who uses it."""
 
+import json
 import os
 import signal
 import socket
@@ -7,6 +8,7 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -55,7 +57,10 @@ def home_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.server
-def test_server_avoids_a_taken_port_outlives_a_killed_owner_and_ends_with_the_last_user(home_alone: Path) -> None:
+def test_server_avoids_a_taken_port_outlives_a_killed_owner_and_ends_with_the_last_user(
+    home_alone: Path, empty_database: Callable[[Path], None]
+) -> None:
+    empty_database(home_alone / ".prefect")
     with socket.socket() as busy:
         busy.bind(("127.0.0.1", 0))
         busy.listen()
@@ -79,6 +84,9 @@ def test_server_avoids_a_taken_port_outlives_a_killed_owner_and_ends_with_the_la
                 heir.send_signal(signal.SIGTERM)
                 assert heir.wait(300) == 128 + signal.SIGTERM
                 assert _answers(address), "somebody uses it still"
+                module.end_group(json.loads((home_alone / ".prefect" / "server.json").read_text())["pid"], grace=0)
+                assert not _answers(address)
+                until(lambda: _answers(address))  # who uses it starts it again, where it was
         until(lambda: not _answers(address))
         assert not (home_alone / ".prefect" / "server.json").exists()
         assert not module._lives(home_alone / ".prefect")
@@ -102,11 +110,30 @@ def test_configured_server_that_does_not_answer_is_one_sentence(monkeypatch: pyt
         pass
 
 
+def test_a_run_whose_server_stays_away_ends_with_a_sentence_once_its_phase_is_done(tmp_path: Path) -> None:
+    body = """
+import time
+from thaw.orchestration import server
+from thaw.project import stage
+server.LOOK, server.GONE = 0.02, 0.2
+with server.ended_without("http://127.0.0.1:1/api"):
+    stage._at_work.add(1)
+    time.sleep(1)
+    print("the phase is done", flush=True)
+    stage._at_work.clear()
+    time.sleep(60)
+"""
+    done = subprocess.run([sys.executable, "-c", body], cwd=tmp_path, text=True, capture_output=True, timeout=50)
+    assert (done.returncode, done.stdout) == (1, "the phase is done\n")
+    assert done.stderr.startswith("error: the Prefect server at http://127.0.0.1:1 has not answered for")
+    assert len(done.stderr.splitlines()) == 1
+
+
 def test_environment_is_as_before_afterwards(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PREFECT_PROFILE", "mine")
     monkeypatch.setenv("NO_PROXY", "example.org")
     before = dict(os.environ)
-    with module._environment("http://127.0.0.1:1/api"):
+    with module.environment("http://127.0.0.1:1/api"):
         assert "PREFECT_PROFILE" not in os.environ
         assert os.environ["NO_PROXY"] == "example.org,127.0.0.1"
     assert dict(os.environ) == before

@@ -9,7 +9,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
-from children import until
+from children import alive, until
 
 from thaw.project import results
 
@@ -60,6 +60,11 @@ def test_table_says_what_each_phase_did_and_why_and_the_summary_has_pictures(ser
     assert "| **all pictures** | 1 | 1 |" in _text(run_id, "data")
     keys = [artifact.key for artifact in _shown(run_id)]
     assert len(keys) == len(set(keys))
+    from thaw.orchestration import story
+
+    assert story.forget(["0000000"]) == 0
+    assert story.forget([results.data_hash()]) >= 1
+    assert {artifact.key for artifact in _shown(run_id)} == {*keys} - {"summary"}
 
 
 def test_a_phase_2_that_was_not_kept_is_a_sentence_and_no_gain(server: str, trained_toy: Path) -> None:
@@ -79,19 +84,24 @@ def test_a_phase_2_that_was_not_kept_is_a_sentence_and_no_gain(server: str, trai
     [
         ("TOY_FAIL", [], "the toy has no pictures"),
         ("TOY_BREAK", [], "KeyError: 'a mistake of ours'"),
-        ("TOY_SLOW", ["timeouts.head=0.15"], "timeouts.head"),
+        ("TOY_SLOW", ["timeouts.head=0.15"], "timeouts.head"),  # and ends it
     ],
 )
 def test_failure_names_the_phase_with_its_reason_and_its_last_lines(
     server: str, trained_toy: Path, monkeypatch: pytest.MonkeyPatch, fault: str, setting: list[str], said: str
 ) -> None:
     monkeypatch.setenv(fault, "head")
-    run_id = _retrain("head.patience=9", *setting).state_details.flow_run_id
+    state = _retrain("head.patience=9", *setting)
+    run_id = state.state_details.flow_run_id
     page = _text(run_id, "failure")
     assert page.startswith("### head failed")
     assert said in page
     assert "    bar 3\n" in page.split("Its last lines:")[1]
     assert "`thaw run` goes on" in page
+    if fault == "TOY_SLOW":
+        assert state.is_failed()
+        assert state.message == "head was stopped after the 0.15 minutes that timeouts.head allows"
+        assert not any(alive(int(pid)) for pid in (trained_toy / ".dvc" / "tmp" / "pids").read_text().split())
 
 
 def test_crash_that_a_worker_tells_of_names_the_phase_that_ran(server: str) -> None:

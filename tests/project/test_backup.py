@@ -34,6 +34,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     git(folder, "update-ref", "refs/exps/ab/cd/retrain-1", "HEAD")
     (folder / "params.yaml").write_text("seed: 7\n")
     (folder / ".prefect").mkdir()
+    (folder / ".prefect" / "runs.jsonl").write_text("a run\n")
     with closing(sqlite3.connect(folder / ".prefect" / "prefect.db")) as database:
         database.execute("create table run (name text)")
         database.execute("insert into run values ('weekly')")
@@ -60,6 +61,7 @@ def test_a_restored_project_has_versions_records_changes_and_the_server_of_the_o
     assert (again / "params.yaml").read_text() == "seed: 7\n"
     assert git(again, "branch", "--show-current") == "trunk"
     assert git(again, "remote", "get-url", "origin") == "https://git.example.org/larger.git"
+    assert (again / ".prefect" / "runs.jsonl").read_text() == "a run\n"
     with closing(sqlite3.connect(again / ".prefect" / "prefect.db")) as database:
         assert database.execute("select name from run").fetchall() == [("weekly",)]
 

@@ -149,6 +149,7 @@ def test_a_fault_of_the_data_or_the_settings_is_nobodys_reason_to_set_pictures_a
     assert not list(root.glob("archive/*/*"))
 
 
+@pytest.mark.slow
 def test_killed_while_it_moves_what_was_taken_no_picture_is_lost_and_the_next_run_ends_it(
     arrived: Callable[[str], Arrived], tmp_path: Path
 ) -> None:

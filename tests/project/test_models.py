@@ -1,4 +1,5 @@
-"""Laws of which model is meant, on a real git and DVC repository: a version from before packages, and one with."""
+"""Laws of which model is meant, on a real git and DVC repository: a version from before packages,
+and one with."""
 
 import shutil
 from concurrent.futures import ThreadPoolExecutor

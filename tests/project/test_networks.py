@@ -47,7 +47,7 @@ def test_a_phase_cannot_see_rows_targets_or_pictures_of_a_split_that_it_does_not
     with pytest.raises(InputError, match="asks for the rows of test, but declares that it reads train and val"):
         data.split("test")
     for row in hidden:
-        with pytest.raises(AssertionError, match="of a split that the phase does not read"):
+        with pytest.raises(AssertionError, match="belong to a split that the phase does not read"):
             data.pictures.batches([np.array([row])])
 
 

@@ -41,7 +41,6 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (root / "data" / name).write_text(name)
     shutil.copy(Path(__file__).parents[2] / "params.yaml", root)
     monkeypatch.setattr(workspace, "ROOT", root)
-    monkeypatch.setenv("THAW_ROOT", str(root))
     monkeypatch.setenv("PYTHONPATH", importing(Path(__file__).parents[2]))
     monkeypatch.setenv("DVC_SITE_CACHE_DIR", str(tmp_path / "site"))
     call(root, "git", "init", "-q")

@@ -99,6 +99,34 @@ def in_use() -> str:
     return version.name
 
 
+def test_two_projects_in_one_repository_have_versions_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    git(tmp_path, "init", "-q")
+    for name in ("cells", "models/tiles"):
+        folder = tmp_path / name
+        folder.mkdir(parents=True)
+        dvc(folder, "init", "-q", "--subdir")
+        (folder / "dvc.yaml").write_text(PIPELINE)
+        for file in ("model.txt", "metrics.txt", "data"):
+            (folder / file).write_text(json.dumps({"of": name}))
+        dvc(folder, "repro", "-q")
+    git(tmp_path, "add", "--all", "--force", ".")
+    git(tmp_path, "-c", "user.name=a", "-c", "user.email=a@b", "commit", "-q", "-m", "two projects")
+    commit = git(tmp_path, "rev-parse", "HEAD")
+    for name in ("cells", "models/tiles"):
+        monkeypatch.setattr(workspace, "ROOT", tmp_path / name)
+        version = registry.register(commit, f"of {name}")
+        registry.promote(version.name, "it is good")
+        assert (version.name, in_use()) == ("v1.0.0", "v1.0.0")
+        assert [known.message for known in registry.versions()] == [f"of {name}"]
+    assert git(tmp_path, "tag").split() == [
+        f"{name}=classifier{kind}" for name in ("cells", "models/tiles") for kind in ("#prod#1", "@v1.0.0")
+    ]
+    dvc(tmp_path, "artifacts", "get", ".", registry.artifact(), "--stage", "prod", "--out", "brought")
+    assert "models/tiles" in (tmp_path / "brought/weights").read_text()
+
+
 def test_a_version_says_what_it_is(commits: list[str]) -> None:
     newest, middle, oldest = registry.versions()
     assert [newest.name, middle.name, oldest.name] == ["v3.0.0", "v2.0.0", "v1.0.0"]

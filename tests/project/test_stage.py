@@ -12,7 +12,7 @@ import pytest
 from children import alive, slow_phase, until
 
 from thaw.errors import InputError
-from thaw.project import stage
+from thaw.project import lock, stage
 from thaw.project.lock import only_retraining
 from thaw.project.pin import DataDiffers
 from thaw.project.stage import StageError, Verdict, end_group, repro, run
@@ -180,6 +180,34 @@ def test_two_retrainings_never_hold_the_workspace_at_once(toy: Path) -> None:
         pass
 
 
+def test_who_waits_is_told_once_and_holds_the_workspace_when_it_is_free(
+    toy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lock, "PAUSE", 0.01)
+    said: list[str] = []
+    with lock.only_retraining("the first"):
+        assert lock.holder() == f"the first, process {os.getpid()}"
+        first_try = only_retraining("the second", 0.001, said.append)
+        with pytest.raises(lock.Busy, match=r"waited 0\.001 minutes for it"), first_try:
+            pass
+        holds, ends = threading.Event(), threading.Event()
+
+        def second() -> None:
+            with only_retraining("the second", 5, said.append):
+                holds.set()
+                ends.wait(60)
+
+        thread = threading.Thread(target=second)
+        thread.start()
+        assert not holds.wait(0.2)
+    assert holds.wait(60)
+    assert lock.holder() == f"the second, process {os.getpid()}"
+    ends.set()
+    thread.join()
+    assert lock.holder() is None
+    assert [line.split(" (")[0] for line in said] == ["Waiting while another retraining holds this workspace"] * 2
+
+
 def test_training_that_outlives_a_killed_run_holds_the_workspace_to_its_end(toy: Path) -> None:
     lasting = "import os, time; print(os.getpid(), flush=True); time.sleep(600)"
     caller = f"""
@@ -194,7 +222,8 @@ with only_retraining("the killed"):
         left = int(run_to_kill.stdout.readline())
         run_to_kill.kill()
     try:
-        with pytest.raises(InputError, match="the killed"), only_retraining("the next"):
+        sentence = rf"the killed was killed, and what it started lives on: process {left}\):"
+        with pytest.raises(InputError, match=sentence), only_retraining("the next"):
             pass
     finally:
         end_group(left, grace=0)

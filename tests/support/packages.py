@@ -1,4 +1,5 @@
-"""A tiny model as a package, which nobody trained, and pictures of which it says different things."""
+"""A tiny model as a package, which nobody trained, and pictures of which it says different
+things."""
 
 import json
 import shutil
@@ -115,7 +116,8 @@ def make(folder: Path) -> Packaged:
 
 
 def make_project(folder: Path, packaged: Packaged) -> Path:
-    """A git and DVC repository with two commits: a network from before there were packages, and a package."""
+    """A git and DVC repository with two commits: a network from before there were packages, and a
+    package."""
     shutil.copy(ROOT / "params.yaml", folder)
     _git(folder, "init", "-q")
     subprocess.run([sys.executable, "-m", "dvc", "init", "-q"], cwd=folder, check=True)

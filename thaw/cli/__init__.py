@@ -15,8 +15,9 @@ import typer
 import thaw
 from thaw.cli.explain import explain
 from thaw.cli.export import export
+from thaw.cli.operation import doctor, status
 from thaw.cli.phases import phase
-from thaw.cli.pictures import add, data
+from thaw.cli.pictures import add, data, remove
 from thaw.cli.predict import predict
 from thaw.cli.projects import backup, clean, init, restore, upgrade
 from thaw.cli.runs import run, schedule, ui
@@ -64,11 +65,11 @@ def main(
 
 COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
     "Train": (init, run, ui, schedule, worker),
-    "Data": (add, data),
+    "Data": (add, remove, data),
     "Questions": (sweep, seeds, curve, ablate),
     "Use a model": (predict, explain, export, serve),
     "Versions": (models, promote, approve, reject, rollback, reproduce),
-    "Upkeep": (upgrade, clean, backup, restore, phase),
+    "Upkeep": (status, doctor, upgrade, clean, backup, restore, phase),
 }
 
 

@@ -24,9 +24,10 @@ def export(
     format: Annotated[Format, typer.Option(help="What to export it as.")] = Format.ONNX,
     int8: Annotated[bool, typer.Option("--int8", help="Also in 8 bits, calibrated on the training pictures.")] = False,
 ) -> None:
-    """Write a model as a file for other programs, proven on all test pictures and on some of every odd kind.
+    """Write a model as a file for other programs.
 
-    Where the export does not say what the model says, nothing is written.
+    It is compared with the model on all test pictures and on drawn ones of every odd kind. Where the
+    answers differ, nothing is written.
     """
     search_less_for_garbage()
     with user_mistakes():

@@ -27,6 +27,50 @@ def add(
             say("data.dvc pins them: `git commit data.dvc` keeps this state of the data, `thaw run` trains with it")
 
 
+def remove(
+    paths: Annotated[
+        list[str] | None, typer.Argument(help="Pictures of data/, or folders, by their paths in data/.")
+    ] = None,
+    where: Annotated[
+        str | None, typer.Option(metavar="COLUMN=VALUE", help="Instead, all with this value, such as patient=17.")
+    ] = None,
+    purge: Annotated[
+        bool, typer.Option("--purge", help="Remove them from DVC's cache and remote, the archive and the UI too.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Take pictures out of the data, and say which versions and records still hold them or learned from them.
+
+    Equal files go together, whatever their names. With --purge what was made of them goes too: decoded pictures,
+    features, pictures in reports and in the UI. Versions that lose data by it cannot be reproduced any more.
+    """
+    with one_sentence_endings():
+        from thaw.project import withdraw
+
+        pictures = withdraw.select(paths or [], where)
+        say(f"{len(pictures)} pictures, such as {pictures[0].path}")
+        for holder in withdraw.holders(pictures):
+            say(str(holder))
+        if not yes and not typer.confirm("Remove them everywhere, for good?" if purge else "Take them out of data/?"):
+            raise typer.Exit(1)
+        shown = withdraw.data_hashes(pictures) if purge else []
+        for sentence in withdraw.withdraw(pictures, purge, say):
+            say(sentence)
+        if shown:
+            _forget(shown)
+        say("`git commit data.dvc` keeps this state of the data, `thaw run` trains with it")
+
+
+def _forget(data_hashes: list[str]) -> None:
+    """Take pages with pictures of these data versions out of the UI."""
+    from thaw.orchestration.server import server
+
+    with server(say=lambda line: None):
+        from thaw.orchestration import story
+
+        say(f"{story.forget(data_hashes)} pages with pictures went from the UI")
+
+
 def data(
     accept: Annotated[
         bool, typer.Option("--accept", help="Instead, pin data/ as it is, with new, changed and missing files.")

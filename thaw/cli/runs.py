@@ -137,20 +137,28 @@ def schedule(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="A setting for the runs of --cron; may be repeated."),
     ] = None,
+    source: Annotated[
+        str | None,
+        typer.Option(
+            "--predict", metavar="SOURCE", help="Predict the new pictures of a folder or CSV with --cron, not retrain."
+        ),
+    ] = None,
     show: Annotated[bool, typer.Option("--list", help="Show the schedules.")] = False,
     pause: Annotated[bool, typer.Option("--pause", help="Pause a schedule.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Resume a paused schedule.")] = False,
     remove: Annotated[bool, typer.Option("--remove", help="Remove a schedule.")] = False,
 ) -> None:
-    """Retrain on a schedule: serve the one that --cron gives, and those that exist, until Ctrl-C.
+    """Retrain, or predict, on a schedule: serve the one that --cron gives, and those that exist, until Ctrl-C.
 
     A paused schedule stays paused, and a schedule stays when nothing serves it.
     """
     with one_sentence_endings():
         from thaw.orchestration import schedule as schedules
 
-        if sum((bool(cron or timezone or overrides), show, pause, resume, remove)) > 1:
-            raise InputError("choose one: --cron (with --timezone and --set), --list, --pause, --resume or --remove")
+        if sum((bool(cron or timezone or overrides or source), show, pause, resume, remove)) > 1:
+            raise InputError(
+                "choose one: --cron (with --timezone, --set and --predict), --list, --pause, --resume or --remove"
+            )
         if show:
             schedules.show(say)
         elif pause or resume:
@@ -158,4 +166,4 @@ def schedule(
         elif remove:
             schedules.remove(name, say)
         else:
-            schedules.serve(name, cron, timezone, overrides or [], say)
+            schedules.serve(name, cron, timezone, overrides or [], say, source)

@@ -32,6 +32,8 @@ def show_outcome() -> None:
 def show_versions(versions: "list[Version]") -> None:
     from rich.table import Table
 
+    from thaw.project import withdraw
+
     def scores(network: dict[str, float | None]) -> str:
         accuracy, auc = network.get("accuracy"), network.get("auc")
         return percent(accuracy) + ("" if auc is None else f"\nAUC {score(auc)}")
@@ -51,7 +53,9 @@ def show_versions(versions: "list[Version]") -> None:
         table.add_column(column, no_wrap=column != "why")
     for version in versions:
         table.add_row(
-            version.name + ("\nin use" if version.in_use else "\nwaits" if version.standing == "waiting" else ""),
+            version.name
+            + ("\nin use" if version.in_use else "\nwaits" if version.standing == "waiting" else "")
+            + ("" if withdraw.is_reproducible(version.name) else "\ndata gone"),
             f"{version.when.astimezone():%Y-%m-%d\n%H:%M}",
             scores(version.metrics.get("head", {})),
             scores(version.metrics.get("finetuned", {})),

@@ -118,4 +118,6 @@ def _show_in_use() -> None:
 
     version = registry.in_use(registry.versions())
     assert version
-    typer.echo(f"{version.name} is in use: `dvc artifacts get . {registry.NAME} --stage {registry.STAGE}` brings it")
+    typer.echo(
+        f"{version.name} is in use: `dvc artifacts get . {registry.artifact()} --stage {registry.STAGE}` brings it"
+    )

@@ -90,6 +90,13 @@ def _freeze(rows: pd.DataFrame, table: Path) -> pd.DataFrame:
     return rows.assign(split=frozen_split.where(frozen_split != "", own))
 
 
+def groups_of(rows: pd.DataFrame) -> list[str] | None:
+    """The group of each row of a manifest, for intervals; a picture without one is a group of its
+    own. None if no picture has one."""
+    groups = rows["group"].where(rows["group"] != "", rows["hash"])
+    return groups.tolist() if (rows["group"] != "").any() else None
+
+
 def slices_of(rows: pd.DataFrame) -> list[str]:
     """The names of the slice columns."""
     return [column for column in rows.columns if column not in KNOWN]

@@ -12,7 +12,8 @@ STRONGEST = 0.65  # how much of the colour there is where the map is largest
 
 
 def over(picture: Image.Image, values: NDArray[np.float32], shape: Shape) -> Image.Image:
-    """The picture, tinted by its map (side, side): warm where it is positive, cold where it is negative."""
+    """The picture, tinted by its map (side, side): warm where it is positive, cold where it is
+    negative."""
     picture = picture.convert("RGB")
     largest = float(np.abs(values).max()) or 1.0
     for colour, sign in ((WARM, 1), (COLD, -1)):
@@ -23,7 +24,8 @@ def over(picture: Image.Image, values: NDArray[np.float32], shape: Shape) -> Ima
 
 
 def beside(picture: Image.Image, other: Image.Image) -> Image.Image:
-    """Two pictures of one size as one: side by side, or where they are wide one below the other."""
+    """Two pictures of one size as one: side by side, or where they are wide one below the
+    other."""
     width, height = picture.size
     gap = max(2, max(width, height) // 50)
     place = (0, height + gap) if width > 1.5 * height else (width + gap, 0)

@@ -1,7 +1,7 @@
 """Pictures: reading and checking files, batches of pixels, the views of a square, normalisation.
 
-Decoded pictures are one uint8 array (n, height, width, channels) with a single channel where all are grey. It is
-read from a memory map; without one the same batches are decoded from the files by threads.
+Decoded pictures are one uint8 array (n, height, width, channels), with a single channel if all are
+grey. It is read from a memory map; without one, threads decode the same batches from the files.
 """
 
 import mmap
@@ -22,13 +22,13 @@ from torch import Tensor
 from thaw.data.pixels import FORMATS, PIXEL_RULE, STRETCHED, Geometry, is_grey, open_image, squared, upright
 from thaw.errors import InputError
 
-# Endings of files that are taken for pictures. What is in them decides how they are read.
+# Extensions of files that are treated as pictures. Their content decides how they are read.
 _READ = """
     .apng .avif .bmp .gif .j2c .j2k .jfif .jp2 .jpc .jpe .jpeg .jpf .jpg .jpx .mpo .pbm .pfm .pgm .png .pnm .ppm
     .tif .tiff .webp
 """
 SUFFIXES = frozenset(_READ.split())
-# What decoders raise over broken files.
+# What decoders raise for broken files.
 UNREADABLE = (
     OSError,
     ValueError,
@@ -46,7 +46,7 @@ Number = TypeVar("Number", bound=np.generic)
 
 
 class Unreadable(InputError):
-    """A file that is there but whose picture cannot be read, and why."""
+    """An existing file whose picture cannot be read, and why."""
 
     def __init__(self, path: Path, reason: str) -> None:
         super().__init__(f"picture {path} cannot be read ({reason}); repair it or take it out")
@@ -55,7 +55,8 @@ class Unreadable(InputError):
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """What the pretrained weights expect of a picture; `resize` is the short side before a centre crop to `size`."""
+    """What the pretrained weights expect of a picture; `resize` is the short side before a centre
+    crop to `size`."""
 
     size: int
     resize: int
@@ -75,7 +76,7 @@ class Preprocessing:
 
 @dataclass(frozen=True)
 class Shape(Geometry):
-    """How a picture becomes a square of pixels, by the rule that this thaw has."""
+    """How a picture becomes a square of pixels, by this thaw's pixel rule."""
 
     def __post_init__(self) -> None:
         if self.pixels != PIXEL_RULE:
@@ -86,7 +87,8 @@ class Shape(Geometry):
 
     @classmethod
     def of(cls, preprocessing: Preprocessing, size: int | None, fit: str, channels: int) -> "Shape":
-        """The weights' own shape, or `size` with the same proportion between resizing and cropping."""
+        """The weights' own shape, or `size` with the same proportion between resizing and
+        cropping."""
         side = size or preprocessing.size
         resize = round(preprocessing.resize * side / preprocessing.size)
         return cls(side, resize, preprocessing.interpolation, fit, channels)
@@ -122,8 +124,8 @@ def _readable(path: Path) -> Iterator[None]:
 
 
 def read_picture(path: Path, opened: BinaryIO | None = None) -> tuple[Image.Image, str]:
-    """A file, or what was `opened` under its name, fully decoded, upright, 8-bit grey or RGB; and the rule by which
-    its pixels became so."""
+    """A file, or what was `opened` under its name, fully decoded, upright, 8-bit grey or RGB; and
+    its pixel rule."""
     with _readable(path), open_image(opened or path) as file:
         return upright(file)
 
@@ -134,7 +136,7 @@ def open_picture(path: Path) -> Image.Image:
 
 
 def rule_warnings(rules: Mapping[str, int]) -> list[str]:
-    """A warning where pictures of more than 8 bits were read in ways that do not compare."""
+    """A warning if pictures of more than 8 bits were read by different rules."""
     deep = {rule: count for rule, count in rules.items() if rule.startswith("white is") or rule == STRETCHED}
     if len(deep) < 2:
         return []
@@ -159,7 +161,8 @@ class Pictures:
         self.workers = workers
 
     def batches(self, batches: Sequence[NDArray[np.int64]]) -> Iterator[Tensor]:
-        """For each batch of row numbers its pixels, uint8 (n, channels, height, width), one batch read ahead."""
+        """For each batch of row numbers its pixels, uint8 (n, channels, height, width), one batch
+        read ahead."""
         with ThreadPoolExecutor(self.workers) as decoders, ThreadPoolExecutor(1) as reader:
 
             def read(rows: NDArray[np.int64]) -> Tensor:
@@ -178,8 +181,8 @@ class Pictures:
 
 
 def rows_of(array: NDArray[Number], *numbers: NDArray[np.int64]) -> NDArray[Number]:
-    """`array[numbers]`, of a large memory map read from its file: pages that were touched would count as memory of
-    this process, up to the size of the file, and a page that is not in memory would bring its neighbours."""
+    """`array[numbers]`; rows of a large memory map are read from its file. Touched pages of the
+    map would count as memory of this process, and a missing page would load its neighbours too."""
     file: object = array.base  # of a slice it would be the whole map
     if array.nbytes < LARGE or not isinstance(array, np.memmap) or not isinstance(file, mmap.mmap):
         return array[numbers]
@@ -198,7 +201,8 @@ def in_batches(rows: NDArray[np.int64], size: int) -> list[NDArray[np.int64]]:
 
 
 class Normaliser:
-    """Turns uint8 pixels into what the weights expect: three channels, scaled, channels last in memory.
+    """Turns uint8 pixels into the input of the weights: three channels, scaled, channels last in
+    memory.
 
     A channel has only 256 values, so a table holds the result for each.
     """
@@ -217,34 +221,36 @@ class Normaliser:
 
 
 def copied(values: Tensor, device: torch.device) -> Tensor:
-    """The values on the device; a GPU takes them when it gets to them, and nobody waits for that."""
+    """The values on the device; the copy to a GPU does not block."""
     if device.type == "cuda" and values.device.type == "cpu":
         values = values.pin_memory()
     return values.to(device, non_blocking=True)
 
 
 def view(pictures: Tensor, number: int) -> Tensor:
-    """View `number` of (n, channels, height, width): the first 2 are flips left to right, the first 4 also upside
-    down, all 8 the flips and quarter turns of a square."""
+    """View `number` of (n, channels, height, width): the first 2 are flips left to right, the
+    first 4 also upside down, all 8 the flips and quarter turns of a square."""
     mirrored = pictures.flip(3) if number % 2 else pictures
     return torch.rot90(mirrored, QUARTER_TURNS[number // 2], (2, 3)) if number > 1 else mirrored
 
 
 def turned_back(pictures: Tensor, number: int) -> Tensor:
-    """What `view` made of (n, channels, side, side), as it was before."""
+    """Undo `view`: (n, channels, side, side) as it was before."""
     upright = torch.rot90(pictures, -QUARTER_TURNS[number // 2], (2, 3)) if number > 1 else pictures
     return upright.flip(3) if number % 2 else upright
 
 
 def drawn_views(pictures: int, views: int, draws: int | None) -> NDArray[np.int64]:
-    """For each picture the numbers of `draws` different views of all there are, the same each time; None: of all."""
+    """For each picture the numbers of `draws` different views out of `views` (None: of all), the
+    same each time."""
     count = min(draws or views, views)
     first = np.random.default_rng(0).integers(views, size=(pictures, 1))
     return (first + np.arange(count) * views // count) % views
 
 
 def in_views(pictures: Tensor, numbers: Tensor) -> Tensor:
-    """Each picture in the view of its number: each bit of it stands for one step, the same for all that have it."""
+    """Each picture in the view of its number; each bit of the number is one step for all pictures
+    that have it."""
     numbers = copied(numbers, pictures.device).view(-1, 1, 1, 1)
     for bit in (1, 2, 4):
         pictures = torch.where((numbers & bit).bool(), view(pictures, bit), pictures)
@@ -252,6 +258,7 @@ def in_views(pictures: Tensor, numbers: Tensor) -> Tensor:
 
 
 def jittered(pictures: Tensor, contrast: Tensor, brightness: Tensor) -> Tensor:
-    """Normalised pictures, each with its contrast changed by so much, then its brightness, in standard deviations."""
+    """Normalised pictures after a change of contrast, then of brightness, in standard
+    deviations."""
     contrast, brightness = (copied(values, pictures.device).view(-1, 1, 1, 1) for values in (contrast, brightness))
     return pictures * (1 + contrast) + brightness

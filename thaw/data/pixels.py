@@ -1,8 +1,8 @@
 """Pixels: any picture file as the square of 8-bit pixels that a network takes.
 
-    decode("cell.tif", Geometry(size=160, resize=183, interpolation="bicubic", fit="whole", channels=1))
+    decode("cell.tif", Geometry(160, 183, "bicubic", fit="whole", channels=1))
 
-numpy and Pillow are all it needs: `thaw export` writes this very file beside the network.
+It needs numpy and Pillow only: `thaw export` writes this file beside the network.
 """
 
 from dataclasses import dataclass
@@ -13,22 +13,23 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps
 
-# What pictures may be. Pillow goes by what is in a file, not by its name, and hands some formats to other programs: it
-# asks only the decoders named here. JPEG's is that of MPO too.
+# Allowed formats. Pillow goes by the content of a file, not by its name, and passes some formats
+# to other programs, so only these decoders are used. JPEG's reads MPO too.
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 GREY = ("1", "L", "LA", "La", "I", "F")
-# Every kind of pixels becomes 8 bits by `eight_bits`. Its number is part of each `Geometry`, so a model carries it:
-# another rule needs another number.
+# The number of the rules in `eight_bits`. It is part of each `Geometry`, so a model carries it:
+# change it with the rules.
 PIXEL_RULE = 1
 BACKGROUND = "white"
 TOPS = (255, 1023, 4095, 16383, 65535)  # the brightest value of 8, 10, 12, 14 and 16 bits
 STRETCHED = "from its darkest to its brightest pixel"
-BITS_PER_SAMPLE, SAMPLE_FORMAT = 258, 339  # tags of TIFF; a sample format of 1 is without a sign
+BITS_PER_SAMPLE, SAMPLE_FORMAT = 258, 339  # tags of TIFF; sample format 1 is unsigned
 
 
 @dataclass(frozen=True)
 class Geometry:
-    """How a picture becomes a square of pixels; `pixels` is the number of the rule that makes them 8-bit."""
+    """How a picture becomes a square of pixels; `pixels` is the number of the rule that makes them
+    8-bit."""
 
     size: int
     resize: int
@@ -45,17 +46,17 @@ def decode(source: str | Path | BinaryIO, geometry: Geometry) -> NDArray[np.uint
 
 
 def open_image(source: str | Path | BinaryIO) -> Image.Image:
-    """A file of one of the allowed formats, of which only the header is read yet."""
+    """Open a file of an allowed format; reads only its header."""
     return Image.open(source, formats=FORMATS)
 
 
 def is_grey(mode: str) -> bool:
-    """Whether pictures of a mode of Pillow have no colour."""
+    """Whether a mode of Pillow is grey."""
     return mode in GREY or mode.startswith("I;16")
 
 
 def upright(file: Image.Image) -> tuple[Image.Image, str]:
-    """An opened file, fully decoded, upright, 8-bit grey or RGB; and the rule by which its pixels became so."""
+    """An opened file, fully decoded, upright, 8-bit grey or RGB; and its pixel rule."""
     file.load()
     picture, rule = eight_bits(file)
     picture.getexif()[ExifTags.Base.Orientation] = file.getexif().get(ExifTags.Base.Orientation, 1)
@@ -63,7 +64,8 @@ def upright(file: Image.Image) -> tuple[Image.Image, str]:
 
 
 def eight_bits(picture: Image.Image) -> tuple[Image.Image, str]:
-    """Any picture as 8-bit grey or RGB, and the rule for pixels of its kind; no other picture has a say in it."""
+    """Any picture as 8-bit grey or RGB, and the rule for its kind of pixels; other pictures do not
+    matter."""
     mode = "L" if is_grey(picture.mode) else "RGB"
     if picture.mode == "F" or picture.mode.startswith("I"):
         return _from_numbers(picture)
@@ -78,8 +80,10 @@ def eight_bits(picture: Image.Image) -> tuple[Image.Image, str]:
 
 
 def _from_numbers(picture: Image.Image) -> tuple[Image.Image, str]:
-    """Grey of more than 8 bits: white is the brightest value of the fewest bits that hold every pixel, of floats also
-    1. Where a pixel is negative or needs more than 16 bits, the darkest is black and the brightest white."""
+    """Grey of more than 8 bits: white is the largest value of the fewest bits that hold every
+    pixel; of floats it may be
+    1. If a pixel is negative or needs more than 16 bits, the darkest is black and the brightest
+       white."""
     numbers = np.asarray(picture)
     tags = getattr(picture, "tag_v2", {})
     if tags.get(SAMPLE_FORMAT, (1,)) == (1,) and tags.get(BITS_PER_SAMPLE) == (32,) and numbers.dtype == np.int32:
@@ -97,7 +101,8 @@ def _from_numbers(picture: Image.Image) -> tuple[Image.Image, str]:
 
 
 def cut_of(size: tuple[int, int], geometry: Geometry) -> tuple[tuple[int, int], tuple[int, int]]:
-    """What a picture of `size` is resized to, and the left upper corner of the square that is then cut out."""
+    """The size to which a picture is resized, and the top left corner of the square that is then
+    cut out."""
     if geometry.fit == "whole":
         return (geometry.size, geometry.size), (0, 0)
     scale = geometry.resize / min(size)
@@ -106,7 +111,8 @@ def cut_of(size: tuple[int, int], geometry: Geometry) -> tuple[tuple[int, int], 
 
 
 def squared(picture: Image.Image, geometry: Geometry) -> NDArray[np.uint8]:
-    """A picture as pixels (size, size, channels): squeezed whole, or its centre as the weights crop it."""
+    """A picture as pixels (size, size, channels): squeezed whole, or its centre as the weights
+    crop it."""
     picture = picture.convert("L" if geometry.channels == 1 else "RGB")
     size, (left, top) = cut_of(picture.size, geometry)
     picture = picture.resize(size, Image.Resampling[geometry.interpolation.upper()])

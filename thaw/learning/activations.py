@@ -1,6 +1,6 @@
-"""Activations: what the frozen part of a network makes of pictures, computed once and kept in a file for one training.
+"""Activations: the outputs of frozen blocks, computed once and kept in a file for one training.
 
-The file has no name, so it goes with the process, however that ends.
+The file has no name, so it disappears with the process, however the process ends.
 """
 
 import os
@@ -21,7 +21,7 @@ Rows = NDArray[np.int64]
 
 
 class Activations:
-    """Of each picture in each of its views what one picture is like, by the numbers of both."""
+    """Outputs for every picture in each of its views (`shape`); `one` are those for any picture."""
 
     def __init__(self, folder: Path, one: Tensor, shape: tuple[int, int]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -51,7 +51,7 @@ class Activations:
 
 
 class Frozen:
-    """The part of a network that is frozen: what it makes of pictures is computed when it is needed, or kept."""
+    """The frozen first blocks of a network, and the room there is to keep their outputs."""
 
     def __init__(self, parts: Cut, folder: Path, most: float) -> None:
         """`most` is how many bytes may be kept in the folder."""
@@ -61,7 +61,8 @@ class Frozen:
     def keep(
         self, pictures: Pictures, rows: Rows, normalise: Normaliser, views: Rows, batch_size: int
     ) -> Activations | None:
-        """What it makes of the pictures in `rows`, each in its views (n, views); None where there is no room for it."""
+        """Their outputs for the pictures in `rows`, each in its views (n, views); None if there is no
+        room for them."""
         one = self.before(pictures.shape.blank().to(normalise.device))
         if (size := views.size * one.nbytes) > self.left:
             return None

@@ -34,7 +34,7 @@ class Augmentation:
     cutmix: float
 
     def views_of(self, pictures: int) -> Rows:
-        """The views (pictures, draws) of which an epoch shows one: some that are drawn once for each, or all."""
+        """The views (pictures, draws) of which an epoch shows one: drawn once for each, or all."""
         if self.draws:
             return drawn_views(pictures, self.views, self.draws)
         return np.broadcast_to(np.arange(self.views), (pictures, self.views))

@@ -1,7 +1,7 @@
-"""A network cut before one of its blocks: what is before it is computed once, what follows it learns or is compared.
+"""A network cut into two parts before one of its blocks, so that the first part can run only once.
 
-No family of networks is known by name. A cut is tried on random numbers, and is made only where its two parts give
-exactly what the whole gives.
+No family of networks is known by name. A cut is tried on random numbers, and it is only made if the
+two parts give exactly what the whole network gives.
 """
 
 from copy import deepcopy
@@ -14,9 +14,12 @@ from torch import Tensor, nn
 from thaw.learning.backbones import Block, Classifier, blocks
 from thaw.learning.convolutions import quicken
 
+# For fewer pictures PyTorch may choose other convolutions, which round differently.
+FEWEST = 16
+
 
 class Cut(NamedTuple):
-    """The two parts of a network, both with the weights of the whole: pictures to activations to logits."""
+    """The two parts, which share the weights of the network: pictures to activations to logits."""
 
     number: int  # of blocks in the first part
     before: "Before"
@@ -24,7 +27,7 @@ class Cut(NamedTuple):
 
 
 class Before:
-    """What a backbone does before one of its blocks."""
+    """The first blocks of a backbone. Their outputs for a picture do not depend on its batch."""
 
     def __init__(self, backbone: nn.Module, number: int) -> None:
         self.backbone = backbone
@@ -32,11 +35,14 @@ class Before:
 
     def __call__(self, pictures: Tensor) -> Tensor:
         """The activations that the block would take."""
+        count = len(pictures)
+        if count < FEWEST:
+            pictures = pictures[torch.arange(FEWEST) % count].contiguous(memory_format=torch.channels_last)
         with self.end.register_forward_pre_hook(_stop), torch.no_grad():
             try:
                 self.backbone(pictures)
             except _Reached as reached:
-                return reached.activations
+                return reached.activations[:count]
         raise ValueError("the block takes no part")
 
 
@@ -51,7 +57,7 @@ def _stop(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
 
 
 def cut(model: Classifier, number: int, example: Tensor) -> Cut | None:
-    """The network cut before block `number`; None where nothing is before it, or where it cannot be cut there.
+    """The network cut before block `number`; None if nothing is before it or it cannot be cut there.
 
     `example` is a picture whose size and device the network takes; what it shows does not matter.
     """
@@ -59,14 +65,15 @@ def cut(model: Classifier, number: int, example: Tensor) -> Cut | None:
         return None
     quicken(model)
     parts = Cut(number, Before(model.backbone, number), after(model, number))
-    random = torch.randn(example.shape, generator=torch.Generator().manual_seed(0)).to(example)
+    shape = FEWEST, *example.shape[1:]
+    random = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(example)
     training = model.training
     try:
         with torch.no_grad():
             model.eval()
             parts.after.eval()
             same = torch.equal(parts.after(parts.before(random)), model(random))
-    except Exception:  # a network that does more between its blocks than calling them fails in ways of its own
+    except Exception:  # networks that do more than call their blocks fail in many ways
         same = False
     finally:
         model.train(training)
@@ -85,7 +92,7 @@ def after(model: Classifier, number: int) -> Classifier:
 
 
 def in_common(one: nn.Module, other: nn.Module) -> int:
-    """How many of its first blocks a backbone has in common, to the bit, with another; never the last one."""
+    """How many of the first blocks of two backbones have equal weights; the last one is not counted."""
     pairs = list(zip(blocks(one), blocks(other), strict=True))
     return next((number for number, (a, b) in enumerate(pairs) if not _same(a, b)), len(pairs) - 1)
 
@@ -97,6 +104,19 @@ def _same(one: Block, other: Block) -> bool:
 
 def _tensors(block: Block) -> list[Tensor]:
     return [*block.parameters, *(buffer for module in block.modules for buffer in module.buffers())]
+
+
+class Joined(nn.Module):
+    """A network that is run in two parts."""
+
+    def __init__(self, before: Before, rest: Classifier) -> None:
+        super().__init__()
+        self.before, self.rest = before, rest
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        """Pictures to logits."""
+        logits: Tensor = self.rest(self.before(pictures))
+        return logits
 
 
 class Pair(nn.Module):

@@ -26,7 +26,7 @@ from thaw.learning.activations import Activations, Frozen
 from thaw.learning.backbones import Classifier
 from thaw.learning.batches import Augmentation, Batch, TrainingData, augmented, drawn, order, training_batches
 from thaw.learning.convolutions import quicken
-from thaw.learning.cut import after, as_they_are
+from thaw.learning.cut import Joined, after, as_they_are
 from thaw.learning.freezing import obey_mode, parameter_groups, stay_in_eval
 from thaw.learning.losses import VAL_LOSS, Criterion, LossFn
 from thaw.learning.prediction import predict
@@ -322,7 +322,7 @@ def fine_tune(
 
 
 class Source:
-    """What the trainable part of a network is given: pictures, or what the frozen part makes of them."""
+    """Inputs of the trainable part of a network: pictures, or outputs of its frozen blocks."""
 
     def __init__(self, frozen: Frozen | None, data: TrainingData, config: FineTuning) -> None:
         self.frozen, self.data, self.config = frozen, data, config
@@ -349,9 +349,11 @@ class Source:
     def validation_logits(self, model: Classifier, progress: Progress | None = None, label: str = "") -> Tensor:
         """What a network, frozen part included, says of the validation pictures."""
         rows, size = self.data.val.rows, 2 * self.config.batch_size
+        network = self.network(model).eval()
         if not self.val:
-            return predict(model, self.data.pictures, rows, self.data.normalise, 1, size, progress, label)
-        network, parts = self.network(model).eval(), []
+            whole = Joined(self.frozen.before, network) if self.frozen else model
+            return predict(whole, self.data.pictures, rows, self.data.normalise, 1, size, progress, label)
+        parts = []
         with torch.inference_mode():
             for places in in_batches(np.arange(len(rows)), size):
                 parts.append(network(self.val.read(places, 0 * places)).float().cpu())

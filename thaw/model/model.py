@@ -32,15 +32,16 @@ Pixels = NDArray[np.uint8]
 
 
 class Answers(NamedTuple):
-    """What a predictor says of a batch: calibrated probabilities (n, classes), and the features (n, d) of the pictures
-    as they are, where it has any."""
+    """What a predictor says of a batch: calibrated probabilities (n, classes), and the features
+    (n, d) of the pictures as they are, where it has any."""
 
     probabilities: NDArray[np.float64]
     features: NDArray[np.float32] | None
 
 
 class Predictor(Protocol):
-    """From a batch of pixels (n, size, size, channels), as `thaw.data.pictures.decode` gives them, to answers.
+    """From a batch of pixels (n, size, size, channels), as `thaw.data.pictures.decode` gives
+    them, to answers.
 
     Normalisation, views and temperature are the predictor's own affair.
     """
@@ -52,8 +53,8 @@ class Predictor(Protocol):
 class Prediction:
     """What a model says of one picture; only `error` where the picture cannot be read.
 
-    `label` is the most probable class, `decision` what the operating point makes of the probabilities. `columns` are
-    those of the picture's row in a table.
+    `label` is the most probable class, `decision` what the operating point makes of the
+    probabilities. `columns` are those of the picture's row in a table.
     """
 
     path: str
@@ -84,7 +85,7 @@ class Network:
     def __call__(self, pixels: Pixels) -> Answers:
         batch = copied(torch.from_numpy(pixels).permute(0, 3, 1, 2), self.normalise.device)
         features = [self.model.backbone(self.normalise(view(batch, number))) for number in range(self.views)]
-        logits = torch.stack([self.model.head(each) for each in features]).mean(0).float().cpu()
+        logits = torch.stack([self.model.head(view_features) for view_features in features]).mean(0).float().cpu()
         return Answers(calibration.probabilities(logits, self.temperature), features[0].float().cpu().numpy())
 
 
@@ -116,7 +117,8 @@ class Model:
 
     @property
     def classes(self) -> list[str]:
-        """The names of the classes, in the order of the probabilities; of two the last is the positive one."""
+        """The names of the classes, in the order of the probabilities; of two the last is the
+        positive one."""
         return self.about.classes
 
     def predict(self, paths: Iterable[str | Path]) -> list[Prediction]:
@@ -129,17 +131,17 @@ class Model:
             yield from self._predictions(batch)
 
     def features(self, paths: Iterable[str | Path]) -> NDArray[np.float32]:
-        """The features (n, d) of pictures in front of the head, as vectors to search or compare by; raises where one
-        cannot be read."""
+        """The features (n, d) of pictures in front of the head, as vectors to search or compare
+        by; raises where one cannot be read."""
         parts = []
         for batch in self._batches(pictures(map(str, paths)), BATCH):
             for picture, pixels in batch:
                 if pixels is None:
                     raise InputError(f"{picture.path}: {picture.error}; take it out or repair it")
-            found = self.predictor(np.stack([pixels for _, pixels in batch if pixels is not None])).features
-            if found is None:
+            result = self.predictor(np.stack([pixels for _, pixels in batch if pixels is not None])).features
+            if result is None:
                 raise InputError("this model gives no features: use its package, not an export")
-            parts.append(found)
+            parts.append(result)
         if not parts:
             raise InputError("there are no pictures to make features of")
         return np.concatenate(parts)
@@ -190,9 +192,9 @@ class Model:
     def _predictions(self, batch: Sequence[tuple[Picture, Pixels | None]]) -> Iterator[Prediction]:
         readable = [pixels for _, pixels in batch if pixels is not None]
         paths = [str(picture.path) for picture, pixels in batch if pixels is not None]
-        said = iter(self.decide(paths, self.predictor(np.stack(readable))) if paths else ())
+        answers = iter(self.decide(paths, self.predictor(np.stack(readable))) if paths else ())
         for picture, pixels in batch:
-            each = Prediction(str(picture.path), error=picture.error) if pixels is None else next(said)
+            each = Prediction(str(picture.path), error=picture.error) if pixels is None else next(answers)
             yield replace(each, columns=picture.columns)
 
 

@@ -1,13 +1,14 @@
 """onnx: a package as an ONNX file, and such a file in use.
 
-    model.onnx             pixels (n, size, size, channels), uint8 -> probabilities (n, classes), features (n, d)
+    model.onnx             pixels (n, size, size, channels) of uint8 ->
+                           probabilities (n, classes), features (n, d)
     model.int8.onnx        the same, its convolutions and matrix products in 8 bits
     reference.py           how a file becomes pixels, and pixels an answer, without torch
     pixels.py              which needs this
     unlike.safetensors     where the features of training pictures lie
 
-Normalisation, views, temperature and softmax are in the graph. Its metadata is the package's meta.json, a text of JSON
-for each key: classes, shape, operating and so on.
+Normalisation, views, temperature and softmax are in the graph. Its metadata is the package's
+meta.json, a text of JSON for each key: classes, shape, operating and so on.
 """
 
 import json
@@ -62,7 +63,10 @@ class Graph(nn.Module):
         self.register_buffer("scale", 1 / std)
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """Pixels (n, size, size, channels) to probabilities (n, classes) and the features (n, d) of the first view."""
+        """From pixels (n, size, size, channels) to probabilities (n, classes) and features (n, d).
+
+        The features are those of the first view, the picture as it is.
+        """
         pictures = ((pixels.float() - self.mean) * self.scale).permute(0, 3, 1, 2)
         features = self.model.backbone(torch.cat([view(pictures, number) for number in range(self.views)]))
         features = features.unflatten(0, (self.views, -1))
@@ -71,7 +75,7 @@ class Graph(nn.Module):
 
 
 def write(folder: Path, target: Path) -> Path:
-    """Write a package's network as ONNX, and what its use needs, into an empty folder; the file of the network."""
+    """Write a package's network as ONNX, with what its use needs; returns the network's file."""
     about = package.read(folder)
     model, meta = checkpoint.load(folder)
     if not meta["folded"]:
@@ -91,7 +95,8 @@ def write_graph(graph: Graph, about: Package, file: Path) -> None:
     """Write a network and what it says of itself as an ONNX file."""
     shape = about.shape
     example = torch.zeros(2, shape.size, shape.size, shape.channels, dtype=torch.uint8)
-    # With gradients on, EfficientNet-Lite0 pads its pictures: without, it pads kernels, which the exporter loses.
+    # With gradients on, EfficientNet-Lite0 pads pictures. Without, it pads kernels, and the
+    # exporter loses these.
     with torch.enable_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
@@ -111,7 +116,7 @@ def write_graph(graph: Graph, about: Package, file: Path) -> None:
 
 
 def metadata(about: Package) -> dict[str, str]:
-    """What an ONNX file says of itself: each key of the package's meta.json and its identity, as a text of JSON."""
+    """What an ONNX file says of itself: the package's meta.json and identity, as JSON by key."""
     return {name: json.dumps(value) for name, value in (about.meta | {"identity": about.identity}).items()}
 
 
@@ -128,7 +133,7 @@ class Batches:
 
 
 def write_int8(file: Path, target: Path, batches: Iterable[Pixels]) -> None:
-    """Write a copy of an exported network that multiplies in 8 bits, within the ranges that `batches` have.
+    """Write a copy of an exported network in 8 bits, for the ranges that `batches` have.
 
     Weights have 7 bits: with 8, processors without VNNI would overflow where this one does not.
     """
@@ -171,8 +176,8 @@ class Exported:
             raise InputError(f"there is no file {file}; `thaw export` writes one")
         try:
             self.network = reference.Exported(file)
-            said = dict(self.network.about)
-            self.about = Package.of(said, said.pop("identity"))
+            about = dict(self.network.about)
+            self.about = Package.of(about, about.pop("identity"))
         except InputError:
             raise
         except Exception as error:  # onnxruntime has one for each kind of damage
@@ -190,7 +195,7 @@ class Exported:
             raise InputError(f"one of {', '.join(map(str, paths))} cannot be read ({error})") from None
 
     def _joined(self, answer: Callable[[Any], tuple[Any, Any]], pictures: Any) -> Answers:
-        """Answers in parts: all views of a picture go through the graph at once, and memory has to hold them."""
+        """Answers in parts, because all views go through the graph at once and need memory."""
         size = max(1, BATCH // VIEWS[self.about.views])
         parts = [answer(pictures[start : start + size]) for start in range(0, len(pictures), size)]
         probabilities, features = (np.concatenate(part) for part in zip(*parts, strict=True))
@@ -198,7 +203,7 @@ class Exported:
 
 
 def load(file: Path, device: str = "auto", workers: int = 2, views: str | None = None) -> Model:
-    """The model in an exported file; `device` and `views` as those of `Model.load`, of which it has one each."""
+    """The model in an exported file, which has one device and one kind of views."""
     exported = Exported(file)
     if device not in ("auto", "cpu"):
         raise InputError(f"the device is '{device}'; an exported model runs on the cpu: use its package for others")

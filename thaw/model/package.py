@@ -1,10 +1,10 @@
 """package: a trained model as one folder, which is all that its use needs.
 
-weights.safetensors   the network: the very bytes that phase 2 wrote, so that a cache holds them once
-meta.json             all that turns a picture into a decision, where the model comes from, and its results
+weights.safetensors   the network: the very bytes that phase 2 wrote, which a cache holds once
+meta.json             all that turns a picture into a decision, where it comes from, its results
 unlike.safetensors    where the features of training pictures lie
 README.md             the same for people, as a model card
-identity.json         a hash of the weights and of what changes predictions: the same hash, the same model
+identity.json         a hash of the weights and of what changes predictions
 """
 
 import hashlib
@@ -31,9 +31,10 @@ RESULTS = ("test_pictures", "phase_2", "head", "finetuned", "gain")  # of all fi
 class Package:
     """What a package says of itself.
 
-    `threshold` belongs to two classes: from this probability of the second one on, it is the decision. `sure` is the
-    probability below which the most probable class is unsure, `far` the distance beyond which a picture is unlike those
-    of the training. `meta` is all that meta.json says.
+    `threshold` belongs to two classes: from this probability of the second one on, it is the
+    decision. `sure` is the probability below which the most probable class is unsure, `far` the
+    distance beyond which a picture is unlike those of the training. `meta` is all that meta.json
+    says.
     """
 
     classes: list[str]
@@ -73,7 +74,8 @@ def meta_of(
     sure: float,
     versions: Mapping[str, str],
 ) -> dict[str, Any]:
-    """What meta.json says of a network: what its checkpoint says, how evaluate used it, and what came out.
+    """What meta.json says of a network: what its checkpoint says, how evaluate used it, and what
+    came out.
 
     Args:
         network: what the checkpoint says of itself.

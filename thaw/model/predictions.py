@@ -1,6 +1,8 @@
-"""Predictions as rows: a table or lines of JSON, written while they come, and what they are in sum.
+"""Predictions as rows: a table or lines of JSON, written while they come, and what they are in
+sum.
 
-path, the columns that came along, prediction, p_CLASS for each class, decision, unsure, unlike, distance, error
+path, the columns that came along, prediction, p_CLASS for each class, decision, unsure, unlike,
+distance, error
 """
 
 import json
@@ -55,7 +57,8 @@ class Tally:
 
 
 def predict(model: Model, paths: Sequence[str], out: str, batch_size: int = BATCH) -> Tally:
-    """Predict the pictures of files, folders, archives, tables and a list that comes in, and write them to `out`."""
+    """Predict the pictures of files, folders, archives, tables and a list that comes in, and
+    write them to `out`."""
     columns = sources.check(paths)
     progress = Progress(sources.count(paths), file=sys.stderr)
     return write_file(model, sources.pictures(paths, sys.stdin), columns, out, progress, batch_size)
@@ -91,14 +94,15 @@ def check(out: str) -> None:
 
 @contextmanager
 def opened(out: str) -> Iterator[TextIO]:
-    """Where predictions go: standard output, or a file that is there when all went well and else is not."""
+    """Where predictions go: standard output, or a file that is there when all went well and else
+    is not."""
     if out == STANDARD_OUTPUT:
         yield sys.stdout
         return
     path = Path(out)
     partial = path.with_name(f".{path.name}.partial")
     try:
-        # Names of files need not be UTF-8; backslashes are also how JSON writes what cannot be encoded.
+        # Names of files need not be UTF-8. JSON too writes what cannot be encoded with backslashes.
         with partial.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
             yield file
         partial.replace(path)

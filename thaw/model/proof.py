@@ -1,6 +1,7 @@
-"""proof: that an exported network says of the same files what the network says, and what 8 bits cost.
+"""proof: an export and its network compared on the same files, and what 8 bits cost.
 
-Networks are compared from files on disk to probabilities: most exports that are wrong are wrong before the network.
+The comparison goes from files on disk to probabilities, because most exports that are wrong are
+wrong before the network.
 """
 
 import time
@@ -27,9 +28,9 @@ Probabilities = NDArray[np.float64]
 class Agreement:
     """How far an exported network and the network agree on pictures.
 
-    `largest` is the largest difference of two probabilities, `decisions` how many decisions are the same. `features` is
-    the largest difference of two features, relative to the largest of them: a network that is sure of all pictures
-    has the same probabilities for different ones.
+    `largest` is the largest difference of two probabilities, `decisions` the number of decisions
+    that are the same. `features` is the largest difference of two features, relative to the largest
+    feature: a network that is sure of all pictures has the same probabilities for different ones.
     """
 
     pictures: int
@@ -38,7 +39,7 @@ class Agreement:
     features: float | None
 
     def holds(self) -> bool:
-        """Whether they are equal to float tolerance; decisions can differ only so near to a threshold."""
+        """Whether they are equal to float tolerance."""
         return self.largest <= TOLERANCE and (self.features or 0) <= OF_FEATURES
 
 
@@ -55,8 +56,11 @@ def agreement(expected: Answers, actual: Answers, threshold: float | None) -> Ag
 
 @dataclass(frozen=True)
 class Cost:
-    """What an export in 8 bits costs and brings: the change of accuracy on labelled pictures with its 95 % interval,
-    and how many times as fast it is, the median of pairs and the extremes."""
+    """What an export in 8 bits costs and brings.
+
+    `change` is that of the accuracy on labelled pictures, with its 95 % interval. `speed` is how many
+    times as fast it is, the median of pairs of runs, between the slowest and the fastest pair.
+    """
 
     pictures: int
     accuracy: float
@@ -75,7 +79,7 @@ def cost(
     groups: Sequence[str] | None,
     speeds: Sequence[float],
 ) -> Cost:
-    """Of probabilities of the same labelled pictures, and of how many times as fast pairs of runs were."""
+    """The cost by probabilities of the same labelled pictures and by the speeds of pairs of runs."""
     right = [(p.argmax(1) == labels).astype(np.float64) for p in (before, after)]
     change = right[1] - right[0]
     span = intervals.of_change(change, intervals.codes_of(groups, len(labels)))
@@ -95,7 +99,7 @@ def _seconds(run: Callable[[], object]) -> float:
 
 
 def draw(folder: Path) -> list[Path]:
-    """Pictures of every kind that other software reads differently: turned, grey, deep, transparent, of odd sizes."""
+    """Draw pictures of every kind that other software reads differently."""
     colour = _blobs(60, 44, 3)
     grey = Image.fromarray(colour).convert("L")
     deep = np.asarray(grey).astype(np.float64) / 255

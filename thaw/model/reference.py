@@ -35,7 +35,7 @@ class Exported:
         return probabilities, features
 
     def decision(self, probabilities: np.ndarray) -> str:
-        """The class that probabilities (classes,) of a picture mean: of two, the second from its threshold on."""
+        """The class by probabilities (classes,): of two, the second from its threshold on."""
         threshold = (self.about["operating"] or {}).get("threshold")
         number = probabilities.argmax() if threshold is None else int(probabilities[1] >= threshold)
         return str(self.about["classes"][number])

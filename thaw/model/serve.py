@@ -150,9 +150,9 @@ class Together:
             batch.append(self.waiting.popleft())
         name, model = self.in_use.loaded
         try:
-            said = model.stream(picture for request in batch for picture in request.pictures)
+            predictions = model.stream(picture for request in batch for picture in request.pictures)
             for request in batch:
-                request.answer.set_result((name, list(islice(said, len(request.pictures)))))
+                request.answer.set_result((name, list(islice(predictions, len(request.pictures)))))
         except Exception as error:  # it is the answer to all that have none yet
             for request in batch:
                 if not request.answer.done():
@@ -161,7 +161,6 @@ class Together:
 
 def application(in_use: InUse, limits: Limits, token: str | None = None, look_every: float = LOOK_EVERY) -> FastAPI:
     """The server's pages; with a token all but /health ask for it."""
-
     together = Together(in_use)
 
     @asynccontextmanager
@@ -180,7 +179,7 @@ def application(in_use: InUse, limits: Limits, token: str | None = None, look_ev
             raise HTTPException(413, f"there are {len(files)} files; allowed in one request are {limits.files}")
         names = [file.filename or f"file {number}" for number, file in enumerate(files, 1)]
         pictures = [Picture(Path(name), file.file) for name, file in zip(names, files, strict=True)]
-        model, said = together.ask(pictures)
+        model, predictions = together.ask(pictures)
         answers = [
             Answer(
                 file=name,
@@ -192,7 +191,7 @@ def application(in_use: InUse, limits: Limits, token: str | None = None, look_ev
                 distance=each.distance,
                 error=each.error or None,
             )
-            for name, each in zip(names, said, strict=True)
+            for name, each in zip(names, predictions, strict=True)
         ]
         return Answers(model=model, predictions=answers)
 

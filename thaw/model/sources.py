@@ -1,9 +1,10 @@
-"""Pictures to predict, one at a time: of files, folders, archives, tables and a list that comes in.
+"""Pictures to predict, one at a time: of files, folders, archives, tables and a list that comes
+in.
 
     a.jpg               a picture
     photographs/        every picture below it, by the ending of its name
-    week.zip, week.tar  the pictures in an archive, named week.zip/inner/a.jpg; nothing is unpacked on disk
-    week.csv            the pictures in the column `path`, from the table's folder on; other columns come along
+    week.zip, week.tar  the pictures in an archive, named week.zip/inner/a.jpg; none is unpacked
+    week.csv            the column `path`, from the table's folder on; the others come along
     -                   paths that come in, one a line
 
 However many there are, one folder's names is the most that is in memory.
@@ -29,7 +30,7 @@ from thaw.errors import InputError
 TARS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".txz")
 STANDARD_INPUT = "-"
 LARGEST = 2**28  # bytes of a picture in an archive
-OURS = ("prediction", "decision", "unsure", "unlike", "distance", "error")  # columns of predictions
+OURS = ("prediction", "decision", "unsure", "unlike", "distance", "error")  # of predictions
 SHARE = "p_"  # how the column of a class's probability begins
 # What archives and tables raise where they are broken.
 BROKEN = (
@@ -47,7 +48,8 @@ BROKEN = (
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture by its name: its bytes where it is no file, the columns of its row, and why it cannot be read."""
+    """A picture by its name: its bytes where it is no file, the columns of its row, and why it
+    cannot be read."""
 
     path: Path
     file: BinaryIO | None = None
@@ -56,7 +58,8 @@ class Picture:
 
 
 def check(sources: Sequence[str]) -> list[str]:
-    """Raise where a source is not there or holds no picture; the columns that come along with the tables among them."""
+    """Raise where a source is not there or holds no picture; the columns that come along with the
+    tables among them."""
     if not sources:
         raise InputError("no pictures given: name files, folders, archives, a CSV with a column path, or - for a list")
     columns: list[str] = []
@@ -89,7 +92,8 @@ def pictures(sources: Iterable[str], lines: TextIO | None = None) -> Iterator[Pi
 
 
 def count(sources: Iterable[str]) -> int | None:
-    """How many pictures there are, where that is known without reading them: not in an archive, nor of a list."""
+    """How many pictures there are, where that is known without reading them: not in an archive,
+    nor of a list."""
     total = 0
     for source in sources:
         path = Path(source)
@@ -141,7 +145,7 @@ def _in_zip(archive: Path) -> Iterator[Picture]:
 
 def _in_tar(archive: Path) -> Iterator[Picture]:
     try:
-        with tarfile.open(archive, "r|*") as opened:  # a stream: members come in turn, and none is kept
+        with tarfile.open(archive, "r|*") as opened:  # a stream: no member is kept
             for member in opened:
                 if member.isfile() and is_picture(PurePosixPath(member.name)):
                     content = opened.extractfile(member)

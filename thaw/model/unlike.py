@@ -1,7 +1,8 @@
 """unlike: how far a picture is from all that a model was trained on, by its features.
 
-A package keeps the features of some training pictures. The distance of a picture is one minus the cosine of the angle
-between its features and the nearest of these: 0 in the same direction, 1 at a right angle.
+A package keeps the features of some training pictures. The distance of a picture is one minus the
+cosine of the angle between its features and the nearest of these: 0 in the same direction, 1 at a
+right angle.
 """
 
 from pathlib import Path
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
 FILE = "unlike.safetensors"
-PICTURES = 512  # of the training that a package keeps the features of, as evenly over the classes as there are
+PICTURES = 512  # of the training whose features a package keeps, about as many of each class
 Features = NDArray[np.float32]
 
 
@@ -24,8 +25,8 @@ class Neighbours(NamedTuple):
     def distances(self, features: Features) -> NDArray[np.float64]:
         """The distance of each picture from the nearest of them, by features (n, d)."""
         nearest = (_of_length_1(features) @ self.vectors.astype(np.float32).T).max(1)
-        found: NDArray[np.float64] = 1.0 - nearest.astype(np.float64)
-        return found
+        result: NDArray[np.float64] = 1.0 - nearest.astype(np.float64)
+        return result
 
     def save(self, folder: Path) -> None:
         """Write them into the folder of a package."""
@@ -38,7 +39,8 @@ def fit(features: Features) -> Neighbours:
 
 
 def threshold(distances: NDArray[np.float64], false_alarms: float) -> float:
-    """The distance beyond which a picture is called unlike, so that at most this share of validation pictures is."""
+    """The distance beyond which a picture is called unlike, so that at most this share of
+    validation pictures is."""
     return float(np.quantile(distances, 1 - false_alarms, method="higher"))
 
 
@@ -48,7 +50,8 @@ def load(folder: Path) -> Neighbours | None:
 
 
 def drawn(labels: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The places of about as many of each class as there are `PICTURES` to keep, at least one, the same each time."""
+    """The places of about as many of each class as there are `PICTURES` to keep, at least one,
+    the same each time."""
     order = np.random.default_rng(0).permutation(len(labels))
     each = -(-PICTURES // len(np.unique(labels)))
     kept = [order[labels[order] == label][:each] for label in np.unique(labels)]

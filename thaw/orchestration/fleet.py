@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -109,26 +110,27 @@ def see_to_the_end(
                     if job.after and ended.get(job.after):
                         ended[job.name] = f"needs {job.after}, which failed"
                     elif job.after is None or job.after in ended:
-                        running[job.name] = _hand_out(sweep, job, deployment, cache)
+                        hand_out = partial(_hand_out, sweep, job, deployment, cache)
+                        running[job.name] = story.patiently(hand_out)
                         tries[job.name] = tries.get(job.name, 0) + 1
                 time.sleep(PAUSE)
-                own = client.read_flow_run(UUID(flow_run.id)).state
+                own = story.patiently(lambda: client.read_flow_run(UUID(flow_run.id)).state)
                 if own and (own.is_cancelling() or own.is_cancelled()):
                     raise InterruptedError("the sweep was cancelled, and with it its arms; the same command goes on")
-                for run in _read(client, list(running.values())):
-                    signs.look_for(run)
+                for run in story.patiently(lambda: _read(client, list(running.values()))):
+                    story.patiently(partial(signs.look_for, run))
                     if not (run.state and run.state.is_final()):
                         continue
                     del running[run.name]
                     if run.state.is_completed():
                         ended[run.name] = ""
-                        tell(f"{run.name}: done{_outlook(run.name, arms, ended, time.monotonic() - began)}")
+                        story.tell(f"{run.name}: done{_outlook(run.name, arms, ended, time.monotonic() - began)}")
                     elif run.state.is_crashed() and tries.get(run.name, 1) < TRIES:
-                        tell(f"{run.name}: crashed ({(run.state.message or '').split('. ')[0]})")
+                        story.tell(f"{run.name}: crashed ({(run.state.message or '').split('. ')[0]})")
                     else:
                         ended[run.name] = run.state.message or run.state.name or "no reason given"
-                        tell(f"{run.name}: {ended[run.name]}")
-        except BaseException:
+                        story.tell(f"{run.name}: {ended[run.name]}")
+        except (InterruptedError, KeyboardInterrupt, SystemExit):  # after anything else the arms go on
             _cancel(client, list(running.values()))
             raise
     return {job: why for job, why in ended.items() if why}
@@ -168,7 +170,7 @@ def _deploy(client: SyncPrefectClient, arm: Flow[..., Any], sweep: sweeps.Sweep,
 
 def _hand_out(sweep: sweeps.Sweep, job: plan.Job, deployment: UUID, cache: str | None) -> UUID:
     parameters = {"name": f"{sweep.name}-{job.name}", "overrides": job.overrides, "until": job.until, "cache": cache}
-    tell(f"{job.name}: handed out")
+    story.tell(f"{job.name}: handed out")
     run = run_deployment(
         deployment, parameters=parameters, flow_run_name=job.name, timeout=0, tags=["sweep", sweep.name]
     )
@@ -262,11 +264,6 @@ def answer(sweep: sweeps.Sweep, question: str) -> None:
         create_table_artifact(rows, key=f"{question}-{sweep.name}-{number}", description=title)
     for title, png in answered.figures.items():
         create_markdown_artifact(story.picture(title, png), key=f"{question}-{sweep.name}-figure", description=title)
-
-
-def tell(line: str) -> None:
-    get_run_logger().info(line)
-    print(line, flush=True)
 
 
 # ------------------------------------------------------------------------------------------------------- pools

@@ -1,20 +1,25 @@
-"""Retraining on a schedule: `thaw schedule --cron "0 3 * * 1"` keeps it on the Prefect server and serves it here.
+"""Retraining on a schedule: `thaw schedule --cron "0 3 * * 1"` keeps it on the Prefect server and
+serves it here.
 
-A schedule is a Prefect deployment of the flow. The flow is called after the project, so two projects on one server stay
-apart; a tag names the folder, so that two clones of one project do too. One process serves all schedules of its
-workspace, one run at a time; it needs no work pool. Schedules outlive it: of the runs that were due while nothing
-served, the last one is caught up.
+A schedule is a Prefect deployment of the flow. The flow is called after the project, so two
+projects on one server stay apart; a tag names the folder, so that two clones of one project do
+too. One process serves all schedules of its workspace, one run at a time; it needs no work pool.
+Schedules outlive it: of the runs that were due while nothing served, the last one is caught up. What
+the server says of them is noted in `.prefect/schedules.json`, so that without one it is known what
+is due.
 """
 
 import asyncio
 import fcntl
+import json
 import os
 import re
 import socket
 import subprocess
 import sys
+import threading
 import zoneinfo
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
@@ -24,9 +29,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
+import httpx
+
 from thaw.errors import InputError
 from thaw.orchestration import server
 from thaw.project import pipeline, workspace
+from thaw.project.journal import replace
 from thaw.project.overrides import settings_with
 
 if TYPE_CHECKING:
@@ -36,82 +44,177 @@ if TYPE_CHECKING:
     from prefect.runner import Runner
 
 FLOW = "retrain"
+PREDICT = "predict"  # the other flow that has schedules; a source tells them from those of retrain
 ASKS = "approve"  # the flow that asks a person, deployed beside each schedule under the same name
-NAME = "weekly"
+NAME, DAILY = "weekly", "daily"
+BREATH = 0.5  # seconds between two looks whether to stop
 CHECK = "import sys; from prefect.schedules import Cron; Cron(sys.argv[1])"
 
 
-def serve(name: str | None, cron: str | None, timezone: str | None, overrides: list[str], say: server.Say) -> None:
-    """Serve the schedules of this workspace until a signal comes; with `cron`, make or change one of them first."""
+def serve(
+    name: str | None,
+    cron: str | None,
+    timezone: str | None,
+    overrides: list[str],
+    say: server.Say,
+    source: str | None = None,
+) -> None:
+    """Serve the schedules of this workspace until a signal comes; with `cron`, make or change one of
+    them first, which predicts the new pictures of a `source`, or else retrains."""
+    if source and overrides:
+        raise InputError("--set is for retraining: leave it out with --predict")
     if cron:
         timezone = timezone or machine_zone()
         settings_with(overrides)
         _check(name or NAME, cron, timezone)
-    elif timezone or overrides:
-        raise InputError("--timezone and --set belong to a schedule that --cron makes or changes: give --cron too")
+    elif timezone or overrides or source:
+        raise InputError(
+            "--timezone, --set and --predict belong to a schedule that --cron makes or changes: give --cron too"
+        )
     elif name:
         raise InputError("one process serves all schedules of this workspace: leave the name out, or give --cron too")
     with _only_one_serves(), server.server(say=say) as api:
         from prefect import get_client
-        from prefect.runner import Runner
-        from prefect.schedules import Cron
-        from prefect.types.entrypoint import EntrypointType
 
-        retrain, approve = (getattr(import_module(f"flows.{name}"), name) for name in (FLOW, ASKS))  # the project's own
-        runner = Runner(name="thaw", limit=1, pause_on_shutdown=False)
+        def renewed() -> "Runner":
+            with get_client(sync_client=True) as client:
+                return _runner(client, _served(client), say)
+
         with get_client(sync_client=True) as client:
-            kept = {deployment.name: _kept(deployment) for deployment in _all(client) if _is_ours(deployment)}
             if cron:
-                name = name or NAME
+                name = name or (DAILY if source else NAME)
                 _free(client, name)
-                parameters = {"overrides": overrides or None, "record": True}
-                changed = {"schedules": [Cron(cron, timezone=timezone)], "parameters": parameters}
-                kept[name] = kept.get(name, {"paused": False}) | changed
-            if not kept:
+                served = _served(client)
+                served[name] = _made(served.get(name), name, cron, timezone, overrides, source)
+            else:
+                served = _served(client)
+            if not served:
                 raise InputError('this workspace has no schedule: make one, such as thaw schedule --cron "0 3 * * 1"')
-            for name, options in kept.items():
-                deployment = retrain.to_deployment(
-                    name,
-                    tags=[FLOW, f"project:{pipeline.project()}", _here()],
-                    entrypoint_type=EntrypointType.MODULE_PATH,
-                    **options,
-                )
-                added = runner.add_deployment(deployment)
-                assert isinstance(added, UUID)
-                runner.add_deployment(
-                    approve.to_deployment(name, tags=deployment.tags, entrypoint_type=EntrypointType.MODULE_PATH)
-                )
-                if missed := _skip_missed(client, added):
-                    say(f"{name}: {missed} missed while nothing served it; the last one is caught up now")
-            for line in _lines(client, [deployment for deployment in _all(client) if deployment.name in kept]):
+            runner = _runner(client, served, say)
+            for line in _lines([deployment for deployment in _all(client) if deployment.name in served]):
                 say(line)
+            note(client)
         say(f"Serving until you press Ctrl-C; the runs are at {server.ui(api)}")
         try:
-            _poll(runner)
+            _poll(runner, renewed, api, say)
         except KeyboardInterrupt:
             pass
         finally:
             say("Stopped serving; the schedule stays, and `thaw schedule` goes on with it")
 
 
-def _poll(runner: "Runner") -> None:
-    """Start the runs that are due, until an error or a signal comes; then end a run that goes on, and its children.
+def _served(client: "SyncPrefectClient") -> dict[str, dict[str, Any]]:
+    """The schedules that this workspace serves, and what each was made with."""
+    return {deployment.name: _kept(deployment) for deployment in _all(client) if _is_ours(deployment)}
 
-    In a thread: on the main one the runner would answer signals in its own way, which leaves a training behind.
+
+def _made(
+    kept: dict[str, Any] | None,
+    name: str,
+    cron: str,
+    timezone: str | None,
+    overrides: list[str],
+    source: str | None,
+) -> dict[str, Any]:
+    """What the schedule of that name is going to be made with, and what is kept of the present one."""
+    from prefect.schedules import Cron
+
+    retraining: dict[str, Any] = {"overrides": overrides or None, "record": True}
+    parameters = {"source": source, "model": "prod"} if source else retraining
+    changed = {"schedules": [Cron(cron, timezone=timezone)], "parameters": parameters}
+    if kept and _flow_of(kept) != _flow_of(changed):
+        raise InputError(f"the schedule {name!r} is one to {_flow_of(kept)}: choose another name")
+    return (kept or {"paused": False}) | changed
+
+
+def _runner(client: "SyncPrefectClient", served: dict[str, dict[str, Any]], say: server.Say) -> "Runner":
+    """What runs these schedules; of the runs that were due and never began it takes the last."""
+    from prefect.runner import Runner
+    from prefect.types.entrypoint import EntrypointType
+
+    flows = {name: getattr(import_module(f"flows.{name}"), name) for name in (FLOW, PREDICT, ASKS)}  # the project's
+    runner = Runner(name="thaw", limit=1, pause_on_shutdown=False)
+    for name, options in served.items():
+        flow = _flow_of(options)
+        deployment = flows[flow].to_deployment(
+            name,
+            tags=[flow, f"project:{pipeline.project()}", _here()],
+            entrypoint_type=EntrypointType.MODULE_PATH,
+            **options,
+        )
+        added = runner.add_deployment(deployment)
+        assert isinstance(added, UUID)
+        if flow == FLOW:
+            asks = flows[ASKS].to_deployment(name, tags=deployment.tags, entrypoint_type=EntrypointType.MODULE_PATH)
+            runner.add_deployment(asks)
+        if missed := _skip_missed(client, added):
+            say(f"{name}: {missed} missed while nothing served it; the last one is caught up now")
+    return runner
+
+
+def _poll(runner: "Runner", renewed: "Callable[[], Runner]", api: str, say: server.Say) -> None:
+    """Start the runs that are due, until an error or a signal comes; then end a run that goes on,
+    and its children.
+
+    In a thread: on the main one the runner would answer signals in its own way, which leaves a
+    training behind.
     """
+    over = threading.Event()
+
+    def serve_on() -> None:
+        serving = runner
+        while asyncio.run(_serve(serving, api, say, over)):
+            serving = renewed()
+
     with ThreadPoolExecutor(max_workers=1) as pool:
-        polling = pool.submit(asyncio.run, runner.start())
+        polling = pool.submit(serve_on)
         try:
             polling.result()
         finally:
-            if not polling.done():
-                runner.execute_in_background(runner.astop).result()
+            over.set()
+
+
+async def _serve(runner: "Runner", api: str, say: server.Say, over: threading.Event) -> bool:
+    """Start the runs that are due until it is over, then end one that goes on; whether another runner has to go on."""
+    async with runner:
+        polling = asyncio.create_task(_start_due(runner, api, say))
+        while not polling.done() and not over.is_set():
+            await asyncio.wait({polling}, timeout=BREATH)
+        if polling.done():
+            polling.result()
+            return True
+        polling.cancel()
+        await runner.astop()
+        return False
+
+
+async def _start_due(runner: "Runner", api: str, say: server.Say) -> None:
+    """Start the runs that are due, until the server was away for a while and the runner has nothing to do.
+
+    Prefect's own loop gives up where the server is away for minutes, and ends a run that goes on. And after a while
+    without a server a runner does not hear of "Cancel" any more, so its work goes to another one.
+    """
+    away = False
+    poller = runner._scheduled_run_poller
+    while True:
+        try:
+            if not await asyncio.to_thread(server.answers, api):
+                raise httpx.ConnectError("it does not answer")
+            if away and not poller._submitting_flow_run_ids:
+                say("The Prefect server answers again")
+                return
+            await poller._get_and_submit_flow_runs()
+        except (httpx.TransportError, httpx.HTTPStatusError) as error:
+            if not away:
+                say(f"The Prefect server at {server.ui(api)} is away, and what is due waits for it: {error}")
+            away = True
+        await asyncio.sleep(runner.query_seconds)
 
 
 def show(say: server.Say) -> None:
     """Say of each schedule on the server what it is, who runs it, and when."""
     with _connected(say) as client:
-        for line in _lines(client, _all(client)) or ["There is no schedule."]:
+        for line in _lines(_all(client)) or ["There is no schedule."]:
             say(line)
 
 
@@ -123,7 +226,7 @@ def set_paused(name: str | None, paused: bool, say: server.Say) -> None:
         for schedule in deployment.schedules:  # the UI can switch these off one by one
             if not paused and not schedule.active:
                 client.update_deployment_schedule(deployment.id, schedule.id, active=True)
-        for line in _lines(client, [client.read_deployment(deployment.id)]):
+        for line in _lines([client.read_deployment(deployment.id)]):
             say(line)
 
 
@@ -140,7 +243,7 @@ def remove(name: str | None, say: server.Say) -> None:
         say(f"Removed {deployment.name}; its past runs stay")
 
 
-def claim(name: str) -> dict[str, str]:
+def claim(name: str, flow: str = FLOW) -> dict[str, list[str]]:
     """The build step of prefect.yaml: exit if the deployment would replace that of another clone,
     or one of `thaw schedule`; else return its tags."""
     from prefect import get_client
@@ -149,12 +252,12 @@ def claim(name: str) -> dict[str, str]:
         for deployment in _all(client):
             if deployment.name == name and (_is_foreign(deployment) or not deployment.work_pool_name):
                 print(
-                    f"error: '{_flow_name()}/{name}' is taken on this server by {_workspace_of(deployment)}: give the "
-                    "deployment another name in prefect.yaml, or the project another one in thaw.yaml",
+                    f"error: '{_flow_name(flow)}/{name}' is taken on this server by {_workspace_of(deployment)}: give "
+                    "the deployment another name in prefect.yaml, or the project another one in thaw.yaml",
                     file=sys.stderr,
                 )
                 raise SystemExit(2)
-    return {"project": f"project:{pipeline.project()}", "workspace": _here()}
+    return {"tags": [flow, f"project:{pipeline.project()}", _here()]}
 
 
 def machine_zone() -> str:
@@ -169,7 +272,8 @@ def _check(name: str, cron: str, timezone: str) -> None:
         raise InputError(f"the name of a schedule is {name!r}: use letters, digits, - and _")
     if timezone not in zoneinfo.available_timezones():
         raise InputError(f"the time zone {timezone!r} is unknown: give a name such as Europe/Berlin or UTC")
-    # In a process of its own: prefect reads its settings when it is imported, and they are not known yet.
+    # In a process of its own: prefect reads its settings when it is imported, and they are not
+    # known yet.
     if subprocess.run([sys.executable, "-c", CHECK, cron], capture_output=True).returncode:
         raise InputError(f"--cron is {cron!r}: five fields are needed, minute hour day month weekday: '0 3 * * 1'")
 
@@ -181,6 +285,7 @@ def _connected(say: server.Say) -> "Iterator[SyncPrefectClient]":
 
         with get_client(sync_client=True) as client:
             yield client
+            note(client)
 
 
 @contextmanager
@@ -214,9 +319,14 @@ def _lock() -> Path:
     return folder / "schedule.lock"
 
 
-def _flow_name() -> str:
+def _flow_name(flow: str = FLOW) -> str:
     """The name of this project's flow, which no other project's deployments bear."""
-    return f"{FLOW} {pipeline.project()}"
+    return f"{flow} {pipeline.project()}"
+
+
+def _flow_of(options: dict[str, Any]) -> str:
+    """The flow whose schedule has these options."""
+    return PREDICT if "source" in options["parameters"] else FLOW
 
 
 def _here() -> str:
@@ -225,7 +335,8 @@ def _here() -> str:
 
 
 def _is_ours(deployment: "DeploymentResponse") -> bool:
-    """Whether this workspace serves it; on the project's own server there are no others, even after a move."""
+    """Whether this workspace serves it; on the project's own server there are no others, even
+    after a move."""
     return not deployment.work_pool_name and (
         _here() in deployment.tags or server.is_own(os.environ["PREFECT_API_URL"])
     )
@@ -251,25 +362,31 @@ def _owner(deployment: "DeploymentResponse") -> str:
 def _all(client: "SyncPrefectClient") -> "list[DeploymentResponse]":
     from prefect.client.schemas.filters import FlowFilter, FlowFilterName
 
-    deployments = client.read_deployments(flow_filter=FlowFilter(name=FlowFilterName(any_=[_flow_name()])))
+    names = [_flow_name(flow) for flow in (FLOW, PREDICT)]
+    deployments = client.read_deployments(flow_filter=FlowFilter(name=FlowFilterName(any_=names)))
     return sorted(deployments, key=lambda deployment: deployment.name)
+
+
+def within_reach(client: "SyncPrefectClient") -> "list[DeploymentResponse]":
+    """The schedules that this workspace or workers run, not those of another workspace."""
+    return [
+        deployment
+        for deployment in _all(client)
+        if _is_ours(deployment) or (deployment.work_pool_name and not _is_foreign(deployment))
+    ]
 
 
 def _find(client: "SyncPrefectClient", name: str | None) -> "DeploymentResponse":
     """The schedule of that name, or the only one; never one of another workspace."""
-    within_reach = {
-        deployment.name: deployment
-        for deployment in _all(client)
-        if _is_ours(deployment) or (deployment.work_pool_name and not _is_foreign(deployment))
-    }
-    names = ", ".join(within_reach) or "none"
-    if name is None and len(within_reach) == 1:
-        return next(iter(within_reach.values()))
+    known = {deployment.name: deployment for deployment in within_reach(client)}
+    names = ", ".join(known) or "none"
+    if name is None and len(known) == 1:
+        return next(iter(known.values()))
     if name is None:
         raise InputError(f"say which schedule; this workspace has {names}")
-    if name not in within_reach:
+    if name not in known:
         raise InputError(f"this workspace has no schedule {name!r}, only {names}")
-    return within_reach[name]
+    return known[name]
 
 
 def _free(client: "SyncPrefectClient", name: str) -> None:
@@ -310,18 +427,32 @@ def _skip_missed(client: "SyncPrefectClient", deployment_id: "UUID") -> int:
     return len(missed)
 
 
-def _lines(client: "SyncPrefectClient", schedules: "list[DeploymentResponse]") -> list[str]:
+def _lines(schedules: "list[DeploymentResponse]") -> list[str]:
     """Two lines for each schedule: what it is and who runs it, and when."""
     lines = []
     for deployment in schedules:
-        rules = [schedule for schedule in deployment.schedules if schedule.active and not deployment.paused]
-        when = ", ".join(f"{_rule(schedule)} ({_zone(schedule)})" for schedule in deployment.schedules)
-        runner = (_served_by() or "not served") if _is_ours(deployment) else _owner(deployment)
-        lines.append(f"{deployment.name}: {when or 'no schedule'}, {'active' if rules else 'paused'}, {runner}")
-        dates = sorted(date for schedule in rules for date in _next_dates(schedule))[:3]
-        if dates:
-            lines.append(f"  next: {', '.join(date.astimezone().strftime('%a %Y-%m-%d %H:%M') for date in dates)}")
+        active = active_rules(deployment)
+        state = "active" if active else "paused"
+        lines.append(f"{deployment.name}: {described(deployment)}, {state}, {served_by(deployment)}")
+        coming = sorted(date for schedule in active for date in dates(schedule.schedule.model_dump(), most=3))[:3]
+        if coming:
+            lines.append(f"  next: {', '.join(date.astimezone().strftime('%a %Y-%m-%d %H:%M') for date in coming)}")
     return lines
+
+
+def active_rules(deployment: "DeploymentResponse") -> "list[DeploymentSchedule]":
+    """What of a schedule is not paused; the UI can switch its rules off one by one."""
+    return [schedule for schedule in deployment.schedules if schedule.active and not deployment.paused]
+
+
+def described(deployment: "DeploymentResponse") -> str:
+    """When a schedule is due, as it was given."""
+    return ", ".join(f"{_rule(schedule)} ({_zone(schedule)})" for schedule in deployment.schedules) or "no schedule"
+
+
+def served_by(deployment: "DeploymentResponse") -> str:
+    """Who runs a schedule."""
+    return (_served_by() or "not served") if _is_ours(deployment) else _owner(deployment)
 
 
 def _rule(schedule: "DeploymentSchedule") -> str:
@@ -332,10 +463,45 @@ def _zone(schedule: "DeploymentSchedule") -> str:
     return getattr(schedule.schedule, "timezone", None) or "UTC"
 
 
-def _next_dates(schedule: "DeploymentSchedule") -> list[datetime]:
-    """The next three runs; the server's own arithmetic, daylight saving included."""
+def dates(
+    rule: dict[str, Any], start: datetime | None = None, end: datetime | None = None, most: int = 1
+) -> list[datetime]:
+    """When a rule is due, from now on or in between; the server's own arithmetic, daylight saving included."""
     from prefect.server.schemas import schedules
 
-    same = getattr(schedules, type(schedule.schedule).__name__)(**schedule.schedule.model_dump())
-    dates: list[datetime] = asyncio.run(same.get_dates(3))
-    return dates
+    kinds = {"cron": schedules.CronSchedule, "interval": schedules.IntervalSchedule, "rrule": schedules.RRuleSchedule}
+    same = next(kind for key, kind in kinds.items() if key in rule)(**rule)
+    return list(asyncio.run(same.get_dates(None if end else most, start, end)))
+
+
+def note(client: "SyncPrefectClient") -> None:
+    """Keep what the server says of the schedules of retraining in this workspace."""
+    before, now = noted()["schedules"], datetime.now().astimezone().isoformat()
+    kept = {}
+    for deployment in within_reach(client):
+        if _flow_of({"parameters": deployment.parameters}) != FLOW:
+            continue  # what predict did is in its own records
+        active = active_rules(deployment)
+        values: dict[str, Any] = {
+            "rules": [rule.schedule.model_dump(mode="json") for rule in active or deployment.schedules],
+            "described": described(deployment),
+            "paused": not active,
+            "served_by": served_by(deployment),
+        }
+        old = before.get(deployment.name, {})
+        is_same = all(old.get(key) == values[key] for key in ("rules", "paused"))
+        kept[deployment.name] = values | {"since": old["since"] if is_same else now}
+    replace(_notes(), json.dumps({"heard": now, "schedules": kept}).encode())
+
+
+def noted() -> dict[str, Any]:
+    """What a server said of the schedules of this workspace when it was last asked, and when that was."""
+    file = _notes()
+    if not file.is_file():
+        return {"heard": None, "schedules": {}}
+    values: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return values
+
+
+def _notes() -> Path:
+    return workspace.ROOT / ".prefect" / "schedules.json"

@@ -16,21 +16,24 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 from types import FrameType
 from typing import IO
 
 from thaw.errors import InputError
-from thaw.project import workspace
+from thaw.project import stage, workspace
 from thaw.project.stage import end_group
 
 PORT = 4200
 PATIENCE = 120.0  # seconds for the server to answer; the first start on a slow machine takes half a minute
+LOOK = 5.0  # seconds between two looks whether the server is there
+GONE = 180.0  # seconds after which a run does not wait any longer for a server that is gone
 
 Say = Callable[[str], None]
 
@@ -46,31 +49,41 @@ def server(port: int | None = None, say: Say = print) -> Iterator[str]:
         stack.enter_context(_signals_end_the_block())
         api = os.environ.get("PREFECT_API_URL")
         if api:
-            if not _answers(api):
+            if not answers(api):
                 raise InputError(f"PREFECT_API_URL is {api}, and nothing answers there: start that server or unset it")
             say(f"Using the Prefect server at {ui(api)}")
         else:
             api = stack.enter_context(_own_server(port or _preferred_port(), say))
-        stack.enter_context(_environment(api))
+        stack.enter_context(environment(api))
         yield api
+
+
+def answering() -> str | None:
+    """The API that a command would use, if it answers now; nothing is started."""
+    home, api = _home(), os.environ.get("PREFECT_API_URL")
+    if not api and _lives(home):
+        api = json.loads((home / "server.json").read_text())["api"]
+    return api if api and answers(api) else None
 
 
 @contextmanager
 def running() -> Iterator[str | None]:
     """The address of the configured or the project's own Prefect API if it answers; no server is started for it."""
-    api = os.environ.get("PREFECT_API_URL")
-    if not api and _lives(_home()):
-        api = json.loads((_home() / "server.json").read_text())["api"]
-    if not api or not _answers(api):
-        yield None
-        return
-    with _environment(api):
+    api = answering()
+    with environment(api) if api else nullcontext():
         yield api
 
 
 def ui(api: str) -> str:
     """Where a browser finds the UI that belongs to an API."""
     return api.rstrip("/").removesuffix("/api")
+
+
+def address() -> str:
+    """The API that this process talks to."""
+    from prefect.settings import PREFECT_API_URL
+
+    return PREFECT_API_URL.value() or ""
 
 
 def is_own(api: str) -> bool:
@@ -109,10 +122,10 @@ def _signals_end_the_block() -> Iterator[None]:
 
 
 @contextmanager
-def _environment(api: str) -> Iterator[None]:
+def environment(api: str) -> Iterator[None]:
     """What prefect reads when it is imported; afterwards its last logs are sent and the old values back."""
     before = dict(os.environ)
-    os.environ.update(_settings(), PREFECT_API_URL=api, PREFECT_SERVER_ALLOW_EPHEMERAL_MODE="false")
+    os.environ.update(_settings(_home()), PREFECT_API_URL=api, PREFECT_SERVER_ALLOW_EPHEMERAL_MODE="false")
     for name in ("PREFECT_PROFILE", "PREFECT_PROFILES_PATH"):
         os.environ.pop(name, None)
     if "127.0.0.1" in api:  # a proxy has no business between two processes of one machine
@@ -144,10 +157,10 @@ def flush() -> None:
     EventsWorker.drain_all(timeout=10)
 
 
-def _settings() -> dict[str, str]:
+def _settings(home: Path) -> dict[str, str]:
     """The state stays in the workspace, and nothing calls home."""
     return {
-        "PREFECT_HOME": str(_home()),
+        "PREFECT_HOME": str(home),
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "DO_NOT_TRACK": "1",
     }
@@ -182,13 +195,78 @@ def _own_server(port: int, say: Say) -> Iterator[str]:
                 say(f"Using the Prefect server at {ui(running)}")
             api, child = (running, None) if running else _start(home, port, say)
         try:
-            yield api
+            with _kept_alive(home, api, say):
+                yield api
         finally:
             with _turn(home, say):
                 if _is_last(users):
                     _stop(home)
                     if child:
                         child.wait()
+
+
+@contextmanager
+def _kept_alive(home: Path, api: str, say: Say) -> Iterator[None]:
+    """Start the project's server again where it dies in the block: at its address, with all that it knew."""
+    over = threading.Event()
+    port = int(api.rsplit(":", 1)[1].partition("/")[0])
+
+    def keep() -> None:
+        while not over.wait(LOOK):
+            if _lives(home):
+                continue
+            with _turn(home, say):
+                if over.is_set() or _lives(home):  # another run brought it back
+                    continue
+                say("The Prefect server has died and is started again")
+                try:
+                    _try_to_start(home, port, say)
+                except ServerError as error:
+                    say(f"warning: {error}")
+                    return
+
+    thread = threading.Thread(target=keep, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+@contextmanager
+def ended_without(api: str) -> Iterator[None]:
+    """End this process where its server stays away: Prefect itself would try for nine minutes, and then trace back.
+
+    A phase that is at work goes on to its end first. Cut off anywhere else, a run leaves nothing that the next one does
+    not mend.
+    """
+    over = threading.Event()
+
+    def watch() -> None:
+        since = time.monotonic()
+        while not over.wait(LOOK):
+            if stage.at_work() or answers(api):
+                since = time.monotonic()
+            elif time.monotonic() - since > GONE:
+                _leave(
+                    f"error: the Prefect server at {ui(api)} has not answered for {GONE / 60:g} minutes, so this run "
+                    "ends here: what its phases made is kept, and the same command goes on from there"
+                )
+
+    threading.Thread(target=watch, daemon=True).start()
+    try:
+        yield
+    finally:
+        over.set()
+
+
+def _leave(sentence: str) -> None:
+    """End the process at once, from any thread."""
+    if sys.stdout.isatty():
+        print("\x1b[?25h", end="", flush=True)  # a progress bar hides the cursor
+    print(sentence, file=sys.stderr, flush=True)
+    os._exit(1)
 
 
 @contextmanager
@@ -217,11 +295,11 @@ def _running(home: Path, say: Say) -> str | None:
         return None
     record = json.loads((home / "server.json").read_text())
     api: str = record["api"]
-    if not _answers(api):
+    if not answers(api):
         say(f"Waiting for the Prefect server at {ui(api)}")
     deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline and _lives(home):
-        if _answers(api):
+        if answers(api):
             return api
         time.sleep(0.3)
     _stop(home)
@@ -257,12 +335,12 @@ def _try_to_start(home: Path, port: int, say: Say) -> "tuple[str, subprocess.Pop
     say(f"Starting the Prefect server at {ui(api)}, which takes up to half a minute")
     environment = {key: value for key, value in os.environ.items() if not key.startswith("PREFECT_PROFILE")}
     # The UI asks the port in the settings for its data, not the one on the command line; messages link to the UI.
-    environment |= _settings() | _only_its_own_pages(port)
+    environment |= _settings(home) | _only_its_own_pages(port)
     environment |= {"PREFECT_SERVER_API_PORT": str(port), "PREFECT_UI_URL": ui(api)}
     command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
     log = home / "server.log"
     with open(home / "server.life", "a") as life, open(log, "w") as output:
-        fcntl.flock(life, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(life, fcntl.LOCK_EX)  # who looks whether a server lives holds it for a moment
         child = subprocess.Popen(
             command,
             cwd=home,
@@ -283,7 +361,7 @@ def _try_to_start(home: Path, port: int, say: Say) -> "tuple[str, subprocess.Pop
                         return None
                     last = (printed.strip().splitlines() or ["it said nothing"])[-1]
                     raise ServerError(f"the Prefect server ended at once: {last.strip()} (see {log})")
-                if _answers(api):
+                if answers(api):
                     return api, child
                 time.sleep(0.2)
             raise ServerError(f"the Prefect server did not answer within {PATIENCE:.0f} seconds: see {log}")
@@ -299,7 +377,7 @@ def _stop(home: Path) -> None:
     (home / "server.json").unlink(missing_ok=True)
 
 
-def _answers(api: str) -> bool:
+def answers(api: str) -> bool:
     """Whether something answers there; a refusal is an answer."""
     proxies = urllib.request.ProxyHandler({} if "127.0.0.1" in api else None)
     try:

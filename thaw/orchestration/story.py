@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID
 
 import httpx
@@ -27,6 +27,7 @@ from prefect.client.schemas.filters import (
     ArtifactFilterKey,
     FlowRunFilter,
     FlowRunFilterId,
+    FlowRunFilterTags,
 )
 from prefect.client.schemas.objects import Artifact, FlowRun, State
 from prefect.exceptions import MissingContextError, PrefectHTTPStatusError
@@ -44,7 +45,10 @@ PATIENCE = 5.0  # seconds to wait for the server with what is to be shown
 OUTAGE = 300.0  # seconds for which a server may be away and still get everything
 SENDER = "thaw-story"  # the name of the threads that talk to it
 LAST_LINES = 20
+WITH_PICTURES = ("summary", "promotion")  # the artifacts that show pictures of the data
 WIDTH = 70  # letters in a line of code that the UI shows beside the details
+
+Answer = TypeVar("Answer")
 
 _turn = threading.Lock()
 _opening = threading.Lock()
@@ -168,6 +172,16 @@ def decision(decision: Mapping[str, Any], standing: str = "is") -> None:
         _show("markdown", "promotion", "\n\n".join(page), described)
 
 
+def status() -> None:
+    """Show how retraining goes in this workspace: model in use, schedules, the last runs, all versions over time."""
+    from thaw.orchestration import server
+    from thaw.orchestration import status as orchestration
+
+    with _kept_apart("the status"):
+        page = orchestration.page(server.ui(server.address()))
+        _show("markdown", "status", page, "The model in use, the schedules, the last runs")
+
+
 def predictions(predicted: Mapping[str, Any]) -> None:
     """Show what a model said of new pictures, beside what validation lets expect."""
     with _kept_apart("the predictions"):
@@ -270,6 +284,12 @@ def _warn(sentence: str) -> None:
         logging.getLogger(__name__).warning("%s", sentence)
 
 
+def tell(line: str) -> None:
+    """Say something in the log of the run and at the terminal."""
+    get_run_logger().info("%s", line)
+    print(line, flush=True)
+
+
 def picture(title: str, png: bytes) -> str:
     """A picture in Markdown that needs no other file."""
     return f"![{title}]({data_uri(png)})"
@@ -324,12 +344,15 @@ def _send(subject: str, body: Callable[[SyncPrefectClient], Any]) -> None:
 
 
 def _call(body: Callable[[SyncPrefectClient], Any]) -> None:
-    """Call the API, and again while the server is away."""
+    patiently(lambda: body(_client()))
+
+
+def patiently(body: Callable[[], Answer]) -> Answer:
+    """Call the API, and again while the server is away; not for ever."""
     deadline = time.monotonic() + OUTAGE
     while True:
         try:
-            body(_client())
-            return
+            return body()
         except (httpx.TransportError, PrefectHTTPStatusError) as error:
             refused = isinstance(error, PrefectHTTPStatusError) and error.response.status_code < 500
             if refused or time.monotonic() > deadline:
@@ -350,6 +373,20 @@ def _start(body: Callable[[], None]) -> threading.Thread:
     thread = threading.Thread(target=contextvars.copy_context().run, args=(body,), name=SENDER, daemon=True)
     thread.start()
     return thread
+
+
+def forget(data_hashes: list[str]) -> int:
+    """Delete the pages that show pictures, of all runs on these versions of the data; how many there were."""
+    deleted = 0
+    with get_client(sync_client=True) as client:
+        for data in data_hashes:
+            tagged = FlowRunFilter(tags=FlowRunFilterTags(all_=[f"data:{data}", f"project:{pipeline.project()}"]))
+            shown = ArtifactFilter(key=ArtifactFilterKey(any_=list(WITH_PICTURES)))
+            while found := client.read_artifacts(artifact_filter=shown, flow_run_filter=tagged):
+                for artifact in found:
+                    client.delete_artifact(artifact.id)
+                deleted += len(found)
+    return deleted
 
 
 def finish() -> None:

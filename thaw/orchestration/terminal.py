@@ -1,7 +1,8 @@
-"""What `thaw run` shows while the flow runs: a bar for each phase on a terminal, plain lines anywhere else.
+"""What `thaw run` shows while the flow runs: a bar for each phase on a terminal, plain lines
+anywhere else.
 
-A logging handler: it reads what the phases log anyway (see `extra` in flows/retrain.py), so the flow knows
-nothing of it, and a run that a worker starts does without.
+A logging handler: it reads the log records of the phases (see `extra` in
+thaw/orchestration/run.py), so the flow does not know it, and runs of workers do not use it.
 """
 
 import logging

@@ -20,6 +20,7 @@ from thaw.project.git import git
 from thaw.project.lock import only_retraining
 
 BUNDLE, SERVER, META = "repository.bundle", "prefect.db", "backup.json"
+STATUS = ("runs.jsonl", "schedules.json")  # what `thaw status` knows without a server
 CHANGES = "refs/thaw/workspace"  # what is changed and in no commit, as a commit
 KEPT = ("refs/heads", "refs/tags", "refs/exps", "refs/thaw")
 
@@ -30,8 +31,8 @@ def backup(target: Path) -> list[str]:
         raise InputError(f"{target} exists and is not overwritten: give another name")
     if not git("rev-parse", "--quiet", "--verify", "HEAD"):
         raise InputError("a backup needs a git commit: run `git add --all && git commit` first")
-    with only_retraining("backup"), tempfile.TemporaryDirectory(dir=target.absolute().parent) as name:
-        folder = Path(name)
+    with only_retraining("backup"), tempfile.TemporaryDirectory(dir=target.absolute().parent) as place:
+        folder = Path(place)
         changed = git("stash", "create")
         if changed:
             git("update-ref", CHANGES, changed)
@@ -40,9 +41,15 @@ def backup(target: Path) -> list[str]:
         finally:
             git("update-ref", "-d", CHANGES)
         served = _copy_database(workspace.ROOT / ".prefect" / SERVER, folder / SERVER)
+        for name in STATUS:
+            if (workspace.ROOT / ".prefect" / name).is_file():
+                shutil.copy2(workspace.ROOT / ".prefect" / name, folder)
         remotes = {remote: git("remote", "get-url", remote) for remote in git("remote").split()}
-        place = git("rev-parse", "--show-prefix")
-        meta = {"project": pipeline.project(), "branch": git("branch", "--show-current"), "place": place}
+        meta = {
+            "project": pipeline.project(),
+            "branch": git("branch", "--show-current"),
+            "place": git("rev-parse", "--show-prefix"),
+        }
         (folder / META).write_text(json.dumps(meta | {"remotes": remotes}, indent=2), encoding="utf-8")
         partial = folder / "backup.tar"
         with tarfile.open(partial, "w") as tar:
@@ -65,15 +72,15 @@ def restore(source: Path, folder: Path) -> list[str]:
     if folder.exists() and any(folder.iterdir()):
         raise InputError(f"{folder} is not empty: restore into a new folder")
     folder.absolute().parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.absolute().parent) as name:
-        parts, made = Path(name) / "parts", Path(name) / "made"
+    with tempfile.TemporaryDirectory(dir=folder.absolute().parent) as place:
+        parts, made = Path(place) / "parts", Path(place) / "made"
         try:
             with tarfile.open(source) as tar:
                 tar.extractall(parts, filter="data")
             meta = json.loads((parts / META).read_text(encoding="utf-8"))
         except (OSError, tarfile.TarError, ValueError):
             raise InputError(f"{source} is no backup that `thaw backup` wrote, or came to harm") from None
-        _call(Path(name), "git", "init", "--quiet", str(made))
+        _call(Path(place), "git", "init", "--quiet", str(made))
         names = [f"{kind}/*:{kind}/*" for kind in KEPT]
         _call(made, "git", "fetch", "--quiet", "--update-head-ok", str(parts / BUNDLE), *names, "HEAD")
         if meta["branch"]:
@@ -87,10 +94,11 @@ def restore(source: Path, folder: Path) -> list[str]:
             _call(made, "git", "update-ref", "-d", CHANGES)
         for remote, url in meta["remotes"].items():
             _call(made, "git", "remote", "add", remote, url)
-        if (parts / SERVER).is_file():
-            home = made / meta["place"] / ".prefect"
-            home.mkdir(parents=True, exist_ok=True)
-            shutil.move(parts / SERVER, home / SERVER)
+        home = made / meta["place"] / ".prefect"
+        for name in (SERVER, *STATUS):
+            if (parts / name).is_file():
+                home.mkdir(parents=True, exist_ok=True)
+                shutil.move(parts / name, home / name)
         if folder.exists():
             folder.rmdir()
         made.rename(folder)

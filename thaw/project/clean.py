@@ -49,7 +49,7 @@ def leftovers() -> Leftovers:
             "shared cache may lose"
         )
     found, needed = Leftovers(), set(_needed(cache))
-    for lock in _locks():
+    for lock in states():
         news = False
         for output, names in REBUILT.items():
             for name, file in _files(cache, output, lock.get(output, "")):
@@ -70,22 +70,28 @@ def clean() -> Leftovers:
     return found
 
 
-def _locks() -> list[dict[str, str]]:
-    """Outputs with their hashes, of every dvc.lock and .dvc file in branches, records and versions."""
+def states() -> list[dict[str, str]]:
+    """Outputs, and the data that they come from, with their hashes: of every dvc.lock and .dvc file in git and of the
+    workspace."""
     paths = ("dvc.lock", "*.dvc")
     commits = git("log", "--all", "--format=%H", "--", *paths).split()
     names = git("log", "--all", "--relative", "--name-only", "--format=", "--", *paths).splitlines()
     texts = contents([f"{commit}:./{name}" for commit in commits for name in sorted({*names})])
-    return [registry.hashes(text) for text in dict.fromkeys(texts) if text]
+    return [registry.hashes(text, deps=True) for text in dict.fromkeys([*texts, *_here()]) if text]
+
+
+def _here() -> Iterator[str]:
+    for file in (workspace.ROOT / "dvc.lock", *workspace.ROOT.glob("*.dvc")):
+        if file.is_file():
+            yield file.read_text(encoding="utf-8")
 
 
 def _needed(cache: Path) -> Iterator[Path]:
     """Objects of the workspace, and all that phases do not make again."""
-    for lock in (workspace.ROOT / "dvc.lock", *workspace.ROOT.glob("*.dvc")):
-        if lock.is_file():
-            for output, digest in registry.hashes(lock.read_text(encoding="utf-8")).items():
-                yield from (file for _, file in _files(cache, output, digest))
-    for known in _locks():
+    for text in _here():
+        for output, digest in registry.hashes(text).items():
+            yield from (file for _, file in _files(cache, output, digest))
+    for known in states():
         for output, digest in known.items():
             rebuilt = REBUILT.get(output, ())
             for name, file in _files(cache, output, digest):

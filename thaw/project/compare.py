@@ -106,7 +106,7 @@ def decision() -> Outcome | None:
 
 def compare(config: Settings, others: list[tuple[Path, str]], new: tuple[Path, str] | None = None) -> None:
     """The child process: the new model against the one in use, and against an anchor if there is one."""
-    from thaw.data.manifest import labels_of, read_predictions
+    from thaw.data.manifest import groups_of, labels_of, read_predictions
     from thaw.project import networks
     from thaw.statistics.promotion import Decision, Limits, Points, aligned, decide
 
@@ -132,7 +132,6 @@ def compare(config: Settings, others: list[tuple[Path, str]], new: tuple[Path, s
         challenger = predictions[[f"finetuned_p_{label}" for label in data.classes]].to_numpy()
         own_classes = data.classes
         own_cut = ((results.metrics().get("operating") or {}).get("finetuned") or {}).get("threshold")
-    grouped = (rows["group"] != "").any()
     limits = Limits(**config.promote.model_dump(exclude={"approve", "wait"}))
     decisions: list[Decision] = []
     notes: list[str] = []
@@ -145,7 +144,7 @@ def compare(config: Settings, others: list[tuple[Path, str]], new: tuple[Path, s
             after,
             labels_of(rows, data.classes),
             classes,
-            rows["group"].where(rows["group"] != "", rows["hash"]).tolist() if grouped else None,
+            groups_of(rows),
             rows[data.meta["slices"]],
             limits,
             Points(1, cut, own_cut, config.evaluate.promise) if two else None,

@@ -1,7 +1,7 @@
 """export: a model as a file for other programs, there only once it is proven on pictures.
 
-The proof goes from files on disk to probabilities. It takes all test pictures of the project, where there is one with
-pictures, and some that are drawn, of every kind that other software reads in its own way.
+The proof goes from files on disk to probabilities. It takes all test pictures, where there is a
+project with pictures, and drawn ones of every kind that other software reads in its own way.
 """
 
 import tempfile
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from thaw.data.manifest import labels_of, read_manifest, read_predictions
+from thaw.data.manifest import groups_of, labels_of, read_manifest, read_predictions
 from thaw.data.pictures import Shape, decode, in_batches
 from thaw.errors import InputError
 from thaw.formats import change, percent
@@ -33,7 +33,7 @@ COMPUTES = ("onnxruntime", "numpy", "pillow", "torch")
 
 
 def export(name: str, out: Path, int8: bool, on_line: OnLine = print) -> None:
-    """Write the model of that name as ONNX into a new folder, proven; nothing is left where the proof fails."""
+    """Write the model of that name as ONNX into a new folder; nothing is left if the proof fails."""
     onnx.check_installed()
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out} is there already; name a new folder")
@@ -122,7 +122,7 @@ def _probabilities(predictor: Model | onnx.Exported, files: Sequence[Path], what
 
 
 def _of_evaluate(folder: Path, network: Model, test: pd.DataFrame) -> Probabilities | None:
-    """What evaluate said of the test pictures, where it saw this very model and nothing has changed since."""
+    """What evaluate said of the test pictures, if it saw this model and nothing changed since."""
     table, here = (workspace.ROOT / "artifacts" / name for name in ("evaluate/predictions.csv", "package"))
     same = (here / package.META).is_file() and package.identity(here) == package.identity(folder)
     if not same or not table.is_file() or provenance.misfits().keys() & {"evaluate", "package"}:
@@ -155,7 +155,7 @@ def _write_int8(
     train: Sequence[Path],
     on_line: OnLine,
 ) -> dict[str, Any]:
-    """Write the export in 8 bits beside the other; raises where it costs more than export.margin allows.
+    """Write the export in 8 bits; raises where it costs more than export.margin allows.
 
     `before` are the probabilities of the test pictures by the export as it is.
     """
@@ -170,8 +170,7 @@ def _write_int8(
     after = _probabilities(quantised, _files(test), small.name)
     pixels = _pixels(batches[0], shape)
     speeds = proof.speeds(lambda: exported(pixels), lambda: quantised(pixels))
-    groups = test["group"].where(test["group"] != "", test["hash"]).tolist() if (test["group"] != "").any() else None
-    cost = proof.cost(before, after, labels_of(test, classes), groups, speeds)
+    cost = proof.cost(before, after, labels_of(test, classes), groups_of(test), speeds)
     changed, margin = _changed(cost), settings.read(workspace.ROOT / "params.yaml").export.margin
     if -cost.change > margin:
         raise InputError(

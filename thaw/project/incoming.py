@@ -45,8 +45,8 @@ class Taken:
         return bool(self.set_aside or (self.added and self.added.new))
 
     def __str__(self) -> str:
-        told = str(self.added) if self.added else "nothing new"
-        return told + (f", {self.set_aside} set aside: see {self.where}/{REASONS}" if self.set_aside else "")
+        message = str(self.added) if self.added else "nothing new"
+        return message + (f", {self.set_aside} set aside: see {self.where}/{REASONS}" if self.set_aside else "")
 
 
 def take(retrain: Retrain, on_line: OnLine) -> Taken | None:
@@ -101,14 +101,14 @@ def _archive(name: str, incoming: Path) -> Path:
 
 def _wait_until_quiet(folder: Path, on_line: OnLine) -> None:
     """A file that is still being copied looks like a broken one."""
-    told, deadline = False, time.monotonic() + LONGEST_WAIT
+    announced, deadline = False, time.monotonic() + LONGEST_WAIT
     while time.monotonic() < deadline:
         since = time.time() - max(file.lstat().st_ctime for file in [folder, *folder.rglob("*")])
         if not 0 <= since < QUIET:  # below zero the clock of a server that keeps the folder is ahead
             return
-        if not told:
+        if not announced:
             on_line(f"{folder} has just changed: taken once nothing has changed for {QUIET:g} seconds")
-            told = True
+            announced = True
         time.sleep(QUIET - since)
 
 
@@ -116,8 +116,8 @@ def _set_aside(folder: Path, target: Path, reasons: Mapping[str, str], on_line: 
     """Move files out of the way, and say why; how many files and rows of the table were moved."""
     import pandas as pd
 
-    told = pd.DataFrame(sorted(reasons.items()), columns=["path", "reason"])
-    _append(target / REASONS, told.map(lambda text: text.encode("utf-8", "backslashreplace").decode()))
+    table = pd.DataFrame(sorted(reasons.items()), columns=["path", "reason"])
+    _append(target / REASONS, table.map(lambda text: text.encode("utf-8", "backslashreplace").decode()))
     on_line(f"warning: set aside in {target}: {len(reasons)}, the first because {next(iter(reasons.values()))}")
     return _move(folder, target, reasons, on_line)
 

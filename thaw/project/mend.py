@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from contextlib import suppress
 
-from thaw.project import add, heal, incoming, overrides, registry
+from thaw.project import add, heal, incoming, overrides, registry, withdraw
 from thaw.project.lock import Busy, only_retraining
 
 
@@ -15,6 +15,7 @@ def mend(say: Callable[[str], None] = print) -> None:
         say(f"warning: {fault.sentence}")
     add.recover()
     incoming.finish()
+    withdraw.finish()
     overrides.undo()
     registry.finish()
 
@@ -22,7 +23,8 @@ def mend(say: Callable[[str], None] = print) -> None:
 def mend_if_idle(say: Callable[[str], None] = print) -> None:
     """The same for a command that only reads, unless a run holds the workspace: its work is still
     in progress."""
-    begun = overrides.JOURNAL.file.is_file() or registry.ENTERED.file.is_file()
+    journals = (overrides.JOURNAL, registry.ENTERED, withdraw.JOURNAL)
+    begun = any(journal.file.is_file() for journal in journals)
     if begun or any(heal.faults()):
         with suppress(Busy), only_retraining("mending"):
             mend(say)

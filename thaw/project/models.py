@@ -1,4 +1,5 @@
-"""Which model is meant: `prod`, a version such as v2.0.0, the folder of a package, or an exported file.
+"""Which model is meant: `prod`, a version such as v2.0.0, the folder of a package, or an exported
+file.
 
 A version is known to the project; a folder or a file needs none.
 """
@@ -33,7 +34,8 @@ def load(name: str = "prod", device: str = "auto", workers: int = 2, views: str 
     """The model of that name, in memory.
 
     Args:
-        name: prod (the model in use), a version such as v2.0.0, the folder of a package, or an exported file.
+        name: prod (the model in use), a version such as v2.0.0, the folder of a package, or an
+            exported file.
         device: auto, cpu, cuda or mps.
         workers: threads that decode pictures.
         views: none, flip, flips or square; None: as evaluate took them.
@@ -71,7 +73,8 @@ def folder_of(name: str) -> Iterator[Path]:
 
 @contextmanager
 def files(version: Version) -> Iterator[Path]:
-    """What lies at the path of a version's model, from DVC's cache or remote, for as long as the block lasts."""
+    """What lies at the path of a version's model, from DVC's cache or remote, for as long as the
+    block lasts."""
     with tempfile.TemporaryDirectory(prefix=f"{version.name}-", dir=_scratch()) as place:
         folder = Path(place, "model")
         if lines := _get(version, version.path, folder):
@@ -157,7 +160,8 @@ def _made_of(network: Path, version: Version) -> Path:
 
 
 def bring_start(name: str) -> str:
-    """Have the files of a version where a training that starts from it looks for them; the identity of its model."""
+    """Have the files of a version where a training that starts from it looks for them; the
+    identity of its model."""
     known = registry.versions()
     version = _version(name)
     target = start.folder(version.model)

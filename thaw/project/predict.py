@@ -1,9 +1,11 @@
-"""predict: pictures that have no prediction yet, through a model; a table for each time that there were some.
+"""predict: pictures that have no prediction yet, through a model; a table for each time that
+there were some.
 
 python -m thaw.project.predict SOURCE MODEL      -> predictions/MODEL/2026-11-28T030000Z.csv
 
-SOURCE is a folder, an archive or a table. The folder of tables bears the model's identity: another model predicts every
-picture anew, and what the one before said stays beside it. `predictions.dvc` versions them all.
+SOURCE is a folder, an archive or a table. The folder of tables bears the model's identity:
+another model predicts every picture anew, and what the one before said stays beside it.
+`predictions.dvc` versions them all.
 """
 
 import csv
@@ -30,8 +32,9 @@ FOLDER = "predictions"
 
 @dataclass(frozen=True)
 class Predicted:
-    """What a model said of new pictures: their number, how many of each decision, unsure, unlike and unreadable; and
-    what is expected by validation, the share of each decision and of unlike pictures."""
+    """What a model said of new pictures: their number, how many of each decision, unsure, unlike
+    and unreadable; and what is expected by validation, the share of each decision and of unlike
+    pictures."""
 
     file: str
     pictures: int
@@ -47,7 +50,8 @@ class Predicted:
 
 
 def run(source: str, model: str, on_line: OnLine = print) -> Predicted | None:
-    """Predict what is new in a source, version the table with DVC and send it to its remote; None if nothing is new."""
+    """Predict what is new in a source, version the table with DVC and send it to its remote; None
+    if nothing is new."""
     found: dict[str, Any] | None = ask("predict", "thaw.project.predict", source, model, on_line=on_line)
     if not found:
         return None

@@ -140,8 +140,20 @@ def _model(identity: str, lock: str, path: str) -> str:
 
 
 def is_tag(reference: str) -> bool:
-    """Whether a reference of git is one of our tags."""
-    return reference.startswith((f"refs/tags/{NAME}@", f"refs/tags/{NAME}#"))
+    """Whether a reference of git is one of this project's tags."""
+    return reference.startswith((f"refs/tags/{_tagged()}@", f"refs/tags/{_tagged()}#"))
+
+
+def artifact() -> str:
+    """The model's name for gto and DVC: in a folder of a larger repository with that folder, since
+    another project there may have a model of its own."""
+    folder = git("rev-parse", "--show-prefix").rstrip("/")
+    return f"{folder}:{NAME}" if folder else NAME
+
+
+def _tagged() -> str:
+    """That name in tags, which have no colon."""
+    return artifact().replace(":", "=")
 
 
 def register(commit: str, message: str) -> Version:
@@ -153,7 +165,7 @@ def register(commit: str, message: str) -> Version:
     if not known:
         events = _events()
         latest = max((int(version.split(".")[0].removeprefix("v")) for version in _registered(events)), default=0)
-        _tag(f"{NAME}@v{latest + 1}.0.0", commit, message, events)
+        _tag(f"{_tagged()}@v{latest + 1}.0.0", commit, message, events)
         known = version_of(model, versions())
         assert known
     return known
@@ -191,7 +203,7 @@ def assign(version: str, stage: str, message: str) -> None:
     events = _events()
     numbers = [int(event["ref"].rsplit("#", 1)[1]) for event in events if "#" in event["ref"]]
     commit = find(version).commit
-    _tag(f"{NAME}#{stage}#{max(numbers, default=0) + 1}", commit, message, events)
+    _tag(f"{_tagged()}#{stage}#{max(numbers, default=0) + 1}", commit, message, events)
 
 
 def assigned_after(version: str) -> list[str]:
@@ -231,11 +243,12 @@ def were_in_use() -> list[str]:
 
 def _events() -> list[dict[str, Any]]:
     """What gto's tags tell, in the order in which it happened."""
-    if not git("tag", "--list", f"{NAME}[@#]*"):  # or no repository: gto would take half a second to say so
+    if not git("tag", "--list", f"{_tagged()}[@#]*"):  # or no repository: gto would take half a second to say so
         return []
     import gto.api
 
-    return list(gto.api.history(workspace.ROOT, NAME, ascending=True))
+    top = git("rev-parse", "--show-toplevel")
+    return list(gto.api.history(top, artifact(), ascending=True))
 
 
 def _registered(events: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -271,8 +284,9 @@ def _tag(name: str, commit: str, message: str, events: list[dict[str, Any]]) -> 
         raise InputError(f"git cannot make the tag {name}: {' '.join(result.stderr.split())}")
 
 
-def hashes(text: str) -> dict[str, str]:
-    """Path and DVC's hash of each output that a dvc.lock or a .dvc file names."""
+def hashes(text: str, deps: bool = False) -> dict[str, str]:
+    """Path and DVC's hash of each output that a dvc.lock or a .dvc file names; `deps`: also of what they depend on."""
     values = YAML(typ="safe").load(text) or {}
     stages = values.get("stages", {"": values}).values()
-    return {out["path"]: out["md5"] for stage in stages for out in stage.get("outs", []) if "md5" in out}
+    parts = [part for stage in stages for kind in ("deps",) * deps + ("outs",) for part in stage.get(kind) or []]
+    return {part["path"]: part["md5"] for part in parts if "md5" in part}

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from thaw.errors import InputError
-from thaw.project import environments, models, pipeline, recipe, registry, start, workspace
+from thaw.project import environments, models, pipeline, recipe, registry, start, withdraw, workspace
 from thaw.project.git import dvc, git
 from thaw.project.stage import OnLine, finish
 
@@ -35,6 +35,8 @@ def reproduce(
     it already.
     """
     version = registry.find(name)
+    if not withdraw.is_reproducible(version.name):
+        raise InputError(f"{version.name} cannot be reproduced: `thaw remove --purge` took pictures out of its data")
     project = _clone(version, folder or workspace.ROOT.parent / f"{workspace.ROOT.name}-{version.name}")
     on_line(f"{project} is the project as it was at {version.name} (commit {version.commit[:7]})")
     if not pipeline.load(project / recipe.NAME).get("thaw"):

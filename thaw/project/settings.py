@@ -140,6 +140,10 @@ class Retrain(Section):
     incoming: str | None
     archive: str
     archive_gb: NotNegative
+    wait: NotNegative
+    late: NotNegative
+    oldest: NotNegative | None
+    disk_gb: NotNegative
     retries: Annotated[int, Field(ge=0)]
     git_remote: str | None
 

@@ -40,6 +40,8 @@ ADVICE = (
 
 OnLine = Callable[[str], None]
 
+_at_work: set[int] = set()
+
 
 class Verdict(StrEnum):
     """What DVC did about a stage."""
@@ -175,6 +177,7 @@ def run(command: list[str], on_line: OnLine, environment: Mapping[str, str] = NO
         start_new_session=True,
         pass_fds=lock.inherited(),
     )
+    _at_work.add(child.pid)
     try:
         lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         threading.Thread(target=_empty_pipe, args=(child, lines), daemon=True).start()
@@ -197,6 +200,13 @@ def run(command: list[str], on_line: OnLine, environment: Mapping[str, str] = NO
         end_group(child.pid, GRACE)
         child.poll()
         raise
+    finally:
+        _at_work.discard(child.pid)
+
+
+def at_work() -> bool:
+    """Whether this process waits for a command that it has run."""
+    return bool(_at_work)
 
 
 def _empty_pipe(child: "subprocess.Popen[str]", lines: "queue.SimpleQueue[str | None]") -> None:

@@ -77,8 +77,8 @@ def threshold(scores: Scores, positive: Mask, promise: str, at_least: float) -> 
 
 
 def decided(scores: Scores, cut: float | None) -> NDArray[np.int64]:
-    """The class that is decided on for each picture by probabilities (n, classes): the most probable one, or of two the
-    second where it reaches the threshold `cut`."""
+    """The class that is decided on for each picture by probabilities (n, classes): the most
+    probable one, or of two the second where it reaches the threshold `cut`."""
     codes: NDArray[np.int64] = scores.argmax(1) if cut is None else (scores[:, 1] >= cut).astype(np.int64)
     return codes
 

@@ -1,0 +1,290 @@
+"""A year of scheduled retrainings in an hour or two, on small drawn pictures: a minute or two stand for a week.
+
+    python -m benchmarks.year FOLDER                          # 52 weeks of two minutes, in a new folder
+    python -m benchmarks.year FOLDER --weeks 12 --minutes 1   # a minute is enough where a core is free
+
+`thaw schedule` serves the cron; the clock is the real one. New pictures arrive each week, some broken, some twice, once
+of a new class. Settings change, each tenth week the server is killed, once the machine "reboots" (everything is killed
+and started again a week later), once somebody rolls back, and for three weeks the DVC remote is away. At the end the
+table of docs/operation.md, and whether every week has its true outcome in `thaw status`, all that arrived is kept, and
+nothing has grown that should not.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import psutil  # type: ignore[import-untyped]
+from PIL import Image, ImageDraw
+
+CLASSES = ("ring", "stripe")
+SIDE = 32
+FIRST = 40  # pictures of each class at the beginning
+NEW_CLASS_IN, ROLLBACK_IN, REBOOT_IN = 7, 26, 23
+REMOTE_AWAY = (30, 31, 32)
+TINY = {
+    "backbone.name": "shufflenet_v2_x0_5",
+    "backbone.weights": "random",
+    "prepare.resolution": SIDE,
+    "unfreeze.epochs": 1,
+    "head.max_epochs": 3,
+    "retrain.retries": 0,  # a remote that is away stays away for weeks
+    "retrain.disk_gb": 0.5,
+    "retrain.late": 0.5,
+    "retrain.oldest": "null",
+}
+
+
+@dataclass
+class Delivery:
+    """What arrived in a week: the contents that have to be kept, and how many files have to be set aside."""
+
+    kept: set[str] = field(default_factory=set)
+    set_aside: int = 0
+
+
+def draw(path: Path, label: str, number: int) -> str:
+    """Draw a picture of a class; the hash of its content."""
+    chance = random.Random(f"{label} {number}")
+    picture = Image.new("L", (SIDE, SIDE), chance.randrange(40, 120))
+    pen, place = ImageDraw.Draw(picture), chance.randrange(4, 14)
+    if label == "ring":
+        pen.ellipse((place, place, place + 12, place + 12), outline=255, width=3)
+    elif label == "stripe":
+        pen.line((place, 0, place + 10, SIDE), fill=255, width=4)
+    else:
+        pen.rectangle((place, place, place + 10, place + 10), fill=255)
+    picture.putpixel((0, 0), number % 251)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture.save(path)
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def deliver(incoming: Path, week: int) -> Delivery:
+    """Put the pictures of a week there: four new ones, one of last week again; each third week also a broken one."""
+    arrived = Delivery()
+    for place in range(4):
+        label = CLASSES[place % 2]
+        name = incoming / label / f"week{week:02d}-{place}.png"
+        arrived.kept.add(draw(name, label, 1000 * (week + 1) + place))
+    if week:
+        draw(incoming / CLASSES[0] / f"again{week:02d}.png", CLASSES[0], 1000 * week)
+    if week % 3 == 1:
+        (incoming / CLASSES[1] / f"broken{week:02d}.png").write_bytes(b"half a picture")
+        arrived.set_aside += 1
+    if week == NEW_CLASS_IN:
+        arrived.kept.add(draw(incoming / "block" / "first.png", "block", 1))
+        arrived.set_aside += 1
+    return arrived
+
+
+def lost(root: Path, deliveries: list[Delivery]) -> list[str]:
+    """What arrived and is neither in the data nor set aside, and what was not set aside as it should be."""
+    found = {
+        hashlib.sha256(file.read_bytes()).hexdigest()
+        for folder in (root / "data", root / "archive" / "set-aside", root / "incoming")
+        for file in folder.rglob("*.png")
+    }
+    missing = set().union(*(delivery.kept for delivery in deliveries)) - found
+    problems = [f"{len(missing)} pictures that arrived are nowhere"] if missing else []
+    aside = sum(1 for _ in (root / "archive" / "set-aside").glob("*/*/*.png"))
+    wanted = sum(delivery.set_aside for delivery in deliveries)
+    if aside != wanted:
+        problems.append(f"{aside} files were set aside, and {wanted} should have been")
+    return problems
+
+
+# ------------------------------------------------------------------------------------------------- the long year
+
+
+def make(root: Path) -> None:
+    """A project of its own with a tiny network, its first pictures, a commit and a DVC remote."""
+    _thaw(root.parent, "init", str(root))
+    for label in CLASSES:
+        for number in range(FIRST):
+            draw(root / "data" / label / f"{number}.png", label, number)
+    _set(root, TINY)
+    _call(root, sys.executable, "-m", "dvc", "remote", "add", "-q", "-d", "storage", str(_remote(root)))
+    _call(root, sys.executable, "-m", "dvc", "add", "-q", "data")
+    _call(root, "git", "add", "--all")
+    _call(root, "git", "-c", "user.name=year", "-c", "user.email=year@localhost", "commit", "-qm", "start")
+
+
+def live(root: Path, weeks: int, minutes: int) -> list[dict[str, Any]]:
+    """Live through the weeks; a row of measurements for each."""
+    served = _serve(root, f"*/{minutes} * * * *")
+    rows, deliveries = [], []
+    try:
+        for week, due in enumerate(_slots(weeks, minutes)):
+            events = []
+            if week % 10 == 9:
+                os.kill(json.loads((root / ".prefect" / "server.json").read_text())["pid"], signal.SIGKILL)
+                events.append("the server is killed")
+            if week == REBOOT_IN:
+                _kill_all(served)
+                events.append("everything is killed")
+            if week == REBOOT_IN + 1:
+                served = _serve(root)
+                events.append("started again")
+            if week == ROLLBACK_IN:
+                with suppress(RuntimeError):  # no other version was in use before
+                    _thaw(root, "rollback")
+                    events.append("rolled back")
+            if week % 8 == 5:
+                _set(root, {"seed": week})
+                events.append("settings changed")
+            if week in REMOTE_AWAY[:1]:
+                _remote(root).rename(root.parent / "away")
+                _remote(root).write_text("no folder")
+            if week in REMOTE_AWAY:
+                events.append("the remote is away")
+            if week == REMOTE_AWAY[-1] + 1:
+                _remote(root).unlink()
+                (root.parent / "away").rename(_remote(root))
+            deliveries.append(deliver(root / "incoming", week))
+            _sleep_until(due + timedelta(minutes=minutes) - timedelta(seconds=20))
+            rows.append({"week": week, "due": due.isoformat(), "events": ", ".join(events)} | _measure(root, served))
+            print(json.dumps(rows[-1]), flush=True)
+    finally:
+        served.terminate()
+        served.wait(600)
+    status = json.loads(_thaw(root, "status", "--json"))
+    outcomes = {datetime.fromisoformat(run["due"]): run["outcome"] for run in status["runs"] if run["schedule"]}
+    for row in rows:
+        row["outcome"] = outcomes.get(datetime.fromisoformat(row["due"]), "unknown")
+    for problem in [*lost(root, deliveries), *_judge(rows)]:
+        print(f"problem: {problem}")
+    return rows
+
+
+def _judge(rows: list[dict[str, Any]]) -> list[str]:
+    """Weeks without their true outcome, and what has grown from the first quarter to the last one."""
+    problems = []
+    for row in rows:
+        week = row["week"]
+        outcome = "Failed" if week in REMOTE_AWAY else "Completed"
+        if row["outcome"] != outcome and (week, row["outcome"]) != (REBOOT_IN, "Did not run"):
+            problems.append(f"week {week} is {row['outcome']}, not {outcome}")
+    quarter = max(1, len(rows) // 4)
+    for key, more in {"processes": 1, "open files": 5, "server MB": 150}.items():
+        early, late = (sorted(row[key] for row in part)[len(part) // 2] for part in (rows[:quarter], rows[-quarter:]))
+        if late > early + more:
+            problems.append(f"{key} grew from {early} to {late}")
+    return problems
+
+
+def _slots(weeks: int, minutes: int) -> Iterator[datetime]:
+    """When the runs are due, each while there is time to prepare it."""
+    now = (datetime.now().astimezone() + timedelta(seconds=20)).replace(second=0, microsecond=0)
+    first = now + timedelta(minutes=minutes - now.minute % minutes)
+    yield from (first + timedelta(minutes=minutes * week) for week in range(weeks))
+
+
+def _sleep_until(when: datetime) -> None:
+    time.sleep(max(0.0, (when - datetime.now().astimezone()).total_seconds()))
+
+
+def _serve(root: Path, cron: str | None = None) -> "subprocess.Popen[bytes]":
+    options = ["--cron", cron, "--timezone", "UTC"] if cron else []
+    with (root.parent / "schedule.log").open("ab") as log:
+        command = [sys.executable, "-m", "thaw", "schedule", *options]
+        served = subprocess.Popen(command, cwd=root, env=_environment(), stdout=log, stderr=log)
+    while "Serving" not in (root.parent / "schedule.log").read_text():
+        time.sleep(1)
+        if served.poll() is not None:
+            raise RuntimeError(f"thaw schedule ended: see {root.parent / 'schedule.log'}")
+    return served
+
+
+def _kill_all(served: "subprocess.Popen[bytes]") -> None:
+    """What a power cut does: the schedule, its server, and whatever they started."""
+    for process in [*psutil.Process(served.pid).children(recursive=True), psutil.Process(served.pid)]:
+        process.kill()
+    served.wait()
+
+
+def _measure(root: Path, served: "subprocess.Popen[bytes]") -> dict[str, Any]:
+    """Processes, open files, memory, and what is on disk, in MB."""
+    family: list[Any] = []
+    if served.poll() is None:
+        family = [psutil.Process(served.pid), *psutil.Process(served.pid).children(recursive=True)]
+    server = [process for process in family if "server" in process.cmdline()]
+    folders = {
+        "data": "data",
+        "cache": ".dvc/cache",
+        "scratch": ".dvc/tmp",
+        "prefect": ".prefect",
+        "archive": "archive",
+    }
+    return {
+        "processes": len(family),
+        "open files": family[0].num_fds() if family else 0,
+        "server MB": round(sum(process.memory_info().rss for process in server) / 1e6),
+        **{f"{name} MB": _megabytes(root / folder) for name, folder in folders.items()},
+        "remote MB": _megabytes(_remote(root)),
+    }
+
+
+def _megabytes(folder: Path) -> float:
+    return round(sum(file.lstat().st_size for file in folder.rglob("*") if file.is_file()) / 1e6, 1)
+
+
+def _set(root: Path, values: dict[str, Any]) -> None:
+    changes = [f"{key}={value}" for key, value in values.items()]
+    code = "import sys; from thaw.project import settings; settings.override(sys.argv[1:])"
+    _call(root, sys.executable, "-c", code, *changes)
+
+
+def _remote(root: Path) -> Path:
+    return root.parent / "remote"
+
+
+def _thaw(folder: Path, *arguments: str) -> str:
+    return _call(folder, sys.executable, "-m", "thaw", *arguments)
+
+
+def _call(folder: Path, *command: str) -> str:
+    done = subprocess.run(command, cwd=folder, env=_environment(), text=True, capture_output=True)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)}: {done.stderr.strip()}")
+    return done.stdout
+
+
+def _environment() -> dict[str, str]:
+    """This Python's programs first, and no server but the project's own."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("PREFECT_API")}
+    return kept | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--weeks", type=int, default=52)
+    parser.add_argument("--minutes", type=int, default=2)
+    asked = parser.parse_args()
+    root = asked.folder.absolute() / "project"
+    shutil.rmtree(asked.folder, ignore_errors=True)
+    asked.folder.mkdir(parents=True)
+    make(root)
+    rows = live(root, asked.weeks, asked.minutes)
+    columns = [key for key in rows[0] if key != "due"]
+    print("| " + " | ".join(columns) + " |\n|" + "---|" * len(columns))
+    for row in rows:
+        print("| " + " | ".join(str(row[column]) for column in columns) + " |")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,138 @@
+"""Laws of removal: a picture that is withdrawn is found nowhere by its content, and what lost it says so."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from children import git
+
+from thaw.data import manifest
+from thaw.errors import InputError
+from thaw.project import mend, registry, reproduce, withdraw, workspace
+from thaw.project.withdraw import Holder
+
+ROOT = Path(__file__).resolve().parents[2]
+PIPELINE = """\
+stages:
+  prepare:
+    cmd:
+      - mkdir -p artifacts/prepare
+      - cat data/images/* > artifacts/prepare/pictures.npy && cp manifest.txt artifacts/prepare/manifest.csv
+    deps: [data]
+    outs: [artifacts/prepare]
+  embed:
+    cmd: mkdir -p artifacts/embed && cat data/images/* > artifacts/embed/train.npy
+    deps: [artifacts/prepare]
+    outs: [artifacts/embed]
+  report:
+    cmd: mkdir -p artifacts/report && cat data/images/* > artifacts/report/report.html
+    deps: [artifacts/embed]
+    outs: [artifacts/report]
+  package:
+    cmd: mkdir -p artifacts/package && echo a model > artifacts/package/weights
+    deps: [artifacts/embed]
+    outs: [artifacts/package]
+artifacts:
+  classifier: {path: artifacts/package, type: model}
+"""
+SECRET = b"what patient 17 looks like"
+
+
+def dvc(folder: Path, *command: str) -> None:
+    done = subprocess.run([sys.executable, "-m", "dvc", *command], cwd=folder, text=True, capture_output=True)
+    assert done.returncode == 0, done.stderr
+
+
+def where_it_is(folder: Path) -> list[str]:
+    files = [file for file in folder.rglob("*") if file.is_file() and ".git" not in file.parts]
+    return sorted(file.relative_to(folder).as_posix() for file in files if SECRET in file.read_bytes())
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A version that learned from the pictures of a patient, one of them twice, in cache, remote and archive."""
+    folder = tmp_path / "project"
+    (folder / "data" / "images").mkdir(parents=True)
+    rows = []
+    for number in range(6):
+        content = SECRET if number in (2, 5) else f"picture {number}".encode()
+        path = f"images/{number}.png"
+        (folder / "data" / path).write_bytes(content)
+        rows.append((path, "ab"[number % 2], "17" if number in (2, 3) else "4", "test" if number == 5 else "train"))
+    table = pd.DataFrame(rows, columns=["path", "label", "patient", "split"])
+    manifest.write_table(table.drop(columns="split"), folder / "data" / "labels.csv")
+    manifest.write_table(table[["path", "split"]], folder / "data" / "splits.csv")
+    hashes = [manifest.content_hash(folder / "data" / path) for path in table["path"]]
+    manifest.write_table(manifest.complete(table.assign(hash=hashes), ["a", "b"]), folder / "manifest.txt")
+    (folder / "archive" / "taken").mkdir(parents=True)
+    (folder / "archive" / "taken" / "new.png").write_bytes(SECRET)
+    (folder / "params.yaml").write_text((ROOT / "params.yaml").read_text())
+    (folder / "dvc.yaml").write_text(PIPELINE)
+    git(folder, "init", "-q")
+    dvc(folder, "init", "-q")
+    dvc(folder, "remote", "add", "-q", "-d", "storage", str(tmp_path / "remote"))
+    monkeypatch.setattr(workspace, "ROOT", folder)
+    dvc(folder, "add", "-q", "data")
+    dvc(folder, "repro", "-q")
+    dvc(folder, "push", "-q")
+    git(folder, "add", "data.dvc", "dvc.lock", "dvc.yaml", ".dvc/config")
+    git(folder, "-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "first")
+    registry.register("HEAD", "the first")
+    return folder
+
+
+def test_a_withdrawn_patient_is_found_nowhere_and_its_versions_say_so(project: Path, tmp_path: Path) -> None:
+    assert len(where_it_is(tmp_path)) > 8
+    pictures = withdraw.select([], "patient=17")
+    assert [picture.path for picture in pictures] == ["images/2.png", "images/3.png", "images/5.png"]
+    assert withdraw.holders(pictures)[0] == Holder("v1.0.0", 3, 2)
+    assert withdraw.is_reproducible("v1.0.0")
+    withdraw.withdraw(pictures, purge=True)
+    assert where_it_is(tmp_path) == []
+    left = manifest.read_folder(project / "data")
+    assert list(left["path"]) == ["images/0.png", "images/1.png", "images/4.png"]
+    dvc(project, "status", "data.dvc")
+    dvc(project, "get", "-q", ".", "artifacts/package", "--rev", "HEAD", "--out", str(tmp_path / "package"))
+    with pytest.raises(InputError, match=r"v1\.0\.0 cannot be reproduced"):
+        reproduce.reproduce("v1.0.0", tmp_path / "again", None, None)
+
+
+def test_without_purge_earlier_states_stay_whole(project: Path, tmp_path: Path) -> None:
+    withdraw.withdraw(withdraw.select(["data/images/3.png"], None), purge=False)
+    assert not (project / "data/images/3.png").exists()
+    dvc(project, "get", "-q", ".", "data", "--rev", "HEAD", "--out", str(tmp_path / "before"))
+    assert (tmp_path / "before/images/3.png").read_bytes() == b"picture 3"
+    assert withdraw.is_reproducible("v1.0.0")
+
+
+def test_a_removal_that_was_killed_is_ended_by_whoever_comes_next(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    def kill(*_: object) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(withdraw.pin, "write", kill)
+        with pytest.raises(Killed):
+            withdraw.withdraw(withdraw.select([], "patient=17"), purge=True)
+    assert where_it_is(tmp_path)
+    mend.mend()
+    assert where_it_is(tmp_path) == []
+    assert not withdraw.JOURNAL.file.exists()
+
+
+def test_a_mistake_is_one_sentence(project: Path) -> None:
+    for paths, where, sentence in (
+        ([], None, "say which pictures"),
+        (["images/9.png"], None, "'images/9.png' is no picture of data/"),
+        ([], "patient", "write COLUMN=VALUE with one of the columns label, patient, split"),
+        ([], "patient=18", "no picture has patient '18'; there are 17, 4"),
+        (["images"], None, "nothing would be left to train on"),
+    ):
+        with pytest.raises(InputError, match=sentence):
+            withdraw.select(paths, where)

@@ -1,0 +1,50 @@
+"""A law of the phase report: each of the worst mistakes stands beside the map of its own picture."""
+
+import io
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from packages import CLASSES, SHAPE, make
+from PIL import Image
+
+from tasks import report
+from thaw.data.pictures import VIEWS, Normaliser, Pictures, Preprocessing, decode
+from thaw.learning import checkpoint
+from thaw.learning.attribution import evidence
+from thaw.project import networks, settings
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def pixels_of(png: bytes) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(png)).convert("RGB")).astype(int)
+
+
+def test_each_of_the_worst_mistakes_stands_beside_the_map_of_its_own_picture(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = make(tmp_path)
+    shutil.copytree(made.network, tmp_path / "unfreeze/model")
+    monkeypatch.setattr(report, "UNFREEZE", tmp_path / "unfreeze")
+    monkeypatch.setattr(report, "DATA", made.pictures)
+    model, meta = checkpoint.load(made.network)
+    paths = sorted(path.relative_to(made.pictures).as_posix() for path in made.pictures.rglob("*.png"))
+    rows = pd.DataFrame({"path": paths, "split": ["train", "test"] * (len(paths) // 2)})
+    pictures = Pictures([made.pictures / path for path in paths], SHAPE, None, 1)
+    data = networks.of_splits(("test",), rows, CLASSES, torch.zeros(len(paths), 2), pictures, meta)
+    monkeypatch.setattr(networks, "dataset", lambda config, *reads: data if reads == ("test",) else None)
+    monkeypatch.setattr(networks, "use_resources", lambda config: torch.device("cpu"))
+    config = settings.read(ROOT / "params.yaml")
+    worst = pd.DataFrame({"path": [paths[13], paths[1], paths[7], paths[5]], "prediction": [*CLASSES, *CLASSES]})
+    normalise = Normaliser(Preprocessing.from_json(meta["preprocessing"]), torch.device("cpu"))
+    for png, path, said in zip(report.with_maps(worst, config), worst["path"], worst["prediction"], strict=True):
+        pixels = torch.from_numpy(decode(made.pictures / path, SHAPE)[None].copy()).permute(0, 3, 1, 2)
+        target = torch.tensor([CLASSES.index(said)])
+        maps, _ = evidence(model, pixels, normalise, VIEWS[config.evaluate.views], target)
+        own, other = (report.with_map(path, sign * maps[0].numpy(), SHAPE) for sign in (1, -1))
+        assert abs(pixels_of(png) - pixels_of(own)).max() <= 3
+        assert abs(pixels_of(png) - pixels_of(other)).max() > 30

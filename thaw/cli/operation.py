@@ -1,0 +1,57 @@
+"""How retraining goes here: `thaw status` and `thaw doctor`."""
+
+import itertools
+import json
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from thaw.cli.endings import RunError, one_sentence_endings, say
+
+
+def status(
+    check: Annotated[
+        bool, typer.Option("--check", help="Only say what somebody has to see to, and end with exit code 1 for it.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON, with every run and version.")] = False,
+) -> None:
+    """Show the model in use, the data, the schedules with what became of their runs, what comes next, and the disk.
+
+    Needs no server. `--check` is for cron and monitoring: a run that is late, did not begin, failed or was cancelled, a
+    model older than retrain.oldest, and a disk with less than retrain.disk_gb are one sentence and exit code 1.
+    """
+    with one_sentence_endings():
+        from thaw.orchestration import status as orchestration
+        from thaw.project import settings, workspace
+        from thaw.project import status as module
+        from thaw.report.status import lines
+
+        known = orchestration.gather()
+        problems = module.problems(known, settings.read(workspace.ROOT / "params.yaml").retrain)
+        if as_json:
+            typer.echo(json.dumps(asdict(known) | {"problems": problems}, indent=2, default=str))
+        elif not check:
+            for line in lines(module.facts(known), module.rows(known)):
+                say(line)
+            for problem in problems:
+                say(f"warning: {problem}")
+        if check and problems:
+            raise RunError("; ".join(problems))
+
+
+def doctor() -> None:
+    """Look whether everything that a retraining needs is as it should be, and name the command that mends what is not.
+
+    Versions against those that made the results, git, data, the DVC remote, locks, disk, device, server and schedules.
+    """
+    with one_sentence_endings():
+        from thaw.orchestration.status import server_and_schedules
+        from thaw.project.doctor import examine
+
+        bad = 0
+        for finding in itertools.chain(examine(), server_and_schedules()):
+            say(str(finding))
+            bad += finding.mend is not None
+        if bad:
+            raise RunError(f"{bad} of these {'are' if bad > 1 else 'is'} not as it should be")

@@ -1,0 +1,71 @@
+"""What `thaw status` shows, and the same as a page of the UI. It asks a server that runs and starts none."""
+
+import os
+from datetime import datetime, timedelta
+from typing import Any
+
+from thaw.orchestration import schedule, server
+from thaw.project import settings, status, workspace
+from thaw.project.doctor import Finding
+from thaw.project.status import Schedule, Status
+
+NO_SERVER = "http://127.0.0.1:0/api"
+NOBODY = "no server answers"
+
+
+def gather() -> Status:
+    """Everything that is known now, with or without a server."""
+    api = server.answering()
+    with server.environment(api or NO_SERVER):
+        if api:
+            from prefect import get_client
+
+            with get_client(sync_client=True) as client:
+                schedule.note(client)
+        return of_now(server.ui(api) if api else "")
+
+
+def of_now(address: str) -> Status:
+    """What is known without asking a server; its address is empty where none answers."""
+    noted = schedule.noted()
+    heard = noted["heard"] and datetime.fromisoformat(noted["heard"])
+    schedules = [_schedule(name, values, address) for name, values in noted["schedules"].items()]
+    return status.gather(settings.read(workspace.ROOT / "params.yaml").retrain, schedules, address, heard)
+
+
+def _schedule(name: str, values: dict[str, Any], address: str) -> Schedule:
+    since, now = datetime.fromisoformat(values["since"]), datetime.now().astimezone()
+    past: list[datetime] = []
+    start = now
+    while len(past) < status.KEPT and start > since:  # step by step: the arithmetic gives up after 1,000 dates
+        start = max(since, now - 4 * (now - start) - timedelta(hours=1))
+        past = sorted(date for rule in values["rules"] for date in schedule.dates(rule, start, now))
+    coming = sorted(date for rule in values["rules"] for date in schedule.dates(rule, now))
+    return Schedule(
+        name=name,
+        described=values["described"],
+        paused=values["paused"],
+        since=since,
+        served_by=values["served_by"] if address else NOBODY,
+        past=past[-status.KEPT :],
+        next=None if values["paused"] else next(iter(coming), None),
+    )
+
+
+def page(address: str) -> str:
+    """The same as Markdown, for the UI."""
+    return status.page(of_now(address), settings.read(workspace.ROOT / "params.yaml").retrain)
+
+
+def server_and_schedules() -> list[Finding]:
+    """Whether the server answers, and whether every schedule is served: what `thaw doctor` asks of Prefect."""
+    asked, api = os.environ.get("PREFECT_API_URL"), server.answering()
+    if asked and not api:
+        return [Finding("server", f"PREFECT_API_URL is {asked}, and nothing answers there", "unset PREFECT_API_URL")]
+    known = gather()
+    findings = [Finding("server", f"answers at {known.server}" if api else "none runs; `thaw run` starts one")]
+    for each in known.schedules:
+        idle = not each.paused and each.served_by in ("not served", NOBODY)
+        text = f"{each.name} is {each.served_by if not each.paused else 'paused'}"
+        findings.append(Finding("schedule", text, "thaw schedule" if idle else None))
+    return findings

@@ -1,0 +1,108 @@
+"""The log of retrainings: when each began and ended in this workspace, and how. No server is needed for it.
+
+A line of JSON when a run begins and one when it ends, in `.prefect/runs.jsonl`. A run without an end whose process is
+gone was killed.
+"""
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from thaw.project import lock, workspace
+from thaw.project.journal import replace
+
+MOST = 2000  # lines; of more than that the older half goes
+RUNNING, KILLED, MISSED = "Running", "Killed", "Did not run"
+GOOD = ("Completed", RUNNING)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A retraining: of which schedule, when it was due and began and ended, and how."""
+
+    name: str
+    schedule: str | None
+    recorded: bool
+    due: datetime
+    began: datetime | None
+    ended: datetime | None
+    outcome: str
+    message: str
+
+
+@contextmanager
+def noted(number: str, **about: Any) -> Iterator[Callable[[str, str], None]]:
+    """Note that a run begins, and how it ends: as the block says, or by what it raises."""
+    import psutil  # type: ignore[import-untyped]
+
+    process = {"pid": os.getpid(), "since": psutil.Process().create_time()}
+    _append({"id": number, "began": _now(), "process": process} | about)
+    end: dict[str, str] = {}
+    try:
+        yield lambda outcome, message: end.update(outcome=outcome, message=message)
+    except BaseException as error:
+        failed = isinstance(error, Exception)
+        end.update(outcome="Failed", message=str(error)) if failed else end.update(outcome="Cancelled", message="")
+        raise
+    finally:
+        _append({"id": number, "ended": _now()} | end)
+
+
+def read() -> list[Run]:
+    """All retrainings that the log has, in the order in which they began."""
+    found: dict[str, dict[str, Any]] = {}
+    for line in _file().read_text(encoding="utf-8").splitlines() if _file().is_file() else []:
+        with suppress(ValueError):  # half a line, of a full disk
+            values = json.loads(line)
+            found.setdefault(values["id"], {}).update(values)
+    return [_run(values) for values in found.values() if "began" in values]
+
+
+def _run(values: dict[str, Any]) -> Run:
+    began = datetime.fromisoformat(values["began"])
+    ended = values.get("ended")
+    outcome = values.get("outcome") or (RUNNING if _goes_on(values["process"]) else KILLED)
+    due = values.get("due")
+    return Run(
+        name=values.get("name", ""),
+        schedule=values.get("schedule"),
+        recorded=values.get("recorded", False),
+        due=datetime.fromisoformat(due) if due else began,
+        began=began,
+        ended=datetime.fromisoformat(ended) if ended else None,
+        outcome=outcome,
+        message=values.get("message", ""),
+    )
+
+
+def _goes_on(process: dict[str, Any]) -> bool:
+    """Whether the process of a run lives. That of a container is not seen, but what it holds is."""
+    import psutil
+
+    with suppress(psutil.Error):
+        if abs(psutil.Process(process["pid"]).create_time() - process["since"]) < 1:
+            return True
+    return lock.holder() is not None
+
+
+def _append(values: dict[str, Any]) -> None:
+    file = _file()
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("a", encoding="utf-8") as log:
+        log.write(json.dumps(values) + "\n")
+    lines = file.read_bytes().splitlines(keepends=True)
+    if len(lines) > MOST:
+        replace(file, b"".join(lines[-MOST // 2 :]))
+
+
+def _now() -> str:
+    return datetime.now().astimezone().isoformat()
+
+
+def _file() -> Path:
+    return workspace.ROOT / ".prefect" / "runs.jsonl"

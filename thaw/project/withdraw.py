@@ -1,0 +1,251 @@
+"""withdraw: take pictures out of the data, say what still holds them, and with `purge` remove them there too.
+
+    thaw remove PATHS…  |  --where patient=17   [--purge]
+
+A picture is told by its content: equal files go together, and what is searched for is their hash. A journal holds what
+was begun, so that a removal that was killed is ended by whoever comes next.
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
+
+from thaw.errors import InputError
+from thaw.project import clean, experiment, pin, registry, settings, workspace
+from thaw.project.git import contents, git
+from thaw.project.heal import cache_folder, place
+from thaw.project.journal import Journal, replace
+from thaw.project.lock import only_retraining
+from thaw.project.stage import OnLine, ask
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+JOURNAL = Journal("withdrawal")
+REMOVED = ".thaw/removed.json"  # hashes of what was purged, and the versions that lost data by it
+DERIVED = ("artifacts/prepare", "artifacts/embed", "artifacts/report")  # decoded, features, pictures on a page
+SHOWN = ("artifacts/promotion", "artifacts/studies")  # pages of the workspace that DVC does not keep
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture that is to go: its path in data/, and its content as DVC and as the manifest tell it."""
+
+    path: str
+    md5: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Holder:
+    """A state that still holds such pictures: how many, and from how many its model learned (None: not known)."""
+
+    name: str
+    pictures: int
+    learned: int | None
+
+    def __str__(self) -> str:
+        learned = "whether its model learned from them is not known" if self.learned is None else ""
+        return f"{self.name} holds {self.pictures} of them, " + (learned or f"its model learned from {self.learned}")
+
+
+def select(paths: Iterable[str], where: str | None) -> list[Picture]:
+    """The pictures that these paths or a value of a column name, with all that are equal to them."""
+    from thaw.data.manifest import content_hash, read_folder
+
+    data = workspace.ROOT / "data"
+    rows = read_folder(data)
+    rows = rows.assign(sha256=[content_hash(data / path) for path in rows["path"]])
+    named = _named(rows, list(paths), where)
+    if len(named) == len(rows):
+        raise InputError("that is every picture of data/; nothing would be left to train on")
+    equal = rows[rows["sha256"].isin(named["sha256"])]
+    return [
+        Picture(path, _md5(data / path), digest) for path, digest in zip(equal["path"], equal["sha256"], strict=True)
+    ]
+
+
+def _named(rows: "pd.DataFrame", paths: list[str], where: str | None) -> "pd.DataFrame":
+    if bool(paths) == bool(where):
+        raise InputError("say which pictures: paths in data/ (of pictures or folders), or --where COLUMN=VALUE")
+    if where:
+        column, equals, value = where.partition("=")
+        columns = [name for name in rows.columns if name not in ("path", "sha256")]
+        if not equals or column not in columns:
+            raise InputError(f"--where is '{where}'; write COLUMN=VALUE with one of the columns {', '.join(columns)}")
+        found = rows[rows[column].astype(str) == value]
+        if found.empty:
+            raise InputError(
+                f"no picture has {column} '{value}'; there are {', '.join(sorted(set(rows[column]))[:10])}"
+            )
+        return found
+    parts = []
+    for path in paths:
+        name = path.removeprefix("./").removeprefix("data/").rstrip("/")
+        found = rows[(rows["path"] == name) | rows["path"].str.startswith(f"{name}/")]
+        if found.empty:
+            raise InputError(f"'{path}' is no picture of data/ and no folder with some; paths are those in labels.csv")
+        parts.append(found)
+    import pandas as pd
+
+    return pd.concat(parts).drop_duplicates("path")
+
+
+def holders(pictures: list[Picture]) -> list[Holder]:
+    """Versions, records and branches whose data hold some of them, as far as DVC's cache has their lists."""
+    cache, md5 = cache_folder(), {picture.md5 for picture in pictures}
+    names = {version.commit: version.name for version in registry.versions()}
+    for line in git("for-each-ref", "--format=%(objectname) %(refname)", "refs/exps/*/*/*", "refs/heads").splitlines():
+        commit, name = line.split(" ", 1)
+        names.setdefault(commit, f"the {'branch' if 'heads' in name else 'record'} {name.rsplit('/', 1)[-1]}")
+    texts = contents([f"{commit}:./{file}" for commit in names for file in ("data.dvc", "dvc.lock")])
+    found: list[Holder] = []
+    for name, pinned, lock in zip(names.values(), texts[::2], texts[1::2], strict=True):
+        held = [member for member in _members(cache, registry.hashes(pinned).get("data", "")) if member[1] in md5]
+        if held:
+            manifest = dict(_members(cache, registry.hashes(lock).get("artifacts/prepare", ""))).get("manifest.csv", "")
+            found.append(Holder(name, len(held), _learned(place(cache, manifest), pictures)))
+    return found
+
+
+def _learned(manifest: Path, pictures: list[Picture]) -> int | None:
+    from thaw.data.manifest import read_manifest
+
+    if not manifest.is_file():
+        return None
+    rows = read_manifest(manifest)
+    ours = rows["hash"].isin([picture.sha256 for picture in pictures])
+    return int((ours & (rows["split"] != "test")).sum())
+
+
+def withdraw(pictures: list[Picture], purge: bool, on_line: OnLine = print) -> list[str]:
+    """Take them out of the data; with `purge` out of every place that has them. Sentences that say what was done."""
+    with only_retraining("thaw remove"):
+        pin.check()
+        names = [picture.path for picture in pictures]
+        JOURNAL.begin(paths=names, md5=[picture.md5 for picture in pictures], purge=purge)
+        return finish(on_line)
+
+
+def finish(on_line: OnLine = print) -> list[str]:
+    """End what was begun, if anything was. Whoever calls holds the workspace."""
+    begun = JOURNAL.read()
+    if not begun:
+        return []
+    data = workspace.ROOT / "data"
+    _drop_rows(set(begun["paths"]))
+    for name in begun["paths"]:
+        (data / name).unlink(missing_ok=True)
+    pin.write("remove")
+    sentences = [f"{len(begun['paths'])} pictures are out of data/; data.dvc pins the rest"]
+    if begun["purge"]:
+        sentences += _purge(set(begun["md5"]), on_line)
+    JOURNAL.end()
+    return sentences
+
+
+def _drop_rows(paths: set[str]) -> None:
+    from thaw.data.manifest import csv_of, read_table
+
+    for name in ("labels.csv", "splits.csv"):
+        table = workspace.ROOT / "data" / name
+        if table.is_file():
+            rows = read_table(table)
+            names = rows["path"].map(lambda path: PurePosixPath(path).as_posix())
+            replace(table, csv_of(rows[~names.isin(paths)]).encode())
+
+
+def _purge(md5: set[str], on_line: OnLine) -> list[str]:
+    """Remove them, and what was made of them, from the workspace, DVC's cache and remote, and the archive."""
+    cache = cache_folder()
+    affected, others = _states(cache, md5)
+    kept = {digest for outs in others for output in outs for digest in _objects(cache, output, outs)}
+    kept |= {digest for outs in affected for output in {*outs} - {*DERIVED} for digest in _objects(cache, output, outs)}
+    derived = {digest for outs in affected for output in DERIVED for digest in _objects(cache, output, outs)}
+    gone = md5 | (derived - kept)
+    note = _noted()
+    versions = {version.name for version in registry.versions() if version.data in _data_of(affected)}
+    note = {key: sorted({*note.get(key, []), *news}) for key, news in (("md5", md5), ("versions", versions))}
+    replace(workspace.ROOT / REMOVED, (json.dumps(note, indent=2) + "\n").encode())
+    freed = sum(_delete(place(cache, digest)) for digest in gone)
+    for output in (*DERIVED, *SHOWN):
+        shutil.rmtree(workspace.ROOT / output, ignore_errors=True)
+    for file in (workspace.ROOT / ".dvc/tmp/thaw").rglob("*"):
+        if file.is_file() and file.suffix != ".json":  # journals stay, kept activations and the like go
+            _delete(file)
+    retrain = settings.read(workspace.ROOT / "params.yaml").retrain
+    folders = {workspace.ROOT / name for name in (retrain.archive, retrain.incoming) if name}
+    archived = [file for folder in folders for file in folder.rglob("*") if file.is_file() and _md5(file) in md5]
+    for file in archived:
+        _delete(file)
+    sentences = [f"{freed} objects went from DVC's cache, {len(archived)} files from the archive"]
+    if experiment.has_remote():
+        sent = ask("remove", "thaw.project.unsend", *sorted(gone), on_line=on_line)
+        sentences.append(f"{sent} objects went from the DVC remote")
+    if versions:
+        sentences.append(
+            f"{', '.join(sorted(versions))} cannot be reproduced any more; {REMOVED} says so: commit it with data.dvc"
+        )
+    return sentences
+
+
+def is_reproducible(version: str) -> bool:
+    """Whether a version still has all its pictures."""
+    return version not in _noted().get("versions", [])
+
+
+def data_hashes(pictures: list[Picture]) -> list[str]:
+    """The first letters of the hash of each data version that holds some of them, as tags of flow runs have it."""
+    affected, _ = _states(cache_folder(), {picture.md5 for picture in pictures})
+    return sorted(_data_of(affected))
+
+
+def _noted() -> dict[str, list[str]]:
+    file = workspace.ROOT / REMOVED
+    values: dict[str, list[str]] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    return values
+
+
+def _states(cache: Path, md5: set[str]) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
+    """The states that hold some of these, and the others: outputs and data with their hashes. Whose data nobody can
+    list may hold some."""
+    affected: list[dict[str, str]] = []
+    others: list[dict[str, str]] = []
+    for outs in clean.states():
+        data = outs.get("data", "")
+        members = {digest for _, digest in _members(cache, data)}
+        (affected if members & md5 or (data and not members) else others).append(outs)
+    return affected, others
+
+
+def _data_of(states: list[dict[str, str]]) -> set[str]:
+    return {outs["data"][:7] for outs in states if outs.get("data")}
+
+
+def _objects(cache: Path, output: str, outs: dict[str, str]) -> Iterator[str]:
+    """The objects of an output, with the one that lists them."""
+    if digest := outs.get(output):
+        yield digest
+        yield from (member for _, member in _members(cache, digest))
+
+
+def _members(cache: Path, digest: str) -> list[tuple[str, str]]:
+    """Name and hash of each file of a folder in DVC's cache; none where the cache does not have its list."""
+    top = place(cache, digest)
+    if not digest.endswith(".dir") or not top.is_file():
+        return []
+    return [(member["relpath"], member["md5"]) for member in json.loads(top.read_text(encoding="utf-8"))]
+
+
+def _md5(file: Path) -> str:
+    return hashlib.md5(file.read_bytes(), usedforsecurity=False).hexdigest()
+
+
+def _delete(file: Path) -> bool:
+    there = file.is_file()
+    file.unlink(missing_ok=True)
+    return there
