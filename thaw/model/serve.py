@@ -29,9 +29,9 @@ from thaw.errors import InputError
 from thaw.model.model import BATCH, Model, Prediction
 from thaw.model.sources import Picture
 
-LOOK_EVERY = 5.0  # seconds between two looks at which model is in use
+LOOK_EVERY = 5.0  # seconds between two checks which model is in use
 MEGABYTE = 2**20
-PATIENCE = 16  # a request that is too large is read to its end up to so many times what is allowed
+PATIENCE = 16  # a request that is too large is read up to this many times the limit
 
 
 class Limits(NamedTuple):
@@ -85,7 +85,7 @@ class Loaded(NamedTuple):
 
 
 class InUse:
-    """The model in use, loaded; a request holds the one that it began with until it is answered."""
+    """The loaded model in use; a request keeps the one that it began with."""
 
     def __init__(self, name_now: Callable[[], str], load: Callable[[str], Model]) -> None:
         self.name_now = name_now
@@ -95,18 +95,18 @@ class InUse:
         self.problem: str | None = None
 
     def look(self) -> None:
-        """Change to the model in use where it is another one; where that fails the one before stays."""
+        """Load the model in use if it changed; if that fails, keep the old one."""
         try:
             name = self.name_now()
             if name != self.loaded.name:
                 self.loaded = Loaded(name, self.load(name))
             self.problem = None
-        except Exception as error:  # whatever it is, it must not end the server
+        except Exception as error:  # nothing may end the server
             self.problem = f"the model in use could not be loaded: {error}"
 
     @contextmanager
     def followed(self, every: float) -> Iterator[None]:
-        """Look again and again, in a thread of its own."""
+        """Check periodically, in a thread."""
         ended = threading.Event()
 
         def follow() -> None:
@@ -123,14 +123,14 @@ class InUse:
 
 
 class Waiting(NamedTuple):
-    """The pictures of a request, and where its answer is put: the name of the model and what it says."""
+    """The pictures of a request, and the future of its answer: model name and predictions."""
 
     pictures: list[Picture]
     answer: Future[tuple[str, list[Prediction]]]
 
 
 class Together:
-    """Answers requests one batch after the other, those that wait together: a batch costs less than its parts."""
+    """Answers waiting requests together, batch after batch: a batch costs less than its parts."""
 
     def __init__(self, in_use: InUse) -> None:
         self.in_use = in_use
@@ -138,7 +138,7 @@ class Together:
         self.worker = ThreadPoolExecutor(1)
 
     def ask(self, pictures: list[Picture]) -> tuple[str, list[Prediction]]:
-        """What one model says of the pictures, and its name."""
+        """Predict the pictures with one model; returns its name too."""
         request = Waiting(pictures, Future())
         self.waiting.append(request)
         self.worker.submit(self._answer_waiting)
@@ -153,7 +153,7 @@ class Together:
             predictions = model.stream(picture for request in batch for picture in request.pictures)
             for request in batch:
                 request.answer.set_result((name, list(islice(predictions, len(request.pictures)))))
-        except Exception as error:  # it is the answer to all that have none yet
+        except Exception as error:
             for request in batch:
                 if not request.answer.done():
                     request.answer.set_exception(error)
@@ -183,15 +183,15 @@ def application(in_use: InUse, limits: Limits, token: str | None = None, look_ev
         answers = [
             Answer(
                 file=name,
-                prediction=each.label or None,
-                probabilities=dict(each.probabilities) or None,
-                decision=each.decision or None,
-                unsure=each.unsure,
-                unlike=each.unlike,
-                distance=each.distance,
-                error=each.error or None,
+                prediction=result.label or None,
+                probabilities=dict(result.probabilities) or None,
+                decision=result.decision or None,
+                unsure=result.unsure,
+                unlike=result.unlike,
+                distance=result.distance,
+                error=result.error or None,
             )
-            for name, each in zip(names, predictions, strict=True)
+            for name, result in zip(names, predictions, strict=True)
         ]
         return Answers(model=model, predictions=answers)
 
@@ -247,7 +247,7 @@ class _Door:
 
 
 async def _read_rest(receive: Receive, most: int) -> None:
-    """Let a request end and forget it: a client that is cut off while it sends does not read why."""
+    """Read and drop the rest of a request: a client that is cut off while it sends never reads why."""
     read = 0
     while read < most:
         message = await receive()
@@ -257,7 +257,7 @@ async def _read_rest(receive: Receive, most: int) -> None:
 
 
 def _page(schema: dict[str, Any]) -> str:
-    """What the server answers to, without anything from outside."""
+    """A page that lists the endpoints, without outside resources."""
     rows = "".join(
         f"<tr><td><code>{method.upper()} {escape(path)}</code></td><td>{escape(operation['summary'])}</td></tr>"
         for path, methods in schema["paths"].items()
@@ -273,7 +273,7 @@ def _page(schema: dict[str, Any]) -> str:
 
 
 def check(host: str, token: str | None) -> None:
-    """Raise where other machines could reach the server and nothing keeps them out."""
+    """Raise if other machines could reach the server without a token."""
     if token == "":
         raise InputError("the token is empty; set THAW_SERVE_TOKEN to a long random one, or leave it out on loopback")
     if not is_loopback(host) and token is None:
@@ -292,7 +292,7 @@ def is_loopback(host: str) -> bool:
 
 
 def listen(host: str, port: int) -> socket:
-    """A socket that listens; 0 is any free port."""
+    """Open a listening socket; port 0 means any free one."""
     try:
         return create_server((host, port), family=AF_INET6 if ":" in host else AF_INET)
     except OSError as error:
@@ -302,9 +302,9 @@ def listen(host: str, port: int) -> socket:
 
 
 def server(app: FastAPI, host: str) -> uvicorn.Server:
-    """What answers until Ctrl-C or SIGTERM, and then finishes what was begun.
+    """A server that runs until Ctrl-C or SIGTERM, and then finishes open requests.
 
-    On loopback only under its names: a page of another site, whose name was made to point here, is turned away.
+    On loopback it answers to its own names only, which keeps out DNS rebinding.
     """
     names = [host, f"[{host}]", "localhost"] if is_loopback(host) else ["*"]
     return uvicorn.Server(uvicorn.Config(TrustedHostMiddleware(app, names), log_level="warning", lifespan="on"))

@@ -1,12 +1,10 @@
-"""Retraining on a schedule: `thaw schedule --cron "0 3 * * 1"` keeps it on the Prefect server and
-serves it here.
+"""Schedules: `thaw schedule --cron "0 3 * * 1"` stores one on the Prefect server and serves it here.
 
-A schedule is a Prefect deployment of the flow. The flow is called after the project, so two
-projects on one server stay apart; a tag names the folder, so that two clones of one project do
-too. One process serves all schedules of its workspace, one run at a time; it needs no work pool.
-Schedules outlive it: of the runs that were due while nothing served, the last one is caught up. What
-the server says of them is noted in `.prefect/schedules.json`, so that without one it is known what
-is due.
+A schedule is a Prefect deployment of the flow. The flow carries the project's name, so two projects
+on one server stay apart; a tag names the folder, so two clones of one project do too. One process
+serves all schedules of its workspace, one run at a time; it needs no work pool. Schedules outlive
+it: of the runs that were due while nothing served them, the last one is caught up. A copy of the
+schedules in `.prefect/schedules.json` tells what is due when no server runs.
 """
 
 import asyncio
@@ -44,10 +42,10 @@ if TYPE_CHECKING:
     from prefect.runner import Runner
 
 FLOW = "retrain"
-PREDICT = "predict"  # the other flow that has schedules; a source tells them from those of retrain
+PREDICT = "predict"  # the other flow with schedules, which have a source
 ASKS = "approve"  # the flow that asks a person, deployed beside each schedule under the same name
 NAME, DAILY = "weekly", "daily"
-BREATH = 0.5  # seconds between two looks whether to stop
+BREATH = 0.5  # seconds between two checks whether to stop
 CHECK = "import sys; from prefect.schedules import Cron; Cron(sys.argv[1])"
 
 
@@ -59,8 +57,10 @@ def serve(
     say: server.Say,
     source: str | None = None,
 ) -> None:
-    """Serve the schedules of this workspace until a signal comes; with `cron`, make or change one of
-    them first, which predicts the new pictures of a `source`, or else retrains."""
+    """Serve the schedules of this workspace until a signal comes.
+
+    With `cron`, make or change one first: it predicts new pictures of `source`, else it retrains.
+    """
     if source and overrides:
         raise InputError("--set is for retraining: leave it out with --predict")
     if cron:
@@ -104,7 +104,7 @@ def serve(
 
 
 def _served(client: "SyncPrefectClient") -> dict[str, dict[str, Any]]:
-    """The schedules that this workspace serves, and what each was made with."""
+    """The schedules that this workspace serves, and the options of each."""
     return {deployment.name: _kept(deployment) for deployment in _all(client) if _is_ours(deployment)}
 
 
@@ -116,7 +116,7 @@ def _made(
     overrides: list[str],
     source: str | None,
 ) -> dict[str, Any]:
-    """What the schedule of that name is going to be made with, and what is kept of the present one."""
+    """The options of a new or changed schedule; those not given are kept."""
     from prefect.schedules import Cron
 
     retraining: dict[str, Any] = {"overrides": overrides or None, "record": True}
@@ -128,7 +128,7 @@ def _made(
 
 
 def _runner(client: "SyncPrefectClient", served: dict[str, dict[str, Any]], say: server.Say) -> "Runner":
-    """What runs these schedules; of the runs that were due and never began it takes the last."""
+    """A runner for these schedules; of the runs that were missed it takes the last."""
     from prefect.runner import Runner
     from prefect.types.entrypoint import EntrypointType
 
@@ -153,11 +153,11 @@ def _runner(client: "SyncPrefectClient", served: dict[str, dict[str, Any]], say:
 
 
 def _poll(runner: "Runner", renewed: "Callable[[], Runner]", api: str, say: server.Say) -> None:
-    """Start the runs that are due, until an error or a signal comes; then end a run that goes on,
-    and its children.
+    """Start the runs that are due until an error or a signal comes; then end the current run and its
+    children.
 
-    In a thread: on the main one the runner would answer signals in its own way, which leaves a
-    training behind.
+    In a thread, because on the main one the runner's own signal handlers would leave a training
+    behind.
     """
     over = threading.Event()
 
@@ -175,7 +175,7 @@ def _poll(runner: "Runner", renewed: "Callable[[], Runner]", api: str, say: serv
 
 
 async def _serve(runner: "Runner", api: str, say: server.Say, over: threading.Event) -> bool:
-    """Start the runs that are due until it is over, then end one that goes on; whether another runner has to go on."""
+    """Start due runs until `over`, then end the current one; returns whether another runner takes over."""
     async with runner:
         polling = asyncio.create_task(_start_due(runner, api, say))
         while not polling.done() and not over.is_set():
@@ -189,10 +189,10 @@ async def _serve(runner: "Runner", api: str, say: server.Say, over: threading.Ev
 
 
 async def _start_due(runner: "Runner", api: str, say: server.Say) -> None:
-    """Start the runs that are due, until the server was away for a while and the runner has nothing to do.
+    """Start due runs; return once the server is back after an outage and no run is being started.
 
-    Prefect's own loop gives up where the server is away for minutes, and ends a run that goes on. And after a while
-    without a server a runner does not hear of "Cancel" any more, so its work goes to another one.
+    Prefect's own loop gives up after minutes without a server, and ends the current run. A runner
+    that was without a server for a while misses "Cancel", so a new one has to replace it.
     """
     away = False
     poller = runner._scheduled_run_poller
@@ -212,7 +212,7 @@ async def _start_due(runner: "Runner", api: str, say: server.Say) -> None:
 
 
 def show(say: server.Say) -> None:
-    """Say of each schedule on the server what it is, who runs it, and when."""
+    """Print each schedule: what it is, who runs it, and when."""
     with _connected(say) as client:
         for line in _lines(_all(client)) or ["There is no schedule."]:
             say(line)
@@ -261,13 +261,13 @@ def claim(name: str, flow: str = FLOW) -> dict[str, list[str]]:
 
 
 def machine_zone() -> str:
-    """The time zone of this machine by name, UTC where it has none."""
+    """The name of this machine's time zone, or UTC."""
     named = os.environ.get("TZ", "").removeprefix(":") or os.path.realpath("/etc/localtime").partition("/zoneinfo/")[2]
     return named if named in zoneinfo.available_timezones() else "UTC"
 
 
 def _check(name: str, cron: str, timezone: str) -> None:
-    """Raise `InputError` for what can be told before a server is started."""
+    """Raise `InputError` for mistakes that show without a server."""
     if not re.fullmatch(r"[\w-]+", name):
         raise InputError(f"the name of a schedule is {name!r}: use letters, digits, - and _")
     if timezone not in zoneinfo.available_timezones():
@@ -320,7 +320,7 @@ def _lock() -> Path:
 
 
 def _flow_name(flow: str = FLOW) -> str:
-    """The name of this project's flow, which no other project's deployments bear."""
+    """The name of this project's flow."""
     return f"{flow} {pipeline.project()}"
 
 
@@ -397,7 +397,7 @@ def _free(client: "SyncPrefectClient", name: str) -> None:
 
 
 def _kept(deployment: "DeploymentResponse") -> dict[str, Any]:
-    """What a schedule was made with; pausing outlasts the process that serves."""
+    """The options of a schedule; pausing outlasts the process that serves it."""
     from prefect.client.schemas.actions import DeploymentScheduleCreate
 
     schedules = [
@@ -408,7 +408,7 @@ def _kept(deployment: "DeploymentResponse") -> dict[str, Any]:
 
 
 def _skip_missed(client: "SyncPrefectClient", deployment_id: "UUID") -> int:
-    """Of the runs that were due and never began, leave the last one; how many there were."""
+    """Mark missed runs as Missed, except the last one; returns how many were due."""
     from prefect.client.schemas import filters
     from prefect.client.schemas.objects import State, StateType
 
@@ -441,7 +441,7 @@ def _lines(schedules: "list[DeploymentResponse]") -> list[str]:
 
 
 def active_rules(deployment: "DeploymentResponse") -> "list[DeploymentSchedule]":
-    """What of a schedule is not paused; the UI can switch its rules off one by one."""
+    """The active rules of a schedule; the UI can switch them off one by one."""
     return [schedule for schedule in deployment.schedules if schedule.active and not deployment.paused]
 
 
@@ -475,7 +475,7 @@ def dates(
 
 
 def note(client: "SyncPrefectClient") -> None:
-    """Keep what the server says of the schedules of retraining in this workspace."""
+    """Store the server's schedules of retraining in this workspace."""
     before, now = noted()["schedules"], datetime.now().astimezone().isoformat()
     kept = {}
     for deployment in within_reach(client):
@@ -495,7 +495,7 @@ def note(client: "SyncPrefectClient") -> None:
 
 
 def noted() -> dict[str, Any]:
-    """What a server said of the schedules of this workspace when it was last asked, and when that was."""
+    """The schedules as stored when a server last answered, and when that was."""
     file = _notes()
     if not file.is_file():
         return {"heard": None, "schedules": {}}

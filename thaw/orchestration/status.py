@@ -1,4 +1,4 @@
-"""What `thaw status` shows, and the same as a page of the UI. It asks a server that runs and starts none."""
+"""The content of `thaw status` and of its page in the UI. It asks a running server and starts none."""
 
 import os
 from datetime import datetime, timedelta
@@ -26,7 +26,7 @@ def gather() -> Status:
 
 
 def of_now(address: str) -> Status:
-    """What is known without asking a server; its address is empty where none answers."""
+    """The status without asking a server; `address` is empty if none answers."""
     noted = schedule.noted()
     heard = noted["heard"] and datetime.fromisoformat(noted["heard"])
     schedules = [_schedule(name, values, address) for name, values in noted["schedules"].items()]
@@ -62,10 +62,10 @@ def server_and_schedules() -> list[Finding]:
     asked, api = os.environ.get("PREFECT_API_URL"), server.answering()
     if asked and not api:
         return [Finding("server", f"PREFECT_API_URL is {asked}, and nothing answers there", "unset PREFECT_API_URL")]
-    known = gather()
-    findings = [Finding("server", f"answers at {known.server}" if api else "none runs; `thaw run` starts one")]
-    for each in known.schedules:
-        idle = not each.paused and each.served_by in ("not served", NOBODY)
-        text = f"{each.name} is {each.served_by if not each.paused else 'paused'}"
+    facts = gather()
+    findings = [Finding("server", f"answers at {facts.server}" if api else "none runs; `thaw run` starts one")]
+    for planned in facts.schedules:
+        idle = not planned.paused and planned.served_by in ("not served", NOBODY)
+        text = f"{planned.name} is {planned.served_by if not planned.paused else 'paused'}"
         findings.append(Finding("schedule", text, "thaw schedule" if idle else None))
     return findings
