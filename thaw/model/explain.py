@@ -1,6 +1,6 @@
 """explain: where a model looked, drawn over each picture.
 
-FOLDER/0001-a.png    the picture under its map, which is of one class
+FOLDER/0001-a.png    a picture under its map, which is of one class
 FOLDER/maps.csv      for each picture its PNG, that class and its probability, or why it cannot be read
 """
 
@@ -26,12 +26,12 @@ from thaw.model.sources import Picture
 from thaw.statistics import calibration
 
 BATCH = 16
-LARGEST = 640  # pixels of the longer side of what is drawn
+LARGEST = 640  # pixels of the longer side of a PNG
 TABLE = "maps.csv"
 
 
 class Row(NamedTuple):
-    """What the table says of one picture."""
+    """A row of the table."""
 
     path: str
     map: str = ""
@@ -43,7 +43,7 @@ class Row(NamedTuple):
 def explain(model: Model, pictures: Iterable[Picture], folder: Path, label: str | None = None) -> Iterator[Row]:
     """Draw each picture into a new folder, under the map of a class: the most probable one, or `label`.
 
-    What lies in that folder is no picture to explain, also where it is inside one that is.
+    Files in the new folder are skipped, in case it lies inside one of the sources.
     """
     network = model.predictor
     if not isinstance(network, Network):
@@ -51,9 +51,9 @@ def explain(model: Model, pictures: Iterable[Picture], folder: Path, label: str 
     if label is not None and label not in model.classes:
         raise InputError(f"--class {label}: this model has no such class; allowed are {', '.join(model.classes)}")
     _make(folder)
-    place = folder.resolve()
-    others = (picture for picture in pictures if not picture.path.resolve().is_relative_to(place))
-    return _rows(model, network, others, folder, label)
+    out = folder.resolve()
+    inputs = (picture for picture in pictures if not picture.path.resolve().is_relative_to(out))
+    return _rows(model, network, inputs, folder, label)
 
 
 def _rows(
@@ -63,7 +63,7 @@ def _rows(
     while batch := list(islice(pictures, BATCH)):
         read = [_read(picture) for picture in batch]
         images = [image for image in read if isinstance(image, Image.Image)]
-        drawn = iter(_drawn(model, network, images, label))
+        drawn = iter(_draw(model, network, images, label))
         rows = []
         for picture, image in zip(batch, read, strict=True):
             number += 1
@@ -76,16 +76,16 @@ def _rows(
                 tinted.save(folder / file)
             rows.append(Row(str(picture.path), file, name, probability))
         table = pd.DataFrame(rows, dtype=object).rename(columns={"label": "class"})
-        with _writing(folder), (folder / TABLE).open("ab") as opened:
-            opened.write(csv_of(table, header).encode(errors="backslashreplace"))
+        with _writing(folder), (folder / TABLE).open("ab") as csv_file:
+            csv_file.write(csv_of(table, header).encode(errors="backslashreplace"))
         header = False
         yield from rows
 
 
-def _drawn(
+def _draw(
     model: Model, network: Network, images: list[Image.Image], label: str | None
 ) -> Iterator[tuple[Image.Image, str, float]]:
-    """Each picture under its map, the class of the map, and its probability."""
+    """Yield each picture under its map, with the class of the map and its probability."""
     if not images:
         return
     shape = model.about.shape
@@ -93,15 +93,15 @@ def _drawn(
     pixels = pixels.to(network.normalise.device)
     targets = None if label is None else torch.full((len(images),), model.classes.index(label), device=pixels.device)
     maps, logits = evidence(network.model, pixels, network.normalise, network.views, targets)
-    shares = calibration.probabilities(logits, network.temperature)
-    for image, values, share in zip(images, maps.numpy(), shares, strict=True):
-        name = label if label is not None else model.classes[int(share.argmax())]
+    probabilities = calibration.probabilities(logits, network.temperature)
+    for image, values, p in zip(images, maps.numpy(), probabilities, strict=True):
+        name = label if label is not None else model.classes[int(p.argmax())]
         image.thumbnail((LARGEST, LARGEST))
-        yield over(image, values, shape), name, float(share[model.classes.index(name)])
+        yield over(image, values, shape), name, float(p[model.classes.index(name)])
 
 
 def _read(picture: Picture) -> Image.Image | str:
-    """A picture, or why it cannot be read."""
+    """The pixels of a picture, or why it cannot be read."""
     if picture.error:
         return picture.error
     try:

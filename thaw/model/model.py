@@ -32,18 +32,16 @@ Pixels = NDArray[np.uint8]
 
 
 class Answers(NamedTuple):
-    """What a predictor says of a batch: calibrated probabilities (n, classes), and the features
-    (n, d) of the pictures as they are, where it has any."""
+    """A predictor's output for a batch: calibrated probabilities (n, classes), and the features
+    (n, d) of the first view, if the predictor has features."""
 
     probabilities: NDArray[np.float64]
     features: NDArray[np.float32] | None
 
 
 class Predictor(Protocol):
-    """From a batch of pixels (n, size, size, channels), as `thaw.data.pictures.decode` gives
-    them, to answers.
-
-    Normalisation, views and temperature are the predictor's own affair.
+    """Takes a batch of pixels (n, size, size, channels), as `thaw.data.pictures.decode` returns
+    them. Normalisation, views and temperature happen inside.
     """
 
     def __call__(self, pixels: Pixels) -> Answers: ...
@@ -51,10 +49,10 @@ class Predictor(Protocol):
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a model says of one picture; only `error` where the picture cannot be read.
+    """The prediction for one picture. If the picture cannot be read, only `error` is set.
 
-    `label` is the most probable class, `decision` what the operating point makes of the
-    probabilities. `columns` are those of the picture's row in a table.
+    `label` is the most probable class, `decision` the class by the operating point. `columns` are
+    the other cells of the picture's row, if it came from a table.
     """
 
     path: str
@@ -69,7 +67,7 @@ class Prediction:
 
 
 class Network:
-    """A predictor: the network of a package, in PyTorch."""
+    """The network of a package in PyTorch, as a predictor."""
 
     def __init__(self, folder: Path, about: Package, device: torch.device) -> None:
         model, meta = checkpoint.load(folder)
@@ -90,7 +88,7 @@ class Network:
 
 
 class Model:
-    """A predictor with what its package says of pictures and decisions."""
+    """A predictor, and the metadata that turn pictures into pixels and probabilities into decisions."""
 
     def __init__(self, about: Package, predictor: Predictor, neighbours: Neighbours | None, workers: int = 2) -> None:
         self.about = about
@@ -100,13 +98,13 @@ class Model:
 
     @classmethod
     def load(cls, folder: Path, device: str = "auto", workers: int = 2, views: str | None = None) -> "Model":
-        """The model of a package.
+        """Load the model of a package.
 
         Args:
-            folder: of the package.
+            folder: the package.
             device: auto, cpu, cuda or mps.
             workers: threads that decode pictures.
-            views: other views than those of the package.
+            views: views to use in place of the package's.
         """
         about = package.read(folder)
         if views is not None:
@@ -117,22 +115,23 @@ class Model:
 
     @property
     def classes(self) -> list[str]:
-        """The names of the classes, in the order of the probabilities; of two the last is the
-        positive one."""
+        """Class names, in the order of the probabilities; of two classes the second is positive."""
         return self.about.classes
 
     def predict(self, paths: Iterable[str | Path]) -> list[Prediction]:
-        """What the model says of each picture of files, folders, archives and tables."""
+        """Predict all pictures of files, folders, archives and tables."""
         return list(self.stream(pictures(map(str, paths))))
 
-    def stream(self, found: Iterable[Picture], batch_size: int = BATCH) -> Iterator[Prediction]:
-        """The same one by one, in memory that does not grow with their number."""
-        for batch in self._batches(found, batch_size):
+    def stream(self, inputs: Iterable[Picture], batch_size: int = BATCH) -> Iterator[Prediction]:
+        """Predict pictures one by one; memory does not grow with their number."""
+        for batch in self._batches(inputs, batch_size):
             yield from self._predictions(batch)
 
     def features(self, paths: Iterable[str | Path]) -> NDArray[np.float32]:
-        """The features (n, d) of pictures in front of the head, as vectors to search or compare
-        by; raises where one cannot be read."""
+        """The features (n, d) in front of the head, as vectors to search or compare by.
+
+        Raises if a picture cannot be read.
+        """
         parts = []
         for batch in self._batches(pictures(map(str, paths)), BATCH):
             for picture, pixels in batch:
@@ -151,7 +150,7 @@ class Model:
         return self.predictor(pixels).probabilities
 
     def decide(self, paths: Sequence[str], answers: Answers) -> list[Prediction]:
-        """What a predictor's answers about pictures mean."""
+        """Turn a predictor's output for pictures into predictions."""
         p, about = answers.probabilities, self.about
         labels, decisions, unsure = p.argmax(1), calibration.decided(p, about.threshold), p.max(1) < about.sure
         distances: list[float] | None = None
@@ -170,15 +169,15 @@ class Model:
             for row, path in enumerate(paths)
         ]
 
-    def _batches(self, found: Iterable[Picture], size: int) -> Iterator[list[tuple[Picture, Pixels | None]]]:
-        """Pictures with their pixels; without where a picture says why there are none."""
+    def _batches(self, inputs: Iterable[Picture], size: int) -> Iterator[list[tuple[Picture, Pixels | None]]]:
+        """Batches of pictures with their pixels, or None for those with an `error`."""
         with ThreadPoolExecutor(self.workers) as threads:
-            decoded = stream(threads, self._decoded, found)
+            decoded = stream(threads, self._decode, inputs)
             while batch := list(islice(decoded, size)):
                 yield batch
 
-    def _decoded(self, picture: Picture) -> tuple[Picture, Pixels | None]:
-        """A picture without its bytes, and its pixels."""
+    def _decode(self, picture: Picture) -> tuple[Picture, Pixels | None]:
+        """Decode a picture; the picture that is returned has dropped its bytes."""
         error, pixels = picture.error, None
         try:
             if not error and not picture.file and not picture.path.exists():
@@ -192,17 +191,17 @@ class Model:
     def _predictions(self, batch: Sequence[tuple[Picture, Pixels | None]]) -> Iterator[Prediction]:
         readable = [pixels for _, pixels in batch if pixels is not None]
         paths = [str(picture.path) for picture, pixels in batch if pixels is not None]
-        answers = iter(self.decide(paths, self.predictor(np.stack(readable))) if paths else ())
+        decided = iter(self.decide(paths, self.predictor(np.stack(readable))) if paths else ())
         for picture, pixels in batch:
-            each = Prediction(str(picture.path), error=picture.error) if pixels is None else next(answers)
-            yield replace(each, columns=picture.columns)
+            prediction = Prediction(str(picture.path), error=picture.error) if pixels is None else next(decided)
+            yield replace(prediction, columns=picture.columns)
 
 
 def _device(name: str) -> torch.device:
-    here = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    kinds = [kind for kind, is_available in available.items() if is_available]
     if name == "auto":
-        name = next(kind for kind, there in here.items() if there)
-    if not here.get(name):
-        kinds = ", ".join(kind for kind, there in here.items() if there)
-        raise InputError(f"the device is '{name}'; this machine has {kinds} (or use auto)")
+        name = kinds[0]
+    if name not in kinds:
+        raise InputError(f"the device is '{name}'; this machine has {', '.join(kinds)} (or use auto)")
     return torch.device(name)

@@ -1,14 +1,14 @@
-"""onnx: a package as an ONNX file, and such a file in use.
+"""onnx: write a package as an ONNX file, and predict with such a file.
 
     model.onnx             pixels (n, size, size, channels) of uint8 ->
                            probabilities (n, classes), features (n, d)
     model.int8.onnx        the same, its convolutions and matrix products in 8 bits
-    reference.py           how a file becomes pixels, and pixels an answer, without torch
-    pixels.py              which needs this
-    unlike.safetensors     where the features of training pictures lie
+    reference.py           from picture files to probabilities, without torch
+    pixels.py              decoding, which reference.py imports
+    unlike.safetensors     features of training pictures
 
-Normalisation, views, temperature and softmax are in the graph. Its metadata is the package's
-meta.json, a text of JSON for each key: classes, shape, operating and so on.
+Normalisation, views, temperature and softmax are in the graph. The metadata of the file are the
+keys of the package's meta.json (classes, shape, operating and so on), each value as JSON.
 """
 
 import json
@@ -35,12 +35,12 @@ from thaw.model.package import Package
 
 FLOAT, INT8, REFERENCE, PIXELS = "model.onnx", "model.int8.onnx", "reference.py", "pixels.py"
 TO_USE, TO_WRITE = ("onnxruntime",), ("onnx", "onnxscript", "onnxruntime")
-IN_ONE_FILE = 1_900_000_000  # bytes of weights; protobuf holds 2 GB
+IN_ONE_FILE = 1_900_000_000  # bytes of weights; protobuf's limit is 2 GB
 QUANTISED = ["Conv", "Gemm", "MatMul", "Add", "Clip", "Relu"]
 
 
 def check_installed(needed: Sequence[str] = TO_WRITE) -> None:
-    """Raise where a package that exports need is not installed."""
+    """Raise if a package that exports need is not installed."""
     if lacking := [name for name in needed if find_spec(name) is None]:
         raise InputError(
             f"exported models need {', '.join(lacking)}, which is not installed: install thaw-vision[export]"
@@ -48,7 +48,7 @@ def check_installed(needed: Sequence[str] = TO_WRITE) -> None:
 
 
 class Graph(nn.Module):
-    """A classifier with all that stands between pixels and probabilities."""
+    """A classifier from raw pixels to probabilities: normalisation, views, temperature, softmax."""
 
     mean: Tensor
     scale: Tensor
@@ -65,7 +65,7 @@ class Graph(nn.Module):
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """From pixels (n, size, size, channels) to probabilities (n, classes) and features (n, d).
 
-        The features are those of the first view, the picture as it is.
+        The features are those of the first view, the picture itself.
         """
         pictures = ((pixels.float() - self.mean) * self.scale).permute(0, 3, 1, 2)
         features = self.model.backbone(torch.cat([view(pictures, number) for number in range(self.views)]))
@@ -75,7 +75,7 @@ class Graph(nn.Module):
 
 
 def write(folder: Path, target: Path) -> Path:
-    """Write a package's network as ONNX, with what its use needs; returns the network's file."""
+    """Write a package's network as ONNX, with the files to use it; returns the ONNX file."""
     about = package.read(folder)
     model, meta = checkpoint.load(folder)
     if not meta["folded"]:
@@ -92,11 +92,11 @@ def write(folder: Path, target: Path) -> Path:
 
 
 def write_graph(graph: Graph, about: Package, file: Path) -> None:
-    """Write a network and what it says of itself as an ONNX file."""
+    """Write a network and its metadata as an ONNX file."""
     shape = about.shape
     example = torch.zeros(2, shape.size, shape.size, shape.channels, dtype=torch.uint8)
-    # With gradients on, EfficientNet-Lite0 pads pictures. Without, it pads kernels, and the
-    # exporter loses these.
+    # With gradients on, EfficientNet-Lite0 pads its input. With gradients off it pads its kernels,
+    # and the exporter drops that padding.
     with torch.enable_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
@@ -116,26 +116,26 @@ def write_graph(graph: Graph, about: Package, file: Path) -> None:
 
 
 def metadata(about: Package) -> dict[str, str]:
-    """What an ONNX file says of itself: the package's meta.json and identity, as JSON by key."""
+    """The metadata of an ONNX file: the package's meta.json and identity, each value as JSON."""
     return {name: json.dumps(value) for name, value in (about.meta | {"identity": about.identity}).items()}
 
 
 class Batches:
-    """Batches of pixels as onnxruntime's quantisation asks for them."""
+    """Batches of pixels in the interface of onnxruntime's CalibrationDataReader."""
 
     def __init__(self, batches: Iterable[Pixels]) -> None:
         self.batches = iter(batches)
 
     def get_next(self) -> dict[str, Pixels] | None:
-        """The next batch; None after the last."""
+        """The next batch, or None after the last."""
         batch = next(self.batches, None)
         return None if batch is None else {"pixels": batch}
 
 
 def write_int8(file: Path, target: Path, batches: Iterable[Pixels]) -> None:
-    """Write a copy of an exported network in 8 bits, for the ranges that `batches` have.
+    """Write an exported network in 8 bits, with activation ranges measured on `batches`.
 
-    Weights have 7 bits: with 8, processors without VNNI would overflow where this one does not.
+    Weights get 7 bits, because 8 overflow on processors without VNNI.
     """
     import onnx
     from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
@@ -159,14 +159,14 @@ def write_int8(file: Path, target: Path, batches: Iterable[Pixels]) -> None:
         )
     finally:
         prepared.unlink(missing_ok=True)
-    written = onnx.load(target)
-    kept = {entry.key: entry.value for entry in onnx.load(file).metadata_props}
-    onnx.helper.set_model_props(written, kept)  # without what the quantisation noted for itself
-    onnx.save(written, target)
+    quantised = onnx.load(target)
+    properties = {entry.key: entry.value for entry in onnx.load(file).metadata_props}
+    onnx.helper.set_model_props(quantised, properties)  # drops what the quantisation added
+    onnx.save(quantised, target)
 
 
 class Exported:
-    """A predictor: an exported network, in onnxruntime."""
+    """An exported network in onnxruntime, as a predictor."""
 
     def __init__(self, file: Path) -> None:
         check_installed(TO_USE)
@@ -180,30 +180,30 @@ class Exported:
             self.about = Package.of(about, about.pop("identity"))
         except InputError:
             raise
-        except Exception as error:  # onnxruntime has one for each kind of damage
+        except Exception as error:  # onnxruntime raises another one for each kind of damage
             reason = f"{type(error).__name__}: {str(error).splitlines()[0]}"
             raise InputError(f"{file} is no network that `thaw export` wrote, or is damaged ({reason})") from None
 
     def __call__(self, pixels: Pixels) -> Answers:
-        return self._joined(self.network.answers, pixels)
+        return self._in_batches(self.network.answers, pixels)
 
     def of_files(self, paths: Sequence[Path]) -> Answers:
-        """The same of picture files, which the reference reads."""
+        """Predict picture files, which the reference decodes."""
         try:
-            return self._joined(self.network, paths)
+            return self._in_batches(self.network, paths)
         except UNREADABLE as error:
             raise InputError(f"one of {', '.join(map(str, paths))} cannot be read ({error})") from None
 
-    def _joined(self, answer: Callable[[Any], tuple[Any, Any]], pictures: Any) -> Answers:
-        """Answers in parts, because all views go through the graph at once and need memory."""
+    def _in_batches(self, predict: Callable[[Any], tuple[Any, Any]], pictures: Any) -> Answers:
+        """Predict in small batches: all views go through the graph at once and need memory."""
         size = max(1, BATCH // VIEWS[self.about.views])
-        parts = [answer(pictures[start : start + size]) for start in range(0, len(pictures), size)]
+        parts = [predict(pictures[start : start + size]) for start in range(0, len(pictures), size)]
         probabilities, features = (np.concatenate(part) for part in zip(*parts, strict=True))
         return Answers(probabilities.astype(np.float64), features)
 
 
 def load(file: Path, device: str = "auto", workers: int = 2, views: str | None = None) -> Model:
-    """The model in an exported file, which has one device and one kind of views."""
+    """Load an exported file, which runs on the CPU and with the views it was exported with."""
     exported = Exported(file)
     if device not in ("auto", "cpu"):
         raise InputError(f"the device is '{device}'; an exported model runs on the cpu: use its package for others")

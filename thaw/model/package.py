@@ -1,10 +1,10 @@
-"""package: a trained model as one folder, which is all that its use needs.
+"""package: a trained model as one folder, with everything needed to use it.
 
-weights.safetensors   the network: the very bytes that phase 2 wrote, which a cache holds once
-meta.json             all that turns a picture into a decision, where it comes from, its results
-unlike.safetensors    where the features of training pictures lie
-README.md             the same for people, as a model card
-identity.json         a hash of the weights and of what changes predictions
+weights.safetensors   the network: the same bytes that phase 2 wrote, so a cache stores them once
+meta.json             everything from a picture to a decision, the model's origin and its results
+unlike.safetensors    features of training pictures
+README.md             a model card
+identity.json         a hash of everything that decides predictions, weights included
 """
 
 import hashlib
@@ -24,17 +24,16 @@ from thaw.model.unlike import Neighbours
 WEIGHTS, META, CARD, IDENTITY = "weights.safetensors", "meta.json", "README.md", "identity.json"
 # The keys of meta.json that change predictions, beside the threshold.
 PREDICTS = ("backbone", "classes", "folded", "preprocessing", "shape", "views", "temperature", "sure", "unlike")
-RESULTS = ("test_pictures", "phase_2", "head", "finetuned", "gain")  # of all figures of evaluate
+RESULTS = ("test_pictures", "phase_2", "head", "finetuned", "gain")  # keys of evaluate's metrics
 
 
 @dataclass(frozen=True)
 class Package:
-    """What a package says of itself.
+    """The metadata of a package.
 
-    `threshold` belongs to two classes: from this probability of the second one on, it is the
-    decision. `sure` is the probability below which the most probable class is unsure, `far` the
-    distance beyond which a picture is unlike those of the training. `meta` is all that meta.json
-    says.
+    `threshold` is for two classes: the decision is the second one from this probability on. Below
+    the probability `sure` the most probable class is unsure. Beyond the distance `far` a picture
+    is unlike the training pictures. `meta` is the whole of meta.json.
     """
 
     classes: list[str]
@@ -50,7 +49,7 @@ class Package:
 
     @classmethod
     def of(cls, meta: dict[str, Any], identity: str = "") -> "Package":
-        """From what meta.json says."""
+        """Parse the content of meta.json."""
         return cls(
             classes=list(meta["classes"]),
             shape=Shape(**meta["shape"]),
@@ -74,17 +73,17 @@ def meta_of(
     sure: float,
     versions: Mapping[str, str],
 ) -> dict[str, Any]:
-    """What meta.json says of a network: what its checkpoint says, how evaluate used it, and what
-    came out.
+    """The content of meta.json: the checkpoint's own metadata, how evaluate used the network, and
+    its results.
 
     Args:
-        network: what the checkpoint says of itself.
-        figures: all figures of evaluate.
-        by_class: what the network is worth by class.
-        by_slice: what it is worth by slice.
+        network: metadata of the checkpoint.
+        figures: all metrics of evaluate.
+        by_class: test metrics by class.
+        by_slice: test metrics by slice.
         views: the views that evaluate averaged over.
         sure: the probability below which the most probable class is called unsure.
-        versions: of the packages that compute.
+        versions: installed versions of the packages that compute.
     """
     own = figures["finetuned"]
     operating = figures.get("operating") or {}
@@ -108,7 +107,7 @@ def meta_of(
 
 
 def write(folder: Path, network: Path, neighbours: Neighbours | None, meta: Mapping[str, Any], card: str) -> None:
-    """Write a package of the network in a checkpoint's folder."""
+    """Write a package; `network` is the folder of a checkpoint."""
     folder.mkdir(parents=True, exist_ok=True)
     if neighbours:
         neighbours.save(folder)
@@ -119,7 +118,7 @@ def write(folder: Path, network: Path, neighbours: Neighbours | None, meta: Mapp
 
 
 def read(folder: Path) -> Package:
-    """What a package says of itself; raises where the folder holds none."""
+    """Read the metadata of a package; raises if the folder holds none."""
     meta = checkpoint.read_meta(folder)
     if lacking := [key for key in ("views", "temperature", "operating", "sure", "unlike") if key not in meta]:
         raise InputError(
@@ -128,12 +127,12 @@ def read(folder: Path) -> Package:
         )
     if meta["views"] not in VIEWS:
         raise InputError(f"{folder / META}: views is {meta['views']!r}; allowed are {', '.join(VIEWS)}")
-    known = folder / IDENTITY
-    return Package.of(meta, json.loads(known.read_text(encoding="utf-8"))["model"] if known.is_file() else "")
+    file = folder / IDENTITY
+    return Package.of(meta, json.loads(file.read_text(encoding="utf-8"))["model"] if file.is_file() else "")
 
 
 def identity(folder: Path) -> str:
-    """A hash of the weights and of what changes predictions, in a package."""
+    """A hash of everything in a package that decides its predictions, weights included."""
     meta = json.loads((folder / META).read_text(encoding="utf-8"))
     deciding = {key: meta[key] for key in PREDICTS}
     deciding["threshold"] = (meta["operating"] or {}).get("threshold")

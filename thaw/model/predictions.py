@@ -1,8 +1,7 @@
-"""Predictions as rows: a table or lines of JSON, written while they come, and what they are in
-sum.
+"""Predictions as rows of a table or lines of JSON, written as they come, and their tally.
 
-path, the columns that came along, prediction, p_CLASS for each class, decision, unsure, unlike,
-distance, error
+path, the other columns of the input table, prediction, p_CLASS for each class, decision, unsure,
+unlike, distance, error
 """
 
 import json
@@ -26,12 +25,12 @@ from thaw.progress import Progress
 
 STANDARD_OUTPUT = STANDARD_INPUT
 JSON = ".jsonl"
-ROWS = 256  # that become text at once
+ROWS = 256  # rows that are formatted at once
 
 
 @dataclass
 class Tally:
-    """What the predictions of many pictures are in sum."""
+    """Counts over many predictions."""
 
     pictures: int = 0
     unreadable: int = 0
@@ -39,26 +38,26 @@ class Tally:
     unlike: int = 0
     decisions: Counter[str] = field(default_factory=Counter)
 
-    def count(self, said: Prediction) -> None:
-        """Take one more prediction in."""
+    def count(self, prediction: Prediction) -> None:
+        """Count one more prediction."""
         self.pictures += 1
-        if said.error:
+        if prediction.error:
             self.unreadable += 1
             return
-        self.decisions[said.decision] += 1
-        self.unsure += bool(said.unsure)
-        self.unlike += bool(said.unlike)
+        self.decisions[prediction.decision] += 1
+        self.unsure += bool(prediction.unsure)
+        self.unlike += bool(prediction.unlike)
 
     def __str__(self) -> str:
-        decided = [f"{count:,} {name}" for name, count in self.decisions.most_common()]
+        decisions = [f"{count:,} {name}" for name, count in self.decisions.most_common()]
         others = {"unsure": self.unsure, "unlike": self.unlike, "unreadable": self.unreadable}
-        words = [*decided, *(f"{count:,} {name}" for name, count in others.items() if count)]
-        return f"{self.pictures:,} picture{'s' * (self.pictures != 1)}: {', '.join(words)}"
+        counts = [*decisions, *(f"{count:,} {name}" for name, count in others.items() if count)]
+        return f"{self.pictures:,} picture{'s' * (self.pictures != 1)}: {', '.join(counts)}"
 
 
 def predict(model: Model, paths: Sequence[str], out: str, batch_size: int = BATCH) -> Tally:
-    """Predict the pictures of files, folders, archives, tables and a list that comes in, and
-    write them to `out`."""
+    """Predict the pictures of files, folders, archives, tables and standard input; write rows to
+    `out`."""
     columns = sources.check(paths)
     progress = Progress(sources.count(paths), file=sys.stderr)
     return write_file(model, sources.pictures(paths, sys.stdin), columns, out, progress, batch_size)
@@ -72,12 +71,12 @@ def write_file(
     progress: Progress,
     batch_size: int = BATCH,
 ) -> Tally:
-    """Predict pictures and write them to `out`; `columns` are those that come along."""
+    """Predict pictures and write rows to `out`; `columns` are the input table's, copied to it."""
 
     def counted() -> Iterator[Prediction]:
-        for each in model.stream(pictures, batch_size):
+        for prediction in model.stream(pictures, batch_size):
             progress.step(1, "predicted")
-            yield each
+            yield prediction
 
     with opened(out) as file:
         tally = write(counted(), model.classes, columns, file, out.lower().endswith(JSON))
@@ -87,22 +86,21 @@ def write_file(
 
 
 def check(out: str) -> None:
-    """Raise unless predictions can be written there."""
+    """Raise unless predictions can be written to `out`."""
     if out != STANDARD_OUTPUT and not out.lower().endswith((".csv", JSON)):
         raise InputError(f"--out {out}: predictions are a file in .csv or {JSON}, or - for standard output")
 
 
 @contextmanager
 def opened(out: str) -> Iterator[TextIO]:
-    """Where predictions go: standard output, or a file that is there when all went well and else
-    is not."""
+    """Open standard output, or a file that appears only if the block succeeds."""
     if out == STANDARD_OUTPUT:
         yield sys.stdout
         return
     path = Path(out)
     partial = path.with_name(f".{path.name}.partial")
     try:
-        # Names of files need not be UTF-8. JSON too writes what cannot be encoded with backslashes.
+        # File names need not be UTF-8; bytes that are not become backslash escapes, as in JSON.
         with partial.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
             yield file
         partial.replace(path)
@@ -113,10 +111,10 @@ def opened(out: str) -> Iterator[TextIO]:
 
 
 def write(
-    said: Iterable[Prediction], classes: Sequence[str], columns: Sequence[str], file: TextIO, as_json: bool
+    predictions: Iterable[Prediction], classes: Sequence[str], columns: Sequence[str], file: TextIO, as_json: bool
 ) -> Tally:
-    """Write predictions as they come; `columns` are those that come along."""
-    tally, rest, first = Tally(), iter(said), True
+    """Write predictions as they come; `columns` are the input table's, copied to each row."""
+    tally, rest, first = Tally(), iter(predictions), True
     while rows := list(islice(rest, ROWS)):
         for row in rows:
             tally.count(row)
@@ -129,31 +127,31 @@ def write(
     return tally
 
 
-def _record(said: Prediction) -> dict[str, Any]:
-    """A prediction as a line of JSON; what is not known is null."""
-    values = _values(said)
-    shares = dict(said.probabilities) or None
+def _record(prediction: Prediction) -> dict[str, Any]:
+    """A prediction as a line of JSON; missing values are null."""
+    values = _values(prediction)
     return {
-        "path": said.path,
-        **said.columns,
-        "prediction": said.label or None,
-        "probabilities": shares,
+        "path": prediction.path,
+        **prediction.columns,
+        "prediction": prediction.label or None,
+        "probabilities": dict(prediction.probabilities) or None,
         **{name: None if value == "" else value for name, value in values.items()},
     }
 
 
-def _cells(said: Prediction, classes: Sequence[str], columns: Sequence[str]) -> dict[str, Any]:
-    """A prediction as a row of a table; what is not known is empty."""
-    values = {name: str(value).lower() if isinstance(value, bool) else value for name, value in _values(said).items()}
+def _cells(prediction: Prediction, classes: Sequence[str], columns: Sequence[str]) -> dict[str, Any]:
+    """A prediction as a row of a table; missing values are empty."""
+    values = _values(prediction).items()
     return {
-        "path": said.path,
-        **{name: said.columns.get(name, "") for name in columns},
-        "prediction": said.label,
-        **{f"{SHARE}{label}": said.probabilities.get(label, "") for label in classes},
-        **values,
+        "path": prediction.path,
+        **{name: prediction.columns.get(name, "") for name in columns},
+        "prediction": prediction.label,
+        **{f"{SHARE}{label}": prediction.probabilities.get(label, "") for label in classes},
+        **{name: str(value).lower() if isinstance(value, bool) else value for name, value in values},
     }
 
 
-def _values(said: Prediction) -> dict[str, Any]:
-    known = {"decision": said.decision, "unsure": said.unsure, "unlike": said.unlike, "distance": said.distance}
-    return {name: "" if value is None else value for name, value in known.items()} | {"error": said.error}
+def _values(prediction: Prediction) -> dict[str, Any]:
+    names = ("decision", "unsure", "unlike", "distance", "error")
+    values = {name: getattr(prediction, name) for name in names}
+    return {name: "" if value is None else value for name, value in values.items()}

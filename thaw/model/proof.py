@@ -1,7 +1,7 @@
-"""proof: an export and its network compared on the same files, and what 8 bits cost.
+"""proof: compare an export with its network on the same files, and measure what 8 bits cost.
 
-The comparison goes from files on disk to probabilities, because most exports that are wrong are
-wrong before the network.
+The comparison goes from files on disk to probabilities, because most faults of exports are in the
+preprocessing, before the network.
 """
 
 import time
@@ -17,7 +17,7 @@ from PIL import Image
 from thaw.model.model import Answers
 from thaw.statistics import calibration, intervals
 
-# Sums of floats in another order differ by some 1e-6.
+# Floats summed in another order differ by about 1e-6.
 TOLERANCE = 1e-4  # of probabilities
 OF_FEATURES = 1e-3  # relative to the largest
 TURNS = (2, 3, 4, 5, 6, 7, 8)  # the orientations of EXIF that change a picture
@@ -28,9 +28,10 @@ Probabilities = NDArray[np.float64]
 class Agreement:
     """How far an exported network and the network agree on pictures.
 
-    `largest` is the largest difference of two probabilities, `decisions` the number of decisions
-    that are the same. `features` is the largest difference of two features, relative to the largest
-    feature: a network that is sure of all pictures has the same probabilities for different ones.
+    `largest` is the largest difference of two probabilities, `decisions` the number of equal
+    decisions, `features` the largest difference of two features relative to the largest feature.
+    Features are compared too, because a network that is sure of every picture gives nearly the same
+    probabilities for different ones.
     """
 
     pictures: int
@@ -39,27 +40,27 @@ class Agreement:
     features: float | None
 
     def holds(self) -> bool:
-        """Whether they are equal to float tolerance."""
+        """Whether the differences are within tolerance."""
         return self.largest <= TOLERANCE and (self.features or 0) <= OF_FEATURES
 
 
 def agreement(expected: Answers, actual: Answers, threshold: float | None) -> Agreement:
-    """Of answers about the same pictures; features count where both have them."""
+    """Compare two outputs for the same pictures; features only if both have them."""
     p, q = expected.probabilities, actual.probabilities
     same = calibration.decided(p, threshold) == calibration.decided(q, threshold)
-    of_features = None
+    features = None
     if expected.features is not None and actual.features is not None:
         difference = np.abs(expected.features - actual.features).max()
-        of_features = float(difference / np.abs(expected.features).max())
-    return Agreement(len(p), float(np.abs(p - q).max()), int(same.sum()), of_features)
+        features = float(difference / np.abs(expected.features).max())
+    return Agreement(len(p), float(np.abs(p - q).max()), int(same.sum()), features)
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What an export in 8 bits costs and brings.
+    """What quantising to 8 bits does to accuracy and speed.
 
-    `change` is that of the accuracy on labelled pictures, with its 95 % interval. `speed` is how many
-    times as fast it is, the median of pairs of runs, between the slowest and the fastest pair.
+    `change` is the change of accuracy on labelled pictures, with its 95 % interval. `speed` is the
+    speedup: the median over pairs of runs, with the slowest and the fastest pair.
     """
 
     pictures: int
@@ -79,7 +80,7 @@ def cost(
     groups: Sequence[str] | None,
     speeds: Sequence[float],
 ) -> Cost:
-    """The cost by probabilities of the same labelled pictures and by the speeds of pairs of runs."""
+    """The cost, from both probabilities of the same labelled pictures and the speedups of runs."""
     right = [(p.argmax(1) == labels).astype(np.float64) for p in (before, after)]
     change = right[1] - right[0]
     span = intervals.of_change(change, intervals.codes_of(groups, len(labels)))
@@ -88,7 +89,7 @@ def cost(
 
 
 def speeds(before: Callable[[], object], after: Callable[[], object], pairs: int = 7) -> list[float]:
-    """How many times as fast `after` is, by pairs of runs in turn."""
+    """The speedup of `after` over `before` in each of several pairs of runs."""
     return [_seconds(before) / _seconds(after) for _ in range(pairs)]
 
 
@@ -99,7 +100,7 @@ def _seconds(run: Callable[[], object]) -> float:
 
 
 def draw(folder: Path) -> list[Path]:
-    """Draw pictures of every kind that other software reads differently."""
+    """Draw pictures of every kind that other software may decode differently."""
     colour = _blobs(60, 44, 3)
     grey = Image.fromarray(colour).convert("L")
     deep = np.asarray(grey).astype(np.float64) / 255
@@ -131,6 +132,6 @@ def draw(folder: Path) -> list[Path]:
 
 
 def _blobs(width: int, height: int, channels: int) -> NDArray[np.uint8]:
-    """Smooth colour that is the same each time, different at every edge."""
+    """Smooth, deterministic colours without any symmetry."""
     noise = np.random.default_rng([width, height]).integers(0, 256, (6, 5, channels), dtype=np.uint8)
     return np.asarray(Image.fromarray(noise).resize((width, height), Image.Resampling.BICUBIC))

@@ -1,13 +1,12 @@
-"""Pictures to predict, one at a time: of files, folders, archives, tables and a list that comes
-in.
+"""Pictures to predict, one at a time, from files, folders, archives, tables and standard input.
 
     a.jpg               a picture
-    photographs/        every picture below it, by the ending of its name
-    week.zip, week.tar  the pictures in an archive, named week.zip/inner/a.jpg; none is unpacked
-    week.csv            the column `path`, from the table's folder on; the others come along
-    -                   paths that come in, one a line
+    photographs/        every picture below it, by the suffix of its name
+    week.zip, week.tar  the pictures in an archive, named week.zip/inner/a.jpg; nothing is unpacked
+    week.csv            the column `path`, relative to the table; other columns are kept
+    -                   paths on standard input, one a line
 
-However many there are, one folder's names is the most that is in memory.
+At most the file names of one folder are in memory.
 """
 
 import csv
@@ -30,9 +29,9 @@ from thaw.errors import InputError
 TARS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".txz")
 STANDARD_INPUT = "-"
 LARGEST = 2**28  # bytes of a picture in an archive
-OURS = ("prediction", "decision", "unsure", "unlike", "distance", "error")  # of predictions
-SHARE = "p_"  # how the column of a class's probability begins
-# What archives and tables raise where they are broken.
+OURS = ("prediction", "decision", "unsure", "unlike", "distance", "error")  # columns of predictions
+SHARE = "p_"  # prefix of the columns of probabilities
+# What reading a broken archive or table can raise.
 BROKEN = (
     OSError,
     EOFError,
@@ -48,8 +47,8 @@ BROKEN = (
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture by its name: its bytes where it is no file, the columns of its row, and why it
-    cannot be read."""
+    """A picture to predict: its path, its bytes if it is not a file of its own, the other columns
+    of its row, and why it cannot be read."""
 
     path: Path
     file: BinaryIO | None = None
@@ -58,8 +57,8 @@ class Picture:
 
 
 def check(sources: Sequence[str]) -> list[str]:
-    """Raise where a source is not there or holds no picture; the columns that come along with the
-    tables among them."""
+    """Raise if a source is missing or holds no picture; returns the columns that tables among them
+    have beside `path`."""
     if not sources:
         raise InputError("no pictures given: name files, folders, archives, a CSV with a column path, or - for a list")
     columns: list[str] = []
@@ -86,14 +85,13 @@ def check(sources: Sequence[str]) -> list[str]:
 
 
 def pictures(sources: Iterable[str], lines: TextIO | None = None) -> Iterator[Picture]:
-    """The pictures of all sources in turn; `lines` is what - reads."""
+    """The pictures of all sources in turn; `lines` is what - stands for."""
     for source in sources:
         yield from _of(source, lines)
 
 
 def count(sources: Iterable[str]) -> int | None:
-    """How many pictures there are, where that is known without reading them: not in an archive,
-    nor of a list."""
+    """The number of pictures, or None if only reading would tell: archives, standard input."""
     total = 0
     for source in sources:
         path = Path(source)
@@ -125,10 +123,10 @@ def _endings() -> str:
 
 
 def _in_folder(folder: Path) -> Iterator[Picture]:
-    for place, folders, files in os.walk(folder):
+    for parent, folders, files in os.walk(folder):
         folders.sort()
         for name in sorted(files):
-            path = Path(place, name)
+            path = Path(parent, name)
             if is_picture(path.relative_to(folder)):
                 yield Picture(path)
 
@@ -166,7 +164,7 @@ def _member(path: Path, size: int, read: Callable[[], bytes]) -> Picture:
 
 
 def _broken(source: Path, error: Exception) -> Picture:
-    """What stands for the rest of a source that cannot be read."""
+    """Stands for the rest of a source that cannot be read any further."""
     return Picture(source, error=f"it cannot be read from here on: {_reason(error)}")
 
 
@@ -190,7 +188,7 @@ def _in_table(table: Path) -> Iterator[Picture]:
 
 
 def _columns(table: Path) -> list[str]:
-    """The columns of a table beside its path."""
+    """The columns of a table other than `path`."""
     try:
         with table.open(encoding="utf-8-sig", newline="") as opened:
             names = next(csv.reader(opened), [])

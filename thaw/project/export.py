@@ -1,7 +1,7 @@
-"""export: a model as a file for other programs, there only once it is proven on pictures.
+"""export: write a model as a file for other programs, after a comparison on real files.
 
-The proof goes from files on disk to probabilities. It takes all test pictures, where there is a
-project with pictures, and drawn ones of every kind that other software reads in its own way.
+The comparison goes from files on disk to probabilities. It takes all test pictures, if there is a
+project with pictures, and drawn ones of every kind that other software may decode differently.
 """
 
 import tempfile
@@ -27,13 +27,13 @@ from thaw.project.phase import write_json
 from thaw.project.stage import OnLine
 
 PROOF = "proof.json"
-CALIBRATED_ON = 256  # training pictures that say which ranges 8 bits have to hold
+CALIBRATED_ON = 256  # training pictures that the ranges of 8 bits are measured on
 BATCH = 8  # pictures
 COMPUTES = ("onnxruntime", "numpy", "pillow", "torch")
 
 
 def export(name: str, out: Path, int8: bool, on_line: OnLine = print) -> None:
-    """Write the model of that name as ONNX into a new folder; nothing is left if the proof fails."""
+    """Write the model of that name as ONNX into a new folder; no folder if the comparison fails."""
     onnx.check_installed()
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out} is there already; name a new folder")
@@ -45,7 +45,7 @@ def export(name: str, out: Path, int8: bool, on_line: OnLine = print) -> None:
             "--int8 needs the pictures of the project: those of the training to calibrate on, those of the test to "
             "measure its cost; go into the project, and bring them with `thaw data`"
         )
-    with models.folder_of(name) as folder, _whole(out) as target:
+    with models.folder_of(name) as folder, _new_folder(out) as target:
         on_line("writing the network: seconds for a small one, minutes for a large one")
         file = onnx.write(folder, target)
         network, exported = Model.load(folder, "cpu"), onnx.Exported(file)
@@ -53,13 +53,13 @@ def export(name: str, out: Path, int8: bool, on_line: OnLine = print) -> None:
         results["drawn"] = _compare_drawn(network, exported, on_line)
         if rows is not None:
             test = rows[rows["split"] == "test"].reset_index(drop=True)
-            expected = _of_evaluate(folder, network, test)
+            expected = _evaluated(folder, network, test)
             by = "the network" if expected is None else "evaluate"
             if expected is None:
                 expected = _probabilities(network, _files(test), "the network")
             actual = _probabilities(exported, _files(test), file.name)
             agreement = proof.agreement(Answers(expected, None), Answers(actual, None), network.about.threshold)
-            results["test"] = {**_accepted(agreement, f"test pictures (by {by})", on_line), "by": by}
+            results["test"] = {**_check(agreement, f"test pictures (by {by})", on_line), "by": by}
             if int8:
                 train = _files(rows[rows["split"] == "train"])
                 results["int8"] = _write_int8(file, exported, actual, test, train, on_line)
@@ -88,10 +88,10 @@ def _files(rows: pd.DataFrame) -> list[Path]:
 
 
 @contextmanager
-def _whole(out: Path) -> Iterator[Path]:
-    """A folder to write into that becomes `out` when all went well, and else is gone."""
-    with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as place:
-        partial = Path(place, "export")
+def _new_folder(out: Path) -> Iterator[Path]:
+    """A folder to write into that becomes `out` if the block succeeds, and is deleted if not."""
+    with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as scratch:
+        partial = Path(scratch, "export")
         partial.mkdir()
         yield partial
         if out.is_dir():
@@ -100,15 +100,15 @@ def _whole(out: Path) -> Iterator[Path]:
 
 
 def _compare_drawn(network: Model, exported: onnx.Exported, on_line: OnLine) -> dict[str, Any]:
-    """How far an export and the network agree on drawn pictures."""
-    with tempfile.TemporaryDirectory() as place:
-        files = proof.draw(Path(place))
+    """Compare an export and the network on drawn pictures."""
+    with tempfile.TemporaryDirectory() as scratch:
+        files = proof.draw(Path(scratch))
         expected, actual = network.predictor(_pixels(files, network.about.shape)), exported.of_files(files)
-    return _accepted(proof.agreement(expected, actual, network.about.threshold), "drawn pictures", on_line)
+    return _check(proof.agreement(expected, actual, network.about.threshold), "drawn pictures", on_line)
 
 
 def _probabilities(predictor: Model | onnx.Exported, files: Sequence[Path], what: str) -> Probabilities:
-    """The probabilities of picture files by a model, or by an export and its reference."""
+    """Probabilities for picture files, by a model or by an export with its reference."""
     progress = Progress(len(files))
     parts = []
     for start in range(0, len(files), BATCH):
@@ -121,10 +121,10 @@ def _probabilities(predictor: Model | onnx.Exported, files: Sequence[Path], what
     return np.concatenate(parts)
 
 
-def _of_evaluate(folder: Path, network: Model, test: pd.DataFrame) -> Probabilities | None:
-    """What evaluate said of the test pictures, if it saw this model and nothing changed since."""
-    table, here = (workspace.ROOT / "artifacts" / name for name in ("evaluate/predictions.csv", "package"))
-    same = (here / package.META).is_file() and package.identity(here) == package.identity(folder)
+def _evaluated(folder: Path, network: Model, test: pd.DataFrame) -> Probabilities | None:
+    """Evaluate's probabilities of the test pictures, if it had this model and nothing changed since."""
+    table, current = (workspace.ROOT / "artifacts" / name for name in ("evaluate/predictions.csv", "package"))
+    same = (current / package.META).is_file() and package.identity(current) == package.identity(folder)
     if not same or not table.is_file() or provenance.misfits().keys() & {"evaluate", "package"}:
         return None
     rows = read_predictions(table)
@@ -134,8 +134,8 @@ def _of_evaluate(folder: Path, network: Model, test: pd.DataFrame) -> Probabilit
     return probabilities
 
 
-def _accepted(agreement: Agreement, what: str, on_line: OnLine) -> dict[str, Any]:
-    """An agreement to float tolerance as plain values; raises where it is none."""
+def _check(agreement: Agreement, what: str, on_line: OnLine) -> dict[str, Any]:
+    """Raise if the differences are beyond tolerance; returns them as plain values."""
     features = "" if agreement.features is None else f" and features by {agreement.features:.1e} of the largest"
     differ = f"probabilities of {agreement.pictures} {what} differ by up to {agreement.largest:.1e}{features}"
     if not agreement.holds():
@@ -155,15 +155,15 @@ def _write_int8(
     train: Sequence[Path],
     on_line: OnLine,
 ) -> dict[str, Any]:
-    """Write the export in 8 bits; raises where it costs more than export.margin allows.
+    """Write the export in 8 bits; raises if its accuracy drops by more than export.margin.
 
-    `before` are the probabilities of the test pictures by the export as it is.
+    `before` are the probabilities of the test pictures by the export in floats.
     """
     shape, classes = exported.about.shape, exported.about.classes
     if unknown := sorted(set(test["label"]) - set(classes)):
         raise InputError(f"this model does not know the class {unknown[0]} of the test pictures: leave out --int8")
-    places = np.linspace(0, len(train) - 1, min(len(train), CALIBRATED_ON)).astype(np.int64)
-    batches = [[train[place] for place in batch] for batch in in_batches(places, BATCH)]
+    indices = np.linspace(0, len(train) - 1, min(len(train), CALIBRATED_ON)).astype(np.int64)
+    batches = [[train[index] for index in batch] for batch in in_batches(indices, BATCH)]
     small = file.with_name(onnx.INT8)
     onnx.write_int8(file, small, (_pixels(batch, shape) for batch in batches))
     quantised = onnx.Exported(small)
@@ -171,13 +171,13 @@ def _write_int8(
     pixels = _pixels(batches[0], shape)
     speeds = proof.speeds(lambda: exported(pixels), lambda: quantised(pixels))
     cost = proof.cost(before, after, labels_of(test, classes), groups_of(test), speeds)
-    changed, margin = _changed(cost), settings.read(workspace.ROOT / "params.yaml").export.margin
+    changed, margin = _in_words(cost), settings.read(workspace.ROOT / "params.yaml").export.margin
     if -cost.change > margin:
         raise InputError(
             f"8 bits change the accuracy by {changed}, and export.margin allows {100 * margin:g} fewer: leave out "
             "--int8, or allow more; nothing was written"
         )
-    sizes = [f"{each.stat().st_size / 1e6:.1f} MB" for each in (small, file)]
+    sizes = [f"{path.stat().st_size / 1e6:.1f} MB" for path in (small, file)]
     on_line(
         f"{small.name}: accuracy {percent(cost.accuracy)}, {changed}; {cost.speed:.2f} times as fast "
         f"({cost.slowest:.2f} to {cost.fastest:.2f}), {' instead of '.join(sizes)}"
@@ -185,7 +185,7 @@ def _write_int8(
     return asdict(cost)
 
 
-def _changed(cost: Cost) -> str:
+def _in_words(cost: Cost) -> str:
     span = ", too few pictures for an interval"
     if cost.low is not None:
         span = f" (95 % interval {' to '.join(change(end, 'percent') for end in (cost.low, cost.high))})"

@@ -1,6 +1,6 @@
-"""One retraining at a time holds the workspace; another one waits its turn.
+"""The lock of the workspace: one retraining at a time; another one waits its turn.
 
-Its children hold it too: while one lives whose caller was killed, nobody else starts.
+Child processes inherit the lock, so a training that outlives a killed caller keeps others out.
 """
 
 import fcntl
@@ -14,7 +14,7 @@ from typing import IO
 from thaw.errors import InputError
 from thaw.project import workspace
 
-PAUSE = 1.0  # seconds between two tries
+PAUSE = 1.0  # seconds between two attempts
 
 _files: set[int] = set()
 
@@ -24,23 +24,23 @@ class Busy(InputError):
 
 
 def inherited() -> tuple[int, ...]:
-    """The open files that a child has to inherit."""
+    """File descriptors of the lock, for child processes to inherit."""
     return tuple(_files)
 
 
 @contextmanager
 def only_retraining(name: str, minutes: float = 0, say: Callable[[str], object] = print) -> Iterator[None]:
-    """Hold the workspace for one retraining; wait so long while another one, in any process, holds it."""
+    """Hold the workspace for one retraining; wait up to `minutes` while another one holds it."""
     path = _file()
     path.parent.mkdir(parents=True, exist_ok=True)
-    deadline, told = time.monotonic() + 60 * minutes, False
-    while not (lock := _taken(path)):
+    deadline, announced = time.monotonic() + 60 * minutes, False
+    while not (lock := _try_lock(path)):
         if time.monotonic() >= deadline:
             waited = f"; waited {minutes:g} minutes for it, as long as retrain.wait allows" if minutes else ""
             raise Busy(f"another retraining holds this workspace ({holder()}): wait until it ends, or stop it{waited}")
-        if not told:
+        if not announced:
             say(f"Waiting while another retraining holds this workspace ({holder()}), {minutes:g} minutes at most")
-            told = True
+            announced = True
         time.sleep(PAUSE)
     with lock:
         lock.truncate(0)
@@ -54,18 +54,18 @@ def only_retraining(name: str, minutes: float = 0, say: Callable[[str], object] 
 
 
 def holder() -> str | None:
-    """Who holds the workspace, and by which process; None where nobody does."""
+    """Who holds the workspace, and in which process; None if nobody does."""
     path = _file()
     if not path.is_file():
         return None
-    if lock := _taken(path):
+    if lock := _try_lock(path):
         lock.close()
         return None
-    noted = path.read_text(encoding="utf-8").strip()
-    name, _, number = noted.rpartition(", process ")
+    note = path.read_text(encoding="utf-8").strip()
+    name, _, pid = note.rpartition(", process ")
     living = _processes_with(path)
-    if not living or number in living:
-        return noted or "unknown"
+    if not living or pid in living:
+        return note or "unknown"
     return f"{name} was killed, and what it started lives on: process {', '.join(living)}"
 
 
@@ -73,8 +73,8 @@ def _file() -> Path:
     return workspace.ROOT / ".dvc" / "tmp" / "retrain.lock"
 
 
-def _taken(path: Path) -> IO[str] | None:
-    """The locked file, unless somebody else has it; then it is not kept open."""
+def _try_lock(path: Path) -> IO[str] | None:
+    """Lock the file and return it open; None if somebody else holds the lock."""
     lock = path.open("a+", encoding="utf-8")
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -85,12 +85,12 @@ def _taken(path: Path) -> IO[str] | None:
 
 
 def _processes_with(path: Path) -> list[str]:
-    """The living processes of this machine that have a file open, as far as this user may see them."""
+    """The processes that have a file open, as far as this user may see them."""
     import psutil  # type: ignore[import-untyped]
 
-    found = []
+    pids = []
     for process in psutil.process_iter():
         with suppress(psutil.Error):
-            if any(opened.path == str(path.resolve()) for opened in process.open_files()):
-                found.append(str(process.pid))
-    return found
+            if any(file.path == str(path.resolve()) for file in process.open_files()):
+                pids.append(str(process.pid))
+    return pids

@@ -1,7 +1,7 @@
-"""Which model is meant: `prod`, a version such as v2.0.0, the folder of a package, or an exported
+"""Find a model by name: `prod`, a version such as v2.0.0, the folder of a package, or an exported
 file.
 
-A version is known to the project; a folder or a file needs none.
+`prod` and versions belong to a project; a folder or a file works anywhere.
 """
 
 import json
@@ -31,14 +31,14 @@ MANIFEST = "artifacts/prepare/manifest.csv"
 
 
 def load(name: str = "prod", device: str = "auto", workers: int = 2, views: str | None = None) -> "Model":
-    """The model of that name, in memory.
+    """Load the model of that name.
 
     Args:
         name: prod (the model in use), a version such as v2.0.0, the folder of a package, or an
             exported file.
         device: auto, cpu, cuda or mps.
         workers: threads that decode pictures.
-        views: none, flip, flips or square; None: as evaluate took them.
+        views: none, flip, flips or square; None means those of evaluate.
     """
     from thaw.model.model import Model
 
@@ -51,13 +51,13 @@ def load(name: str = "prod", device: str = "auto", workers: int = 2, views: str 
 
 
 def meant(name: str) -> str:
-    """The version that is in use now, for prod; any other name as it is."""
+    """The name with prod resolved to the version in use."""
     return _version(name).name if name == registry.STAGE else name
 
 
 @contextmanager
 def folder_of(name: str) -> Iterator[Path]:
-    """The folder of the package of that name, for as long as the block lasts."""
+    """The folder of the package of that name, while the block lasts."""
     if name == registry.STAGE or VERSION.fullmatch(name):
         with _package_of(_version(name)) as folder:
             yield folder
@@ -73,14 +73,12 @@ def folder_of(name: str) -> Iterator[Path]:
 
 @contextmanager
 def files(version: Version) -> Iterator[Path]:
-    """What lies at the path of a version's model, from DVC's cache or remote, for as long as the
-    block lasts."""
-    with tempfile.TemporaryDirectory(prefix=f"{version.name}-", dir=_scratch()) as place:
-        folder = Path(place, "model")
+    """The files of a version's model, from DVC's cache or remote, while the block lasts."""
+    with tempfile.TemporaryDirectory(prefix=f"{version.name}-", dir=_scratch()) as scratch:
+        folder = Path(scratch, "model")
         if lines := _get(version, version.path, folder):
-            why = next(
-                (line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR: ")), "no reason given"
-            )
+            errors = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR: ")]
+            why = errors[0] if errors else "no reason given"
             raise InputError(
                 f"the files of {version.name} are neither in DVC's cache nor in its remote ({why}); bring them "
                 "with `dvc fetch --all-tags`, or put another model in use with `thaw promote VERSION`"
@@ -89,12 +87,12 @@ def files(version: Version) -> Iterator[Path]:
 
 
 def get(version: Version, path: str, out: Path) -> bool:
-    """Bring a file of a version's commit, where it is to be had; whether it is."""
+    """Bring a file as it was at a version's commit; returns whether DVC could."""
     return not _get(version, path, out)
 
 
 def _get(version: Version, path: str, out: Path) -> list[str]:
-    """What DVC says where it cannot bring something."""
+    """Run `dvc get`; returns what it printed if it failed, else nothing."""
     lines: list[str] = []
     return lines if run(dvc("get", ".", path, "--rev", version.commit, "--out", str(out)), lines.append) else []
 
@@ -108,13 +106,13 @@ def _version(name: str) -> Version:
         )
     if name != registry.STAGE:
         return registry.find(name)
-    known = registry.versions()
-    version = registry.in_use(known)
+    versions = registry.versions()
+    version = registry.in_use(versions)
     if version is None:
         raise InputError(
             "no model is in use yet: `thaw promote VERSION` puts one in use; --model artifacts/package is the one that "
             "was trained last"
-            if known
+            if versions
             else registry.FIRST
         )
     return version
@@ -122,23 +120,23 @@ def _version(name: str) -> Version:
 
 @contextmanager
 def _package_of(version: Version) -> Iterator[Path]:
-    """The package of a version: what lies in the workspace if it is that, else from DVC."""
+    """The package of a version: the workspace's own if it is the same model, else from DVC."""
     from thaw.model import package
 
-    here = workspace.ROOT / version.path
-    if _is_whole(here) and package.identity(here) == version.model:
-        yield here
+    current = workspace.ROOT / version.path
+    if _is_package(current) and package.identity(current) == version.model:
+        yield current
         return
     with files(version) as folder:
-        yield folder if (folder / registry.IDENTITY).is_file() else _made_of(folder, version)
+        yield folder if (folder / registry.IDENTITY).is_file() else _make_package(folder, version)
 
 
-def _is_whole(folder: Path) -> bool:
+def _is_package(folder: Path) -> bool:
     return all((folder / name).is_file() for name in ("meta.json", "weights.safetensors", registry.IDENTITY))
 
 
-def _made_of(network: Path, version: Version) -> Path:
-    """A package of the network of a version from before there were packages, beside it."""
+def _make_package(network: Path, version: Version) -> Path:
+    """Make a package for a version from before there were packages, in a folder beside its network."""
     from thaw.learning import checkpoint
     from thaw.model import package
 
@@ -160,35 +158,35 @@ def _made_of(network: Path, version: Version) -> Path:
 
 
 def bring_start(name: str) -> str:
-    """Have the files of a version where a training that starts from it looks for them; the
-    identity of its model."""
-    known = registry.versions()
+    """Bring the files of a version to where a training that starts from it expects them; returns
+    the identity of its model."""
+    versions = registry.versions()
     version = _version(name)
     target = start.folder(version.model)
     if not target.is_dir():
-        with folder_of(version.name) as folder, tempfile.TemporaryDirectory(dir=_scratch()) as place:
-            made = Path(place, "start")
-            shutil.copytree(folder, made)
-            for ancestor in _line_of(version, known):
-                if not get(ancestor, MANIFEST, made / start.LEARNED.replace("*", ancestor.name)):
+        with folder_of(version.name) as folder, tempfile.TemporaryDirectory(dir=_scratch()) as scratch:
+            copy = Path(scratch, "start")
+            shutil.copytree(folder, copy)
+            for ancestor in _ancestors(version, versions):
+                if not get(ancestor, MANIFEST, copy / start.LEARNED.replace("*", ancestor.name)):
                     raise InputError(
                         f"backbone.weights is {name}, and what {ancestor.name} learned from is not to be had, so that "
                         "it may be among today's test pictures: bring it with `dvc fetch --all-tags`"
                     )
             target.parent.mkdir(parents=True, exist_ok=True)
-            made.rename(target)
+            copy.rename(target)
     return version.model
 
 
-def _line_of(version: Version, known: list[Version]) -> Iterator[Version]:
+def _ancestors(version: Version, versions: list[Version]) -> Iterator[Version]:
     """A version, the one that its training started from, and so on."""
-    line: list[str] = []
-    here: Version | None = version
-    while here and here.name not in line:
-        yield here
-        line.append(here.name)
-        weights = (YAML(typ="safe").load(contents([f"{here.commit}:./thaw.yaml"])[0]) or {}).get("weights")
-        here = registry.version_of(weights, known) if weights else None
+    seen: set[str] = set()
+    current: Version | None = version
+    while current and current.name not in seen:
+        yield current
+        seen.add(current.name)
+        weights = (YAML(typ="safe").load(contents([f"{current.commit}:./thaw.yaml"])[0]) or {}).get("weights")
+        current = registry.version_of(weights, versions) if weights else None
 
 
 def _scratch() -> Path:

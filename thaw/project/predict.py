@@ -1,11 +1,10 @@
-"""predict: pictures that have no prediction yet, through a model; a table for each time that
-there were some.
+"""predict: run pictures without a prediction through a model, and write a table of the new ones.
 
 python -m thaw.project.predict SOURCE MODEL      -> predictions/MODEL/2026-11-28T030000Z.csv
 
-SOURCE is a folder, an archive or a table. The folder of tables bears the model's identity:
-another model predicts every picture anew, and what the one before said stays beside it.
-`predictions.dvc` versions them all.
+SOURCE is a folder, an archive or a table. The folder of the tables is named by the model's
+identity: another model predicts every picture anew, and the old tables stay. `predictions.dvc`
+versions them all.
 """
 
 import csv
@@ -15,7 +14,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from thaw.errors import InputError
 from thaw.progress import Progress
@@ -24,17 +23,15 @@ from thaw.project.git import dvc
 from thaw.project.stage import OnLine, answer, ask, finish
 from thaw.startup import search_less_for_garbage
 
-if TYPE_CHECKING:
-    pass
-
 FOLDER = "predictions"
 
 
 @dataclass(frozen=True)
 class Predicted:
-    """What a model said of new pictures: their number, how many of each decision, unsure, unlike
-    and unreadable; and what is expected by validation, the share of each decision and of unlike
-    pictures."""
+    """Predictions of new pictures in sum, and what to expect by validation.
+
+    `expected` is the share of each decision there, `false_alarms` that of unlike pictures.
+    """
 
     file: str
     pictures: int
@@ -50,28 +47,28 @@ class Predicted:
 
 
 def run(source: str, model: str, on_line: OnLine = print) -> Predicted | None:
-    """Predict what is new in a source, version the table with DVC and send it to its remote; None
-    if nothing is new."""
-    found: dict[str, Any] | None = ask("predict", "thaw.project.predict", source, model, on_line=on_line)
-    if not found:
+    """Predict what is new in a source, version the table with DVC and push it; None if nothing is
+    new."""
+    predicted: dict[str, Any] | None = ask("predict", "thaw.project.predict", source, model, on_line=on_line)
+    if not predicted:
         return None
     finish("pin", dvc("add", "--quiet", FOLDER), on_line)
     if experiment.has_remote():
         finish("push", dvc("push", "--quiet", f"{FOLDER}.dvc"), on_line)
-    return Predicted(**found)
+    return Predicted(**predicted)
 
 
 def predict(source: str, name: str) -> Predicted | None:
-    """The child process: predict what is new, and write the table."""
+    """Predict what is new, and write the table; runs in a child process."""
     from thaw.model import predictions, sources
     from thaw.project import models
 
-    # A folder may be empty: nothing has arrived.
+    # A folder may be empty, so only other sources are checked.
     columns = [] if Path(source).is_dir() else sources.check([source])
     model = models.load(name)
     folder = workspace.ROOT / FOLDER / model.about.identity[:12]
-    known = _paths_in(folder)
-    new = (picture for picture in sources.pictures([source]) if str(picture.path) not in known)
+    predicted = _paths_in(folder)
+    new = (picture for picture in sources.pictures([source]) if str(picture.path) not in predicted)
     first = next(new, None)
     if first is None:
         return None
@@ -92,11 +89,11 @@ def predict(source: str, name: str) -> Predicted | None:
 
 
 def _paths_in(folder: Path) -> set[str]:
-    """The pictures that the tables in a folder name."""
+    """The paths of pictures in all tables of a folder."""
 
     def paths(table: Path) -> Iterator[str]:
-        with table.open(encoding="utf-8", newline="") as opened:
-            yield from (row["path"] for row in csv.DictReader(opened))
+        with table.open(encoding="utf-8", newline="") as file:
+            yield from (row["path"] for row in csv.DictReader(file))
 
     return set(chain.from_iterable(map(paths, sorted(folder.glob("*.csv")))))
 
@@ -104,8 +101,8 @@ def _paths_in(folder: Path) -> set[str]:
 if __name__ == "__main__":
     search_less_for_garbage()
     try:
-        found = predict(sys.argv[1], sys.argv[2])
-        answer(asdict(found) if found else None)
+        result = predict(sys.argv[1], sys.argv[2])
+        answer(asdict(result) if result else None)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         sys.exit(2)

@@ -1,7 +1,7 @@
-"""Runs one DVC stage to its end, streams what it prints, says what DVC did. Knows nothing of Prefect.
+"""Run one DVC stage, stream what it prints, and return what DVC did. Knows nothing of Prefect.
 
-`repro("head", on_line=print)` is `dvc repro --single-item head` in its own process group, so that whatever
-ends the caller (cancellation, time limit, Ctrl-C) ends dvc and the training below it too.
+`repro("head", on_line=print)` is `dvc repro --single-item head` in its own process group, so that
+cancellation, a time limit or Ctrl-C end dvc and the training below it too.
 """
 
 import json
@@ -25,11 +25,11 @@ from thaw.errors import InputError
 from thaw.project import lock, provenance, scratch, workspace
 from thaw.project.git import dvc
 
-ANSWER = "THAW_ANSWER"  # the variable that names the file for what a child process found
-CACHE = "cache"  # what `bring` answers where the data came out of DVC's cache
+ANSWER = "THAW_ANSWER"  # environment variable with the path of the file for a child's answer
+CACHE = "cache"  # the answer of `bring` if the data came from DVC's cache
 NOTHING: Mapping[str, str] = {}
 GRACE = 5.0  # seconds between SIGTERM and SIGKILL
-# What dvc advises after every stage, the same five lines each time.
+# Advice that dvc prints after every stage.
 ADVICE = (
     "To track the changes with git",
     "\tgit add ",
@@ -52,18 +52,18 @@ class Verdict(StrEnum):
 
 
 class StageError(RuntimeError):
-    """A stage ended with an error: one sentence, and beside it the exit code and the last lines printed."""
+    """A stage failed: the reason in one sentence, the exit code, and the last lines printed."""
 
     def __init__(self, stage: str, exit_code: int, last_lines: list[str]) -> None:
-        # dvc's own last words ("ERROR: failed to reproduce ...") say only that; the line before says why.
-        complaints = [line for line in last_lines if line.startswith("ERROR: ")]
-        stage_codes = [match[1] for line in complaints if (match := re.search(r"exited with (-?\d+)", line))]
+        # dvc's last line ("ERROR: failed to reproduce ...") gives no reason; the line before it does.
+        errors = [line for line in last_lines if line.startswith("ERROR: ")]
+        stage_codes = [match[1] for line in errors if (match := re.search(r"exited with (-?\d+)", line))]
         if stage_codes:
             exit_code = int(stage_codes[-1])
             plain = [line for line in last_lines if not line.startswith("ERROR: ")]
-            why = plain[-1] if plain else complaints[-1]
+            why = plain[-1] if plain else errors[-1]
         else:
-            why = (complaints or last_lines or ["it printed nothing"])[-1]
+            why = (errors or last_lines or ["it printed nothing"])[-1]
         super().__init__(f"{stage} failed with exit code {exit_code}: {why.strip().removeprefix('error: ')}")
         self.stage = stage
         self.exit_code = exit_code
@@ -71,12 +71,13 @@ class StageError(RuntimeError):
 
 
 def repro(stage: str, *flags: str, on_line: OnLine = print) -> Verdict:
-    """`dvc repro --single-item STAGE`, every line of it handed to `on_line`.
+    """`dvc repro --single-item STAGE`; every line that it prints goes to `on_line`.
 
-    Where DVC gives back what was made with other settings or inputs (thaw/project/provenance.py), the stage runs.
-    Raises `InputError` with the phase's own sentence where the user can mend it, else `StageError`.
-    For `data.dvc` the data are brought first where they are missing (`python -m thaw.project.bring`). Raises
-    `DataDiffers` (thaw/project/pin.py) where they are there and differ from it: `dvc repro` would pin them anew.
+    If DVC restores outputs of other settings or inputs (thaw/project/provenance.py), the stage runs
+    again. Raises `InputError` with the phase's own sentence if the user can mend it, else
+    `StageError`. For `data.dvc`, missing data are brought first (`python -m thaw.project.bring`).
+    Data that differ from the pin raise `DataDiffers` (thaw/project/pin.py), because `dvc repro`
+    would pin them as they are.
     """
     command = dvc("repro", "--single-item", *flags, stage)
     if not stage.endswith(".dvc"):
@@ -89,7 +90,7 @@ def repro(stage: str, *flags: str, on_line: OnLine = print) -> Verdict:
     folder = workspace.ROOT / stage.removesuffix(".dvc")
     missing = not workspace.has_content(folder)
     source = ask(stage, "thaw.project.bring", on_line=on_line)
-    from thaw.project import pin  # which runs DVC with what is here
+    from thaw.project import pin  # here, because pin imports this module
 
     pin.check()
     checked = _verdict(stage, finish(stage, command, on_line), otherwise=Verdict.COMPLETED)
@@ -99,7 +100,7 @@ def repro(stage: str, *flags: str, on_line: OnLine = print) -> Verdict:
 
 
 def _verdict(stage: str, lines: list[str], otherwise: Verdict) -> Verdict:
-    """The verdict in dvc's own words, `otherwise` where it uses none of them."""
+    """The verdict by what dvc printed, or `otherwise` if no line says it."""
     for line in lines:
         if line.startswith((f"Stage '{stage}' didn't change", f"'{stage}' didn't change")):
             return Verdict.CACHED
@@ -111,7 +112,7 @@ def _verdict(stage: str, lines: list[str], otherwise: Verdict) -> Verdict:
 
 
 def ask(stage: str, module: str, *arguments: str, on_line: OnLine) -> Any:
-    """Run a module of ours to its end; what it gives to `answer`, or the error it ended with."""
+    """Run a module in a child process; returns what it passed to `answer`, raises if it failed."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "answer.json"
         finish(stage, [sys.executable, "-m", module, *arguments], on_line, {ANSWER: str(file)})
@@ -119,13 +120,13 @@ def ask(stage: str, module: str, *arguments: str, on_line: OnLine) -> Any:
 
 
 def answer(value: Any) -> None:
-    """Tell whoever asked this process what it found; nobody did where a user started it."""
+    """Return a value to the process that called `ask`; does nothing if a user started this one."""
     if file := os.environ.get(ANSWER):
         Path(file).write_text(json.dumps(value), encoding="utf-8")
 
 
 def finish(stage: str, command: list[str], on_line: OnLine, environment: Mapping[str, str] = NOTHING) -> list[str]:
-    """Run a command to its end; its first lines, or the error it ended with."""
+    """Run a command; returns the first lines that it printed, raises if it failed."""
     first: list[str] = []
     last: deque[str] = deque(maxlen=40)
 
@@ -148,9 +149,9 @@ def finish(stage: str, command: list[str], on_line: OnLine, environment: Mapping
 
 
 def run(command: list[str], on_line: OnLine, environment: Mapping[str, str] = NOTHING) -> int:
-    """Run a command in the workspace, in a session of its own; its exit code.
+    """Run a command in the workspace, in a session of its own; returns its exit code.
 
-    A thread empties the pipe, so that the child never waits for `on_line`. Whatever is raised here or in
+    A thread reads the pipe, so the child never waits for `on_line`. An exception here or in
     `on_line` ends the child's whole process group first.
     """
     environment = (
@@ -160,7 +161,7 @@ def run(command: list[str], on_line: OnLine, environment: Mapping[str, str] = NO
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
             "PYTHONUNBUFFERED": "1",
             "DVC_NO_ANALYTICS": "1",
-            "DVC_DAEMON": "1",  # no process that dvc leaves behind would inherit the lock
+            "DVC_DAEMON": "1",  # dvc's daemon would inherit the lock
         }
     )
     child = subprocess.Popen(
@@ -182,13 +183,13 @@ def run(command: list[str], on_line: OnLine, environment: Mapping[str, str] = NO
         lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         threading.Thread(target=_empty_pipe, args=(child, lines), daemon=True).start()
         while True:
-            # Wakes up now and then: Prefect's time limit can only interrupt running Python code.
+            # With a timeout, because Prefect's time limit can only interrupt running Python code.
             try:
                 line = lines.get(timeout=0.5)
             except queue.Empty:
                 if child.poll() is None:
                     continue
-                end_group(child.pid, GRACE)  # it ended and left a process behind that holds the pipe
+                end_group(child.pid, GRACE)  # a process it left behind holds the pipe
                 return child.returncode
             if line is None:
                 break
@@ -205,7 +206,7 @@ def run(command: list[str], on_line: OnLine, environment: Mapping[str, str] = NO
 
 
 def at_work() -> bool:
-    """Whether this process waits for a command that it has run."""
+    """Whether this process is waiting for a command."""
     return bool(_at_work)
 
 
@@ -219,7 +220,7 @@ def _empty_pipe(child: "subprocess.Popen[str]", lines: "queue.SimpleQueue[str | 
 
 
 def end_group(pid: int, grace: float) -> None:
-    """End the process group that `pid` leads: SIGTERM, then SIGKILL to whatever is left after the grace."""
+    """End the process group that `pid` leads: SIGTERM, after the grace period SIGKILL."""
     try:
         if _signal_until_gone(pid, signal.SIGTERM, grace):
             return
@@ -229,16 +230,16 @@ def end_group(pid: int, grace: float) -> None:
     _signal_until_gone(pid, signal.SIGKILL, 2)
 
 
-def _signal_until_gone(pid: int, number: int, patience: float) -> bool:
-    """Signal the group and wait; whether it is gone. Only a dead member that nobody collects outlasts SIGKILL."""
+def _signal_until_gone(pid: int, signum: int, patience: float) -> bool:
+    """Signal the group and wait; returns whether it is gone. Only a zombie outlasts SIGKILL."""
     deadline = time.monotonic() + patience
     try:
-        os.killpg(pid, number)
+        os.killpg(pid, signum)
         while time.monotonic() < deadline:
-            with suppress(ChildProcessError):  # not our child: then somebody else collects it
+            with suppress(ChildProcessError):  # not our child: its parent reaps it
                 os.waitpid(pid, os.WNOHANG)
             os.killpg(pid, 0)  # raises once the group is empty
             time.sleep(0.02)
-    except (ProcessLookupError, PermissionError):  # macOS says the latter of a group of dead processes
+    except (ProcessLookupError, PermissionError):  # macOS raises the latter for a group of zombies
         return True
     return False
