@@ -1,9 +1,9 @@
-"""The flow that asks a person whether a version is put in use, where `promote.approve` is person.
+"""The flow that asks a person whether to put a version in use, if `promote.approve` is person.
 
-    thaw approve v3.0.0      # or reject: the answer at a terminal, instead of the form of the suspended run in the UI
+    thaw approve v3.0.0      # or reject: answers at a terminal instead of in the UI
 
-It shows the comparison and the pictures that the new model gets wrong, and is suspended until somebody answers.
-Prefect then runs it from the top.
+It shows the comparison and the pictures that only the new model gets wrong, and is suspended until
+somebody answers in the form of the UI. Prefect then runs it again from the top.
 """
 
 from typing import Any
@@ -34,7 +34,7 @@ def approve(version: str, close: bool = False) -> Any:
 
     Args:
         version: such as v3.0.0.
-        close: ask no more; the version is not put in use if nobody has answered for `promote.wait` days.
+        close: do not ask; turn the version down if nobody answered within `promote.wait` days.
     """
     try:
         if close:
@@ -42,9 +42,9 @@ def approve(version: str, close: bool = False) -> Any:
         elif registry.find(version).standing != WAITING:
             message = f"{version} {approvals.STANDINGS[registry.find(version).standing]}"
         else:
-            shown = compare.decision()
-            if shown and shown.model == registry.find(version).model:
-                story.decision(shown.to_json(), "waits")
+            decision = compare.decision()
+            if decision and decision.model == registry.find(version).model:
+                story.decision(decision.to_json(), "waits")
             form = Answer.with_initial_data(description=f"Is {version} put in use?", put_it_in_use=False)
             answer = suspend_flow_run(wait_for_input=form, key="answer")
             act = approvals.approve if answer.put_it_in_use else approvals.reject

@@ -1,11 +1,10 @@
-"""The flow that predicts: new pictures in a folder, an archive or a table through the model in
-use.
+"""The flow that predicts new pictures in a folder, an archive or a table with the model in use.
 
     python -m flows.predict SOURCE      # once, here; prefect.yaml has a deployment that does it every day
 
-Pictures that this model has predicted before are left out. Each time that there were new ones
-their table joins `predictions/`, which `predictions.dvc` versions; the UI shows them beside what
-validation lets expect.
+Pictures that this model has predicted before are left out. New ones become a table in
+`predictions/`, which `predictions.dvc` versions; the UI shows them beside what validation lets one
+expect.
 """
 
 import sys
@@ -25,7 +24,7 @@ from thaw.project import pipeline
 
 
 def name_of_run() -> str:
-    """Tells one run from another: source, model and date."""
+    """The name of a run: source, model and date."""
     parameters = flow_run.parameters
     return f"{parameters['source']} with {parameters['model']} {datetime.now().astimezone():%m-%d %H:%M}"
 

@@ -31,7 +31,7 @@ def name_of_run() -> str:
     """The name of a run: settings, data and date."""
     try:
         return results.name_of(flow_run.parameters.get("overrides") or [])
-    except InputError:  # the run will say so itself
+    except InputError:  # the run itself will report it
         return f"retrain {datetime.now().astimezone():%Y-%m-%d %H:%M}"
 
 
@@ -57,7 +57,7 @@ def carry_out(force: bool, record: bool) -> Tasks:
     run = Tasks(settings)
     if record and settings.retrain.incoming:
         run.do("incoming", incoming, settings.retrain)
-        story.describe(results.name_of([]), ["recorded"])  # the data may be other ones now
+        story.describe(results.name_of([]), ["recorded"])  # the data may have changed
     run_phases(run, force)
     story.outcome()
     versions = registry.versions()
@@ -94,9 +94,9 @@ def retrain(overrides: list[str] | None = None, force: bool = False, record: boo
     """
     about = {"name": flow_run.name, "schedule": deployment.name, "recorded": record}
     try:
-        with runs.noted(flow_run.id, due=flow_run.scheduled_start_time.isoformat(), **about) as ends:
-            state = _to_its_end(overrides or [], force, record, stay)
-            ends(state.name or state.type.value, state.message or "")
+        with runs.noted(flow_run.id, due=flow_run.scheduled_start_time.isoformat(), **about) as ended:
+            state = _retrain(overrides or [], force, record, stay)
+            ended(state.name or state.type.value, state.message or "")
         if record:
             story.status()
         return state
@@ -104,7 +104,7 @@ def retrain(overrides: list[str] | None = None, force: bool = False, record: boo
         story.finish()
 
 
-def _to_its_end(overrides: list[str], force: bool, record: bool, stay: bool) -> State[Any]:
+def _retrain(overrides: list[str], force: bool, record: bool, stay: bool) -> State[Any]:
     try:
         with (
             server.ended_without(server.address()),
@@ -115,8 +115,8 @@ def _to_its_end(overrides: list[str], force: bool, record: bool, stay: bool) -> 
                 changes.write(overrides)
             with changes.for_this_run([] if stay else overrides):
                 run = carry_out(force, record)
-        states = {word: state.name for word, state in run.done.items()}
-        ran = [word for word, name in states.items() if name != Verdict.CACHED]
+        states = {task: state.name for task, state in run.done.items()}
+        ran = [task for task, name in states.items() if name != Verdict.CACHED]
         message = f"did {', '.join(ran)}" if ran else "nothing new: every phase is Cached"
         return Completed(message=message, data=states)
     except InputError as error:

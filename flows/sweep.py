@@ -74,12 +74,12 @@ def sweep(name: str, arms: list[tuple[str, list[str]]], question: str, pool: str
         story.tell(f"{finished.name}: done before")
     left = [planned_arm for planned_arm in planned.arms if planned_arm not in done]
     try:
-        troubles = fleet.see_to_the_end(arm, planned, left, pool, cache)
+        failures = fleet.see_to_the_end(arm, planned, left, pool, cache)
     except InterruptedError as error:
         return Cancelled(message=str(error))
     fleet.show(planned) if question == "sweep" else fleet.answer(planned, question)
-    if troubles:
-        return Failed(message="; ".join(f"{job}: {why}" for job, why in troubles.items()))
+    if failures:
+        return Failed(message="; ".join(f"{job}: {why}" for job, why in failures.items()))
     return planned.name
 
 

@@ -27,12 +27,12 @@ def status(
         from thaw.project import status as module
         from thaw.report.status import lines
 
-        known = orchestration.gather()
-        problems = module.problems(known, settings.read(workspace.ROOT / "params.yaml").retrain)
+        facts = orchestration.gather()
+        problems = module.problems(facts, settings.read(workspace.ROOT / "params.yaml").retrain)
         if as_json:
-            typer.echo(json.dumps(asdict(known) | {"problems": problems}, indent=2, default=str))
+            typer.echo(json.dumps(asdict(facts) | {"problems": problems}, indent=2, default=str))
         elif not check:
-            for line in lines(module.facts(known), module.rows(known)):
+            for line in lines(module.facts(facts), module.rows(facts)):
                 say(line)
             for problem in problems:
                 say(f"warning: {problem}")
@@ -49,9 +49,9 @@ def doctor() -> None:
         from thaw.orchestration.status import server_and_schedules
         from thaw.project.doctor import examine
 
-        bad = 0
+        faults = 0
         for finding in itertools.chain(examine(), server_and_schedules()):
             say(str(finding))
-            bad += finding.mend is not None
-        if bad:
-            raise RunError(f"{bad} of these {'are' if bad > 1 else 'is'} not as it should be")
+            faults += finding.mend is not None
+        if faults:
+            raise RunError(f"{faults} of these {'are' if faults > 1 else 'is'} not as it should be")

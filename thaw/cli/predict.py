@@ -43,7 +43,7 @@ def predict(
         keep_freed_memory()
         try:
             tally = predictions.predict(models.load(model, device, workers, views), paths or [], out, batch_size)
-        except BrokenPipeError:  # whoever reads has enough
+        except BrokenPipeError:  # the reader, such as `head`, has closed the pipe
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return
         except KeyboardInterrupt:

@@ -30,7 +30,7 @@ def serve(
     search_less_for_garbage()
     with user_mistakes():
         try:
-            import python_multipart  # noqa: F401  (what FastAPI reads files with)
+            import python_multipart  # noqa: F401  (FastAPI parses uploads with it)
         except ImportError:
             raise InputError("thaw serve needs another package: pip install 'thaw-vision[serve]'") from None
         from thaw.learning.machine import keep_freed_memory

@@ -1,8 +1,8 @@
-"""The runs of the flow `approve` that ask a person about a version: made after a retraining, ended with the answer.
+"""Runs of the flow `approve`, which ask a person about a version: made after a retraining, ended by the answer.
 
-Each is a run of the deployment `approve PROJECT/NAME` beside the schedule `retrain PROJECT/NAME`. It is suspended while
-it waits, so no process and no lock stands for it, and the server keeps it through a reboot. A second run, due after
-`promote.wait` days, closes what nobody answered.
+Each is a run of the deployment `approve PROJECT/NAME` beside the schedule `retrain PROJECT/NAME`.
+While it waits it is suspended, so it holds no process and no lock, and survives a reboot. A second
+run, due after `promote.wait` days, turns the version down if nobody answered.
 """
 
 from datetime import UTC, datetime, timedelta
@@ -25,7 +25,7 @@ def flow_name() -> str:
 
 
 def ask(version: str, schedule: str, days: float) -> bool:
-    """Have a person asked about a version by a run of its own; whether the schedule has one that asks."""
+    """Create the runs that ask about a version; returns False if the schedule has no deployment for it."""
     with get_client(sync_client=True) as client:
         try:
             deployment = client.read_deployment_by_name(f"{flow_name()}/{schedule}")
@@ -44,7 +44,7 @@ def ask(version: str, schedule: str, days: float) -> bool:
 
 
 def end(version: str, message: str, but: UUID | None = None) -> None:
-    """Tell the runs that ask about a version that it is decided; `but` is the one that knows."""
+    """End the runs that ask about a version, except `but`."""
     with get_client(sync_client=True) as client:
         for run in _open(client, version):
             if run.id == but:

@@ -4,9 +4,10 @@
     thaw sweep --set unfreeze.ratio=10,30,100 --seeds 3 --pool gpu    # on the workers of a pool
     prefect worker start --pool gpu                                   # such a worker, on any machine
 
-A worker runs the flow `arm` in a clean clone, which Prefect's step `git_clone` makes in a temporary folder; the code
-that runs is the clone's. The flow `sweep` runs in the process of the command: it hands out arms, watches over them
-and gathers. What an arm leaves is a DVC experiment in git, and its files in the DVC remote.
+A worker runs the flow `arm` in a clean clone, which Prefect's step `git_clone` makes in a temporary
+folder; the code that runs is the clone's. The flow `sweep` runs in the process of the command: it
+hands out arms, watches them and collects results. An arm ends as a DVC experiment in git, with its
+files in the DVC remote.
 """
 
 import asyncio
@@ -48,37 +49,37 @@ from thaw.project import sweep as sweeps
 from thaw.project.stage import StageError
 from thaw.report.sweeps import readable
 
-PAUSE = 2.0  # seconds between two looks at the arms
-BEAT = 30  # seconds between two signs of life of an arm; Prefect allows no less
+PAUSE = 2.0  # seconds between two polls of the arms
+BEAT = 30  # seconds between two heartbeats of an arm, the least that Prefect allows
 SILENCE = {StateType.RUNNING: 3.0 * BEAT, StateType.CANCELLING: 3.0 * BEAT, StateType.PENDING: 900.0}
-NEW = "a clean clone has no results yet"  # why an arm does a phase, or brings what others made of it
-TRIES = 3  # how often an arm is handed out, if the process or the machine that has it dies
-MOST_AT_ONCE = 100  # flow runs in the hands of the pool; one answer of the API holds no more than 200
+NEW = "a clean clone has no results yet"  # why an arm runs a phase, or pulls its outputs
+TRIES = 3  # how often an arm is handed out if its process or machine dies
+MOST_AT_ONCE = 100  # flow runs in the pool; the API returns at most 200
 
 Say = Callable[[str], None]
 
 
-# ------------------------------------------------------------------------------------------- what a worker runs
+# --------------------------------------------------------------------------- the worker's side
 
 
 @task(cache_policy=NO_CACHE, persist_result=False)
 def push(stage: str) -> State[Any]:
-    """Send what a phase made to the DVC remote at once: who takes this arm up after a crash goes on from there."""
-    return _said(lambda: experiment.send(stage, on_line=get_run_logger().info), f"{stage} is in the DVC remote")
+    """Push the outputs of a phase at once, so that another worker can go on after a crash."""
+    return _state_of(lambda: experiment.send(stage, on_line=get_run_logger().info), f"{stage} is in the DVC remote")
 
 
 @task(cache_policy=NO_CACHE, persist_result=False)
 def record(name: str, minutes: float) -> State[Any]:
-    """Save the arm as a DVC experiment that took so many minutes, and send that to the git repository."""
+    """Save the arm as a DVC experiment, with its duration, and push it to the git repository."""
 
     def body() -> None:
         experiment.save(name, sweeps.message(name, minutes), get_run_logger().info)
         sweeps.publish(name)
 
-    return _said(body, f"saved as {name}")
+    return _state_of(body, f"saved as {name}")
 
 
-def _said(body: Callable[[], object], message: str) -> State[Any]:
+def _state_of(body: Callable[[], object], message: str) -> State[Any]:
     try:
         body()
     except (InputError, StageError) as error:
@@ -86,22 +87,22 @@ def _said(body: Callable[[], object], message: str) -> State[Any]:
     return Completed(message=message)
 
 
-# ------------------------------------------------------------------------------------------ who hands out the arms
+# ----------------------------------------------------------------------------- handing out arms
 
 
 def see_to_the_end(
     arm: Flow[..., Any], sweep: sweeps.Sweep, arms: list[grid.Arm], pool: str, cache: str | None
 ) -> dict[str, str]:
-    """See every arm to its end; those that came to none, and why."""
+    """Run every arm to its end; returns the jobs that failed, and why."""
     jobs = plan.plan(arms)
     began = time.monotonic()
-    ended: dict[str, str] = {}  # job: why it failed, or nothing
+    ended: dict[str, str] = {}  # job: why it failed, or an empty string
     tries: dict[str, int] = {}
     with get_client(sync_client=True) as client:
         deployment = _deploy(client, arm, sweep, pool)
         names = {job.name for job in jobs}
         running = {run.name: run.id for run in _left_over(client, deployment) if run.name in names}
-        signs = SignsOfLife(client)
+        heartbeats = SignsOfLife(client)
         try:
             while len(ended) < len(jobs):
                 for job in jobs:
@@ -118,7 +119,7 @@ def see_to_the_end(
                 if own and (own.is_cancelling() or own.is_cancelled()):
                     raise InterruptedError("the sweep was cancelled, and with it its arms; the same command goes on")
                 for run in story.patiently(lambda: _read(client, list(running.values()))):
-                    story.patiently(partial(signs.look_for, run))
+                    story.patiently(partial(heartbeats.look_for, run))
                     if not (run.state and run.state.is_final()):
                         continue
                     del running[run.name]
@@ -130,14 +131,14 @@ def see_to_the_end(
                     else:
                         ended[run.name] = run.state.message or run.state.name or "no reason given"
                         story.tell(f"{run.name}: {ended[run.name]}")
-        except (InterruptedError, KeyboardInterrupt, SystemExit):  # after anything else the arms go on
+        except (InterruptedError, KeyboardInterrupt, SystemExit):  # on any other error the arms go on
             _cancel(client, list(running.values()))
             raise
     return {job: why for job, why in ended.items() if why}
 
 
 def _outlook(job: str, arms: list[grid.Arm], ended: dict[str, str], seconds: float) -> str:
-    """After a training: how many there are by now, and how long the others take at this pace."""
+    """How many trainings are done, and the time left at this pace; empty after other jobs."""
     names = {arm.name for arm in arms}
     done = len(names & ended.keys())
     if job not in names or done == len(names):
@@ -179,7 +180,7 @@ def _hand_out(sweep: sweeps.Sweep, job: plan.Job, deployment: UUID, cache: str |
 
 
 def _left_over(client: SyncPrefectClient, deployment: UUID) -> list[FlowRun]:
-    """What an earlier command for the same sweep handed out before it was killed, and has not ended."""
+    """Runs that an earlier, killed command of the same sweep handed out and that go on."""
     return client.read_flow_runs(
         deployment_filter=DeploymentFilter(id=DeploymentFilterId(any_=[deployment])),
         flow_run_filter=FlowRunFilter(
@@ -195,28 +196,28 @@ def _read(client: SyncPrefectClient, ids: list[UUID]) -> list[FlowRun]:
 
 
 class SignsOfLife:
-    """When each run was last heard of, by the clock of this process: those of the workers may differ."""
+    """The last heartbeat of each run, by the clock of this process: the workers' clocks may differ."""
 
     def __init__(self, client: SyncPrefectClient) -> None:
         self.client = client
-        self.last: dict[UUID, tuple[object, float]] = {}  # run: its last sign, and when it was new
+        self.last: dict[UUID, tuple[object, float]] = {}  # run: its last heartbeat, and when it came
 
     def look_for(self, run: FlowRun) -> None:
-        """Take a run that was silent for too long for dead, and say so to the server."""
+        """Mark a run that was silent for too long as crashed or cancelled."""
         assert run.state
         limit = SILENCE.get(run.state.type)
         if limit is None:
             return
-        sign, since = self.last.get(run.id, (None, 0.0))
-        if sign is not None and time.monotonic() - since < BEAT / 2:
+        last, since = self.last.get(run.id, (None, 0.0))
+        if last is not None and time.monotonic() - since < BEAT / 2:
             return
         newest = self._newest(run)
-        if newest != sign:
+        if newest != last:
             self.last[run.id] = newest, time.monotonic()
         elif time.monotonic() - since > limit:
             message = f"no sign of life for {limit:.0f} seconds"
-            dead: State[Any] = Cancelled(message=message) if run.state.is_cancelling() else Crashed(message=message)
-            self.client.set_flow_run_state(run.id, dead, force=True)
+            state: State[Any] = Cancelled(message=message) if run.state.is_cancelling() else Crashed(message=message)
+            self.client.set_flow_run_state(run.id, state, force=True)
 
     def _newest(self, run: FlowRun) -> object:
         beats = self.client.read_events(
@@ -243,7 +244,7 @@ def _cancel(client: SyncPrefectClient, ids: list[UUID], patience: float = 40.0) 
 
 
 def show(sweep: sweeps.Sweep) -> None:
-    """Show table and plot of what is there by now."""
+    """Show the table and the plot of the results so far."""
     outcome = findings.outcome(sweep)
     if outcome is None:
         return
@@ -256,21 +257,21 @@ def show(sweep: sweeps.Sweep) -> None:
 
 
 def answer(sweep: sweeps.Sweep, question: str) -> None:
-    """Show the tables and pictures of a study with what is there by now."""
-    answered = study.answer(question, sweep)
-    if answered is None:
+    """Show the tables and plots of a study with the results so far."""
+    result = study.answer(question, sweep)
+    if result is None:
         return
-    for number, (title, rows) in enumerate(answered.tables.items()):
+    for number, (title, rows) in enumerate(result.tables.items()):
         create_table_artifact(rows, key=f"{question}-{sweep.name}-{number}", description=title)
-    for title, png in answered.figures.items():
+    for title, png in result.figures.items():
         create_markdown_artifact(story.picture(title, png), key=f"{question}-{sweep.name}-figure", description=title)
 
 
-# ------------------------------------------------------------------------------------------------------- pools
+# ---------------------------------------------------------------------------------------- pools
 
 
 def check(pool: str, say: Say) -> None:
-    """That the pool exists, and whether anybody works for it."""
+    """Raise unless the pool exists; say so if it has no worker."""
     with get_client(sync_client=True) as client:
         try:
             client.read_work_pool(pool)
@@ -290,7 +291,7 @@ def _is_online(pool: str) -> bool:
 
 @contextmanager
 def worker(pool: str, at_once: int) -> Iterator[None]:
-    """A process pool and its only worker, in a thread: it ends with the block, and dies with this process."""
+    """A process pool with one worker, which runs in a thread of this process while the block lasts."""
     with get_client(sync_client=True) as client, suppress(ObjectAlreadyExists):
         client.create_work_pool(WorkPoolCreate(name=pool, type="process"))
     loop = asyncio.new_event_loop()
@@ -317,9 +318,9 @@ def _run(loop: asyncio.AbstractEventLoop, works: "asyncio.Task[None]") -> None:
 
 @contextmanager
 def workers(sweep: sweeps.Sweep, pool: str | None, parallel: int | None, say: Say) -> Iterator[tuple[str, str | None]]:
-    """The pool whose workers train, and the folder of DVC's cache if they are all on this machine.
+    """The pool whose workers train, and the folder of DVC's cache if all are on this machine.
 
-    Without a pool this machine gets one with a worker of its own, for as long as the block lasts.
+    Without `pool` this machine gets a pool and a worker of its own while the block lasts.
     """
     if pool:
         check(pool, say)

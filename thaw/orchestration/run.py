@@ -1,7 +1,7 @@
-"""The tasks of a run: each phase one DVC stage with its time limit, state and row in the UI's table.
+"""The tasks of a run: each phase is one DVC stage with a time limit, a state and a row in the UI's table.
 
-A task's state says what DVC did: Completed (it ran), Cached (nothing changed) or Restored (the outputs came from the
-cache). Nothing is persisted or cached by Prefect.
+A task's state says what DVC did: Completed (it ran), Cached (nothing changed) or Restored (the
+outputs came from the cache). Prefect persists and caches nothing.
 """
 
 import time
@@ -24,32 +24,32 @@ from thaw.project import predict as predicting
 from thaw.project.settings import Retrain, Settings
 from thaw.project.stage import OnLine, StageError, Verdict, repro
 
-SHOWN_AFTER = {"head": ["head"], "unfreeze": ["head", "unfreeze"]}  # phase: whose learning curves
+SHOWN_AFTER = {"head": ["head"], "unfreeze": ["head", "unfreeze"]}  # phase: learning curves to show
 WORDS = {
     Verdict.COMPLETED: "it ran",
     Verdict.CACHED: "nothing changed",
     Verdict.RESTORED: "taken from the cache",
 }
-PAUSES = [10.0, 60.0]  # seconds before another try to reach the storage; the last one repeats
+PAUSES = [10.0, 60.0]  # seconds before each retry of the storage; the last one repeats
 
 
 class Standing(StrEnum):
-    """What became of a new model where a run is recorded."""
+    """The standing of a new model after a recorded run."""
 
     PROMOTED = "Promoted"
-    KEPT = "Kept"  # the one that was in use
-    WAITING = "Waiting"  # for a person to say that it is promoted
+    KEPT = "Kept"  # the model in use stays
+    WAITING = "Waiting"  # for a person to approve it
 
 
 STAGES: dict[str, str] = {Standing.PROMOTED: registry.STAGE, Standing.WAITING: registry.WAITING}
 
 
 class PhaseFailed(RuntimeError):
-    """A task of the run did not come to its end: `str()` says which one and why, `error` is what it raised."""
+    """A task of the run failed: `str()` says which one and why, `error` is the exception."""
 
     def __init__(self, name: str, state: State[Any], minutes: float | None) -> None:
         self.error = state.result(raise_on_failure=False)
-        self.error.phase = name  # type: ignore[union-attr]  # for those who only get to see the error
+        self.error.phase = name  # type: ignore[union-attr]  # for hooks, which see only the error
         if state.name == "TimedOut":
             super().__init__(f"{name} was stopped after the {minutes:g} minutes that timeouts.{name} allows")
         else:
@@ -57,12 +57,12 @@ class PhaseFailed(RuntimeError):
 
 
 def storage_failed(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
-    """Whether another try may help: not where the user has to mend something, nor where time ran out."""
+    """Whether a retry may help: not for mistakes of the user, nor after a time limit."""
     return isinstance(state.result(raise_on_failure=False), StageError)
 
 
 class Tasks:
-    """The tasks of one flow run: each waits for the one before, has its time limit, and has a row in the UI's table."""
+    """The tasks of one flow run, one after the other, each with a time limit and a row in the UI's table."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -70,7 +70,7 @@ class Tasks:
         self.table = story.PhaseTable()
 
     def do(self, name: str, body: "Task[..., State[Any]]", *arguments: Any, why: str | None = None) -> State[Any]:
-        """Run one task to its end, or raise `PhaseFailed`. `why` is empty if it will find nothing to do."""
+        """Run one task, or raise `PhaseFailed`. An empty `why` means that there is nothing to do."""
         minutes = getattr(self.settings.timeouts, name, None)
         needs_storage = name in ("data", "push")
         configured = body.with_options(
@@ -95,7 +95,7 @@ class Tasks:
 
 
 def _carry_out(name: str, body: Callable[[OnLine], tuple[str, str]]) -> State[Any]:
-    """Run one task: its lines go to the log and the progress bar; it returns its verdict and a message."""
+    """Run the body of a task. Its lines go to the log and the progress bar; it returns verdict and message."""
     logger = get_run_logger()
     with story.progress(name) as follow:
 
@@ -113,7 +113,7 @@ def _carry_out(name: str, body: Callable[[OnLine], tuple[str, str]]) -> State[An
 
 @task(tags=["dvc"], cache_policy=NO_CACHE, persist_result=False)
 def phase(name: str, why: list[str], flags: list[str]) -> State[Any]:
-    """Run one DVC stage, if there is a reason to; the state says what DVC did."""
+    """Run one DVC stage if there is a reason; the state says what DVC did."""
 
     def body(on_line: OnLine) -> tuple[str, str]:
         if not why:
@@ -130,7 +130,7 @@ def phase(name: str, why: list[str], flags: list[str]) -> State[Any]:
 
 @task(cache_policy=NO_CACHE, persist_result=False)
 def incoming(retrain: Retrain) -> State[Any]:
-    """Take the pictures that arrived into the data."""
+    """Move new pictures into the data."""
 
     def body(on_line: OnLine) -> tuple[str, str]:
         taken = arrivals.take(retrain, on_line)
@@ -157,9 +157,9 @@ def predict(source: str, model: str) -> State[Any]:
 
 @task(cache_policy=NO_CACHE, persist_result=False)
 def promote(versions: list[registry.Version], acts: bool, asks: bool) -> State[Any]:
-    """Compare the new model with the one in use; the state is named after its standing where that counts.
+    """Compare the new model with the one in use; the name of the state is the model's standing.
 
-    `acts`: it is put in use if it is good enough; `asks`: once a person has said so.
+    With `acts` a model that is good enough is put in use; with `asks` too, it waits for a person.
     """
 
     def body(on_line: OnLine) -> tuple[str, str]:
@@ -180,7 +180,7 @@ def promote(versions: list[registry.Version], acts: bool, asks: bool) -> State[A
 
 @task(cache_policy=NO_CACHE, persist_result=False)
 def save(name: str, decision: Any, standing: str) -> State[Any]:
-    """Save the run as an experiment, and a new model as a version, in use or waiting if that is its standing."""
+    """Save the run as an experiment, and a new model as a version with its standing."""
 
     def body(on_line: OnLine) -> tuple[str, str]:
         saved = experiment.known()
@@ -197,7 +197,7 @@ def save(name: str, decision: Any, standing: str) -> State[Any]:
 
 @task(cache_policy=NO_CACHE, persist_result=False)
 def ask(days: float) -> State[Any]:
-    """Have a person asked about the version that waits, by a run of its own where a schedule runs this."""
+    """Create the run that asks a person about the version, if a schedule runs this one."""
 
     def body(on_line: OnLine) -> tuple[str, str]:
         version = registry.version_of(registry.model_of(None), registry.versions())
@@ -213,7 +213,7 @@ def ask(days: float) -> State[Any]:
 
 @task(cache_policy=NO_CACHE, persist_result=False)
 def push(git_remote: str | None) -> State[Any]:
-    """Send data and outputs to the DVC remote, and records and versions to the git remote, where there is one."""
+    """Push data and outputs to the DVC remote, records and versions to the git remote, if there are any."""
 
     def body(on_line: OnLine) -> tuple[str, str]:
         sent = {}

@@ -1,7 +1,7 @@
-"""What the Prefect UI shows beside states and logs: which phases ran and why, how far one is, what came out.
+"""Artifacts in the Prefect UI: which phases ran and why, their progress, and the results.
 
-Everything is an artifact of the flow run. A server that is slow or away costs the run a few seconds a phase at most,
-and gets all of it once it is back; what cannot be shown is a warning in the log.
+A server that is slow or down costs the run a few seconds a phase at most, and gets everything once
+it is back. What cannot be shown is a warning in the log.
 """
 
 import contextvars
@@ -41,24 +41,24 @@ from thaw.report.drawing import data_uri
 from thaw.statistics.records import same_networks
 
 PAUSE = 2.0  # seconds between two updates of a bar
-PATIENCE = 5.0  # seconds to wait for the server with what is to be shown
-OUTAGE = 300.0  # seconds for which a server may be away and still get everything
-SENDER = "thaw-story"  # the name of the threads that talk to it
+PATIENCE = 5.0  # seconds that a run waits for an artifact to be sent
+OUTAGE = 300.0  # seconds for which the server may be down and still get everything
+SENDER = "thaw-story"  # the name of the threads that send
 LAST_LINES = 20
 WITH_PICTURES = ("summary", "promotion")  # the artifacts that show pictures of the data
-WIDTH = 70  # letters in a line of code that the UI shows beside the details
+WIDTH = 70  # characters of a code line that fit beside the details
 
 Answer = TypeVar("Answer")
 
 _turn = threading.Lock()
 _opening = threading.Lock()
-_clients: list[SyncPrefectClient] = []  # the one of this run, once it is needed
+_clients: list[SyncPrefectClient] = []  # the client of this run, once it is needed
 
 
 class PhaseTable:
-    """The table of a run's phases, kept up to date: what became of each, how long it took, and why it ran or not.
+    """The table of a run's phases: the state of each, how long it took, and why it ran or not.
 
-    Rows of phases that had nothing to do wait for the next row, or for `show`.
+    Rows of cached phases are sent with the next row, or by `show`.
     """
 
     def __init__(self) -> None:
@@ -76,21 +76,21 @@ class PhaseTable:
 
     def __str__(self) -> str:
         lines = ["| phase | state | took | why |", "|---|---|---:|---|"]
-        lines += [f"| {' | '.join(map(_cell, (word, *cells)))} |" for word, cells in list(self._rows.items())]
+        lines += [f"| {' | '.join(map(_cell, (phase, *cells)))} |" for phase, cells in list(self._rows.items())]
         return "\n".join(lines)
 
 
 def _cell(text: str) -> str:
-    """A text in a table of Markdown, as it stands."""
+    """A text escaped for a cell of a Markdown table."""
     return escaped(" ".join(text.split()))
 
 
 @contextmanager
 def progress(phase: str) -> Iterator[Callable[[str], None]]:
-    """Gives a function that takes every line a phase prints and keeps a progress artifact up to date.
+    """Yield a function that takes every line of a phase and keeps a progress artifact up to date.
 
-    The function never waits: a thread sends the latest value, at most every two seconds. A server that is
-    slow or away gets the last value when it is back. An error takes the last lines along as notes.
+    The function never blocks: a thread sends the latest value, at most every two seconds. A server
+    that is slow or down gets the last value when it is back. An exception gets the last lines as notes.
     """
     latest: list[dict[str, Any]] = []
     last_lines: deque[str] = deque(maxlen=LAST_LINES)
@@ -100,7 +100,7 @@ def progress(phase: str) -> Iterator[Callable[[str], None]]:
     def read(line: str) -> None:
         last_lines.append(line)
         if match := LINE.match(line):
-            # What is left stands first: the UI cuts a long text at its end.
+            # The time left comes first: the UI cuts off long texts.
             percent = float(match["percent"])
             text = ", ".join(filter(None, (match["left"] if percent < 100 else None, match["what"])))
             latest[:] = [{"data": percent, "description": text}]
@@ -142,9 +142,8 @@ def _show_curves(phase: str, drawn: bytes) -> None:
 
 
 def outcome() -> None:
-    """Show what came out: the curves of both phases, whether or not they ran; the metrics as a table; gain, confusion
-    matrix and worst mistakes as one page to read; and the data that it was learned from.
-    """
+    """Show the results: learning curves of both phases, metrics as a table, the data, and a page with
+    gain, confusion matrix and worst mistakes."""
     with _kept_apart("the learning curves"):
         _show_curves("unfreeze", results.picture("curves"))
     with _kept_apart("the metrics"):
@@ -162,7 +161,7 @@ def outcome() -> None:
 
 
 def decision(decision: Mapping[str, Any], standing: str = "is") -> None:
-    """Show whether the new model "is" promoted, "would be", or "waits" for a person to say so, and why."""
+    """Show whether the new model "is" promoted, "would be", or "waits" for a person, and why."""
     with _kept_apart("the decision"):
         verdict = "promoted" if decision.get("promoted") else "kept out"
         described = "The new model waits for a person" if standing == "waits" else f"The new model {standing} {verdict}"
@@ -173,7 +172,7 @@ def decision(decision: Mapping[str, Any], standing: str = "is") -> None:
 
 
 def status() -> None:
-    """Show how retraining goes in this workspace: model in use, schedules, the last runs, all versions over time."""
+    """Show the model in use, the schedules, the last runs, and all versions over time."""
     from thaw.orchestration import server
     from thaw.orchestration import status as orchestration
 
@@ -183,15 +182,15 @@ def status() -> None:
 
 
 def predictions(predicted: Mapping[str, Any]) -> None:
-    """Show what a model said of new pictures, beside what validation lets expect."""
+    """Show predictions of new pictures beside what validation lets one expect."""
     with _kept_apart("the predictions"):
         _show("markdown", "predictions", results.predictions(predicted), "New pictures against validation")
 
 
 def failed(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
-    """Hook for a run that failed or crashed: show which phase it was, why, its last lines, and how to go on."""
+    """Hook for a run that failed or crashed: show the phase, the reason, the last lines, and how to go on."""
     result = None
-    with suppress(Exception):  # a worker that tells of a crash has no error, only a state
+    with suppress(Exception):  # after a crash there is only a state
         result = state.result(raise_on_failure=False)
     error = result if isinstance(result, BaseException) else None
     message = str(state.message or error or "no reason is known").strip()
@@ -206,20 +205,20 @@ def failed(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
 
 
 def _unfinished(client: SyncPrefectClient, run_id: UUID) -> str:
-    """The task of a run that began last and did not end well, by what the server knows; empty if there is none."""
+    """The task of a run that began last, if the server says that it did not complete; else empty."""
     this_run = FlowRunFilter(id=FlowRunFilterId(any_=[run_id]))
-    begun = [
+    started = [
         (run.start_time, run.name, run.state.is_completed())
         for run in client.read_task_runs(flow_run_filter=this_run)
         if run.state and run.start_time
     ]
-    _, name, well = max(begun, default=(None, "", True))
-    return "" if well else name
+    _, name, completed = max(started, default=(None, "", True))
+    return "" if completed else name
 
 
 def _failure(phase: str, message: str, lines: list[str], timed_out: bool) -> str:
     page = [f"### {phase or 'The run'} failed", "", f"**{_cell(message)}**", ""]
-    if lines:  # indented they stand as they are; the UI does not break them
+    if lines:  # indented as code; the UI does not wrap it
         narrow = [part for line in lines for part in textwrap.wrap(line, WIDTH, subsequent_indent="  ")]
         page += ["Its last lines:", "", *(f"    {line}" for line in narrow), ""]
     if timed_out and phase:
@@ -228,7 +227,7 @@ def _failure(phase: str, message: str, lines: list[str], timed_out: bool) -> str
 
 
 def _last_lines(error: BaseException | None) -> list[str]:
-    """What a phase printed last, which its error, or the one that caused it, has with it."""
+    """The last lines that a phase printed, from its error or the cause of that."""
     while error:
         if lines := getattr(error, "last_lines", None) or getattr(error, "__notes__", None):
             return list(lines)[-LAST_LINES:]
@@ -237,7 +236,7 @@ def _last_lines(error: BaseException | None) -> list[str]:
 
 
 def describe(name: str, tags: list[str]) -> None:
-    """Name the run, and tag it with these, the git commit and the data as they are now."""
+    """Name the run, and tag it with `tags`, the project, the git commit and the data."""
     with _kept_apart("name and tags"):
         commit, data = results.commit(), results.data_hash()
         origin = [
@@ -251,7 +250,7 @@ def describe(name: str, tags: list[str]) -> None:
 
 
 def metric_rows(metrics: dict[str, Any]) -> dict[str, dict[str, str]]:
-    """Accuracy and AUC of both networks and the gain with its 95 % interval, ready to read."""
+    """Accuracy and AUC of both networks, and the gain with its 95 % interval, formatted."""
     head, finetuned, gain = metrics["head"], metrics["finetuned"], metrics["gain"]
     accuracy = [change(gain[key], "percent") for key in ("accuracy", "low", "high")]
     auc = [change(gain[key], "score") for key in ("auc", "auc_low", "auc_high")]
@@ -270,7 +269,7 @@ def metric_rows(metrics: dict[str, Any]) -> dict[str, dict[str, str]]:
 
 @contextmanager
 def _kept_apart(subject: str) -> Iterator[None]:
-    """A picture that can't be drawn is a warning in the log; the training that it shows stays good."""
+    """Turn an error into a warning in the log: a plot that fails must not fail the run."""
     try:
         yield
     except Exception as error:
@@ -285,30 +284,30 @@ def _warn(sentence: str) -> None:
 
 
 def tell(line: str) -> None:
-    """Say something in the log of the run and at the terminal."""
+    """Print a line, and log it with the run."""
     get_run_logger().info("%s", line)
     print(line, flush=True)
 
 
 def picture(title: str, png: bytes) -> str:
-    """A picture in Markdown that needs no other file."""
+    """A picture as Markdown, with its data inside."""
     return f"![{title}]({data_uri(png)})"
 
 
 def _owner() -> dict[str, UUID]:
-    """The run to which an artifact belongs, and the task run if there is one."""
+    """The IDs of the current flow run and, in a task, of the task run."""
     task = {"task_run_id": UUID(task_run.id)} if task_run.id else {}
     return {"flow_run_id": UUID(flow_run.id), **task}
 
 
 def _show(kind: str, key: str, data: object, description: str) -> None:
-    """Show `str(data)`, as it is when the server takes it, in place of what this run has shown under the key."""
+    """Create or replace the artifact of this run under the key; `str(data)` is taken when it is sent."""
     owner = _owner()
     _send(f"'{key}'", lambda client: _put(client, kind, key, str(data), description, owner))
 
 
 def _put(client: SyncPrefectClient, kind: str, key: str, data: Any, description: str, owner: dict[str, UUID]) -> None:
-    """Make an artifact, or change the one which the flow run has under this key: nothing is shown twice."""
+    """Create an artifact, or update the one that the flow run has under this key."""
     if artifact := _find(client, key, owner["flow_run_id"]):
         client.update_artifact(artifact.id, ArtifactUpdate(data=data, description=description))
     else:
@@ -323,9 +322,9 @@ def _find(client: SyncPrefectClient, key: str, run_id: UUID) -> Artifact | None:
 
 
 def _send(subject: str, body: Callable[[SyncPrefectClient], Any]) -> None:
-    """Call the API from a thread, and wait for it, but no longer than PATIENCE.
+    """Call the API in a thread, and wait for it for at most PATIENCE seconds.
 
-    The calls take turns. Nobody waits for one behind another that the server keeps waiting.
+    Calls take turns. If one is still in progress, the next is queued without waiting.
     """
     problem = ["the server has not answered yet"]
 
@@ -348,7 +347,7 @@ def _call(body: Callable[[SyncPrefectClient], Any]) -> None:
 
 
 def patiently(body: Callable[[], Answer]) -> Answer:
-    """Call the API, and again while the server is away; not for ever."""
+    """Call the API; retry while the server is down, for at most OUTAGE seconds."""
     deadline = time.monotonic() + OUTAGE
     while True:
         try:
@@ -361,8 +360,10 @@ def patiently(body: Callable[[], Answer]) -> Answer:
 
 
 def _client() -> SyncPrefectClient:
-    """One client for all that is shown, because each reads certificates and asks for a token; that of the run itself
-    is its thread's."""
+    """One client for all artifacts, because each new one reads certificates and asks for a token.
+
+    The client of the flow run itself belongs to its thread.
+    """
     with _opening:
         if not _clients:
             _clients.append(get_client(sync_client=True, httpx_settings={"timeout": 10}).__enter__())
@@ -376,21 +377,21 @@ def _start(body: Callable[[], None]) -> threading.Thread:
 
 
 def forget(data_hashes: list[str]) -> int:
-    """Delete the pages that show pictures, of all runs on these versions of the data; how many there were."""
+    """Delete artifacts that show pictures, of all runs on these data versions; returns how many."""
     deleted = 0
     with get_client(sync_client=True) as client:
         for data in data_hashes:
             tagged = FlowRunFilter(tags=FlowRunFilterTags(all_=[f"data:{data}", f"project:{pipeline.project()}"]))
             shown = ArtifactFilter(key=ArtifactFilterKey(any_=list(WITH_PICTURES)))
-            while found := client.read_artifacts(artifact_filter=shown, flow_run_filter=tagged):
-                for artifact in found:
+            while artifacts := client.read_artifacts(artifact_filter=shown, flow_run_filter=tagged):
+                for artifact in artifacts:
                     client.delete_artifact(artifact.id)
-                deleted += len(found)
+                deleted += len(artifacts)
     return deleted
 
 
 def finish() -> None:
-    """Wait for what is still on its way to a server that was away, not for ever, and close the line."""
+    """Wait for artifacts that are still to be sent, for at most OUTAGE seconds, and close the client."""
     deadline = time.monotonic() + OUTAGE
     for thread in threading.enumerate():
         if thread.name == SENDER:
@@ -401,7 +402,7 @@ def finish() -> None:
 
 
 def wait_until_told(flow_run_id: str, patience: float = 10.0) -> None:
-    """Wait until the server has the end of every task run; it hears of them as events, a moment late."""
+    """Wait until the server knows the end of every task run; events reach it a moment late."""
     this_run = FlowRunFilter(id=FlowRunFilterId(any_=[UUID(flow_run_id)]))
     deadline = time.monotonic() + patience
     with suppress(Exception), get_client(sync_client=True, httpx_settings={"timeout": 5}) as client:

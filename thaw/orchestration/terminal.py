@@ -1,8 +1,7 @@
-"""What `thaw run` shows while the flow runs: a bar for each phase on a terminal, plain lines
-anywhere else.
+"""The display of `thaw run`: a progress bar for each phase on a terminal, plain lines elsewhere.
 
-A logging handler: it reads the log records of the phases (see `extra` in
-thaw/orchestration/run.py), so the flow does not know it, and runs of workers do not use it.
+It is a logging handler for the records of the phases (see `extra` in thaw/orchestration/run.py),
+so the flow does not know about it, and workers do not use it.
 """
 
 import logging
@@ -22,7 +21,7 @@ COLOURS = {"Completed": "green", "Promoted": "green", "Cached": "blue", "Restore
 
 
 class Terminal(logging.Handler):
-    """Shows a run on a console from its log records, while used as a context."""
+    """Shows a run on a console from its log records; use it as a context manager."""
 
     def __init__(self, console: Console, address_of: Callable[[str], str]) -> None:
         super().__init__()
@@ -51,12 +50,12 @@ class Terminal(logging.Handler):
     def __exit__(self, *error: object) -> None:
         logging.getLogger(LOGGER).removeHandler(self)
         if self.phase:
-            self._ended("Failed" if error[0] is None else "Stopped")
+            self._end("Failed" if error[0] is None else "Stopped")
         if self.console.is_terminal:
             self._bars.stop()
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Called with every log record of the run; those of a phase say so in `phase`."""
+        """Handle a log record of the run; records of a phase have the attribute `phase`."""
         phase: str | None = getattr(record, "phase", None)
         if phase is None:
             return
@@ -64,19 +63,19 @@ class Terminal(logging.Handler):
             self.flow_run_id = str(record.__dict__["flow_run_id"])
             self.console.print(f"Watch it at {self.address_of(self.flow_run_id)}", soft_wrap=True)
         if phase != self.phase:
-            self._begun(phase)
+            self._begin(phase)
         if verdict := getattr(record, "verdict", None):
-            self._ended(str(verdict))
+            self._end(str(verdict))
         elif line := getattr(record, "line", None):
-            self._says(line)
+            self._show(line)
 
-    def _begun(self, phase: str) -> None:
+    def _begin(self, phase: str) -> None:
         self.phase, self._started = phase, time.monotonic()
         self.last_lines.clear()
         if self.console.is_terminal:
             self._bar = self._bars.add_task(phase, total=None, left="", text="")
 
-    def _says(self, line: str) -> None:
+    def _show(self, line: str) -> None:
         self.last_lines.append(line)
         if self._bar is None:
             self.console.print(f"{self.phase}: {line}", markup=False, highlight=False, soft_wrap=True)
@@ -86,7 +85,7 @@ class Terminal(logging.Handler):
         else:
             self._bars.update(self._bar, text=escape(line))
 
-    def _ended(self, verdict: str) -> None:
+    def _end(self, verdict: str) -> None:
         minutes, seconds = divmod(round(time.monotonic() - self._started), 60)
         took = f"{minutes}:{seconds:02d}"
         if self._bar is None:

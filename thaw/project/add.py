@@ -1,9 +1,9 @@
-"""add: new labelled pictures join the data in one step, and no picture that is there changes its split.
+"""add: new labelled pictures join the data in one step; pictures already there keep their split.
 
     thaw add PATH      pictures under PATH -> data/, data.dvc
 
-The only writer of `data/`. All is staged beside it first; then a journal says what is going to change, and while that
-journal exists, whoever comes next undoes what was begun (`recover`). PATH is only read.
+Files are staged outside data/ first. Then a journal lists what is going to change; while it exists,
+the next command undoes what was begun (`recover`). PATH is only read.
 """
 
 import json
@@ -30,13 +30,13 @@ REPLACED = ("data/labels.csv", "data/splits.csv", "data.dvc")
 
 @dataclass(frozen=True)
 class Added:
-    """How many pictures are new, how many of them in each split, how many were known before; the paths of all."""
+    """How many pictures are new, by split too, and how many were known; the paths of all."""
 
     new: int
     known: int
     splits: dict[str, int]
     paths: list[str] = field(default_factory=list)
-    left_out: dict[str, str] = field(default_factory=dict)  # what may have been meant, and why it does not join
+    left_out: dict[str, str] = field(default_factory=dict)  # files that look like pictures: why they did not join
 
     def __str__(self) -> str:
         splits = ", ".join(f"{count} {split}" for split, count in self.splits.items())
@@ -45,9 +45,9 @@ class Added:
 
 
 def arrived(path: Path) -> bool:
-    """Whether there is anything to add: a picture, or a labels.csv with rows. No folder is nothing.
+    """Whether there is anything to add: a picture, or a labels.csv with rows.
 
-    A link to a folder is something too: `add` says what to do with it.
+    A link to a folder counts too, so that `add` can refuse it with a sentence.
     """
     entries = [entry for entry in path.rglob("*") if not entry.name.startswith(".")]
     files = [entry for entry in entries if entry.is_file()]
@@ -63,25 +63,25 @@ def arrived(path: Path) -> bool:
 
 
 def add(path: Path, new_classes: bool = False, on_line: OnLine = print, dry_run: bool = False) -> Added:
-    """Take the pictures under `path` into the data, all or none, while nothing else uses the workspace."""
+    """Add the pictures under `path` to the data, all or none, while holding the workspace."""
     with only_retraining("thaw add"):
         return add_held(path, new_classes, on_line, dry_run)
 
 
 def add_held(path: Path, new_classes: bool = False, on_line: OnLine = print, dry_run: bool = False) -> Added:
-    """The same for a caller that holds the workspace already. `Refused` names all pictures that cannot join."""
+    """`add` for a caller that holds the workspace. `Refused` names all pictures that cannot join."""
     from thaw.data import manifest, splits
     from thaw.data.parallel import gather, stream
     from thaw.data.pictures import open_picture
     from thaw.project.links import check_links
 
     recover()
-    pin.check()  # the pin of the new pictures would be one of all that differs
+    pin.check()  # else the new pin would take in every other difference too
     config = settings.read(workspace.ROOT / "params.yaml")
     data = workspace.ROOT / "data"
     _check_place(path, data)
     check_links(path, copied=True)
-    with _no_fault_of_the_new():
+    with _data_at_fault():
         check_links(data)
     new = _read(path)
     left_out = manifest.left_out(path, new)
@@ -100,13 +100,13 @@ def add_held(path: Path, new_classes: bool = False, on_line: OnLine = print, dry
             f"prepare.split_by is '{config.prepare.split_by}', which decides the splits by what is there, but an add "
             "freezes the splits of all pictures: set prepare.split_by and prepare.hold_out to null first"
         )
-    with _no_fault_of_the_new():
+    with _data_at_fault():
         old = manifest.read_folder(data)
     _check_columns(new, old, path, data)
 
     def hash_of(file: Path) -> str:
         if not file.is_file():
-            open_picture(file)  # says so
+            open_picture(file)  # raises with the reason
         return manifest.content_hash(file)
 
     def hash_if_readable(name: str) -> str:
@@ -159,7 +159,7 @@ def add_held(path: Path, new_classes: bool = False, on_line: OnLine = print, dry
 
 
 def recover() -> None:
-    """Undo an add that was killed half-way. Whoever calls holds the workspace: no dvc of that add is still at work."""
+    """Undo an add that was killed half-way. The caller holds the workspace, so no dvc of it still runs."""
     scratch = _scratch()
     if journal().is_file():
         begun = json.loads(journal().read_text(encoding="utf-8"))
@@ -168,7 +168,7 @@ def recover() -> None:
         for name in REPLACED:
             if name not in begun["kept"]:
                 (workspace.ROOT / name).unlink(missing_ok=True)
-            elif (scratch / "old" / name).is_file():  # else it is back already
+            elif (scratch / "old" / name).is_file():  # else it was put back before
                 (scratch / "old" / name).replace(workspace.ROOT / name)
         for name in reversed(begun["folders"]):
             with suppress(OSError):  # it was not made yet
@@ -178,7 +178,7 @@ def recover() -> None:
 
 
 def journal() -> Path:
-    """The file that is there while an add is under way, or after one was killed."""
+    """The file that exists while an add is under way, or after one was killed."""
     return _scratch() / "journal.json"
 
 
@@ -189,8 +189,8 @@ def _scratch() -> Path:
 def _check_place(path: Path, data: Path) -> None:
     if not path.is_dir():
         raise InputError(f"there is no folder {path}; name the folder with the new pictures")
-    here, there = path.resolve(), data.resolve()
-    if here.is_relative_to(there) or there.is_relative_to(here):
+    a, b = path.resolve(), data.resolve()
+    if a.is_relative_to(b) or b.is_relative_to(a):
         raise InputError(f"{path} and data/ lie in one another; put the new pictures into a folder of their own")
 
 
@@ -207,8 +207,8 @@ def _read(path: Path) -> "pd.DataFrame":
 
 
 @contextmanager
-def _no_fault_of_the_new() -> Iterator[None]:
-    """What the data themselves are refused for is no reason to refuse new pictures."""
+def _data_at_fault() -> Iterator[None]:
+    """Turn `Refused` about the data that are there into a plain error: the new pictures are not at fault."""
     try:
         yield
     except Refused as mistake:
@@ -216,7 +216,7 @@ def _no_fault_of_the_new() -> Iterator[None]:
 
 
 def _all_refused(path: Path, why: str) -> Refused:
-    """The error where a fault of the table, or the lack of one, lets none of the files join."""
+    """The error for all files, if the table is missing or wrong."""
     from thaw.data.manifest import is_visible
 
     files = [file.relative_to(path) for file in path.rglob("*") if file.is_file()]
@@ -224,7 +224,7 @@ def _all_refused(path: Path, why: str) -> Refused:
 
 
 def _check_columns(new: "pd.DataFrame", old: "pd.DataFrame", path: Path, data: Path) -> None:
-    """Raise unless the new pictures have the same columns as those that are there."""
+    """Raise unless the new pictures have the same columns as the data."""
     new_columns, old_columns = (set(rows.columns) - {"path", "label", "split"} for rows in (new, old))
     if missing := sorted(old_columns - new_columns):
         raise _all_refused(
@@ -271,7 +271,7 @@ def _check_classes(new: "pd.DataFrame", old: "pd.DataFrame", path: Path, data: P
 
 
 def _places(new: "pd.DataFrame", splits: "pd.Series", data: Path) -> list[str]:
-    """Where each picture goes, from data/ on, in the layout that the data have; a new name where one is taken."""
+    """The path of each new picture relative to data/, in its layout; a name that is taken gets a hash."""
     from thaw.data import manifest
 
     table = (data / "labels.csv").is_file()
@@ -280,7 +280,7 @@ def _places(new: "pd.DataFrame", splits: "pd.Series", data: Path) -> list[str]:
     used: set[str] = set()
     for path, label, digest, split in zip(new["path"], new["label"], new["hash"], splits, strict=True):
         place = PurePosixPath(path if table else f"{label}/{Path(path).name}")
-        if folders:  # a split without a folder was taken out of train
+        if folders:  # a split without a folder of its own is part of train
             place = folders.get(split, folders.get("train", data / "train")).name / place
         names = chain([place], (place.with_stem(f"{place.stem}-{digest[:length]}") for length in range(8, 65)))
         name = next(str(name) for name in names if str(name) not in used and not (data / name).exists())
@@ -290,12 +290,12 @@ def _places(new: "pd.DataFrame", splits: "pd.Series", data: Path) -> list[str]:
 
 
 def _change(sources: list[Path], new: "pd.DataFrame", rows: "pd.DataFrame") -> None:
-    """Copy pictures into the data and tell of them there, so that in the end all is done or nothing."""
+    """Copy pictures and their rows into the data, all or nothing."""
     try:
         _move(_stage(sources, new, rows))
         _check_read_back(rows)
         pin.write("add")
-        journal().unlink()  # from here on it is done
+        journal().unlink()  # committed: nothing is undone from here on
     except OSError as error:
         raise InputError(f"data/ cannot take the new pictures ({error}); nothing was changed") from error
     finally:
@@ -303,7 +303,7 @@ def _change(sources: list[Path], new: "pd.DataFrame", rows: "pd.DataFrame") -> N
 
 
 def _stage(sources: list[Path], new: "pd.DataFrame", rows: "pd.DataFrame") -> list[str]:
-    """Everything that data/ is going to have, complete and checked, in a folder beside it; the names of the files."""
+    """Stage all new files of data/, complete and checked; returns their paths."""
     from thaw.data import manifest
 
     staged, table = _scratch() / "new" / "data", workspace.ROOT / "data" / "labels.csv"
@@ -323,7 +323,7 @@ def _stage(sources: list[Path], new: "pd.DataFrame", rows: "pd.DataFrame") -> li
 
 
 def _move(files: list[str]) -> None:
-    """Write the journal, then move what is staged to its place."""
+    """Write the journal, then move the staged files to their places."""
     root, scratch = workspace.ROOT, _scratch()
     backed_up = [name for name in REPLACED if (root / name).is_file()]
     for name in backed_up:

@@ -1,4 +1,4 @@
-"""A version that waits for a person, and what the answer does: `thaw approve`, `thaw reject`, the flow `approve`."""
+"""Versions that wait for a person: `thaw approve`, `thaw reject`, and the flow `approve`."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -12,11 +12,11 @@ STANDINGS = {STAGE: "was put in use", REJECTED: "was turned down", "": "never wa
 
 
 def waiting(name: str) -> Version:
-    """The version of that name, if it waits for a person."""
+    """The version of that name; raises unless it waits for a person."""
     version = registry.find(name)
     if version.standing != WAITING:
-        known = [each.name for each in registry.versions() if each.standing == WAITING]
-        others = f"; {', '.join(known)} {'wait' if known[1:] else 'waits'}" if known else "; no version waits"
+        names = [other.name for other in registry.versions() if other.standing == WAITING]
+        others = f"; {', '.join(names)} {'wait' if names[1:] else 'waits'}" if names else "; no version waits"
         raise InputError(
             f"{version.name} waits for nobody, it {STANDINGS[version.standing]}{others} "
             f"(`thaw promote {version.name}` puts it in use all the same)"
@@ -25,9 +25,9 @@ def waiting(name: str) -> Version:
 
 
 def approve(name: str, note: str, on_line: OnLine = print) -> str:
-    """Put a version in use because a person says so; what came of it, in a sentence.
+    """Put a version in use because a person says so; returns the outcome as a sentence.
 
-    Where another model is in use than the one it was compared with, it is compared with that one first.
+    If another model has come into use since the comparison, it is compared with that one first.
     """
     with only_retraining(f"approve {name}"):
         version = waiting(name)
@@ -50,7 +50,7 @@ def reject(name: str, note: str) -> str:
 
 
 def close(name: str, days: float) -> str:
-    """Turn a version down that waited for so many days; nothing happens if somebody answered."""
+    """Turn a version down after `days` without an answer; does nothing if somebody answered."""
     version = registry.find(name)
     if version.standing != WAITING:
         return f"{version.name} {STANDINGS[version.standing]}"

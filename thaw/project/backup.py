@@ -1,8 +1,8 @@
-"""Backup of what only this project's machine has: `thaw backup FILE` and `thaw restore FILE FOLDER`.
+"""Back up what only this machine has: `thaw backup FILE` and `thaw restore FILE FOLDER`.
 
-A backup is one tar file: the git repository with branches, records and versions as a bundle, the changes of the
-workspace that are in no commit, and the database of the project's own Prefect server. Pictures and models are not in
-it; their backup is the DVC remote.
+A backup is one tar file: the git repository with branches, records and versions as a bundle,
+uncommitted changes, and the database of the project's own Prefect server. Pictures and models are
+not in it; their backup is the DVC remote.
 """
 
 import json
@@ -21,12 +21,12 @@ from thaw.project.lock import only_retraining
 
 BUNDLE, SERVER, META = "repository.bundle", "prefect.db", "backup.json"
 STATUS = ("runs.jsonl", "schedules.json")  # what `thaw status` knows without a server
-CHANGES = "refs/thaw/workspace"  # what is changed and in no commit, as a commit
+CHANGES = "refs/thaw/workspace"  # a commit of uncommitted changes
 KEPT = ("refs/heads", "refs/tags", "refs/exps", "refs/thaw")
 
 
 def backup(target: Path) -> list[str]:
-    """Write the backup; returns sentences that say what is in it, and what is not."""
+    """Write the backup; returns sentences on what is in it and what is not."""
     if target.exists():
         raise InputError(f"{target} exists and is not overwritten: give another name")
     if not git("rev-parse", "--quiet", "--verify", "HEAD"):
@@ -40,7 +40,7 @@ def backup(target: Path) -> list[str]:
             _call(workspace.ROOT, "git", "bundle", "create", "--quiet", str(folder / BUNDLE), "HEAD", "--all")
         finally:
             git("update-ref", "-d", CHANGES)
-        served = _copy_database(workspace.ROOT / ".prefect" / SERVER, folder / SERVER)
+        has_server = _copy_database(workspace.ROOT / ".prefect" / SERVER, folder / SERVER)
         for name in STATUS:
             if (workspace.ROOT / ".prefect" / name).is_file():
                 shutil.copy2(workspace.ROOT / ".prefect" / name, folder)
@@ -57,7 +57,7 @@ def backup(target: Path) -> list[str]:
                 if file != partial:
                     tar.add(file, file.name)
         partial.replace(target)
-    sentences = [f"{target}: the git repository with records and versions" + ", and the server's database" * served]
+    sentences = [f"{target}: the git repository with records and versions" + ", and the server's database" * has_server]
     if untracked := git("ls-files", "--others", "--exclude-standard").splitlines():
         sentences.append(f"not in it: {len(untracked)} files that git does not track, such as {untracked[0]}")
     if not experiment.has_remote():
@@ -68,7 +68,7 @@ def backup(target: Path) -> list[str]:
 
 
 def restore(source: Path, folder: Path) -> list[str]:
-    """Make a folder the project that a backup holds; returns sentences that say what to do next."""
+    """Restore a backup into a new folder; returns sentences on what to do next."""
     if folder.exists() and any(folder.iterdir()):
         raise InputError(f"{folder} is not empty: restore into a new folder")
     folder.absolute().parent.mkdir(parents=True, exist_ok=True)
@@ -81,8 +81,8 @@ def restore(source: Path, folder: Path) -> list[str]:
         except (OSError, tarfile.TarError, ValueError):
             raise InputError(f"{source} is no backup that `thaw backup` wrote, or came to harm") from None
         _call(Path(place), "git", "init", "--quiet", str(made))
-        names = [f"{kind}/*:{kind}/*" for kind in KEPT]
-        _call(made, "git", "fetch", "--quiet", "--update-head-ok", str(parts / BUNDLE), *names, "HEAD")
+        refspecs = [f"{refs}/*:{refs}/*" for refs in KEPT]
+        _call(made, "git", "fetch", "--quiet", "--update-head-ok", str(parts / BUNDLE), *refspecs, "HEAD")
         if meta["branch"]:
             _call(made, "git", "symbolic-ref", "HEAD", f"refs/heads/{meta['branch']}")
             _call(made, "git", "reset", "--quiet", "--hard")
@@ -110,7 +110,7 @@ def restore(source: Path, folder: Path) -> list[str]:
 
 
 def _copy_database(source: Path, target: Path) -> bool:
-    """Copy the server's database as it is at one moment, also while the server writes; whether there is one."""
+    """Copy a consistent snapshot of the server's database; returns whether there is one."""
     if not source.is_file():
         return False
     with closing(sqlite3.connect(source)) as database, closing(sqlite3.connect(target)) as copy:

@@ -1,8 +1,8 @@
-"""clean: free what phases make again from the rest, of every data version but today's.
+"""clean: free decoded pictures and features of earlier data versions from DVC's cache.
 
-Decoded pictures and features are stored for each version of the data. Nobody reads them once another data version is
-there, and `prepare` and `embed` make them again. What cannot be made again stays: pictures, networks, packages,
-metrics, predictions, and the manifests, which say what a version learned from.
+They are stored for each version of the data, and `prepare` and `embed` can make them again.
+Everything else stays: pictures, networks, packages, metrics, predictions, and the manifests, which
+say what a version learned from.
 """
 
 import json
@@ -16,12 +16,12 @@ from thaw.project.git import contents, git
 from thaw.project.heal import cache_folder, place
 from thaw.project.lock import only_retraining
 
-REBUILT = {"artifacts/prepare": ("pictures.npy",), "artifacts/embed": ("",)}  # how names in an output begin
+REBUILT = {"artifacts/prepare": ("pictures.npy",), "artifacts/embed": ("",)}  # output: prefixes of the names in it
 
 
 @dataclass
 class Leftovers:
-    """Objects of DVC's cache that are not needed: bytes by object, and objects by output."""
+    """Unneeded objects of DVC's cache: the size of each, and the objects of each output."""
 
     bytes: dict[Path, int] = field(default_factory=dict)
     outputs: dict[str, set[Path]] = field(default_factory=dict)
@@ -41,58 +41,57 @@ class Leftovers:
 
 
 def leftovers() -> Leftovers:
-    """What could be freed; raises where other projects may use the cache."""
+    """What could be freed; raises if other projects may use the cache."""
     cache = cache_folder()
     if not cache.resolve().is_relative_to(workspace.ROOT.resolve()):
         raise InputError(
             f"DVC's cache is {cache}, which others may use too, so nothing of it is freed: `dvc gc` knows what a "
             "shared cache may lose"
         )
-    found, needed = Leftovers(), set(_needed(cache))
+    result, needed = Leftovers(), set(_needed(cache))
     for lock in states():
-        news = False
+        has_leftovers = False
         for output, names in REBUILT.items():
             for name, file in _files(cache, output, lock.get(output, "")):
                 if any(name.startswith(start) for start in names) and file not in needed and file.is_file():
-                    news |= file not in found.bytes
-                    found.bytes[file] = file.stat().st_size
-                    found.outputs.setdefault(output, set()).add(file)
-        found.data_versions += news
-    return found
+                    has_leftovers |= file not in result.bytes
+                    result.bytes[file] = file.stat().st_size
+                    result.outputs.setdefault(output, set()).add(file)
+        result.data_versions += has_leftovers
+    return result
 
 
 def clean() -> Leftovers:
-    """Free it."""
+    """Delete the leftovers."""
     with only_retraining("clean"):
-        found = leftovers()
-        for file in found.bytes:
+        freed = leftovers()
+        for file in freed.bytes:
             file.unlink()
-    return found
+    return freed
 
 
 def states() -> list[dict[str, str]]:
-    """Outputs, and the data that they come from, with their hashes: of every dvc.lock and .dvc file in git and of the
-    workspace."""
+    """The hashes of data and outputs in every dvc.lock and .dvc file, of git and of the workspace."""
     paths = ("dvc.lock", "*.dvc")
     commits = git("log", "--all", "--format=%H", "--", *paths).split()
     names = git("log", "--all", "--relative", "--name-only", "--format=", "--", *paths).splitlines()
     texts = contents([f"{commit}:./{name}" for commit in commits for name in sorted({*names})])
-    return [registry.hashes(text, deps=True) for text in dict.fromkeys([*texts, *_here()]) if text]
+    return [registry.hashes(text, deps=True) for text in dict.fromkeys([*texts, *_current()]) if text]
 
 
-def _here() -> Iterator[str]:
+def _current() -> Iterator[str]:
     for file in (workspace.ROOT / "dvc.lock", *workspace.ROOT.glob("*.dvc")):
         if file.is_file():
             yield file.read_text(encoding="utf-8")
 
 
 def _needed(cache: Path) -> Iterator[Path]:
-    """Objects of the workspace, and all that phases do not make again."""
-    for text in _here():
+    """Objects that the workspace uses, and those that phases cannot make again."""
+    for text in _current():
         for output, digest in registry.hashes(text).items():
             yield from (file for _, file in _files(cache, output, digest))
-    for known in states():
-        for output, digest in known.items():
+    for state in states():
+        for output, digest in state.items():
             rebuilt = REBUILT.get(output, ())
             for name, file in _files(cache, output, digest):
                 if not any(name.startswith(start) for start in rebuilt):
@@ -100,7 +99,7 @@ def _needed(cache: Path) -> Iterator[Path]:
 
 
 def _files(cache: Path, output: str, digest: str) -> Iterator[tuple[str, Path]]:
-    """The files of an output by their names in it, and under its own name what lists them."""
+    """The cached files of an output by name; the list of a folder has the output's own name."""
     if not digest:
         return
     top = place(cache, digest)

@@ -1,11 +1,11 @@
-"""incoming: the pictures that arrived join the data, and the folder is empty again afterwards.
+"""incoming: move new pictures into the data, and empty the folder in which they arrived.
 
-    retrain.incoming  -> data/, and what was taken to ARCHIVE/taken/WHEN
-                      -> ARCHIVE/set-aside/WHEN, with reasons.csv, where a file cannot be used
+    retrain.incoming  -> data/, and the files that were taken to ARCHIVE/taken/WHEN
+                      -> files that cannot be used to ARCHIVE/set-aside/WHEN, with reasons.csv
 
-One bad file stops nothing: it is set aside, in the layout in which it arrived, so that `thaw add` takes it once it is
-mended. What was taken is in the data too, so the oldest goes where it needs more than `retrain.archive_gb`; what was
-set aside is nowhere else, so it stays until somebody looks.
+One bad file does not stop the rest. It is set aside in the layout in which it arrived, so `thaw
+add` takes it once it is mended. Files that were taken are in data/ too, so the oldest are deleted
+beyond `retrain.archive_gb`. Files that were set aside have no other copy and stay.
 """
 
 import shutil
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 TABLE, REASONS = "labels.csv", "reasons.csv"
-QUIET = 10.0  # seconds without a change after which a delivery is taken for complete
+QUIET = 10.0  # seconds without a change after which a delivery counts as complete
 LONGEST_WAIT = 600.0
 MOVES = Journal("incoming")
 
@@ -35,13 +35,13 @@ MOVES = Journal("incoming")
 class Taken:
     """What became of the pictures that arrived."""
 
-    added: add.Added | None  # None where nothing was left to add
+    added: add.Added | None  # None if nothing was left to add
     set_aside: int
-    where: str  # the folder of what was set aside
+    where: str  # the folder of the files set aside
 
     @property
     def changed(self) -> bool:
-        """Whether the data are other ones now, or somebody has something to look at."""
+        """Whether the data changed, or files were set aside."""
         return bool(self.set_aside or (self.added and self.added.new))
 
     def __str__(self) -> str:
@@ -50,7 +50,7 @@ class Taken:
 
 
 def take(retrain: Retrain, on_line: OnLine) -> Taken | None:
-    """Take what arrived into the data; None where nothing did. The caller holds the workspace."""
+    """Move what arrived into the data; None if nothing did. The caller holds the workspace."""
     if not retrain.incoming or not add.arrived(folder := workspace.ROOT / retrain.incoming):
         return None
     archive = _archive(retrain.archive, folder)
@@ -70,29 +70,29 @@ def take(retrain: Retrain, on_line: OnLine) -> Taken | None:
         if reasons and not _set_aside(folder, aside, reasons, on_line) and not added:
             raise InputError(next(iter(reasons.values())))
         set_aside += len(reasons)
-    _let_go(taken.parent, retrain.archive_gb * 1e9)
+    _trim(taken.parent, retrain.archive_gb * 1e9)
     return Taken(added, set_aside, f"{retrain.archive}/set-aside/{when}")
 
 
 def finish() -> None:
-    """End a move that was killed half-way. Whoever calls holds the workspace."""
+    """Finish a move that was killed half-way. The caller holds the workspace."""
     if begun := MOVES.read():
         _carry_out(Path(begun["source"]), Path(begun["target"]), begun["names"], print)
 
 
 def waiting(archive: Path) -> int:
-    """How many files were set aside and wait for somebody."""
+    """The number of files that were set aside."""
     from thaw.data import manifest
 
     return sum(len(manifest.read_table(file)) for file in archive.glob(f"set-aside/*/{REASONS}"))
 
 
 def _archive(name: str, incoming: Path) -> Path:
-    """The folder of the archive, of which git sees nothing."""
+    """The folder of the archive, which git ignores."""
     archive = workspace.ROOT / name
     for other in (incoming, workspace.ROOT / "data"):
-        here, there = archive.resolve(), other.resolve()
-        if here.is_relative_to(there) or there.is_relative_to(here):
+        a, b = archive.resolve(), other.resolve()
+        if a.is_relative_to(b) or b.is_relative_to(a):
             raise InputError(f"retrain.archive is {name}, and {other} lies in it or around it; name another folder")
     archive.mkdir(parents=True, exist_ok=True)
     (archive / ".gitignore").write_text("*\n")
@@ -100,11 +100,11 @@ def _archive(name: str, incoming: Path) -> Path:
 
 
 def _wait_until_quiet(folder: Path, on_line: OnLine) -> None:
-    """A file that is still being copied looks like a broken one."""
+    """Wait until nothing changes: a file that is still being copied looks broken."""
     announced, deadline = False, time.monotonic() + LONGEST_WAIT
     while time.monotonic() < deadline:
         since = time.time() - max(file.lstat().st_ctime for file in [folder, *folder.rglob("*")])
-        if not 0 <= since < QUIET:  # below zero the clock of a server that keeps the folder is ahead
+        if not 0 <= since < QUIET:  # below zero: the clock of a file server is ahead
             return
         if not announced:
             on_line(f"{folder} has just changed: taken once nothing has changed for {QUIET:g} seconds")
@@ -113,7 +113,7 @@ def _wait_until_quiet(folder: Path, on_line: OnLine) -> None:
 
 
 def _set_aside(folder: Path, target: Path, reasons: Mapping[str, str], on_line: OnLine) -> int:
-    """Move files out of the way, and say why; how many files and rows of the table were moved."""
+    """Set files aside with the reasons; returns how many files and rows of the table were moved."""
     import pandas as pd
 
     table = pd.DataFrame(sorted(reasons.items()), columns=["path", "reason"])
@@ -123,7 +123,7 @@ def _set_aside(folder: Path, target: Path, reasons: Mapping[str, str], on_line: 
 
 
 def _move(source: Path, target: Path, names: Iterable[str], on_line: OnLine) -> int:
-    """Move files, and their rows of labels.csv, to another folder: all of them, whenever this is killed."""
+    """Move files and their rows of labels.csv to another folder; a journal survives a kill."""
     MOVES.begin(source=str(source), target=str(target), names=list(names))
     return _carry_out(source, target, list(names), on_line)
 
@@ -147,7 +147,7 @@ def _carry_out(source: Path, target: Path, names: list[str], on_line: OnLine) ->
 
 
 def _move_rows(table: Path, target: Path, names: list[str]) -> int:
-    """Move the rows of some pictures from one table to another; how many there are."""
+    """Move the rows of some pictures from one table to another; returns how many."""
     from thaw.data import manifest
 
     if not table.is_file() or table.name in names:
@@ -161,7 +161,7 @@ def _move_rows(table: Path, target: Path, names: list[str]) -> int:
 
 
 def _append(table: Path, rows: "pd.DataFrame") -> None:
-    """Add rows to a table, those that it has already left out."""
+    """Append rows to a table, without duplicates."""
     import pandas as pd
 
     from thaw.data import manifest
@@ -171,8 +171,8 @@ def _append(table: Path, rows: "pd.DataFrame") -> None:
     replace(table, manifest.csv_of(rows).encode())
 
 
-def _let_go(taken: Path, most: float) -> None:
-    """Delete the oldest of what was taken until the rest needs no more than so many bytes: data/ has it too."""
+def _trim(taken: Path, most: float) -> None:
+    """Delete the oldest batches until the rest needs at most `most` bytes; data/ has them too."""
     size = 0
     for batch in sorted(taken.glob("*"), reverse=True):
         size += sum(file.lstat().st_size for file in batch.rglob("*") if not file.is_dir())

@@ -1,9 +1,9 @@
-"""withdraw: take pictures out of the data, say what still holds them, and with `purge` remove them there too.
+"""withdraw: take pictures out of the data, list what still holds them, and with `purge` delete them there.
 
     thaw remove PATHS…  |  --where patient=17   [--purge]
 
-A picture is told by its content: equal files go together, and what is searched for is their hash. A journal holds what
-was begun, so that a removal that was killed is ended by whoever comes next.
+A picture is its content: identical files go together, and their hash is what is searched for. A
+journal lets the next command finish a removal that was killed.
 """
 
 import hashlib
@@ -26,14 +26,14 @@ if TYPE_CHECKING:
     import pandas as pd
 
 JOURNAL = Journal("withdrawal")
-REMOVED = ".thaw/removed.json"  # hashes of what was purged, and the versions that lost data by it
-DERIVED = ("artifacts/prepare", "artifacts/embed", "artifacts/report")  # decoded, features, pictures on a page
-SHOWN = ("artifacts/promotion", "artifacts/studies")  # pages of the workspace that DVC does not keep
+REMOVED = ".thaw/removed.json"  # hashes of purged pictures, and the versions that lost data
+DERIVED = ("artifacts/prepare", "artifacts/embed", "artifacts/report")  # outputs made from pictures
+SHOWN = ("artifacts/promotion", "artifacts/studies")  # pages that DVC does not track
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture that is to go: its path in data/, and its content as DVC and as the manifest tell it."""
+    """A picture to remove: its path in data/, its hash in DVC, and its hash in the manifest."""
 
     path: str
     md5: str
@@ -42,19 +42,20 @@ class Picture:
 
 @dataclass(frozen=True)
 class Holder:
-    """A state that still holds such pictures: how many, and from how many its model learned (None: not known)."""
+    """A version, record or branch that holds such pictures; `learned` counts those that its model learned from."""
 
     name: str
     pictures: int
     learned: int | None
 
     def __str__(self) -> str:
-        learned = "whether its model learned from them is not known" if self.learned is None else ""
-        return f"{self.name} holds {self.pictures} of them, " + (learned or f"its model learned from {self.learned}")
+        unknown = "whether its model learned from them is not known"
+        learned = unknown if self.learned is None else f"its model learned from {self.learned}"
+        return f"{self.name} holds {self.pictures} of them, {learned}"
 
 
 def select(paths: Iterable[str], where: str | None) -> list[Picture]:
-    """The pictures that these paths or a value of a column name, with all that are equal to them."""
+    """The pictures that the paths or COLUMN=VALUE select, with all identical ones."""
     from thaw.data.manifest import content_hash, read_folder
 
     data = workspace.ROOT / "data"
@@ -77,39 +78,39 @@ def _named(rows: "pd.DataFrame", paths: list[str], where: str | None) -> "pd.Dat
         columns = [name for name in rows.columns if name not in ("path", "sha256")]
         if not equals or column not in columns:
             raise InputError(f"--where is '{where}'; write COLUMN=VALUE with one of the columns {', '.join(columns)}")
-        found = rows[rows[column].astype(str) == value]
-        if found.empty:
+        selected = rows[rows[column].astype(str) == value]
+        if selected.empty:
             raise InputError(
                 f"no picture has {column} '{value}'; there are {', '.join(sorted(set(rows[column]))[:10])}"
             )
-        return found
+        return selected
     parts = []
     for path in paths:
         name = path.removeprefix("./").removeprefix("data/").rstrip("/")
-        found = rows[(rows["path"] == name) | rows["path"].str.startswith(f"{name}/")]
-        if found.empty:
+        selected = rows[(rows["path"] == name) | rows["path"].str.startswith(f"{name}/")]
+        if selected.empty:
             raise InputError(f"'{path}' is no picture of data/ and no folder with some; paths are those in labels.csv")
-        parts.append(found)
+        parts.append(selected)
     import pandas as pd
 
     return pd.concat(parts).drop_duplicates("path")
 
 
 def holders(pictures: list[Picture]) -> list[Holder]:
-    """Versions, records and branches whose data hold some of them, as far as DVC's cache has their lists."""
+    """Versions, records and branches whose data hold some of the pictures, if the cache has their lists."""
     cache, md5 = cache_folder(), {picture.md5 for picture in pictures}
     names = {version.commit: version.name for version in registry.versions()}
     for line in git("for-each-ref", "--format=%(objectname) %(refname)", "refs/exps/*/*/*", "refs/heads").splitlines():
         commit, name = line.split(" ", 1)
         names.setdefault(commit, f"the {'branch' if 'heads' in name else 'record'} {name.rsplit('/', 1)[-1]}")
     texts = contents([f"{commit}:./{file}" for commit in names for file in ("data.dvc", "dvc.lock")])
-    found: list[Holder] = []
+    result: list[Holder] = []
     for name, pinned, lock in zip(names.values(), texts[::2], texts[1::2], strict=True):
         held = [member for member in _members(cache, registry.hashes(pinned).get("data", "")) if member[1] in md5]
         if held:
             manifest = dict(_members(cache, registry.hashes(lock).get("artifacts/prepare", ""))).get("manifest.csv", "")
-            found.append(Holder(name, len(held), _learned(place(cache, manifest), pictures)))
-    return found
+            result.append(Holder(name, len(held), _learned(place(cache, manifest), pictures)))
+    return result
 
 
 def _learned(manifest: Path, pictures: list[Picture]) -> int | None:
@@ -123,7 +124,7 @@ def _learned(manifest: Path, pictures: list[Picture]) -> int | None:
 
 
 def withdraw(pictures: list[Picture], purge: bool, on_line: OnLine = print) -> list[str]:
-    """Take them out of the data; with `purge` out of every place that has them. Sentences that say what was done."""
+    """Take pictures out of the data, with `purge` from everywhere; returns sentences on what was done."""
     with only_retraining("thaw remove"):
         pin.check()
         names = [picture.path for picture in pictures]
@@ -132,7 +133,7 @@ def withdraw(pictures: list[Picture], purge: bool, on_line: OnLine = print) -> l
 
 
 def finish(on_line: OnLine = print) -> list[str]:
-    """End what was begun, if anything was. Whoever calls holds the workspace."""
+    """Finish a removal that was begun, if there is one. The caller holds the workspace."""
     begun = JOURNAL.read()
     if not begun:
         return []
@@ -160,7 +161,7 @@ def _drop_rows(paths: set[str]) -> None:
 
 
 def _purge(md5: set[str], on_line: OnLine) -> list[str]:
-    """Remove them, and what was made of them, from the workspace, DVC's cache and remote, and the archive."""
+    """Delete pictures and what was made from them: in the workspace, DVC's cache and remote, the archive."""
     cache = cache_folder()
     affected, others = _states(cache, md5)
     kept = {digest for outs in others for output in outs for digest in _objects(cache, output, outs)}
@@ -194,12 +195,12 @@ def _purge(md5: set[str], on_line: OnLine) -> list[str]:
 
 
 def is_reproducible(version: str) -> bool:
-    """Whether a version still has all its pictures."""
+    """Whether no picture of a version was purged."""
     return version not in _noted().get("versions", [])
 
 
 def data_hashes(pictures: list[Picture]) -> list[str]:
-    """The first letters of the hash of each data version that holds some of them, as tags of flow runs have it."""
+    """The short hashes of the data versions that hold some of the pictures, as in tags of flow runs."""
     affected, _ = _states(cache_folder(), {picture.md5 for picture in pictures})
     return sorted(_data_of(affected))
 
@@ -211,8 +212,10 @@ def _noted() -> dict[str, list[str]]:
 
 
 def _states(cache: Path, md5: set[str]) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
-    """The states that hold some of these, and the others: outputs and data with their hashes. Whose data nobody can
-    list may hold some."""
+    """Split the states (see `clean.states`) into those that may hold some of the pictures and the rest.
+
+    A state whose data cannot be listed may hold some.
+    """
     affected: list[dict[str, str]] = []
     others: list[dict[str, str]] = []
     for outs in clean.states():
@@ -227,14 +230,14 @@ def _data_of(states: list[dict[str, str]]) -> set[str]:
 
 
 def _objects(cache: Path, output: str, outs: dict[str, str]) -> Iterator[str]:
-    """The objects of an output, with the one that lists them."""
+    """The objects of an output, the list of a folder among them."""
     if digest := outs.get(output):
         yield digest
         yield from (member for _, member in _members(cache, digest))
 
 
 def _members(cache: Path, digest: str) -> list[tuple[str, str]]:
-    """Name and hash of each file of a folder in DVC's cache; none where the cache does not have its list."""
+    """Name and hash of each file of a folder in DVC's cache; empty if the cache lacks its list."""
     top = place(cache, digest)
     if not digest.endswith(".dir") or not top.is_file():
         return []
@@ -246,6 +249,6 @@ def _md5(file: Path) -> str:
 
 
 def _delete(file: Path) -> bool:
-    there = file.is_file()
+    existed = file.is_file()
     file.unlink(missing_ok=True)
-    return there
+    return existed
