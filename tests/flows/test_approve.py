@@ -1,6 +1,7 @@
 """Laws of promote.approve: a version waits until a person says yes, in the UI or at a terminal, and for that long."""
 
 from contextlib import suppress
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from thaw.project import approvals, registry
 pytestmark = pytest.mark.server
 
 ASKED = "promote.approve=person"
+ALONE = "yearly"  # no other test that uses this server has a schedule of this name
 
 
 def _standings() -> dict[str, str]:
@@ -36,10 +38,10 @@ def asked(server: str, kept_toy: Any) -> Any:
     assert (states["promote"], states["ask"]) == ("Waiting", "Completed")
     assert registry.in_use(registry.versions()) is None
     flow = approve.with_options(name=asking.flow_name())
-    assert not asking.ask("v1.0.0", "weekly", 14)  # nothing is scheduled
-    made = flow.to_deployment("weekly").apply()
-    assert asking.ask("v1.0.0", "weekly", 14)
-    assert asking.ask("v1.0.0", "weekly", 14)  # once is enough
+    assert not asking.ask("v1.0.0", ALONE, 14)  # nothing is scheduled
+    made = flow.to_deployment(ALONE).apply()
+    assert asking.ask("v1.0.0", ALONE, 14)
+    assert asking.ask("v1.0.0", ALONE, 14)  # once is enough
     with get_client(sync_client=True) as client:
         runs = {run.name: run.id for run in asking._open(client, "v1.0.0")}
         yield flow, client, runs
@@ -74,11 +76,14 @@ def test_the_run_that_asks_is_suspended_and_does_what_the_form_says(asked: Any, 
 def test_what_nobody_answers_is_closed_after_some_days_and_not_before(
     asked: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from prefect.states import Scheduled
+
     flow, client, runs = asked
     _execute(flow, client, runs["approve v1.0.0"])
     assert "waits for a person until" in approvals.close("v1.0.0", 14)
     assert _standings() == {"v1.0.0": "waiting"}
     monkeypatch.setattr(approvals, "timedelta", lambda days: approvals.datetime.resolution * 0)
+    client.set_flow_run_state(runs["close v1.0.0"], Scheduled(scheduled_time=datetime.now(UTC)), force=True)  # due now
     ended = _execute(flow, client, runs["close v1.0.0"])
     assert ended.message == "v1.0.0 was not put in use: nobody answered in 14 days"
     assert _standings() == {"v1.0.0": "rejected"}
