@@ -1,12 +1,12 @@
-"""The Prefect server of a run: the configured one, else the project's own, which is started if need be.
+"""The Prefect server of a run: the configured one, else the project's own, started if needed.
 
     with server() as api:        # PREFECT_API_URL is set inside; import prefect only in here
         ...
 
-The project's own server listens on loopback and keeps its state in `.prefect/` of the workspace, so a user's
-own Prefect profile is neither read nor changed. Everybody who uses it holds a shared lock; the last to leave
-stops it. Locks die with their process, so a server that a killed run left behind is adopted by the next run,
-which stops it at its end.
+The project's own server listens on loopback and keeps its state in `.prefect/` of the workspace, so
+a user's own Prefect profile is neither read nor changed. Each process that uses it holds a shared
+lock; the last one stops it. Locks die with their process, so the next run adopts a server that a
+killed run left behind, and stops it at its end.
 """
 
 import fcntl
@@ -32,19 +32,19 @@ from thaw.project.stage import end_group
 
 PORT = 4200
 PATIENCE = 120.0  # seconds for the server to answer; the first start on a slow machine takes half a minute
-LOOK = 5.0  # seconds between two looks whether the server is there
-GONE = 180.0  # seconds after which a run does not wait any longer for a server that is gone
+LOOK = 5.0  # seconds between two checks of the server
+GONE = 180.0  # seconds after which a run gives up on a server that is gone
 
 Say = Callable[[str], None]
 
 
 class ServerError(RuntimeError):
-    """The server could not be started; `str()` says why and where its own words are."""
+    """The server could not be started; `str()` says why, and where its log is."""
 
 
 @contextmanager
 def server(port: int | None = None, say: Say = print) -> Iterator[str]:
-    """The address of a Prefect API, for as long as the block lasts."""
+    """The address of a Prefect API, while the block lasts."""
     with ExitStack() as stack:
         stack.enter_context(_signals_end_the_block())
         api = os.environ.get("PREFECT_API_URL")
@@ -75,7 +75,7 @@ def running() -> Iterator[str | None]:
 
 
 def ui(api: str) -> str:
-    """Where a browser finds the UI that belongs to an API."""
+    """The address of the UI that belongs to an API."""
     return api.rstrip("/").removesuffix("/api")
 
 
@@ -93,7 +93,7 @@ def is_own(api: str) -> bool:
 
 
 def page(api: str, flow_run_id: str) -> str:
-    """Where a browser finds one flow run."""
+    """The address of a flow run in the UI."""
     if api.rstrip("/").endswith("/api"):
         return f"{ui(api)}/v2/runs/flow-run/{flow_run_id}"
     from prefect.utilities.urls import url_for
@@ -207,7 +207,7 @@ def _own_server(port: int, say: Say) -> Iterator[str]:
 
 @contextmanager
 def _kept_alive(home: Path, api: str, say: Say) -> Iterator[None]:
-    """Start the project's server again where it dies in the block: at its address, with all that it knew."""
+    """Restart the project's server if it dies in the block, at the same address and with its state."""
     over = threading.Event()
     port = int(api.rsplit(":", 1)[1].partition("/")[0])
 
@@ -236,10 +236,9 @@ def _kept_alive(home: Path, api: str, say: Say) -> Iterator[None]:
 
 @contextmanager
 def ended_without(api: str) -> Iterator[None]:
-    """End this process where its server stays away: Prefect itself would try for nine minutes, and then trace back.
+    """End this process if its server stays away: Prefect would retry for nine minutes, then print a traceback.
 
-    A phase that is at work goes on to its end first. Cut off anywhere else, a run leaves nothing that the next one does
-    not mend.
+    A running phase finishes first. At any other point a run can be cut off: the next one recovers.
     """
     over = threading.Event()
 
@@ -271,7 +270,7 @@ def _leave(sentence: str) -> None:
 
 @contextmanager
 def _turn(home: Path, say: Say) -> Iterator[None]:
-    """One at a time: two runs at once must not start two servers, nor stop one that the other just found."""
+    """Hold the lock for starting and stopping: two runs must not start two servers, nor stop each other's."""
     with open(home / "server.turn", "a") as turn:
         try:
             fcntl.flock(turn, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -290,7 +289,7 @@ def _is_last(users: IO[str]) -> bool:
 
 
 def _running(home: Path, say: Say) -> str | None:
-    """The address of the project's own server if it runs; one that runs and never answers is ended."""
+    """The address of the project's own server if it runs; one that never answers is stopped."""
     if not _lives(home):
         return None
     record = json.loads((home / "server.json").read_text())
