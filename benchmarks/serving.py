@@ -21,7 +21,8 @@ from pathlib import Path
 
 import httpx
 import numpy as np
-from PIL import Image
+
+from thaw.data.pixels import open_image
 
 ROOT = Path(__file__).resolve().parents[1]
 Answer = tuple[int, float, str]  # status, seconds, the model that answered
@@ -90,7 +91,7 @@ def main() -> None:
         serve(options.model, options.changing)
         return
     files = [path for path in sorted(options.pictures.rglob("*")) if path.suffix in (".png", ".jpg")][:64]
-    size = "x".join(map(str, Image.open(files[0]).size))
+    size = "x".join(map(str, open_image(files[0]).size))
     print(f"{platform.machine()}, {os.cpu_count()} cores, {options.clients} clients, pictures such as {size}")
     for name, each, changing in (("steady", 1, False), ("steady", 16, False), ("changing", 1, True)):
         with server(options.model, changing) as url:

@@ -249,7 +249,7 @@ def test_on_its_own_server_a_workspace_keeps_its_schedules_when_it_moves(
 def test_predictions_have_schedules_beside_retrainings(server: str, toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from prefect import get_client
 
-    monkeypatch.setattr(schedule, "_poll", lambda runner: None)
+    monkeypatch.setattr(schedule, "_poll", lambda *_: None)
     schedule.serve(None, CRON, "UTC", [], print)
     schedule.serve(None, "0 5 * * *", "UTC", [], print, "arrived")
     lines: list[str] = []

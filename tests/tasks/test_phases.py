@@ -632,7 +632,7 @@ def test_a_stopped_phase_2_goes_on_only_where_all_that_decides_its_bits_is_the_s
         (torchvision, "__version__", "9"),
         (np, "__version__", "9"),
         (torch, "get_num_threads", lambda: 99),
-        (processes, "count", lambda: 99),
+        (processes, "world_size", lambda: 99),
     ):
         with monkeypatch.context() as patch:
             patch.setattr(target, name, value)

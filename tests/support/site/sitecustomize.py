@@ -26,6 +26,8 @@ def _command() -> tuple[str, str, list[str]] | None:
     if sys.prefix not in known or not os.environ.get("THAW_WARM") or _slow() in sys.orig_argv:
         return None
     first, *rest = [*sys.orig_argv[1:], ""]
+    if os.environ.get("TOY_SLOW") and ("dvc" in rest or first.endswith("/bin/dvc")):
+        return None  # a test that kills a flow run finds it among the parents of the phase that hangs
     if first == "-m" and rest[0] in ("dvc", "thaw.project.send"):
         return "dvc", rest[0], rest[1:-1]
     if first == "-m" and rest[0] in ("prefect.engine", "prefect.runner._workspace_supervisor") and not _slow():
