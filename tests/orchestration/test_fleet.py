@@ -239,14 +239,15 @@ def test_a_fleet_computes_each_phase_once_and_loses_nothing_when_a_worker_dies(
     quick = environment | {"PREFECT_WORKER_QUERY_SECONDS": "1"}
     with (
         _process(tmp_path / "one", *start, "1", TOY_SLOW="unfreeze", **quick) as one,  # hangs in this phase
-        _process(tmp_path / "two", *start, "2", **quick),
         _process(workspace, "thaw", "sweep", *options, "--pool", "fleet", **environment) as command,
+        ExitStack() as later,
     ):
         phase, deaf = until(lambda: _hanging(tmp_path / "one", []))
         os.kill(_flow_process(phase), signal.SIGKILL)
         until(lambda: _hanging(tmp_path / "one", [phase, deaf]))
         for pid in _descendants(one.pid):
             os.kill(pid, signal.SIGKILL)
+        later.enter_context(_process(tmp_path / "two", *start, "2", **quick))  # before, it would leave nothing to lose
         try:
             command.wait(600)
         finally:
