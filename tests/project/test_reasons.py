@@ -86,3 +86,10 @@ def test_a_phase_that_never_ran_says_so(toy: Path) -> None:
 def test_files_that_dvc_cannot_read_are_a_reason_to_ask_dvc(trained_toy: Path) -> None:
     (trained_toy / "dvc.yaml").write_text("stages: 3\n")
     assert reasons.changed()["data"]
+
+
+def test_a_dvc_that_answers_nothing_does_not_mean_that_nothing_changed(
+    trained_toy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reasons, "run", lambda command, on_line: 255)
+    assert reasons.changed() == {"data": ["DVC did not answer"]}

@@ -47,7 +47,7 @@ def _ask_dvc() -> Reasons:
     run(dvc("status", "--json"), lines.append)
     answer = next((line for line in reversed(lines) if line.startswith("{")), None)
     if answer is None:  # DVC cannot read its files and will say so again when it runs a phase
-        return {"data": lines[-1:]}
+        return {"data": lines[-1:] or ["DVC did not answer"]}
     status = json.loads(answer)
     locked = _locked_params() if status else {}
     reasons = {} if (workspace.ROOT / "data.dvc").is_file() else {"data": ["data.dvc is gone"]}
