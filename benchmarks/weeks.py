@@ -91,17 +91,17 @@ def retrained(data: Set, config: settings.Settings, seed: int, train: Any, val: 
 def table(results: pd.DataFrame) -> pd.DataFrame:
     """By set and arm, the mean over seeds in some weeks, and of the paired differences in all of them."""
     means = results.pivot_table(index=["set", "arm"], columns="week", values=["accuracy", "auc"])
-    chosen = means[[("accuracy", week) for week in (1, 2, 4, 7, WEEKS)] + [("auc", WEEKS)]]
+    figures = means[[("accuracy", week) for week in (1, 2, 4, 7, WEEKS)] + [("auc", WEEKS)]]
     both = results.pivot_table(index=["set", "seed", "week"], columns="arm", values="accuracy")
     gains = 100 * (both["the week before"] - both["ImageNet"]).groupby(["set", "seed"]).mean()
     by_set = gains.groupby("set").agg(["mean", "std"])
-    chosen[("points over ImageNet", "mean")] = chosen.index.map(
+    figures[("points over ImageNet", "mean")] = figures.index.map(
         lambda key: by_set["mean"][key[0]] if ARMS[key[1]] else None
     )
-    chosen[("points over ImageNet", "std")] = chosen.index.map(
+    figures[("points over ImageNet", "std")] = figures.index.map(
         lambda key: by_set["std"][key[0]] if ARMS[key[1]] else None
     )
-    return chosen.round(3)
+    return figures.round(3)
 
 
 def main() -> None:

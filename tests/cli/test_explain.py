@@ -3,22 +3,12 @@
 from pathlib import Path
 
 import pytest
-from packages import Packaged, make
+from packages import Packaged
 from typer.testing import CliRunner, Result
 
 from thaw.cli import app
-from thaw.project import workspace
 
-
-@pytest.fixture(scope="module")
-def packaged(tmp_path_factory: pytest.TempPathFactory) -> Packaged:
-    return make(tmp_path_factory.mktemp("packaged"))
-
-
-@pytest.fixture(autouse=True)
-def _in_no_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(workspace, "ROOT", tmp_path)
+pytestmark = pytest.mark.usefixtures("in_no_project")
 
 
 def run(*words: str | Path) -> Result:

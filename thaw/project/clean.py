@@ -5,7 +5,6 @@ Everything else stays: pictures, networks, packages, metrics, predictions, and t
 say what a version learned from.
 """
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +12,7 @@ from pathlib import Path
 from thaw.errors import InputError
 from thaw.project import registry, workspace
 from thaw.project.git import contents, git
-from thaw.project.heal import cache_folder, place
+from thaw.project.heal import cache_folder, members, place
 from thaw.project.lock import only_retraining
 
 REBUILT = {"artifacts/prepare": ("pictures.npy",), "artifacts/embed": ("",)}  # output: prefixes of the names in it
@@ -48,8 +47,9 @@ def leftovers() -> Leftovers:
             f"DVC's cache is {cache}, which others may use too, so nothing of it is freed: `dvc gc` knows what a "
             "shared cache may lose"
         )
-    result, needed = Leftovers(), set(_needed(cache))
-    for lock in states():
+    known = states()
+    result, needed = Leftovers(), set(_needed(cache, known))
+    for lock in known:
         has_leftovers = False
         for output, names in REBUILT.items():
             for name, file in _files(cache, output, lock.get(output, "")):
@@ -85,12 +85,12 @@ def _current() -> Iterator[str]:
             yield file.read_text(encoding="utf-8")
 
 
-def _needed(cache: Path) -> Iterator[Path]:
+def _needed(cache: Path, known: list[dict[str, str]]) -> Iterator[Path]:
     """Objects that the workspace uses, and those that phases cannot make again."""
     for text in _current():
         for output, digest in registry.hashes(text).items():
             yield from (file for _, file in _files(cache, output, digest))
-    for state in states():
+    for state in known:
         for output, digest in state.items():
             rebuilt = REBUILT.get(output, ())
             for name, file in _files(cache, output, digest):
@@ -102,8 +102,5 @@ def _files(cache: Path, output: str, digest: str) -> Iterator[tuple[str, Path]]:
     """The cached files of an output by name; the list of a folder has the output's own name."""
     if not digest:
         return
-    top = place(cache, digest)
-    yield output, top
-    if digest.endswith(".dir") and top.is_file():
-        for member in json.loads(top.read_text(encoding="utf-8")):
-            yield member["relpath"], place(cache, member["md5"])
+    yield output, place(cache, digest)
+    yield from ((name, place(cache, member)) for name, member in members(cache, digest))

@@ -194,11 +194,10 @@ def _cache() -> Iterator[Fault]:
         file = place(cache, digest)
         if _is_emptied(file, digest):
             yield _emptied(file, digest, path)
-        elif digest.endswith(".dir"):
-            for member in _members(file):
-                inner = place(cache, member["md5"])
-                if _is_emptied(inner, member["md5"]):
-                    yield _emptied(inner, member["md5"], f"{path}/{member['relpath']}")
+        for name, member in members(cache, digest):
+            inner = place(cache, member)
+            if _is_emptied(inner, member):
+                yield _emptied(inner, member, f"{path}/{name}")
 
 
 def cache_folder() -> Path:
@@ -230,12 +229,15 @@ def _is_emptied(file: Path, digest: str) -> bool:
         return False
 
 
-def _members(file: Path) -> list[dict[str, str]]:
+def members(cache: Path, digest: str) -> list[tuple[str, str]]:
+    """Name and hash of each file of a folder in the cache; empty if the cache lacks its list."""
+    if not digest.endswith(".dir"):
+        return []
     try:
-        listed: list[dict[str, str]] = json.loads(file.read_bytes())
+        listed: list[dict[str, str]] = json.loads(place(cache, digest).read_bytes())
     except (OSError, ValueError):
         return []
-    return listed
+    return [(member["relpath"], member["md5"]) for member in listed]
 
 
 def _emptied(file: Path, digest: str, path: str) -> Fault:

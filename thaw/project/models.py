@@ -5,7 +5,6 @@ file.
 """
 
 import json
-import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -25,21 +24,12 @@ from thaw.statistics import records
 if TYPE_CHECKING:
     from thaw.model.model import Model
 
-VERSION = re.compile(r"v?\d+\.\d+\.\d+")
 ONNX = ".onnx"
 MANIFEST = "artifacts/prepare/manifest.csv"
 
 
 def load(name: str = "prod", device: str = "auto", workers: int = 2, views: str | None = None) -> "Model":
-    """Load the model of that name.
-
-    Args:
-        name: prod (the model in use), a version such as v2.0.0, the folder of a package, or an
-            exported file.
-        device: auto, cpu, cuda or mps.
-        workers: threads that decode pictures.
-        views: none, flip, flips or square; None means those of evaluate.
-    """
+    """The model of that name; `thaw.load` says what each argument may be."""
     from thaw.model.model import Model
 
     if name.lower().endswith(ONNX):
@@ -58,7 +48,7 @@ def meant(name: str) -> str:
 @contextmanager
 def folder_of(name: str) -> Iterator[Path]:
     """The folder of the package of that name, while the block lasts."""
-    if name == registry.STAGE or VERSION.fullmatch(name):
+    if start.is_model(name):
         with _package_of(_version(name)) as folder:
             yield folder
         return

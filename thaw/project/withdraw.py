@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from thaw.errors import InputError
 from thaw.project import clean, experiment, pin, registry, settings, workspace
 from thaw.project.git import contents, git
-from thaw.project.heal import cache_folder, place
+from thaw.project.heal import cache_folder, members, place
 from thaw.project.journal import Journal, replace
 from thaw.project.lock import only_retraining
 from thaw.project.stage import OnLine, ask
@@ -106,9 +106,9 @@ def holders(pictures: list[Picture]) -> list[Holder]:
     texts = contents([f"{commit}:./{file}" for commit in names for file in ("data.dvc", "dvc.lock")])
     result: list[Holder] = []
     for name, pinned, lock in zip(names.values(), texts[::2], texts[1::2], strict=True):
-        held = [member for member in _members(cache, registry.hashes(pinned).get("data", "")) if member[1] in md5]
+        held = [member for member in members(cache, registry.hashes(pinned).get("data", "")) if member[1] in md5]
         if held:
-            manifest = dict(_members(cache, registry.hashes(lock).get("artifacts/prepare", ""))).get("manifest.csv", "")
+            manifest = dict(members(cache, registry.hashes(lock).get("artifacts/prepare", ""))).get("manifest.csv", "")
             result.append(Holder(name, len(held), _learned(place(cache, manifest), pictures)))
     return result
 
@@ -220,8 +220,8 @@ def _states(cache: Path, md5: set[str]) -> tuple[list[dict[str, str]], list[dict
     others: list[dict[str, str]] = []
     for outs in clean.states():
         data = outs.get("data", "")
-        members = {digest for _, digest in _members(cache, data)}
-        (affected if members & md5 or (data and not members) else others).append(outs)
+        listed = {digest for _, digest in members(cache, data)}
+        (affected if listed & md5 or (data and not listed) else others).append(outs)
     return affected, others
 
 
@@ -233,15 +233,7 @@ def _objects(cache: Path, output: str, outs: dict[str, str]) -> Iterator[str]:
     """The objects of an output, the list of a folder among them."""
     if digest := outs.get(output):
         yield digest
-        yield from (member for _, member in _members(cache, digest))
-
-
-def _members(cache: Path, digest: str) -> list[tuple[str, str]]:
-    """Name and hash of each file of a folder in DVC's cache; empty if the cache lacks its list."""
-    top = place(cache, digest)
-    if not digest.endswith(".dir") or not top.is_file():
-        return []
-    return [(member["relpath"], member["md5"]) for member in json.loads(top.read_text(encoding="utf-8"))]
+        yield from (member for _, member in members(cache, digest))
 
 
 def _md5(file: Path) -> str:
