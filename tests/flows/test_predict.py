@@ -24,7 +24,7 @@ pytestmark = pytest.mark.server
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A project with a model in use, and six pictures that arrived."""
     packaged = make(tmp_path / "packaged")
-    folder = tmp_path / "project"
+    folder = tmp_path / "toy"  # flows take the project's name when they are imported: one for all tests of a process
     folder.mkdir()
     make_project(folder, packaged)
     monkeypatch.setattr(workspace, "ROOT", folder)
