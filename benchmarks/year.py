@@ -5,8 +5,8 @@
 
 `thaw schedule` serves the cron; the clock is the real one. New pictures arrive each week, some broken, some twice, once
 of a new class. Settings change, each tenth week the server is killed, once the machine "reboots" (everything is killed
-and started again a week later), once somebody rolls back, and for three weeks the DVC remote is away. At the end the
-table of docs/operation.md, and whether every week has its true outcome in `thaw status`, all that arrived is kept, and
+and started again a week later), once somebody rolls back, for three weeks the DVC remote is away, and for four weeks a
+person has to approve the models. At the end the table of docs/operation.md, and whether every week has its true outcome in `thaw status`, all that arrived is kept, and
 nothing has grown that should not.
 """
 
@@ -35,6 +35,7 @@ SIDE = 32
 FIRST = 40  # pictures of each class at the beginning
 NEW_CLASS_IN, ROLLBACK_IN, REBOOT_IN = 7, 26, 23
 REMOTE_AWAY = (30, 31, 32)
+APPROVED = (36, 37, 38, 39)  # the answers to the models of these weeks, no to every other one, come a week later
 TINY = {
     "backbone.name": "shufflenet_v2_x0_5",
     "backbone.weights": "random",
@@ -146,6 +147,13 @@ def live(root: Path, weeks: int, minutes: int) -> list[dict[str, Any]]:
             if week % 8 == 5:
                 _set(root, {"seed": week})
                 events.append("settings changed")
+            if week == APPROVED[0]:
+                _set(root, {"promote.approve": "person"})
+                events.append("a person has to approve")
+            if week - 1 in APPROVED:
+                events.append(_answer(root, "approve" if week % 2 else "reject"))
+            if week == APPROVED[-1] + 1:
+                _set(root, {"promote.approve": "nobody"})
             if week in REMOTE_AWAY[:1]:
                 _remote(root).rename(root.parent / "away")
                 _remote(root).write_text("no folder")
@@ -168,6 +176,18 @@ def live(root: Path, weeks: int, minutes: int) -> list[dict[str, Any]]:
     for problem in [*lost(root, deliveries), *_judge(rows)]:
         print(f"problem: {problem}")
     return rows
+
+
+def _answer(root: Path, answer: str) -> str:
+    """Answer the version that waits for a person; what came of it."""
+    waiting = [row["name"] for row in json.loads(_thaw(root, "models", "--json")) if row["standing"] == "waiting"]
+    if not waiting:
+        return "nothing waits for an answer"
+    try:
+        _thaw(root, answer, waiting[0])
+    except RuntimeError:  # another model came into use meanwhile, and this one is not shown to be as good
+        return f"{waiting[0]}: {answer}, but not put in use"
+    return f"{waiting[0]}: {answer}"
 
 
 def _judge(rows: list[dict[str, Any]]) -> list[str]:
