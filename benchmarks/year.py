@@ -6,8 +6,8 @@
 `thaw schedule` serves the cron; the clock is the real one. New pictures arrive each week, some broken, some twice, once
 of a new class. Settings change, each tenth week the server is killed, once the machine "reboots" (everything is killed
 and started again a week later), once somebody rolls back, for three weeks the DVC remote is away, and for four weeks a
-person has to approve the models. At the end the table of docs/operation.md, and whether every week has its true outcome in `thaw status`, all that arrived is kept, and
-nothing has grown that should not.
+person has to approve the models. At the end the table of docs/operation.md, and whether every week has its true outcome
+in `thaw status`, all that arrived is kept, and nothing has grown that should not.
 """
 
 import argparse
