@@ -14,7 +14,7 @@ from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRun
 from prefect.states import State
 
 from thaw.project import predict as predicting
-from thaw.project import registry, workspace
+from thaw.project import registry
 from thaw.report.predictions import markdown
 
 pytestmark = pytest.mark.server
@@ -27,7 +27,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "toy"  # flows take the project's name when they are imported: one for all tests of a process
     folder.mkdir()
     make_project(folder, packaged)
-    monkeypatch.setattr(workspace, "ROOT", folder)
+    monkeypatch.chdir(folder)
     monkeypatch.chdir(folder)
     registry.register("HEAD", "a package")
     registry.promote("v1.0.0", "by hand")

@@ -18,7 +18,7 @@ from tasks import prepare
 from thaw import cli
 from thaw.data import manifest, splits
 from thaw.errors import InputError
-from thaw.project import add, phase, workspace
+from thaw.project import add
 from thaw.project.lock import only_retraining
 from thaw.project.settings import override, read
 from thaw.project.stage import StageError
@@ -32,7 +32,7 @@ def space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Pa
     """Makes a workspace with 20 cats and 20 dogs; dvc is played."""
 
     def make(layout: str) -> Path:
-        monkeypatch.setattr(workspace, "ROOT", tmp_path / "space")
+        monkeypatch.chdir(tmp_path / "space")
         monkeypatch.setattr(add.pin, "finish", pin)
         monkeypatch.setattr(add.pin, "check", lambda: None)
         return make_space(tmp_path / "space", layout)
@@ -87,9 +87,6 @@ def test_prepare_gives_the_splits_of_splits_csv_and_before_the_first_add_those_t
 ) -> None:
     root = space("classes")
     override(changes, root / "params.yaml")
-    monkeypatch.setattr(prepare, "DATA", root / "data")
-    monkeypatch.setattr(prepare, "PREPARE", root / "artifacts/prepare")
-    monkeypatch.setattr(phase, "ARTIFACTS", root / "artifacts")
     small = {"name": "shufflenet_v2_x0_5", "weights": "random"}
     chosen = read(root / "params.yaml")
     chosen = chosen.model_copy(update={"backbone": chosen.backbone.model_copy(update=small)})
@@ -214,7 +211,7 @@ def test_no_picture_moves_through_any_sequence_of_adds(
     batches: list[Batch], tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = tmp_path_factory.mktemp("sequence")
-    monkeypatch.setattr(workspace, "ROOT", root)
+    monkeypatch.chdir(root)
     monkeypatch.setattr(add.pin, "finish", pin)
     monkeypatch.setattr(add.pin, "check", lambda: None)
     make_space(root, "table")
@@ -517,7 +514,7 @@ def test_with_dvc_the_pin_is_of_the_new_data_and_a_failure_leaves_the_old_one(
     from typer.testing import CliRunner
 
     root = make_space(tmp_path / "space", "table")
-    monkeypatch.setattr(workspace, "ROOT", root)
+    monkeypatch.chdir(root)
     monkeypatch.setenv("PYTHONPATH", importing(ROOT))
     (root / "data.dvc").unlink()
 

@@ -10,7 +10,7 @@ from growing import everything, fill, killed_before_change, make_space, picture,
 
 from thaw.data import manifest
 from thaw.errors import InputError
-from thaw.project import add, incoming, mend, workspace
+from thaw.project import add, incoming, mend
 from thaw.project.settings import override, read
 
 Arrived = tuple[Path, Path, Callable[[], "incoming.Taken | None"]]
@@ -20,7 +20,7 @@ Arrived = tuple[Path, Path, Callable[[], "incoming.Taken | None"]]
 def arrived(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Arrived]:
     """Makes a workspace with 40 pictures and its empty folder for new ones; dvc is played."""
     root = tmp_path / "space"
-    monkeypatch.setattr(workspace, "ROOT", root)
+    monkeypatch.chdir(root)
     monkeypatch.setattr(add.pin, "finish", pin)
     monkeypatch.setattr(add.pin, "check", lambda: None)
     monkeypatch.setattr(incoming, "QUIET", 0.0)

@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from thaw import cli
-from thaw.project import lock, registry, runs, status, workspace
+from thaw.project import lock, registry, runs, status
 from thaw.project.registry import Version
 from thaw.project.runs import Run
 from thaw.project.settings import override, read
@@ -28,7 +28,7 @@ def space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("params.yaml", "dvc.yaml"):
         (tmp_path / name).write_text((ROOT / name).read_text())
     (tmp_path / "data.dvc").write_text("outs:\n- md5: abcdefabcdef.dir\n  nfiles: 1234\n  path: data\n")
-    monkeypatch.setattr(workspace, "ROOT", tmp_path)
+    monkeypatch.chdir(tmp_path)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

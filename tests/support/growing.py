@@ -45,8 +45,8 @@ def everything(folder: Path) -> dict[str, bytes]:
 def pin(stage: str, command: list[str], on_line: Callable[[str], None]) -> list[str]:
     """What dvc does, as far as these tests can see."""
     assert command[1:3] == ["-m", "dvc"]
-    tree = everything(workspace.ROOT / "data")
-    (workspace.ROOT / "data.dvc").write_text(hashlib.sha256(repr(sorted(tree.items())).encode()).hexdigest())
+    tree = everything(workspace.root() / "data")
+    (workspace.root() / "data.dvc").write_text(hashlib.sha256(repr(sorted(tree.items())).encode()).hexdigest())
     return []
 
 

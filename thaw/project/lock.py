@@ -70,7 +70,7 @@ def holder() -> str | None:
 
 
 def _file() -> Path:
-    return workspace.ROOT / ".dvc" / "tmp" / "retrain.lock"
+    return workspace.root() / ".dvc" / "tmp" / "retrain.lock"
 
 
 def _try_lock(path: Path) -> IO[str] | None:

@@ -105,4 +105,4 @@ def _now() -> str:
 
 
 def _file() -> Path:
-    return workspace.ROOT / ".prefect" / "runs.jsonl"
+    return workspace.root() / ".prefect" / "runs.jsonl"
