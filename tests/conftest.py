@@ -163,7 +163,6 @@ def trained_toy(_trained_template: Path, tmp_path: Path, monkeypatch: pytest.Mon
     root = tmp_path / "toy"
     shutil.copytree(_trained_template, root)
     monkeypatch.chdir(root)
-    monkeypatch.chdir(root)
     return root
 
 

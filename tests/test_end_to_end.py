@@ -116,7 +116,6 @@ def test_evaluate_predict_an_export_and_a_server_say_the_same_of_the_same_files(
     from thaw.cli import app
 
     monkeypatch.chdir(workspace)
-    monkeypatch.chdir(workspace)
 
     def called(*arguments: str) -> None:
         done = CliRunner().invoke(app, arguments)

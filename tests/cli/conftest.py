@@ -16,4 +16,3 @@ def packaged(tmp_path_factory: pytest.TempPathFactory) -> Packaged:
 def in_no_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The current folder belongs to no project."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.chdir(tmp_path)

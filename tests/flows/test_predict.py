@@ -28,7 +28,6 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder.mkdir()
     make_project(folder, packaged)
     monkeypatch.chdir(folder)
-    monkeypatch.chdir(folder)
     registry.register("HEAD", "a package")
     registry.promote("v1.0.0", "by hand")
     for number in range(6):

@@ -75,6 +75,7 @@ def test_a_new_picture_that_is_none_starts_no_program(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "params.yaml").write_bytes((ROOT / "params.yaml").read_bytes())
+    (tmp_path / "dvc.yaml").write_text("stages: {}\n")
     for name in ("data/cat/1.png", "data/dog/1.png", "new/cat/1.png"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         Image.new("L", (8, 8), len(name)).save(tmp_path / name)

@@ -194,7 +194,6 @@ def project(packaged: Packaged, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     (root / "artifacts/prepare").mkdir(parents=True)
     write_table(rows, root / "artifacts/prepare/manifest.csv")
     monkeypatch.chdir(root)
-    monkeypatch.chdir(root)
     return root
 
 

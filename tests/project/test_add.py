@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from children import importing
-from growing import everything, fill, killed_before_change, make_space, picture, pin
+from growing import everything, fill, killed_before_change, make_space, picture, pin, put_back
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -32,10 +32,11 @@ def space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Pa
     """Makes a workspace with 20 cats and 20 dogs; dvc is played."""
 
     def make(layout: str) -> Path:
-        monkeypatch.chdir(tmp_path / "space")
         monkeypatch.setattr(add.pin, "finish", pin)
         monkeypatch.setattr(add.pin, "check", lambda: None)
-        return make_space(tmp_path / "space", layout)
+        made = make_space(tmp_path / "space", layout)
+        monkeypatch.chdir(made)
+        return made
 
     return make
 
@@ -237,8 +238,7 @@ def taken_in(root: Path, new: Path) -> tuple[dict[str, bytes], dict[str, bytes]]
     before = everything(root)
     add.add(new, on_line=lambda line: None)
     after = everything(root)
-    shutil.rmtree(root)
-    root.with_name("untouched").rename(root)
+    put_back(root.with_name("untouched"), root)
     return before, after
 
 

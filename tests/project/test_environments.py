@@ -24,7 +24,6 @@ if [ "$1" = venv ]; then for folder; do :; done; mkdir -p "$folder/bin" && touch
 def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """What uv was called with, a line for each call; the project is `tmp_path`."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.chdir(tmp_path)
     for name in ("params.yaml", "dvc.yaml"):
         (tmp_path / name).touch()
     programs = tmp_path / "programs"

@@ -30,7 +30,6 @@ def template(packaged: Packaged, tmp_path_factory: pytest.TempPathFactory) -> Pa
 def project(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = Path(shutil.copytree(template, tmp_path / "project", symlinks=True))
     monkeypatch.chdir(folder)
-    monkeypatch.chdir(folder)
     return folder
 
 

@@ -347,6 +347,7 @@ def test_the_commands_show_and_change_what_is_in_use(
     repository: tuple[Path, list[str]], commits: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "100")
+    (repository[0] / "params.yaml").touch()
 
     def thaw(*arguments: str) -> tuple[int, str]:
         done = CliRunner().invoke(app, arguments)

@@ -29,7 +29,6 @@ def space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (tmp_path / name).write_text((ROOT / name).read_text())
     (tmp_path / "data.dvc").write_text("outs:\n- md5: abcdefabcdef.dir\n  nfiles: 1234\n  path: data\n")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
