@@ -57,7 +57,7 @@ def prepare(config: Settings) -> None:
     check_size(config.backbone.name, config.backbone.weights, config.prepare.resolution or preprocessing.size)
     left_out = manifest.left_out(DATA, rows)
     warnings = manifest.warnings_of_left_out(left_out)
-    warnings += [f"the folder {name} holds no picture and is no class" for name in manifest.empty_classes(DATA, rows)]
+    warnings += manifest.warnings_of_layout(DATA, rows)
     files = [DATA / path for path in rows["path"]]
 
     with phase.outputs(PREPARE) as folder, ThreadPoolExecutor(config.resources.workers) as threads:

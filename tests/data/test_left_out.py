@@ -87,7 +87,7 @@ def test_pictures_with_less_common_endings_are_used_and_others_named_with_their_
         "fox/1.dcm": "thaw does not read .dcm: save it as PNG, TIFF or JPEG",
         "loose.png": manifest.NO_CLASS,
     }
-    assert manifest.empty_classes(tmp_path, rows) == ["fox"]
+    assert manifest.warnings_of_layout(tmp_path, rows) == ["the folder fox holds no picture and is no class"]
     assert manifest.warnings_of_left_out(manifest.left_out(tmp_path, rows)) == [
         "1 picture left out, such as loose.png: in no class folder",
         "2 pictures left out, such as dog/4.DCM: thaw does not read .dcm: save it as PNG, TIFF or JPEG",

@@ -56,6 +56,48 @@ def test_classes_may_have_the_names_of_splits(tmp_path: Path, names: tuple[str, 
     assert sorted(manifest.read_folder(tmp_path)["label"]) == sorted(names)
 
 
+@pytest.mark.parametrize(("train", "other"), [("Training", "Testing"), ("train", "dev"), ("training", "evaluation")])
+def test_splits_are_known_by_their_usual_names(tmp_path: Path, train: str, other: str) -> None:
+    for split in (train, other):
+        for label in ("cat", "dog"):
+            picture(tmp_path / split / label / "1.png")
+    rows = manifest.read_folder(tmp_path)
+    assert (set(rows["label"]), set(rows["split"])) == ({"cat", "dog"}, {"train", manifest.FOLDERS[other.lower()]})
+
+
+def test_a_single_split_beside_folders_without_pictures_is_a_split(tmp_path: Path) -> None:
+    for label in ("cat", "dog"):
+        picture(tmp_path / "train" / label / "1.png")
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes/read.txt").write_text("me")
+    assert manifest.read_folder(tmp_path)["split"].tolist() == ["train", "train"]
+
+
+@pytest.mark.parametrize(
+    ("folders", "sentence"),
+    [
+        (("train", "notes"), "train is named like a split and has folders of pictures inside, but beside it is notes"),
+        (("train_set", "test_set"), "test_set is named like a split and has folders of pictures inside"),
+        (("set/train", "set/test", "other"), "set would be a class, but it holds the splits test and train; put"),
+        (("cats/Training", "cats/Testing", "dogs"), "cats would be a class, but it holds the splits test and train"),
+    ],
+)
+def test_splits_that_would_become_classes_are_refused(tmp_path: Path, folders: tuple[str, ...], sentence: str) -> None:
+    for folder in folders:
+        for label in ("cat", "dog"):
+            picture(tmp_path / folder / label / "1.png")
+    with pytest.raises(InputError, match=sentence):
+        manifest.read_folder(tmp_path)
+
+
+def test_folders_of_batches_that_may_not_be_the_classes_are_a_warning(tmp_path: Path) -> None:
+    for folder in ("day 1", "day 2"):
+        for label in ("cat", "dog"):
+            picture(tmp_path / folder / label / "1.png")
+    warning = "all class folders have the same folders inside (cat, dog): if those are the classes, move them up"
+    assert manifest.warnings_of_layout(tmp_path, manifest.read_folder(tmp_path)) == [warning]
+
+
 def test_a_fixed_test_set_stays_as_it_is_and_empty_cells_train_and_validate() -> None:
     rows = table(200, split=np.where(np.arange(200) % 10 < 2, "test", ""))
     drawn = splits.assign_splits(rows, 0.15, 0.25, 0)
