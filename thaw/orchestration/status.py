@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from thaw.orchestration import schedule, server
-from thaw.project import settings, status
+from thaw.project import runs, settings, status
 from thaw.project.doctor import Finding
 from thaw.project.status import Schedule, Status
 
@@ -49,6 +49,7 @@ def _schedule(name: str, values: dict[str, Any], address: str) -> Schedule:
         served_by=values["served_by"] if address else NOBODY,
         past=past[-status.KEPT :],
         next=None if values["paused"] else next(iter(coming), None),
+        flow=values.get("flow", runs.RETRAIN),
     )
 
 
