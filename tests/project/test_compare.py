@@ -22,7 +22,7 @@ from thaw.data.pictures import Preprocessing
 from thaw.errors import InputError
 from thaw.learning import checkpoint
 from thaw.learning.backbones import create, preprocessing_of
-from thaw.project import compare, registry
+from thaw.project import compare, registry, workspace
 
 pytestmark = pytest.mark.slow
 
