@@ -196,8 +196,7 @@ def run(sets: Sequence[Set], config: settings.Settings, keys: Sequence[Key]) -> 
 
 def rows_of(data: Set, drawn: Draw, part: str) -> Rows:
     """Those of the test, or those that judge."""
-    test = data.rows.index[data.rows["split"] == "test"].to_numpy(np.int64)
-    return drawn.judges if part == "judges" else test
+    return drawn.judges if part == "judges" else np.array(data.rows.index[data.rows["split"] == "test"], np.int64)
 
 
 def known() -> dict[Key, dict[str, Any]]:
@@ -213,22 +212,22 @@ def todo(sets: Sequence[Set], size: str, arms: Sequence[str], seeds: int) -> lis
     return [key for key in wanted if key not in done]
 
 
-def plan(sets: Sequence[Set], config: settings.Settings, keys: Sequence[Key]) -> float:
-    """The CPU minutes that these trainings will take, from trainings of a few pictures."""
+def plan(sets: Sequence[Set], config: settings.Settings, keys: Sequence[Key]) -> dict[str, float]:
+    """The CPU minutes that these trainings will take, by arm, from trainings of a few pictures."""
     by_name, data = {each.name: each for each in sets}, sets[0]
-    rows = data.rows.index[data.rows["split"] != "test"].to_numpy(np.int64)
+    rows = np.array(data.rows.index[data.rows["split"] != "test"], np.int64)
     few = Cell(data, "", 0, Draw(rows[:64], rows[64:80], rows[:1]), sizes.network(data, config, 0).head.state_dict())
     train(few, config, ARMS["plain"])  # so that memory is there
     each = {arm: train(few, config, ARMS[arm])[1] / 80 for arm in {key.arm for key in keys} & {*ARMS}}
     began = time.process_time()
     predict(sizes.network(data, config, 0), data.pictures, rows[:64], data.normalise, 1, 64)
-    look, seconds = (time.process_time() - began) / 64, 0.0
+    look, minutes = (time.process_time() - began) / 64, dict.fromkeys((key.arm for key in keys), 0.0)
     for key in keys:
         drawn = sizes.draw(by_name[key.set].rows, key.size, key.seed)
         test = len(rows_of(by_name[key.set], drawn, "test"))
-        seconds += each.get(key.arm, 3 * look) * (len(drawn.train) + len(drawn.val))  # of head only, its features
-        seconds += look * (len(drawn.judges) + 2 * test)
-    return seconds / 60
+        seconds = each.get(key.arm, 3 * look) * (len(drawn.train) + len(drawn.val))  # of head only, its features
+        minutes[key.arm] += (seconds + look * (len(drawn.judges) + 2 * test)) / 60
+    return minutes
 
 
 # ------------------------------------------------------------------------------------------------ tables
@@ -327,7 +326,9 @@ def main() -> None:
         return
     keys = todo(sets, chosen.size, chosen.arms, chosen.seeds)
     if keys:
-        print(f"{len(keys)} trainings, about {plan(sets, config, keys):.0f} minutes of one core", flush=True)
+        minutes = plan(sets, config, keys)
+        arms = "; ".join(f"{arm} {each:.1f}" for arm, each in minutes.items())
+        print(f"{len(keys)} trainings, about {sum(minutes.values()):.0f} minutes of one core: {arms}", flush=True)
     if chosen.stage == "train":
         run(sets, config, keys)
         tell(sets, chosen.size)
