@@ -23,10 +23,10 @@ from thaw.progress import Progress
 from thaw.project import networks, phase
 from thaw.project.networks import Dataset
 from thaw.project.settings import Settings
-from thaw.project.workspace import EVALUATE, HEAD, UNFREEZE
+from thaw.project.workspace import artifacts
 from thaw.statistics import calibration, metrics, records
 
-NETWORKS = {"head": HEAD / "model", "finetuned": UNFREEZE / "model"}
+NETWORKS = {"head": "head", "finetuned": "unfreeze"}  # and the phase that trained each
 LOOKED_AT = 256  # validation pictures used to measure how far the network moved
 
 
@@ -39,8 +39,8 @@ def evaluate(config: Settings) -> None:
         processes.check(split, len(pictures))
     views, normalise = VIEWS[config.evaluate.views], Normaliser(networks.preprocessing(data), device)
     models, metas = {}, {}
-    for name, folder in NETWORKS.items():
-        models[name], metas[name] = checkpoint.load(folder)
+    for name, trained_by in NETWORKS.items():
+        models[name], metas[name] = checkpoint.load(artifacts(trained_by) / "model")
         if not metas[name]["folded"]:
             fold_batchnorm(models[name], data.pictures.shape.blank())
         models[name].to(device)
@@ -94,7 +94,7 @@ def evaluate(config: Settings) -> None:
     if len(data.classes) == 2:
         figures["operating"] = operating
     figures["forgetting"], blocks = _forgotten(models, config, data, normalise)
-    with phase.outputs(EVALUATE) as folder:
+    with phase.outputs("evaluate") as folder:
         write_table(pd.concat([predictions, *columns], axis=1), folder / "predictions.csv")
         write_table(blocks, folder / "forgetting.csv")
         for file, tables in (("classes.csv", by_class), ("slices.csv", by_slice)):

@@ -10,7 +10,6 @@ from thaw.learning.losses import cross_entropy, lowest_loss
 from thaw.learning.training import HeadTraining, fit_head, one_class_warning
 from thaw.project import networks, phase
 from thaw.project.settings import Settings
-from thaw.project.workspace import HEAD
 
 
 def head(config: Settings) -> None:
@@ -36,7 +35,7 @@ def head(config: Settings) -> None:
         print(f"warning: {sentence}", flush=True)
     model.head.load_state_dict(trained.weights)
     meta = networks.meta_of(config, data, folded=networks.starts_folded(config), parent=None)
-    networks.write_network(HEAD, model.state_dict(), trained.kept, trained.history, meta)
+    networks.write_network("head", model.state_dict(), trained.kept, trained.history, meta)
 
 
 if __name__ == "__main__":

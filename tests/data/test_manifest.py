@@ -492,15 +492,16 @@ def test_spaces_around_the_name_of_a_class_or_split_folder_are_nothing(tmp_path:
         manifest.read_folder(tmp_path / "classes")
 
 
-def test_classes_that_differ_only_in_case_are_a_warning() -> None:
-    rows = rows_of({"Cat": 2, "cat": 2, "dog": 2, "Ärmel": 2, "ärmel": 2}).assign(
-        group="", split="train", target=np.nan
-    )
-    classes = ["Cat", "cat", "dog", "Ärmel", "ärmel"]
-    assert manifest.warnings(rows, classes) == [
-        "the classes Cat, cat differ only in case: if they are one, give them one name",
-        "the classes Ärmel, ärmel differ only in case: if they are one, give them one name",
+def test_names_that_look_alike_are_a_warning() -> None:
+    rows = rows_of({"Cat": 2, "cat": 2, "dog": 2, "Ärmel": 2, "A\u0308rmel": 2}).assign(split="train", target=np.nan)
+    rows["group"] = ["P 1", "p  1", "P2", "", "", "", "", "", "", ""]
+    ending = "look alike (case, spaces, forms of letters): if they are one, give them one name"
+    assert manifest.warnings(rows, ["A\u0308rmel", "Cat", "cat", "dog", "Ärmel"]) == [
+        f"the classes Cat, cat {ending}",
+        f"the classes A\u0308rmel, Ärmel {ending}",
+        f"the groups P 1, p  1 {ending}",
     ]
+    rows["group"] = ""
     assert manifest.warnings(rows[rows["label"].isin(["Cat", "dog"])], ["Cat", "dog"]) == []
 
 
@@ -547,7 +548,7 @@ def test_labels_that_contradict_their_targets_are_a_warning_with_their_rows() ->
         ("path,label\na.png,\n", "line 2 has an empty path or label"),
         ("path,label\na.png,x\na.png,y\n", "lists a.png twice"),
         ("path,label\n../a.png,x\n", "leaves the data folder"),
-        ("path,label,split\na.png,x,dev\n", "split 'dev' is unknown"),
+        ("path,label,split\na.png,x,later\n", "split 'later' is unknown"),
         ("path,label,target\na.png,x,1.5\n", "target '1.5' is not a probability"),
         ("path,label,hash\na.png,x,1\n", "has a column 'hash'"),
         ("path,label, Hash\na.png,x,1\n", "has a column 'hash'"),

@@ -22,7 +22,7 @@ from thaw.data.pictures import Preprocessing
 from thaw.errors import InputError
 from thaw.learning import checkpoint
 from thaw.learning.backbones import create, preprocessing_of
-from thaw.project import compare, registry, workspace
+from thaw.project import compare, registry
 
 pytestmark = pytest.mark.slow
 
@@ -114,7 +114,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def root(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = Path(shutil.copytree(template, tmp_path / "workspace", symlinks=True))
-    monkeypatch.setattr(workspace, "ROOT", folder)
+    monkeypatch.chdir(folder)
     return folder
 
 

@@ -6,7 +6,9 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from children import alive, slow_phase, until
@@ -131,6 +133,22 @@ def test_process_left_behind_does_not_hold_the_caller_up(toy: Path) -> None:
     lines: list[str] = []
     assert run([sys.executable, "-c", script], lines.append) == 0
     assert not alive(int(lines[0]))
+
+
+def test_last_lines_that_come_after_the_end_of_a_child_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def late(child: Any, lines: Any) -> None:  # on a machine that is busy, where the child prints and ends at once
+        child.wait()
+        time.sleep(0.7)
+        empty(child, lines)
+
+    empty = stage._empty_pipe
+    monkeypatch.setattr(stage, "_empty_pipe", late)
+    monkeypatch.chdir(tmp_path)
+    lines: list[str] = []
+    assert run(["echo", "all it says"], lines.append) == 0
+    assert lines == ["all it says"]
 
 
 def test_interruption_ends_the_whole_process_tree(trained_toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 """Laws of promotion: who takes the place of the model in use, and who does not."""
 
 import json
+import re
 from dataclasses import asdict
 from typing import Any
 
@@ -276,7 +277,8 @@ def test_the_report_says_why_at_its_top_and_escapes_names() -> None:
     result = judged(answers(WRONG), answers(WRONG[:20]))
     rows = [{**result.falls[0], "value": "<b>"}, *result.falls[1:]]
     report = html_of("a run", "", [Section("metrics", "Metrics", "")])
-    html = page(report, champion="v1.0.0", **{**asdict(result), "falls": rows})
+    html = page(report, b"PNG", champion="v1.0.0", **{**asdict(result), "falls": rows})
+    assert re.search(r'<div class="wide crowded plot"><img src="data:image/png', html), "wider than the page"
     assert html.index("#promotion") < html.index('<section id="promotion">') < html.index('<section id="metrics">')
     assert result.reason[1:] in html.replace("\u00a0", " ")
     assert "To be put in use" in html

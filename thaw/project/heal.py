@@ -47,7 +47,7 @@ def faults() -> Iterator[Fault]:
 
 
 def _lock_file() -> Iterator[Fault]:
-    file = workspace.ROOT / "dvc.lock"
+    file = workspace.root() / "dvc.lock"
     if not file.is_file():
         return
     text = file.read_bytes().decode(errors="replace")
@@ -89,7 +89,7 @@ def _is_whole(stage: Any) -> bool:
 
 
 def _mend_lock_file(file: Path, whole: str) -> None:
-    aside = workspace.ROOT / ".dvc" / "tmp" / "thaw" / "dvc.lock.broken"
+    aside = workspace.scratch() / "dvc.lock.broken"
     aside.parent.mkdir(parents=True, exist_ok=True)
     shutil.copy2(file, aside)
     if whole:
@@ -102,7 +102,7 @@ def _mend_lock_file(file: Path, whole: str) -> None:
 
 
 def _rwlock() -> Iterator[Fault]:
-    file = workspace.ROOT / ".dvc" / "tmp" / "rwlock"
+    file = workspace.root() / ".dvc" / "tmp" / "rwlock"
     if not file.is_file():
         return
     entries = _entries(file)
@@ -203,15 +203,15 @@ def _cache() -> Iterator[Fault]:
 def cache_folder() -> Path:
     """DVC's cache."""
     config = configparser.ConfigParser()
-    config.read([workspace.ROOT / ".dvc" / name for name in ("config", "config.local")])
-    return workspace.ROOT / ".dvc" / config.get("cache", "dir", fallback="cache")
+    config.read([workspace.root() / ".dvc" / name for name in ("config", "config.local")])
+    return workspace.root() / ".dvc" / config.get("cache", "dir", fallback="cache")
 
 
 def _pinned() -> Iterator[tuple[str, str]]:
     """Path and hash of every output in dvc.lock and data.dvc."""
     for name in ("dvc.lock", "data.dvc"):
         with suppress(OSError, YAMLError, ValueError, AttributeError):
-            values = YAML(typ="safe").load(workspace.ROOT / name)
+            values = YAML(typ="safe").load(workspace.root() / name)
             for stage in values.get("stages", {"": values}).values():
                 yield from ((out["path"], out["md5"]) for out in stage.get("outs", []) if out.get("md5"))
 
@@ -249,7 +249,7 @@ def _emptied(file: Path, digest: str, path: str) -> Fault:
 
 def _content(path: str, digest: str) -> bytes | Path | None:
     """The content that a cached file must have, if the workspace has it."""
-    place = workspace.ROOT / path
+    place = workspace.root() / path
     if provenance.hash_at(place) != digest:
         return None
     return provenance.listing(place) if digest.endswith(".dir") else place

@@ -84,7 +84,7 @@ def _is_recorded(phase: str, stages: dict[str, Any]) -> bool:
 
 
 def _file(phase: str) -> Path:
-    return workspace.ROOT / FOLDER / f"{phase}.json"
+    return workspace.root() / FOLDER / f"{phase}.json"
 
 
 def _before(phase: str, stages: dict[str, Any]) -> list[str]:
@@ -126,7 +126,7 @@ def hash_of(path: str) -> str | None:
     if path == "data":
         pinned: str | None = pipeline.read("data.dvc").get("outs", [{}])[0].get("md5")
         return pinned
-    return hash_at(workspace.ROOT / path)
+    return hash_at(workspace.root() / path)
 
 
 def hash_at(place: Path) -> str | None:

@@ -14,11 +14,8 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from thaw.errors import InputError
-from thaw.project import pipeline
+from thaw.project import pipeline, workspace
 from thaw.project.journal import replace
-from thaw.project.workspace import ROOT
-
-FILE = ROOT / "params.yaml"
 
 # Keys of earlier versions, and what replaced them.
 # DVC's run cache ignores keys named `size` or `nfiles`, so no setting may have such a name.
@@ -204,14 +201,21 @@ class Settings(Section):
         return value
 
 
-def read(path: Path = FILE) -> Settings:
-    """The settings in `path`; raises at the first mistake."""
+def file() -> Path:
+    """The project's params.yaml."""
+    return workspace.root() / "params.yaml"
+
+
+def read(path: Path | None = None) -> Settings:
+    """The settings in `path`, by default the project's params.yaml; raises at the first mistake."""
+    path = path or file()
     return _check(_load(path), path.name)
 
 
-def override(changes: list[str], path: Path = FILE) -> None:
+def override(changes: list[str], path: Path | None = None) -> None:
     """Write `section.key=value` changes into the file and keep its comments; if one is wrong,
     nothing is written."""
+    path = path or file()
     values = _load(path)
     for change in changes:
         key, equals, text = change.partition("=")
@@ -313,7 +317,7 @@ def _with_own_phases() -> type[Settings]:
 def _declared(phase: str) -> type[Section] | None:
     """The class that declares a phase's settings in its own file, such as `Duplicates` in
     tasks/duplicates.py."""
-    file = ROOT / "tasks" / f"{phase}.py"
+    file = workspace.root() / "tasks" / f"{phase}.py"
     name = phase.capitalize()
     if not file.is_file() or f"class {name}(" not in file.read_text(encoding="utf-8"):
         return None
