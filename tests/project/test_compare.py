@@ -22,7 +22,7 @@ from thaw.data.pictures import Preprocessing
 from thaw.errors import InputError
 from thaw.learning import checkpoint
 from thaw.learning.backbones import create, preprocessing_of
-from thaw.project import compare, registry, workspace
+from thaw.project import compare, registry
 
 pytestmark = pytest.mark.slow
 
@@ -299,7 +299,7 @@ def test_lost_files_of_the_model_in_use_are_one_sentence(root: Path, champion: N
 
 @pytest.mark.parametrize("content", ["", '{"state": "comp', "\0" * 99])
 def test_a_damaged_decision_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str) -> None:
-    monkeypatch.setattr(workspace, "ROOT", tmp_path)
+    monkeypatch.chdir(tmp_path)
     assert compare.decision() is None
     (tmp_path / "artifacts/promotion").mkdir(parents=True)
     (tmp_path / "artifacts/promotion/decision.json").write_text(content)

@@ -336,8 +336,9 @@ def _plain(value: Any) -> Any:
         return {str(key): _plain(inner) for key, inner in value.items()}
     if isinstance(value, list):
         return [_plain(inner) for inner in value]
-    if isinstance(value, ScalarInt) and (value._width or 0) > len(str(value)):
-        return str(value).zfill(value._width)  # 007 is a text
+    width = getattr(value, "_width", None) or 0  # of a ScalarInt
+    if isinstance(value, ScalarInt) and width > len(str(value)):
+        return str(value).zfill(width)  # 007 is a text
     for kind in (bool, int, float, str):
         if isinstance(value, kind):
             return kind(value)
