@@ -135,10 +135,10 @@ def test_a_training_that_was_stopped_ends_with_the_same_bytes(
     through, _ = learn()
     plain = training._train_epoch
 
-    def stopped(data: Any, config: Any, loss_fn: Any, epoch: int, *more: Any) -> float:
+    def stopped(source: Any, steps: Any, loss_fn: Any, epoch: int, progress: Any) -> float:
         if epoch == 2:
             raise KeyboardInterrupt
-        return plain(data, config, loss_fn, epoch, *more)
+        return plain(source, steps, loss_fn, epoch, progress)
 
     monkeypatch.setattr(training, "_train_epoch", stopped)
     with pytest.raises(KeyboardInterrupt):

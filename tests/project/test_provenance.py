@@ -221,6 +221,10 @@ def test_outputs_made_from_other_inputs_or_without_a_record_do_not_fit(
     record.write_text(record.read_text().replace(".dir", "0.dir"))
     assert dvc(project, "commit", "--force", "embed").returncode == 0
     assert reasons.changed() == {"embed": ["it was made from another artifacts/prepare"]}
+    record.write_bytes(b"")  # by a power cut
+    assert provenance.misfits()["embed"] == [
+        "artifacts/provenance/embed.json, which says what it was made with, is damaged"
+    ]
     record.unlink()
     assert provenance.misfits()["embed"] == ["no artifacts/provenance/embed.json says what it was made with"]
     assert run_all(monkeypatch, project) == ["Cached", "Completed"]

@@ -79,12 +79,14 @@ def test_a_run_is_logged_with_how_it_ended_whatever_ended_it(space: Path) -> Non
     os.waitpid(child, 0)
     with (space / ".prefect/runs.jsonl").open("a") as log:
         log.write('{"id": "5", "began": "2026-')  # half a line, of a full disk
+    with runs.noted("6", **about) as ends:
+        ends("Completed", "nothing new")
     logged = runs.read()
-    assert [each.outcome for each in logged] == ["Completed", "Failed", "Cancelled", "Killed"]
-    assert [each.message for each in logged] == ["did head", "the disk is full", "", ""]
+    assert [each.outcome for each in logged] == ["Completed", "Failed", "Cancelled", "Killed", "Completed"]
+    assert [each.message for each in logged] == ["did head", "the disk is full", "", "", "nothing new"]
     assert all(each.due == NOW and each.schedule == "weekly" for each in logged)
     with lock.only_retraining("a container"):  # whose processes this machine does not see
-        assert runs.read()[-1].outcome == "Running"
+        assert runs.read()[-2].outcome == "Running"
 
 
 def test_the_log_does_not_grow_for_ever(space: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ No DVC stage, since what it finds hangs on which model is in use. `run()` is how
 """
 
 import hashlib
+import json
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from thaw.errors import InputError
 from thaw.project import models, phase, registry, results, settings, workspace
+from thaw.project.journal import replace as replace_file
 from thaw.project.registry import Version
 from thaw.project.settings import Settings
 from thaw.project.stage import OnLine, finish
@@ -98,9 +100,11 @@ def changes() -> bytes:
 
 
 def decision() -> Outcome | None:
-    """The last decision, if there is one."""
-    path = _folder() / "decision.json"
-    return Outcome(**phase.read_json(path)) if path.is_file() else None
+    """The last decision, if there is one; one that a power cut damaged is none."""
+    try:
+        return Outcome(**phase.read_json(_folder() / "decision.json"))
+    except (FileNotFoundError, ValueError):
+        return None
 
 
 def compare(config: Settings, others: list[tuple[Path, str]], new: tuple[Path, str] | None = None) -> None:
@@ -327,9 +331,7 @@ def _folder() -> Path:
 
 
 def _write(outcome: Outcome) -> None:
-    partial_file = _folder() / ".decision.json.partial"
-    phase.write_json(partial_file, outcome.to_json())
-    partial_file.replace(_folder() / "decision.json")
+    replace_file(_folder() / "decision.json", (json.dumps(outcome.to_json(), indent=2) + "\n").encode())
 
 
 if __name__ == "__main__":

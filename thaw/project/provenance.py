@@ -64,7 +64,10 @@ def _differences(phase: str, now: dict[str, Any], locked: list[dict[str, Any]]) 
     file = _file(phase)
     if not file.is_file():
         return [f"no {FOLDER}/{file.name} says what it was made with"]
-    record: Record = json.loads(file.read_text(encoding="utf-8"))
+    try:
+        record: Record = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError:
+        return [f"{FOLDER}/{file.name}, which says what it was made with, is damaged"]
     before = record["settings"]
     inputs = {dep["path"]: dep.get("md5") for dep in locked}
     settings = [
