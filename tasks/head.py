@@ -6,7 +6,7 @@ thaw phase head      artifacts/embed -> artifacts/head/{model/,history.csv,metri
 import numpy as np
 import torch
 
-from thaw.learning.losses import cross_entropy, lowest_loss
+from thaw.learning.losses import Objective, cross_entropy, lowest_loss
 from thaw.learning.training import HeadTraining, fit_head, one_class_warning
 from thaw.project import networks, phase
 from thaw.project.settings import Settings
@@ -28,8 +28,10 @@ def head(config: Settings) -> None:
         (features, data.targets[labelled]),
         (val_features, data.targets[data.split("val")]),
         HeadTraining(seed=config.seed, **config.head.model_dump()),
-        loss_fn=cross_entropy(class_weights=class_weights),
-        criterion=lowest_loss(class_weights),
+        Objective(
+            loss_fn=cross_entropy(class_weights=class_weights),
+            criterion=lowest_loss(class_weights),
+        ),
     )
     if sentence := one_class_warning(trained, data.classes, data.targets[labelled]):
         print(f"warning: {sentence}", flush=True)

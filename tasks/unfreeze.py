@@ -25,7 +25,7 @@ from thaw.learning.cut import cut
 from thaw.learning.folding import fold_batchnorm
 from thaw.learning.freezing import scale_dropout
 from thaw.learning.freezing import unfreeze as unfreeze_blocks
-from thaw.learning.losses import cross_entropy, lowest_loss
+from thaw.learning.losses import Objective, cross_entropy, lowest_loss
 from thaw.learning.machine import compiling_pays, cpu_has_bfloat16, use_bfloat16
 from thaw.learning.training import FineTuning, adapt_batchnorm, enough_epochs, fine_tune, one_class_warning
 from thaw.project import networks, phase, workspace
@@ -85,22 +85,23 @@ def unfreeze(config: Settings) -> None:
     if config.unfreeze.precision == "bfloat16":
         _multiply_in_bfloat16(model, device)
     scale_dropout(model, config.unfreeze.drop)
-    frozen = None
     if selection != "gradual" and compiling_pays(config.resources.compile, device, len(train) * fine_tuning.epochs):
         model.compile()
     elif selection != "gradual" and processes.world_size() == 1:
-        frozen = _frozen(model, data.pictures.shape.blank().to(device), config.resources.activations_gb * 1e9)
+        blank, room = data.pictures.shape.blank().to(device), config.resources.activations_gb * 1e9
+        training_data = training_data._replace(frozen=_frozen(model, blank, room))
     parent = checkpoint.weights_hash(artifacts("head/model"))
     scratch = workspace.scratch() / f"unfreeze-{key(config, fine_tuning, data.meta, parent, device)}.pt"
     trained = fine_tune(
         model,
         training_data,
         fine_tuning,
-        loss_fn=cross_entropy(config.unfreeze.label_smoothing, class_weights),
-        criterion=lowest_loss(class_weights),
+        Objective(
+            loss_fn=cross_entropy(config.unfreeze.label_smoothing, class_weights),
+            criterion=lowest_loss(class_weights),
+        ),
         unfreeze=partial(unfreeze_blocks, model, selection, batchnorm, epochs=fine_tuning.epochs),
         scratch_file=scratch,
-        frozen=frozen,
     )
     if sentence := one_class_warning(trained, data.classes, data.targets[train]):
         print(f"warning: {sentence}", flush=True)

@@ -482,7 +482,7 @@ def test_another_loss_is_used_as_the_documents_say(copied: Path, finished: Path)
     shutil.copytree(ROOT / "tasks", copied / "tasks", ignore=shutil.ignore_patterns("__pycache__"))
     file = copied / "tasks/unfreeze.py"
     text, passed = re.subn(r" +loss_fn=.*\n +criterion=.*\n", arguments, file.read_text())
-    text = text.replace("import cross_entropy, lowest_loss", "import Criterion")
+    text = text.replace("import Objective, cross_entropy, lowest_loss", "import Criterion, Objective")
     text = text.replace("\ndef unfreeze(", f"\n{loss}\n\ndef unfreeze(")
     file.write_text(text)
     assert passed == 1
