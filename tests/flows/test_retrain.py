@@ -149,6 +149,15 @@ def test_failing_phase_fails_task_and_flow_with_its_sentence(
     assert runs["prepare"].state_name == "Failed"
 
 
+def test_a_rule_of_promotion_that_does_not_fit_the_data_ends_the_run_before_anything_is_trained(
+    server: str, trained_toy: Path
+) -> None:
+    state = _retrain(["promote.costs={good: {god: 10}}", "seed=7"])
+    assert state.is_failed()
+    assert state.message == "promote.costs names 'god', which is no class; the classes are good"
+    assert list(_task_runs(state.state_details.flow_run_id)) == ["data", "prepare"]
+
+
 def test_wrong_override_changes_nothing_and_runs_nothing(server: str, trained_toy: Path) -> None:
     before = (trained_toy / "params.yaml").read_bytes()
     state = _retrain(["unfreeze.ratoi=20"])
