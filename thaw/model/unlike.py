@@ -24,8 +24,7 @@ class Neighbours(NamedTuple):
     def distances(self, features: Features) -> NDArray[np.float64]:
         """The distance to the nearest neighbour for features (n, d)."""
         nearest = (_normalised(features) @ self.vectors.astype(np.float32).T).max(1)
-        result: NDArray[np.float64] = 1.0 - nearest.astype(np.float64)
-        return result
+        return np.maximum(0.0, 1.0 - nearest.astype(np.float64))  # half precision: else a little below 0
 
     def save(self, folder: Path) -> None:
         """Write the features into the folder of a package."""
