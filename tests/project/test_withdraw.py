@@ -10,7 +10,7 @@ from children import git
 
 from thaw.data import manifest
 from thaw.errors import InputError
-from thaw.project import mend, models, registry, reproduce, withdraw, workspace
+from thaw.project import mend, models, registry, reproduce, withdraw
 from thaw.project.withdraw import Holder
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -81,7 +81,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     git(folder, "init", "-q")
     dvc(folder, "init", "-q")
     dvc(folder, "remote", "add", "-q", "-d", "storage", str(tmp_path / "remote"))
-    monkeypatch.setattr(workspace, "ROOT", folder)
+    monkeypatch.chdir(folder)
     dvc(folder, "add", "-q", "data")
     dvc(folder, "repro", "-q")
     dvc(folder, "push", "-q")

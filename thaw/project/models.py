@@ -130,7 +130,7 @@ def _package_of(version: Version) -> Iterator[Path]:
     """The package of a version: the workspace's own if it is the same model, else from DVC."""
     from thaw.model import package
 
-    current = workspace.ROOT / version.path
+    current = workspace.root() / version.path
     if _is_package(current) and package.identity(current) == version.model:
         yield current
         return
@@ -158,7 +158,7 @@ def _make_package(network: Path, version: Version) -> Path:
     views = (YAML(typ="safe").load(params) or {}).get("evaluate", {}).get("views")
     if "temperature" not in figures.get("finetuned", {}) or views is None:
         raise InputError(f"{version.name} is from before thaw noted how to use a model: train and record a new one")
-    sure = settings.read(workspace.ROOT / "params.yaml").package.sure
+    sure = settings.read().package.sure
     meta = package.meta_of(checkpoint.read_meta(network), figures, [], [], views=views, sure=sure, versions={})
     package.write(network.parent / "package", network, None, meta, f"# {version.name}\n")
     return network.parent / "package"
@@ -197,6 +197,6 @@ def _ancestors(version: Version, versions: list[Version]) -> Iterator[Version]:
 
 
 def _scratch() -> Path:
-    parent = workspace.ROOT / ".dvc/tmp/thaw"
+    parent = workspace.scratch()
     parent.mkdir(parents=True, exist_ok=True)
     return parent

@@ -59,7 +59,7 @@ def select(paths: Iterable[str], where: str | None) -> list[Picture]:
     """The pictures that the paths or COLUMN=VALUE select, with all identical ones."""
     from thaw.data.manifest import content_hash, read_folder
 
-    data = workspace.ROOT / "data"
+    data = workspace.data()
     rows = read_folder(data)
     rows = rows.assign(sha256=[content_hash(data / path) for path in rows["path"]])
     named = _named(rows, list(paths), where)
@@ -142,7 +142,7 @@ def finish(on_line: OnLine = print) -> list[str]:
     begun = JOURNAL.read()
     if not begun:
         return []
-    data = workspace.ROOT / "data"
+    data = workspace.data()
     _drop_rows(set(begun["paths"]))
     for name in begun["paths"]:
         (data / name).unlink(missing_ok=True)
@@ -158,7 +158,7 @@ def _drop_rows(paths: set[str]) -> None:
     from thaw.data.manifest import csv_of, read_table
 
     for name in ("labels.csv", "splits.csv"):
-        table = workspace.ROOT / "data" / name
+        table = workspace.data() / name
         if table.is_file():
             rows = read_table(table)
             names = rows["path"].map(lambda path: PurePosixPath(path).as_posix())
@@ -178,17 +178,17 @@ def _purge(md5: set[str], on_line: OnLine) -> list[str]:
     versions = _versions_of(affected)
     without_features = _versions_of([outs for outs in affected if outs.get(UNLIKE) in gone])
     note = {key: sorted({*note.get(key, []), *news}) for key, news in (("md5", md5), ("versions", versions))}
-    replace(workspace.ROOT / REMOVED, (json.dumps(note, indent=2) + "\n").encode())
+    replace(workspace.root() / REMOVED, (json.dumps(note, indent=2) + "\n").encode())
     freed = sum(_delete(place(cache, digest)) for digest in gone)
     for output in (*DERIVED, *SHOWN):
-        shutil.rmtree(workspace.ROOT / output, ignore_errors=True)
-    if (features := workspace.ROOT / UNLIKE).is_file() and _md5(features) in gone:
+        shutil.rmtree(workspace.root() / output, ignore_errors=True)
+    if (features := workspace.root() / UNLIKE).is_file() and _md5(features) in gone:
         _delete(features)
-    for file in (workspace.ROOT / ".dvc/tmp/thaw").rglob("*"):
+    for file in workspace.scratch().rglob("*"):
         if file.is_file() and file.suffix != ".json":  # journals stay, kept activations and the like go
             _delete(file)
-    retrain = settings.read(workspace.ROOT / "params.yaml").retrain
-    folders = {workspace.ROOT / name for name in (retrain.archive, retrain.incoming) if name}
+    retrain = settings.read().retrain
+    folders = {workspace.root() / name for name in (retrain.archive, retrain.incoming) if name}
     archived = [file for folder in folders for file in folder.rglob("*") if file.is_file() and _md5(file) in md5]
     for file in archived:
         _delete(file)
@@ -220,7 +220,7 @@ def data_hashes(pictures: list[Picture]) -> list[str]:
 
 
 def _noted() -> dict[str, list[str]]:
-    file = workspace.ROOT / REMOVED
+    file = workspace.root() / REMOVED
     values: dict[str, list[str]] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     return values
 
