@@ -24,7 +24,8 @@ class Neighbours(NamedTuple):
     def distances(self, features: Features) -> NDArray[np.float64]:
         """The distance to the nearest neighbour for features (n, d)."""
         nearest = (_normalised(features) @ self.vectors.astype(np.float32).T).max(1)
-        return np.maximum(0.0, 1.0 - nearest.astype(np.float64))  # half precision: else a little below 0
+        result: NDArray[np.float64] = 1.0 - nearest.astype(np.float64)
+        return result.clip(min=0.0)  # half precision can take it below
 
     def save(self, folder: Path) -> None:
         """Write the features into the folder of a package."""
