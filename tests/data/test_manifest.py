@@ -429,7 +429,7 @@ def test_splits_csv_freezes_what_it_names_in_every_layout(tmp_path: Path) -> Non
         ("path,split\na.png,train\n", r"a.png is in test by its folder or labels.csv and in train by .*splits.csv"),
         ("path,split\na.png,dev\n", "line 2 names a picture twice or no split"),
         ("path,split\na.png,test\na.png,test\n", "line 3 names a picture twice or no split"),
-        ("path\na.png\n", "has no column 'split'; it needs path and split"),
+        ("path\na.png\n", "has no column 'split'; it needs path and split, with commas between, and has"),
     ],
 )
 def test_a_wrong_splits_csv_is_told_in_one_sentence(tmp_path: Path, frozen: str, sentence: str) -> None:
@@ -552,6 +552,9 @@ def test_labels_that_contradict_their_targets_are_a_warning_with_their_rows() ->
         ("path,label,target\na.png,x,1.5\n", "target '1.5' is not a probability"),
         ("path,label,hash\na.png,x,1\n", "has a column 'hash'"),
         ("path,label, Hash\na.png,x,1\n", "has a column 'hash'"),
+        ("path,label,head_p_x\na.png,x,1\n", "has a column 'head_p_x', a name that thaw uses itself"),
+        ("path,label,head_prediction\na.png,x,1\n", "has a column 'head_prediction'"),
+        ("path;label\na.png;x\n", "has no column 'path'; it needs path and label, with commas between"),
         ('path,label,"Group ",group\na.png,x,1,2\n', "has the columns 'Group ' and 'group', which are one; keep one"),
         ("path,label,label\na.png,x,y\n", "has the columns 'label' and 'label', which are one; keep one"),
         ("path,label\na.png, \n", "line 2 has an empty path or label"),

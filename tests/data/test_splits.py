@@ -15,7 +15,6 @@ from PIL import Image
 from tasks import prepare
 from thaw.data import manifest, splits
 from thaw.errors import InputError
-from thaw.project import phase
 from thaw.project.settings import override, read
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -222,9 +221,7 @@ def test_one_site_is_held_out_and_val_comes_from_the_others() -> None:
 @pytest.fixture
 def space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Sixty pictures with a day and a site each, and settings of a small network."""
-    monkeypatch.setattr(prepare, "DATA", tmp_path / "data")
-    monkeypatch.setattr(prepare, "PREPARE", tmp_path / "artifacts/prepare")
-    monkeypatch.setattr(phase, "ARTIFACTS", tmp_path / "artifacts")
+    monkeypatch.chdir(tmp_path)
     rows = table(60, taken=days(60, 2), site=[("Bonn", "Oslo", "7")[n // 2 % 3] for n in range(60)], camera="x")
     for number, path in enumerate(rows["path"]):
         (tmp_path / "data").mkdir(exist_ok=True)

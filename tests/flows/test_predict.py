@@ -13,7 +13,7 @@ from prefect import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId, ArtifactFilterKey
 from prefect.states import State
 
-from thaw.project import lock, registry, runs, workspace
+from thaw.project import lock, registry, runs
 from thaw.project import predict as predicting
 from thaw.project.settings import override
 from thaw.report.predictions import markdown
@@ -30,7 +30,6 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "toy"  # flows take the project's name when they are imported: one for all tests of a process
     folder.mkdir()
     make_project(folder, packaged)
-    monkeypatch.setattr(workspace, "ROOT", folder)
     monkeypatch.chdir(folder)
     registry.register("HEAD", "a package")
     registry.promote("v1.0.0", "by hand")

@@ -50,7 +50,7 @@ def _answers(address: str) -> bool:
 def home_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A workspace without a server, in an environment that names none."""
     monkeypatch.delenv("PREFECT_API_URL", raising=False)
-    monkeypatch.setattr(module.workspace, "ROOT", tmp_path)
+    monkeypatch.chdir(tmp_path)
     for name in module.workspace.MARKS:
         (tmp_path / name).touch()
     return tmp_path

@@ -14,7 +14,7 @@ import pytest
 from children import alive, slow_phase, until
 
 from thaw.errors import InputError
-from thaw.project import lock, stage, workspace
+from thaw.project import lock, stage
 from thaw.project.lock import only_retraining
 from thaw.project.pin import DataDiffers
 from thaw.project.stage import StageError, Verdict, end_group, repro, run
@@ -145,7 +145,7 @@ def test_last_lines_that_come_after_the_end_of_a_child_are_read(
 
     empty = stage._empty_pipe
     monkeypatch.setattr(stage, "_empty_pipe", late)
-    monkeypatch.setattr(workspace, "ROOT", tmp_path)
+    monkeypatch.chdir(tmp_path)
     lines: list[str] = []
     assert run(["echo", "all it says"], lines.append) == 0
     assert lines == ["all it says"]

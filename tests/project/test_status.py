@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from thaw import cli
-from thaw.project import lock, registry, runs, status, workspace
+from thaw.project import lock, registry, runs, status
 from thaw.project.registry import Version
 from thaw.project.runs import Run
 from thaw.project.settings import override, read
@@ -29,7 +29,6 @@ def space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("params.yaml", "dvc.yaml"):
         (tmp_path / name).write_text((ROOT / name).read_text())
     (tmp_path / "data.dvc").write_text("outs:\n- md5: abcdefabcdef.dir\n  nfiles: 1234\n  path: data\n")
-    monkeypatch.setattr(workspace, "ROOT", tmp_path)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -80,12 +79,14 @@ def test_a_run_is_logged_with_how_it_ended_whatever_ended_it(space: Path) -> Non
     os.waitpid(child, 0)
     with (space / ".prefect/runs.jsonl").open("a") as log:
         log.write('{"id": "5", "began": "2026-')  # half a line, of a full disk
+    with runs.noted("6", **about) as ends:
+        ends("Completed", "nothing new")
     logged = runs.read()
-    assert [each.outcome for each in logged] == ["Completed", "Failed", "Cancelled", "Killed"]
-    assert [each.message for each in logged] == ["did head", "the disk is full", "", ""]
+    assert [each.outcome for each in logged] == ["Completed", "Failed", "Cancelled", "Killed", "Completed"]
+    assert [each.message for each in logged] == ["did head", "the disk is full", "", "", "nothing new"]
     assert all(each.due == NOW and each.schedule == "weekly" for each in logged)
     with lock.only_retraining("a container"):  # whose processes this machine does not see
-        assert runs.read()[-1].outcome == "Running"
+        assert runs.read()[-2].outcome == "Running"
 
 
 def test_the_log_does_not_grow_for_ever(space: Path, monkeypatch: pytest.MonkeyPatch) -> None:

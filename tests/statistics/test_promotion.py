@@ -108,6 +108,20 @@ def test_a_slice_with_too_few_pictures_does_not_decide() -> None:
     assert (row["limit"], row["within"]) == (None, True)
 
 
+def test_a_class_that_falls_in_too_few_groups_is_told() -> None:
+    labels = (np.arange(PICTURES) < 60).astype(int)
+    groups = [str(number // 20) for number in range(PICTURES)]
+    result = decide(
+        answers(np.arange(60, 300), labels), answers(np.arange(60), labels), labels, CLASSES, groups,
+        pd.DataFrame({"wafer": WAFER}), LIMITS,
+    )  # fmt: skip
+    assert result.promoted
+    said = "class 'defective' falls from 100.0 % to 0.0 % of its 60 pictures, in too few groups (3) to tell whether by"
+    assert said in result.reason
+    row = next(row for row in result.falls if row["value"] == "defective")
+    assert (row["limit"], row["within"], row["untold"]) == (None, True, True)
+
+
 def test_a_fall_of_exactly_the_limit_is_allowed_and_a_larger_one_where_chance_does_not_explain_it() -> None:
     assert judged(answers(POLY[:100]), answers(MONO[:5])).promoted
     assert judged(answers(POLY[:100]), answers(MONO[:6])).promoted

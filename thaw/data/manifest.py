@@ -64,6 +64,8 @@ NO_CLASS = "in no class folder"
 BESIDE = "beside the folders of the splits"
 HARMLESS = (HIDDEN, SYSTEM, NO_PICTURE)
 KNOWN = ("path", "label", "target", "split", "group", "hash")
+PREDICTED = ("head_p_", "finetuned_p_")  # how the columns of evaluate's probabilities begin
+RESERVED = ("hash", "head_prediction", "finetuned_prediction")
 MOST_ALIKE = 3  # warnings about names that look alike
 
 
@@ -136,7 +138,7 @@ def read_table(source: Path | BinaryIO, numbers: Iterable[str] = ()) -> pd.DataF
 def read_predictions(source: Path | BinaryIO) -> pd.DataFrame:
     """Read evaluate's predictions: every column is text except the probabilities."""
     rows = read_table(source)
-    return _with_numbers(rows, [name for name in map(str, rows) if name.startswith(("head_p_", "finetuned_p_"))])
+    return _with_numbers(rows, [name for name in map(str, rows) if name.startswith(PREDICTED)])
 
 
 def _with_numbers(rows: pd.DataFrame, columns: Iterable[str]) -> pd.DataFrame:
@@ -155,7 +157,8 @@ def _read_csv(table: Path, needed: tuple[str, str]) -> pd.DataFrame:
     try:
         rows = read_table(table)
     except (ValueError, pd.errors.ParserError) as error:
-        raise InputError(f"{table} cannot be read as CSV: {' '.join(str(error).split())}") from None
+        advice = "; save it as UTF-8" if isinstance(error, UnicodeDecodeError) else ""
+        raise InputError(f"{table} cannot be read as CSV: {' '.join(str(error).split())}{advice}") from None
     header = [str(name) or f"Unnamed: {number}" for number, name in enumerate(rows)]
     columns = [lower if (lower := name.strip().casefold()) in KNOWN else name for name in header]
     for column in columns:
@@ -169,7 +172,8 @@ def _read_csv(table: Path, needed: tuple[str, str]) -> pd.DataFrame:
     for column in needed:
         if column not in rows:
             raise InputError(
-                f"{table} has no column '{column}'; it needs {' and '.join(needed)}, it has {list(rows.columns)}"
+                f"{table} has no column '{column}'; it needs {' and '.join(needed)}, with commas between, and has "
+                f"{list(rows.columns)}"
             )
     return rows
 
@@ -197,8 +201,8 @@ def line_of(table: Path, path: str) -> int:
 
 def _read_table(table: Path) -> pd.DataFrame:
     rows = _read_csv(table, ("path", "label"))
-    if "hash" in rows:
-        raise InputError(f"{table} has a column 'hash', a name that thaw uses itself; rename it")
+    if reserved := [name for name in map(str, rows) if name in RESERVED or name.startswith(PREDICTED)]:
+        raise InputError(f"{table} has a column '{reserved[0]}', a name that thaw uses itself; rename it")
     if rows.empty:
         raise InputError(f"{table} has no rows; add one for each picture")
     rows["path"] = rows["path"].map(_posix)

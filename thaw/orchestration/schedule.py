@@ -313,7 +313,7 @@ def _served_by() -> str | None:
 
 
 def _lock() -> Path:
-    folder = workspace.ROOT / ".prefect"
+    folder = workspace.root() / ".prefect"
     folder.mkdir(exist_ok=True)
     return folder / "schedule.lock"
 
@@ -330,7 +330,7 @@ def _flow_of(options: dict[str, Any]) -> str:
 
 def _here() -> str:
     """The tag that says which workspace a schedule belongs to."""
-    return f"{socket.gethostname()}:{workspace.ROOT}"
+    return f"{socket.gethostname()}:{workspace.root()}"
 
 
 def _is_ours(deployment: "DeploymentResponse") -> bool:
@@ -504,4 +504,4 @@ def noted() -> dict[str, Any]:
 
 
 def _notes() -> Path:
-    return workspace.ROOT / ".prefect" / "schedules.json"
+    return workspace.root() / ".prefect" / "schedules.json"

@@ -180,7 +180,7 @@ def _only_its_own_pages(port: int) -> dict[str, str]:
 
 
 def _home() -> Path:
-    return workspace.ROOT / ".prefect"
+    return workspace.root() / ".prefect"
 
 
 @contextmanager

@@ -82,7 +82,7 @@ def holder(kind: str = RETRAINING) -> str | None:
 
 
 def _file(kind: str) -> Path:
-    return workspace.ROOT / ".dvc" / "tmp" / FILES[kind]
+    return workspace.root() / ".dvc" / "tmp" / FILES[kind]
 
 
 def _try_lock(path: Path) -> IO[str] | None:

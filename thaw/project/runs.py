@@ -96,8 +96,10 @@ def _goes_on(process: dict[str, Any], flow: str) -> bool:
 def _append(values: dict[str, Any]) -> None:
     file = _file()
     file.parent.mkdir(parents=True, exist_ok=True)
-    with file.open("a", encoding="utf-8") as log:
-        log.write(json.dumps(values) + "\n")
+    with file.open("ab+") as log:
+        log.seek(-min(1, log.seek(0, 2)), 2)
+        half = log.read() not in (b"", b"\n")  # a line, of a full disk or a power cut
+        log.write(b"\n" * half + json.dumps(values).encode() + b"\n")
     lines = file.read_bytes().splitlines(keepends=True)
     if len(lines) > MOST:
         replace(file, b"".join(lines[-MOST // 2 :]))
@@ -108,4 +110,4 @@ def _now() -> str:
 
 
 def _file() -> Path:
-    return workspace.ROOT / ".prefect" / "runs.jsonl"
+    return workspace.root() / ".prefect" / "runs.jsonl"

@@ -88,7 +88,7 @@ def repro(stage: str, *flags: str, on_line: OnLine = print) -> Verdict:
             return verdict
         on_line(f"warning: DVC has {stage} as {verdict}, but {'; '.join(misfits)}: it runs again")
         return _verdict(stage, finish(stage, [*command, "--force"], on_line), otherwise=Verdict.COMPLETED)
-    folder = workspace.ROOT / stage.removesuffix(".dvc")
+    folder = workspace.root() / stage.removesuffix(".dvc")
     missing = not workspace.has_content(folder)
     source = ask(stage, "thaw.project.bring", on_line=on_line)
     from thaw.project import pin  # here, because pin imports this module
@@ -167,7 +167,7 @@ def run(command: list[str], on_line: OnLine, environment: Mapping[str, str] = NO
     )
     child = subprocess.Popen(
         command,
-        cwd=workspace.ROOT,
+        cwd=workspace.root(),
         env=environment,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,

@@ -68,8 +68,8 @@ def gather(
         files=pin.get("nfiles"),
         schedules=schedules,
         runs=sorted([*begun, *missed], key=lambda run: run.due),
-        disk_free=shutil.disk_usage(workspace.ROOT).free / 1e9,
-        set_aside=incoming.waiting(workspace.ROOT / settings.archive),
+        disk_free=shutil.disk_usage(workspace.root()).free / 1e9,
+        set_aside=incoming.waiting(workspace.root() / settings.archive),
         server=server,
         heard=heard,
     )
