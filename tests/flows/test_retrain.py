@@ -169,10 +169,10 @@ def test_a_rule_of_promotion_that_does_not_fit_the_data_ends_the_run_before_anyt
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rule: str, sentence: str
 ) -> None:
     from flows.retrain import run_phases
-    from thaw.project import overrides, reasons, workspace
+    from thaw.project import overrides, reasons
 
     ran: list[str] = []
-    monkeypatch.setattr(workspace, "ROOT", tmp_path)
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(reasons, "changed", dict)
     for name in ("params.yaml", "tests/toy/dvc.yaml"):
         shutil.copy(ROOT / name, tmp_path)

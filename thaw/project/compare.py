@@ -121,7 +121,7 @@ def check(promote: Promote, classes: Sequence[str]) -> None:
 
 def check_prepared(promote: Promote) -> None:
     """The same for the data that `prepare` has read."""
-    check(promote, phase.read_json(workspace.ROOT / "artifacts/prepare/meta.json")["classes"])
+    check(promote, phase.read_json(workspace.artifacts("prepare/meta.json"))["classes"])
 
 
 def compare(config: Settings, others: list[tuple[Path, str]], new: tuple[Path, str] | None = None) -> None:
