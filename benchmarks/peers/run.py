@@ -1,11 +1,13 @@
 """`thaw run` as `make run` calls it, after set-up: a new project with the shared pictures, and the server of the run.
 
-The commands are those of `.venv`, where Prefect and DVC are; evaluate runs once more, alone, to be timed.
+The commands are those of `.venv`, where Prefect and DVC are; evaluate runs once more, alone, to be timed. The project
+lies in a temporary folder, because none may lie in another.
 """
 
 import os
 import shutil
 import subprocess
+import tempfile
 import time
 from pathlib import Path
 
@@ -16,14 +18,14 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def main(contest: Contest) -> None:
     """What both commands took."""
-    project = Path(contest.out, "project")
-    seconds_of(project.parent, "init", project.name)
-    shutil.rmtree(project / "data")
-    shutil.copytree(Path(contest.workspace, "data"), project / "data", copy_function=os.link)
     changes = {"seed": contest.seed, "prepare.resolution": contest.size, "unfreeze.epochs": contest.epochs}
     settings = [f"--set={key}={value}" for key, value in (changes | contest.levers).items()]
-    tell("run", seconds_of(project, "run", *settings))
-    tell("evaluate", seconds_of(project, "phase", "evaluate"))
+    with tempfile.TemporaryDirectory(prefix="thaw-bench-") as folder:
+        project = Path(folder, "project")
+        seconds_of(project.parent, "init", project.name)
+        shutil.copytree(Path(contest.workspace, "data"), project / "data", dirs_exist_ok=True)
+        tell("run", seconds_of(project, "run", *settings))
+        tell("evaluate", seconds_of(project, "phase", "evaluate"))
 
 
 def seconds_of(folder: Path, *arguments: str) -> float:
