@@ -39,6 +39,7 @@ from typing import Any
 import pandas as pd
 import psutil
 
+from benchmarks import projects
 from benchmarks.peers import results
 from benchmarks.peers.contest import BATCH_SIZE, LAST_BLOCKS, LEVERS, WORKERS, Contest
 from thaw.data import manifest
@@ -182,7 +183,7 @@ def prepare(size: int, head_epochs: int, epochs: int, pictures: int | None) -> C
             if entry.is_dir():
                 shutil.copytree(entry, workspace / "data" / entry.name, copy_function=os.link)
         rows.drop(columns="target", errors="ignore").to_csv(workspace / "data/labels.csv", index=False)
-        shutil.copy(ROOT / "params.yaml", workspace)
+        projects.make(workspace, ROOT / "params.yaml")
         classes = manifest.classes_of(rows, None, 1)
         positive = classes[-1] if len(classes) == 2 else "null"
         settings.override([f"prepare.resolution={size}", f"prepare.positive={positive}"], workspace / "params.yaml")

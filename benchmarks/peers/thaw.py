@@ -13,6 +13,7 @@ import sys
 import time
 from pathlib import Path
 
+from benchmarks import projects
 from benchmarks.peers.contest import BATCH_SIZE, LAST_BLOCKS, Contest, given, tell, write_predictions
 from thaw.project import settings
 
@@ -49,7 +50,7 @@ def workspace_of(contest: Contest) -> Path:
     root = Path(contest.out, "workspace")
     root.mkdir()
     shutil.copytree(Path(contest.workspace, "data"), root / "data", copy_function=os.link)
-    shutil.copy(Path(contest.workspace, "params.yaml"), root)
+    projects.make(root, Path(contest.workspace, "params.yaml"))
     changes = {
         "seed": contest.seed,
         "head.batch_size": BATCH_SIZE,

@@ -14,6 +14,7 @@ from PIL import Image
 from benchmarks.peers import __main__ as bench
 from benchmarks.peers import pictures, results, thaw
 from benchmarks.peers.contest import Contest
+from thaw.project import settings, workspace
 
 ROOT = Path(__file__).resolve().parents[2]
 HEAD_EPOCHS, EPOCHS = 10, 8
@@ -187,7 +188,7 @@ def test_accuracy_over_time_is_the_best_so_far_and_says_when_plain_was_reached()
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A small project: 48 pictures in groups of three, with soft targets."""
-    for name in ("thaw", "tasks", "benchmarks", "params.yaml", "constraints.txt"):
+    for name in ("thaw", "tasks", "benchmarks", "params.yaml", "dvc.yaml", "constraints.txt"):
         (tmp_path / name).symlink_to(ROOT / name)
     rows = []
     (tmp_path / "data/images").mkdir(parents=True)
@@ -219,6 +220,18 @@ def test_every_contestant_sees_the_same_split_with_hard_labels(project: Path) ->
         picture, label = files[0]
         assert tuple(picture.shape) == (3, 16, 16)
         assert label == files.labels[0]
+
+
+def test_the_workspace_of_a_run_is_a_project_of_its_own_though_it_lies_in_one(project: Path) -> None:
+    shared = project / "runs/shared"
+    (shared / "data").mkdir(parents=True)
+    shutil.copy(project / "params.yaml", shared)
+    out = project / "runs/1-thaw"
+    out.mkdir()
+    root = thaw.workspace_of(Contest(str(shared), str(out), 16, 1, 10, 8, levers={"unfreeze.draws": 4}))
+    assert workspace.find(project) == project
+    assert workspace.find(root) == root
+    assert settings.read(root / "params.yaml").unfreeze.draws == 4
 
 
 def test_a_bench_begins_anew_when_protocol_code_or_settings_change(project: Path) -> None:
