@@ -61,9 +61,11 @@ def workspace_of(contest: Contest) -> Path:
     }
     settings.override([f"{key}={value}" for key, value in (changes | contest.levers).items()], root / "params.yaml")
     if contest.before:
-        (root / "artifacts").mkdir()
-        for phase in ("prepare", "head"):
-            (root / "artifacts" / phase).symlink_to(Path(contest.before, "workspace/artifacts", phase).resolve())
+        made = Path(contest.before, "workspace/artifacts").resolve()
+        (root / "artifacts/provenance").mkdir(parents=True)
+        for phase in ("prepare", "embed", "head"):
+            (root / "artifacts" / phase).symlink_to(made / phase)
+            shutil.copy(made / f"provenance/{phase}.json", root / "artifacts/provenance")
     return root
 
 
