@@ -588,6 +588,14 @@ def test_headline_without_an_interval_says_why_and_claims_nothing() -> None:
     )
 
 
+def test_a_figure_without_an_interval_says_why() -> None:
+    metrics = example_metrics()
+    why = "all pictures of a class are in one group"
+    metrics["gain"] |= {"auc": 0.1, "auc_low": None, "auc_high": None, "auc_no_interval": why}
+    assert [row["interval"] for row in metric_rows(metrics) if row["name"] == "AUC"] == [f"no interval: {why}"]
+    assert f"no interval: {why}" in summary(metrics)
+
+
 def test_headline_gives_both_accuracies_the_gain_and_its_interval() -> None:
     assert headline_of(example_metrics()) == (
         "gain",
