@@ -29,7 +29,15 @@ from thaw.report.page import html as page_of
 from thaw.report.promotion import markdown
 from thaw.report.promotion import page as promotion_page
 from thaw.report.sections import MOST_VALUES, largest, pairs, with_gain
-from thaw.report.summary import chosen_on_validation, headline_of, kept_epochs, summary, temperatures, warning
+from thaw.report.summary import (
+    chosen_on_validation,
+    headline_of,
+    kept_epochs,
+    metric_rows,
+    summary,
+    temperatures,
+    warning,
+)
 
 NAUGHTY = "<script>alert('x')</script>&\"$\\frac{"
 
