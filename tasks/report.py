@@ -28,13 +28,13 @@ from thaw.report import sections
 from thaw.report.calibration import calibration
 from thaw.report.confusion import confusion_plot
 from thaw.report.curves import curves
-from thaw.report.drawing import NETWORKS, both_widths
+from thaw.report.drawing import both_widths
 from thaw.report.forgetting import forgetting
 from thaw.report.mistakes import mistakes, worst_mistakes
 from thaw.report.page import html
 from thaw.report.summary import chosen_on_validation, temperatures
 from thaw.statistics import promotion
-from thaw.statistics.records import joined
+from thaw.statistics.records import NETWORKS, joined
 
 PACKAGES = ("torch", "torchvision", "prefect", "dvc", "pandas", "numpy", "scikit-learn")
 LARGEST = 240  # pixels of a shown picture's longer side
