@@ -10,7 +10,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
+from thaw.errors import InputError
 from thaw.formats import percent, points, score
 from thaw.statistics import intervals
 from thaw.statistics.intervals import Codes, Figure, Mask, Span
@@ -91,10 +93,7 @@ def decide(
     The new one is promoted if it is better or, with the required probability, not worse by more
     than the margin, and if no class and no slice is shown to lose more than its limit.
     """
-    order = np.lexsort([labels, *before.T, *after.T])  # so that rounding does not depend on the order
-    in_order = None if groups is None else [groups[number] for number in order]
-    codes = intervals.codes_of(in_order, len(labels))
-    pictures = _Pictures(before[order], after[order], labels[order], codes)
+    pictures, order = _in_order(before, after, labels, groups)
     figures = _figures(pictures, classes, limits, points)
     gain = {
         "test_pictures": len(labels),
@@ -117,6 +116,41 @@ def decide(
     if untold := [row for row in falls if row.get("untold")]:
         reason += f"; {_fallen(untold[0])}, in too few groups ({untold[0]['groups']}) to tell whether by chance"
     return Decision(enough and not part, reason, gain, falls)
+
+
+def check(by: str, costs: Mapping[str, Mapping[str, float]], classes: Sequence[str]) -> None:
+    """Raise `InputError` if the rule does not fit the classes of the data."""
+    if by == "recall" and len(classes) != 2:
+        raise InputError(
+            f"promote.by is recall, which is that of the positive one of two classes, and there are {len(classes)}; "
+            "set it to accuracy, auc or macro_f1"
+        )
+    named = {*costs, *(name for row in costs.values() for name in row)}
+    if unknown := sorted(named - set(classes)):
+        raise InputError(f"promote.costs names '{unknown[0]}', which is no class; the classes are {', '.join(classes)}")
+
+
+def deciding(
+    before: Probabilities,
+    after: Probabilities,
+    labels: Labels,
+    classes: Sequence[str],
+    groups: Sequence[str] | None,
+    limits: Limits,
+    points: Points | None = None,
+) -> dict[str, Any]:
+    """The figure that decides, of two networks, with its change and the interval of that."""
+    return _figures(_in_order(before, after, labels, groups)[0], classes, limits, points)[0]
+
+
+def _in_order(
+    before: Probabilities, after: Probabilities, labels: Labels, groups: Sequence[str] | None
+) -> tuple[_Pictures, NDArray[np.intp]]:
+    """The pictures in an order that depends on their values alone, so that rounding does too; and that order."""
+    order = np.lexsort([labels, *before.T, *after.T])
+    in_order = None if groups is None else [groups[number] for number in order]
+    codes = intervals.codes_of(in_order, len(labels))
+    return _Pictures(before[order], after[order], labels[order], codes), order
 
 
 def _figures(
