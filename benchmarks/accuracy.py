@@ -51,7 +51,7 @@ from thaw.learning.convolutions import quicken
 from thaw.learning.cut import cut
 from thaw.learning.folding import fold_batchnorm
 from thaw.learning.freezing import scale_dropout, unfreeze
-from thaw.learning.losses import VAL_LOSS, cross_entropy
+from thaw.learning.losses import VAL_LOSS, Objective, cross_entropy
 from thaw.learning.machine import keep_freed_memory
 from thaw.learning.prediction import predict
 from thaw.learning.training import FineTuning, Weights, fine_tune
@@ -168,9 +168,10 @@ def train(cell: Cell, config: settings.Settings, arm: Arm) -> tuple[Weights, flo
     began = time.process_time()
     parts = cut(model, len(blocks(model.backbone)) - len(trained), data.pictures.shape.blank())
     frozen = Frozen(parts, KEPT, 1e9 * config.resources.activations_gb) if parts else None
-    given = TrainingData(pictures, data.normalise, *splits)
+    objective = Objective(cross_entropy(), VAL_LOSS)
+    given = TrainingData(pictures, data.normalise, *splits, frozen)
     with contextlib.redirect_stdout(io.StringIO()):  # a line for each epoch
-        kept = fine_tune(model, given, fine_tuning, cross_entropy(), VAL_LOSS, begin, frozen=frozen).weights
+        kept = fine_tune(model, given, fine_tuning, objective, begin).weights
     return kept, time.process_time() - began
 
 

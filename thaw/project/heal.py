@@ -122,9 +122,17 @@ def _entries(file: Path) -> dict[str, dict[str, Any]] | None:
         values = json.loads(file.read_bytes())
     except ValueError:
         return None
-    if not isinstance(values, dict) or not all(isinstance(values.get(mode, {}), dict) for mode in ("read", "write")):
+    if not isinstance(values, dict):
         return None
-    return values
+    read, write = values.get("read", {}), values.get("write", {})
+    if not isinstance(read, dict) or not isinstance(write, dict):
+        return None
+    readers = [entry for listed in read.values() for entry in (listed if isinstance(listed, list) else [None])]
+    return values if all(map(_is_entry, [*readers, *write.values()])) else None
+
+
+def _is_entry(entry: Any) -> bool:
+    return isinstance(entry, dict) and isinstance(entry.get("pid"), int) and isinstance(entry.get("cmd"), str)
 
 
 def _stale(entries: dict[str, dict[str, Any]], written: float) -> list[dict[str, Any]]:
@@ -187,12 +195,12 @@ def _guard(file: Path) -> Iterator[None]:
 
 
 def _cache() -> Iterator[Fault]:
-    """Cached files of zero bytes that dvc.lock or data.dvc name; restored if the workspace has
-    their content."""
+    """Cached files of zero bytes, and half-written lists of folders, that dvc.lock or data.dvc
+    name; restored if the workspace has their content."""
     cache = cache_folder()
     for path, digest in _pinned():
         file = place(cache, digest)
-        if _is_emptied(file, digest):
+        if _is_emptied(file, digest) or (digest.endswith(".dir") and file.is_file() and not _is_list(file)):
             yield _emptied(file, digest, path)
         for name, member in members(cache, digest):
             inner = place(cache, member)
@@ -226,6 +234,14 @@ def _is_emptied(file: Path, digest: str) -> bool:
     try:
         return digest != EMPTY and file.stat().st_size == 0
     except OSError:
+        return False
+
+
+def _is_list(file: Path) -> bool:
+    """Whether a cached list of a folder can be read: of what was half written no JSON is left."""
+    try:
+        return isinstance(json.loads(file.read_bytes()), list)
+    except (OSError, ValueError):
         return False
 
 
