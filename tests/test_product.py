@@ -139,13 +139,13 @@ def test_a_second_run_finds_nothing_to_do_and_leaves_the_tree_clean(
 
 def test_dvc_repro_runs_with_what_uv_and_pipx_put_on_the_path(installation: Installation, projects: list[Path]) -> None:
     """`thaw run` needs nothing on the path: all tests here call it by its place."""
-    found = installation.run(
+    answer = installation.run(
         projects[0],
         str(installation.bin / "python"),
         "-c",
         "import shutil; print(*map(shutil.which, ('thaw', 'dvc', 'python')))",
     )
-    assert found.stdout == "None None None\n"
+    assert answer.stdout == "None None None\n"
     for script in ("thaw", "dvc"):
         installation.expose(script)
     done = installation.run(projects[0], str(installation.path / "dvc"), "repro", "--force", "--single-item", "report")
