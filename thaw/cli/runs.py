@@ -48,8 +48,8 @@ def run(
         from thaw.project import reasons, recipe, results, workspace
 
         os.chdir(workspace.root())  # the current folder may be an output, which DVC deletes
+        recipe.require_same()  # another thaw knows other settings
         changes.settings_with(overrides or [])  # report mistakes before anything starts
-        recipe.require_same()
         if not record:  # a recorded run may take its first pictures from incoming/
             workspace.check_data()
         if not (overrides or record):  # these change the answer
