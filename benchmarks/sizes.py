@@ -497,11 +497,11 @@ def _of_parts(
         }
     for part, inside in parts.items():
         row = {"set": name, "part": part, "size": size, "seeds": len(own), "test": int(inside.sum())}
-        row["labels"] = next(each["train"] + each["val"] for each in own.values())
+        row["labels"] = next(result["train"] + result["val"] for result in own.values())
         for network, values in right.items():
             row[network] = studies.over_seeds((100 * values[inside].mean()).tolist())["mean"]
             if not part:
-                row[f"{network}_auc"] = float(np.mean([each[network]["auc"] for each in own.values()]))
+                row[f"{network}_auc"] = float(np.mean([result[network]["auc"] for result in own.values()]))
         span = studies.difference(right["head"][inside], right[keep][inside], groups[inside])
         yield row | {f"gain_{end}": 100 * value for end, value in span.items()}
 
@@ -512,23 +512,23 @@ def main() -> None:
     parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER")
     parser.add_argument("--candidates", nargs="+", choices=list(CANDIDATES), default=list(CANDIDATES))
     parser.add_argument("--keep", choices=("last", "ema"), default="last", help="of which the last table is")
-    chosen = parser.parse_args()
+    options = parser.parse_args()
     keep_freed_memory()
     torch.set_num_threads(1)
     config = settings.read(ROOT / "params.yaml")
-    sets = [load(folder, config) for folder in chosen.folders]
-    if chosen.stage == "tables":
+    sets = [load(folder, config) for folder in options.folders]
+    if options.stage == "tables":
         pd.set_option("display.width", 200)
         print(choice(scores()).round(2).to_string(index=False))
-        for name in chosen.candidates:
-            print(name, lesson(sets, name, chosen.keep).round(3).to_string(index=False), sep="\n")
+        for name in options.candidates:
+            print(name, lesson(sets, name, options.keep).round(3).to_string(index=False), sep="\n")
         return
-    stages = ("choose", "confirm") if chosen.stage == "plan" else (chosen.stage,)
+    stages = ("choose", "confirm") if options.stage == "plan" else (options.stage,)
     for stage in stages:
-        keys = todo(sets, stage, chosen.candidates)
+        keys = todo(sets, stage, options.candidates)
         print(f"{stage}: {len(keys)} trainings, about {plan(sets, config, keys):.0f} minutes", flush=True)
-    if chosen.stage != "plan":
-        run(sets, config, chosen.stage, chosen.candidates)
+    if options.stage != "plan":
+        run(sets, config, options.stage, options.candidates)
 
 
 if __name__ == "__main__":

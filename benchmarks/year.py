@@ -92,19 +92,19 @@ def deliver(incoming: Path, week: int) -> Delivery:
     return arrived
 
 
-def lost(root: Path, deliveries: list[Delivery]) -> list[str]:
+def missing_pictures(root: Path, deliveries: list[Delivery]) -> list[str]:
     """What arrived and is neither in the data nor set aside, and what was not set aside as it should be."""
-    found = {
+    contents = {
         hashlib.sha256(file.read_bytes()).hexdigest()
         for folder in (root / "data", root / "archive" / "set-aside", root / "incoming")
         for file in folder.rglob("*.png")
     }
-    missing = set().union(*(delivery.kept for delivery in deliveries)) - found
+    missing = set().union(*(delivery.kept for delivery in deliveries)) - contents
     problems = [f"{len(missing)} pictures that arrived are nowhere"] if missing else []
     aside = sum(1 for _ in (root / "archive" / "set-aside").glob("*/*/*.png"))
-    wanted = sum(delivery.set_aside for delivery in deliveries)
-    if aside != wanted:
-        problems.append(f"{aside} files were set aside, and {wanted} should have been")
+    expected = sum(delivery.set_aside for delivery in deliveries)
+    if aside != expected:
+        problems.append(f"{aside} files were set aside, and {expected} should have been")
     return problems
 
 
@@ -173,7 +173,7 @@ def live(root: Path, weeks: int, minutes: int) -> list[dict[str, Any]]:
     outcomes = {datetime.fromisoformat(run["due"]): run["outcome"] for run in status["runs"] if run["schedule"]}
     for row in rows:
         row["outcome"] = outcomes.get(datetime.fromisoformat(row["due"]), "unknown")
-    for problem in [*lost(root, deliveries), *_judge(rows)]:
+    for problem in [*missing_pictures(root, deliveries), *_judge(rows)]:
         print(f"problem: {problem}")
     return rows
 
@@ -301,12 +301,12 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--weeks", type=int, default=52)
     parser.add_argument("--minutes", type=int, default=2)
-    asked = parser.parse_args()
-    root = asked.folder.absolute() / "project"
-    shutil.rmtree(asked.folder, ignore_errors=True)
-    asked.folder.mkdir(parents=True)
+    options = parser.parse_args()
+    root = options.folder.absolute() / "project"
+    shutil.rmtree(options.folder, ignore_errors=True)
+    options.folder.mkdir(parents=True)
     make(root)
-    rows = live(root, asked.weeks, asked.minutes)
+    rows = live(root, options.weeks, options.minutes)
     columns = [key for key in rows[0] if key != "due"]
     print("| " + " | ".join(columns) + " |\n|" + "---|" * len(columns))
     for row in rows:
