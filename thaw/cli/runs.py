@@ -112,7 +112,7 @@ def _wants_it_pinned(error: "DataDiffers") -> bool:
 
 def ui(
     port: Annotated[
-        int | None, typer.Option(help="Port of the server, if none runs yet. [default: 4200 or a free one]")
+        int | None, typer.Option(help="Port of the server, if none runs yet.", show_default="4200 or a free one")
     ] = None,
 ) -> None:
     """Show all runs in the browser: keeps the Prefect server running until Ctrl-C."""
@@ -127,12 +127,12 @@ def ui(
 
 
 def schedule(
-    name: Annotated[str | None, typer.Argument(help="Which schedule, if there are several. [default: weekly]")] = None,
+    name: Annotated[str | None, typer.Argument(help="Which schedule, if there are several.", show_default="weekly")] = None,
     cron: Annotated[
         str | None, typer.Option(help="When: minute, hour, day, month and weekday, such as '0 3 * * 1'.")
     ] = None,
     timezone: Annotated[
-        str | None, typer.Option(help="Of --cron, such as Europe/Berlin. [default: that of this machine]")
+        str | None, typer.Option(help="Of --cron, such as Europe/Berlin.", show_default="that of this machine")
     ] = None,
     overrides: Annotated[
         list[str] | None,
