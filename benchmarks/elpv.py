@@ -25,6 +25,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import t
 
+from benchmarks import projects
 from thaw.project import settings
 from thaw.statistics import metrics
 
@@ -106,7 +107,7 @@ def measured(backbone: str, split: str, seed: int, changes: list[str]) -> list[d
         labels = pd.read_csv(ROOT / "data" / "labels.csv")
         labels = labels.drop(columns="group") if split == "random" else labels
         labels.to_csv(folder / "data" / "labels.csv", index=False)
-        shutil.copy(ROOT / "params.yaml", folder)
+        projects.make(folder, ROOT / "params.yaml")
         settings.override(changes, folder / "params.yaml")
         for phase in PHASES:
             with (folder / f"{phase}.log").open("w") as log:

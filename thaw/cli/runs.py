@@ -127,7 +127,9 @@ def ui(
 
 
 def schedule(
-    name: Annotated[str | None, typer.Argument(help="Which schedule, if there are several.", show_default="weekly")] = None,
+    name: Annotated[
+        str | None, typer.Argument(help="Which schedule, if there are several.", show_default="weekly")
+    ] = None,
     cron: Annotated[
         str | None, typer.Option(help="When: minute, hour, day, month and weekday, such as '0 3 * * 1'.")
     ] = None,

@@ -11,7 +11,7 @@ No DVC stage, since what it finds hangs on which model is in use. `run()` is how
 import hashlib
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -21,7 +21,7 @@ from thaw.errors import InputError
 from thaw.project import models, phase, registry, results, settings, workspace
 from thaw.project.journal import replace as replace_file
 from thaw.project.registry import Version
-from thaw.project.settings import Settings
+from thaw.project.settings import Promote, Settings
 from thaw.project.stage import OnLine, finish
 from thaw.startup import search_less_for_garbage
 
@@ -107,6 +107,23 @@ def decision() -> Outcome | None:
         return None
 
 
+def check(promote: Promote, classes: Sequence[str]) -> None:
+    """Raise `InputError` if the rule does not fit the classes of the data."""
+    if promote.by == "recall" and len(classes) != 2:
+        raise InputError(
+            f"promote.by is recall, which is that of the positive one of two classes, and there are {len(classes)}; "
+            "set it to accuracy, auc or macro_f1"
+        )
+    named = {*promote.costs, *(name for row in promote.costs.values() for name in row)}
+    if unknown := sorted(named - set(classes)):
+        raise InputError(f"promote.costs names '{unknown[0]}', which is no class; the classes are {', '.join(classes)}")
+
+
+def check_prepared(promote: Promote) -> None:
+    """The same for the data that `prepare` has read."""
+    check(promote, phase.read_json(workspace.artifacts("prepare/meta.json"))["classes"])
+
+
 def compare(config: Settings, others: list[tuple[Path, str]], new: tuple[Path, str] | None = None) -> None:
     """The child process: the new model against the one in use, and against an anchor if there is one."""
     from thaw.data.manifest import groups_of, labels_of, read_predictions
@@ -115,17 +132,8 @@ def compare(config: Settings, others: list[tuple[Path, str]], new: tuple[Path, s
 
     device = networks.use_resources(config)
     data = networks.dataset(config, "val", "test")
+    check(config.promote, data.classes)
     two = len(data.classes) == 2
-    if config.promote.by == "recall" and not two:
-        raise InputError(
-            f"promote.by is recall, which is that of the positive one of two classes, and there are "
-            f"{len(data.classes)}; set it to accuracy, auc or macro_f1"
-        )
-    named = {*config.promote.costs, *(name for row in config.promote.costs.values() for name in row)}
-    if unknown := sorted(named - set(data.classes)):
-        raise InputError(
-            f"promote.costs names '{unknown[0]}', which is no class; the classes are {', '.join(data.classes)}"
-        )
     rows = data.rows.loc[data.split("test")].reset_index(drop=True)
     predictions = read_predictions(workspace.artifacts("evaluate/predictions.csv"))
     assert predictions["path"].tolist() == rows["path"].tolist(), "evaluate saw other test pictures"

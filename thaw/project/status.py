@@ -78,18 +78,19 @@ def gather(
 def never_began(schedule: Schedule, begun: list[Run], until: datetime) -> list[Run]:
     """A run for each time at which a schedule was due and nothing began before it was due again.
 
-    What is due while another run goes on waits for it, in the order in which they were due.
+    What is due while other runs go on waits for those that were due before it.
     """
     if schedule.paused:
         return []
-    until = min([until, *(run.due for run in begun if run.outcome == runs.RUNNING)])
+    ends = [(run.due, run.ended or (until if run.outcome == runs.RUNNING else None)) for run in begun]
     ours = [run for run in begun if _is_of(run, schedule)]
     missed = []
     for due, after in zip(schedule.past, [*schedule.past[1:], None], strict=True):
         came = any(
             run.due == due or (run.began and run.began >= due and (after is None or run.began < after)) for run in ours
         )
-        if due < until and not came:
+        has_turn_from = max([due, *(end for before, end in ends if end and before < due)])
+        if has_turn_from < until and not came:
             missed.append(Run("", schedule.name, True, due, None, None, runs.MISSED, "", schedule.flow))
     return missed
 

@@ -4,8 +4,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from thaw.formats import DASH, Unit, change, count, escaped, number, percent, score
-from thaw.report.drawing import NETWORKS
-from thaw.statistics.records import same_networks
+from thaw.statistics.records import NETWORKS, same_networks
 
 Verdict = Literal["gain", "none", "loss", "same"]
 
@@ -238,5 +237,5 @@ def chosen_on_validation(head: Mapping[str, Any], metrics: Mapping[str, Any]) ->
         things.append(f"the epoch of phase {1 if first else 2}")
     things += ["the interpolation"] if "share" in phase_2 else []
     things.append("the temperature")
-    things += ["the threshold"] if metrics.get("operating", {}).get("promise") else []
+    things += ["the threshold"] if (metrics.get("operating") or {}).get("promise") else []
     return ", ".join(things[:-1]) + " and " + things[-1] if len(things) > 1 else things[0]
