@@ -47,7 +47,7 @@ def run_phases(run: Tasks, force: bool) -> None:
         state = run.do(name, phase, name, reason, ["--force"] if forced else [], why="; ".join(reason))
         stale |= state.name != Verdict.CACHED
         if name == "prepare":  # before anything is trained for a rule that does not fit the data
-            compare.check_prepared(run.settings.promote)
+            compare.check(run.settings.promote)
 
 
 def carry_out(force: bool, record: bool) -> Tasks:

@@ -11,7 +11,7 @@ No DVC stage, since what it finds hangs on which model is in use. `run()` is how
 import hashlib
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -107,32 +107,23 @@ def decision() -> Outcome | None:
         return None
 
 
-def check(promote: Promote, classes: Sequence[str]) -> None:
-    """Raise `InputError` if the rule does not fit the classes of the data."""
-    if promote.by == "recall" and len(classes) != 2:
-        raise InputError(
-            f"promote.by is recall, which is that of the positive one of two classes, and there are {len(classes)}; "
-            "set it to accuracy, auc or macro_f1"
-        )
-    named = {*promote.costs, *(name for row in promote.costs.values() for name in row)}
-    if unknown := sorted(named - set(classes)):
-        raise InputError(f"promote.costs names '{unknown[0]}', which is no class; the classes are {', '.join(classes)}")
+def check(promote: Promote) -> None:
+    """Raise `InputError` if the rule does not fit the classes of the data that `prepare` has read."""
+    from thaw.statistics import promotion
 
-
-def check_prepared(promote: Promote) -> None:
-    """The same for the data that `prepare` has read."""
-    check(promote, phase.read_json(workspace.artifacts("prepare/meta.json"))["classes"])
+    promotion.check(promote.by, promote.costs, phase.read_json(workspace.artifacts("prepare/meta.json"))["classes"])
 
 
 def compare(config: Settings, others: list[tuple[Path, str]], new: tuple[Path, str] | None = None) -> None:
     """The child process: the new model against the one in use, and against an anchor if there is one."""
     from thaw.data.manifest import groups_of, labels_of, read_predictions
     from thaw.project import networks
+    from thaw.statistics import promotion
     from thaw.statistics.promotion import Decision, Limits, Points, aligned, decide
 
     device = networks.use_resources(config)
     data = networks.dataset(config, "val", "test")
-    check(config.promote, data.classes)
+    promotion.check(config.promote.by, config.promote.costs, data.classes)
     two = len(data.classes) == 2
     rows = data.rows.loc[data.split("test")].reset_index(drop=True)
     predictions = read_predictions(workspace.artifacts("evaluate/predictions.csv"))
