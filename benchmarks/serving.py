@@ -57,12 +57,12 @@ def server(name: str, changing: bool) -> Iterator[str]:
         child.wait()
 
 
-def ask(url: str, files: list[Path], each: int, until: float) -> list[Answer]:
+def ask(url: str, files: list[Path], batch: int, until: float) -> list[Answer]:
     """A client: sends `each` pictures in one request, again and again."""
     answers, pictures = [], cycle([(file.name, file.read_bytes()) for file in files])
     with httpx.Client(timeout=60) as client:
         while time.monotonic() < until:
-            sent = [("files", next(pictures)) for _ in range(each)]
+            sent = [("files", next(pictures)) for _ in range(batch)]
             started = time.monotonic()
             answer = client.post(f"{url}/predict", files=sent)
             model = answer.json()["model"] if answer.status_code == 200 else ""
@@ -70,12 +70,12 @@ def ask(url: str, files: list[Path], each: int, until: float) -> list[Answer]:
     return answers
 
 
-def measure(url: str, files: list[Path], each: int, clients: int, seconds: float) -> list[Answer]:
+def measure(url: str, files: list[Path], batch: int, clients: int, seconds: float) -> list[Answer]:
     """What all clients together saw, after a second to warm up."""
-    ask(url, files, each, time.monotonic() + 1)
+    ask(url, files, batch, time.monotonic() + 1)
     until = time.monotonic() + seconds
     with ThreadPoolExecutor(clients) as threads:
-        return [*chain.from_iterable(threads.map(lambda _: ask(url, files, each, until), range(clients)))]
+        return [*chain.from_iterable(threads.map(lambda _: ask(url, files, batch, until), range(clients)))]
 
 
 def main() -> None:
@@ -94,16 +94,16 @@ def main() -> None:
     size = "x".join(map(str, open_image(files[0]).size))
     print(f"{platform.machine()}, {os.cpu_count()} cores, {options.clients} clients, pictures such as {size}")
     modes = (("steady", 1, False), ("steady", 16, False), ("changing", 1, True))
-    for model, (name, each, changing) in product(options.model, modes):
+    for model, (name, batch, changing) in product(options.model, modes):
         with server(str(Path(model).absolute()), changing) as url:
-            answers = measure(url, files, each, options.clients, options.seconds)
-        lost, models = sum(status != 200 for status, _, _ in answers), len({model for _, _, model in answers})
+            answers = measure(url, files, batch, options.clients, options.seconds)
+        failed, models = sum(status != 200 for status, _, _ in answers), len({model for _, _, model in answers})
         p50, p99 = np.percentile([1000 * took for _, took, _ in answers], [50, 99])
         rate = len(answers) / options.seconds
         print(
-            f"{Path(model).name}, {name:8}  {each:2} pictures a request: {rate:5.1f} requests/s, "
-            f"{rate * each:5.1f} pictures/s, p50 {p50:.0f} ms, p99 {p99:.0f} ms; "
-            f"{lost} of {len(answers)} lost, {models} models answered",
+            f"{Path(model).name}, {name:8}  {batch:2} pictures a request: {rate:5.1f} requests/s, "
+            f"{rate * batch:5.1f} pictures/s, p50 {p50:.0f} ms, p99 {p99:.0f} ms; "
+            f"{failed} of {len(answers)} lost, {models} models answered",
             flush=True,
         )
 
