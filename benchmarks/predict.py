@@ -38,18 +38,18 @@ def processor_time(work: Callable[[], object]) -> float:
 def main(package: str, folder: str, pairs: int = 5) -> None:
     keep_freed_memory()
     model = Model.load(Path(package), "cpu", views="none")
-    network, found = model.predictor, list(islice(pictures([folder]), COUNT))
+    network, sources = model.predictor, list(islice(pictures([folder]), COUNT))
     assert isinstance(network, Network)
-    decoded = np.stack([decode(picture.path, model.about.shape) for picture in found])
-    rows, views = np.arange(len(found)), np.zeros((len(found), 1), np.int64)
-    features = np.empty((len(found), 1, network.model.head.in_features), np.float32)
-    kept = Pictures([picture.path for picture in found], model.about.shape, decoded, model.workers)
+    decoded = np.stack([decode(picture.path, model.about.shape) for picture in sources])
+    rows, views = np.arange(len(sources)), np.zeros((len(sources), 1), np.int64)
+    features = np.empty((len(sources), 1, network.model.head.in_features), np.float32)
+    kept = Pictures([picture.path for picture in sources], model.about.shape, decoded, model.workers)
 
     def embed() -> None:
         features_of(network.model, kept, rows, network.normalise, views, BATCH, features)
 
     def predict() -> None:
-        list(model.stream(found))
+        list(model.stream(sources))
 
     processor_time(embed)
     processor_time(predict)
@@ -58,7 +58,8 @@ def main(package: str, folder: str, pairs: int = 5) -> None:
         before, after = processor_time(embed), processor_time(predict)
         ratios.append(after / before)
         print(
-            f"embed {1000 * before / len(found):.1f} ms a picture, predict {1000 * after / len(found):.1f}", flush=True
+            f"embed {1000 * before / len(sources):.1f} ms a picture, predict {1000 * after / len(sources):.1f}",
+            flush=True,
         )
     print(f"predict takes {median(ratios):.2f} times as long as embed ({min(ratios):.2f} to {max(ratios):.2f})")
 

@@ -57,12 +57,12 @@ def server(folder: Path, changing: bool) -> Iterator[str]:
         child.wait()
 
 
-def ask(url: str, files: list[Path], each: int, until: float) -> list[Answer]:
+def ask(url: str, files: list[Path], batch: int, until: float) -> list[Answer]:
     """A client: sends `each` pictures in one request, again and again."""
     answers, pictures = [], cycle([(file.name, file.read_bytes()) for file in files])
     with httpx.Client(timeout=60) as client:
         while time.monotonic() < until:
-            sent = [("files", next(pictures)) for _ in range(each)]
+            sent = [("files", next(pictures)) for _ in range(batch)]
             started = time.monotonic()
             answer = client.post(f"{url}/predict", files=sent)
             model = answer.json()["model"] if answer.status_code == 200 else ""
@@ -70,12 +70,12 @@ def ask(url: str, files: list[Path], each: int, until: float) -> list[Answer]:
     return answers
 
 
-def measure(url: str, files: list[Path], each: int, clients: int, seconds: float) -> list[Answer]:
+def measure(url: str, files: list[Path], batch: int, clients: int, seconds: float) -> list[Answer]:
     """What all clients together saw, after a second to warm up."""
-    ask(url, files, each, time.monotonic() + 1)
+    ask(url, files, batch, time.monotonic() + 1)
     until = time.monotonic() + seconds
     with ThreadPoolExecutor(clients) as threads:
-        return [*chain.from_iterable(threads.map(lambda _: ask(url, files, each, until), range(clients)))]
+        return [*chain.from_iterable(threads.map(lambda _: ask(url, files, batch, until), range(clients)))]
 
 
 def main() -> None:
@@ -93,15 +93,15 @@ def main() -> None:
     files = [path for path in sorted(options.pictures.rglob("*")) if path.suffix in (".png", ".jpg")][:64]
     size = "x".join(map(str, open_image(files[0]).size))
     print(f"{platform.machine()}, {os.cpu_count()} cores, {options.clients} clients, pictures such as {size}")
-    for name, each, changing in (("steady", 1, False), ("steady", 16, False), ("changing", 1, True)):
+    for name, batch, changing in (("steady", 1, False), ("steady", 16, False), ("changing", 1, True)):
         with server(options.model, changing) as url:
-            answers = measure(url, files, each, options.clients, options.seconds)
-        lost, models = sum(status != 200 for status, _, _ in answers), len({model for _, _, model in answers})
+            answers = measure(url, files, batch, options.clients, options.seconds)
+        failed, models = sum(status != 200 for status, _, _ in answers), len({model for _, _, model in answers})
         p50, p99 = np.percentile([1000 * took for _, took, _ in answers], [50, 99])
         rate = len(answers) / options.seconds
         print(
-            f"{name:8}  {each:2} pictures a request: {rate:5.1f} requests/s, {rate * each:5.1f} pictures/s, "
-            f"p50 {p50:.0f} ms, p99 {p99:.0f} ms; {lost} of {len(answers)} lost, {models} models answered"
+            f"{name:8}  {batch:2} pictures a request: {rate:5.1f} requests/s, {rate * batch:5.1f} pictures/s, "
+            f"p50 {p50:.0f} ms, p99 {p99:.0f} ms; {failed} of {len(answers)} lost, {models} models answered"
         )
 
 

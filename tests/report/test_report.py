@@ -29,7 +29,15 @@ from thaw.report.page import html as page_of
 from thaw.report.promotion import markdown
 from thaw.report.promotion import page as promotion_page
 from thaw.report.sections import MOST_VALUES, largest, pairs, with_gain
-from thaw.report.summary import chosen_on_validation, headline_of, kept_epochs, summary, temperatures, warning
+from thaw.report.summary import (
+    chosen_on_validation,
+    headline_of,
+    kept_epochs,
+    metric_rows,
+    summary,
+    temperatures,
+    warning,
+)
 
 NAUGHTY = "<script>alert('x')</script>&\"$\\frac{"
 
@@ -607,6 +615,14 @@ def test_headline_without_an_interval_says_why_and_claims_nothing() -> None:
         "Phase 2 moved accuracy from 79.9 % to 81.9 % (+2.0 points), but without an interval this is no evidence of a "
         "change: an interval takes 6 groups of test pictures, there are 3.",
     )
+
+
+def test_a_figure_without_an_interval_says_why() -> None:
+    metrics = example_metrics()
+    why = "all pictures of a class are in one group"
+    metrics["gain"] |= {"auc": 0.1, "auc_low": None, "auc_high": None, "auc_no_interval": why}
+    assert [row["interval"] for row in metric_rows(metrics) if row["name"] == "AUC"] == [f"no interval: {why}"]
+    assert f"no interval: {why}" in summary(metrics)
 
 
 def test_headline_gives_both_accuracies_the_gain_and_its_interval() -> None:

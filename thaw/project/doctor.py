@@ -57,9 +57,9 @@ def examine() -> Iterator[Finding]:
 def _packages(_: Settings) -> Finding:
     wrong = [problem for text in requires("thaw-vision") or [] if (problem := _why_unfit(Requirement(text)))]
     if wrong:
-        asked = " ".join(f"'{requirement}'" for requirement, _ in wrong)
+        missing = " ".join(f"'{requirement}'" for requirement, _ in wrong)
         texts = ", ".join(f"{requirement} is needed, and {there} installed" for requirement, there in wrong)
-        return Finding("packages", texts, f"{sys.executable} -m pip install {asked}")
+        return Finding("packages", texts, f"{sys.executable} -m pip install {missing}")
     return Finding("packages", f"thaw {thaw.__version__} with all that it needs")
 
 
@@ -67,12 +67,12 @@ def _why_unfit(requirement: Requirement) -> tuple[str, str] | None:
     """What is asked for and what is there, where that does not fit."""
     if requirement.marker and not requirement.marker.evaluate({"extra": ""}):
         return None
-    asked = f"{requirement.name}{requirement.specifier}"
+    needed = f"{requirement.name}{requirement.specifier}"
     try:
         there = version(requirement.name)
     except PackageNotFoundError:
-        return asked, "nothing is"
-    return None if requirement.specifier.contains(there, prereleases=True) else (asked, f"{there} is")
+        return needed, "nothing is"
+    return None if requirement.specifier.contains(there, prereleases=True) else (needed, f"{there} is")
 
 
 def _results(_: Settings) -> Finding:

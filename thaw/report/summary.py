@@ -143,6 +143,8 @@ def metric_rows(metrics: Mapping[str, Any]) -> list[dict[str, str]]:
         if low is not None and high is not None:
             interval = f"{change(low, unit)} to {change(high, unit)}"
             verdict = verdict_of(low, high) if higher_is_better else verdict_of(-high, -low)
+        elif why := gain.get({"accuracy": "no_interval", "auc": "auc_no_interval"}.get(key, "")):
+            interval = f"no interval: {why}"
         points = " points" if unit == "percent" and difference is not None else ""
         rows.append(
             {

@@ -51,9 +51,10 @@ class Decision:
 
     `gain` is about the deciding figure: before, after, change, low, high (95 %), floor (the
     largest change for the worse at the required probability), margin. `figures` has the same for
-    all figures, the deciding one first. `falls` has a row for each class (recall) and each slice
-    value (accuracy); its `limit` is None if there are too few pictures or groups, and it is `untold` if it
-    falls by more than its limit in too few groups.
+    all figures, the deciding one first; `positives` is the number of pictures of recall. `falls`
+    has a row for each class (recall) and each slice value (accuracy); its `limit` is None if
+    there are too few pictures or groups, and it is `untold` if it falls by more than its limit in
+    too few groups.
     """
 
     promoted: bool
@@ -170,7 +171,8 @@ def _figures(
         positive = labels == points.positive
         if positive.any():
             called = [calls[positive].astype(np.float64) for calls in _called(pictures, points)]
-            rows.append(_mean("recall", called[0], called[1], codes[positive], limits.sure))
+            row = _mean("recall", called[0], called[1], codes[positive], limits.sure)
+            rows.append(row | {"positives": int(positive.sum())})
     if limits.costs:
         costs = cost_table(classes, limits.costs)
         paid = [costs[labels, p.argmax(1)] for p in (before, after)]
@@ -307,11 +309,13 @@ def _judged(gain: dict[str, Any]) -> tuple[bool, str, str]:
         return True, f"not worse by more than the margin of {allowed}, {sure}", moved
     if most < 0:
         return False, "worse", moved
-    groups = f" in {gain['test_groups']} groups" if gain["test_groups"] else ""
+    of = f"{gain['test_pictures']} test pictures" + (f" in {gain['test_groups']} groups" if gain["test_groups"] else "")
+    if "positives" in gain:
+        of = f"{gain['positives']} positive test pictures"
     end = "less" if gain["by"] in LOWER_IS_BETTER else "more"
     why = (
         f"{moved}; {sure} is only that it changes by {_signed(gain['floor'], unit)} or {end}, and the margin is "
-        f"{allowed}; {gain['test_pictures']} test pictures{groups} cannot show more"
+        f"{allowed}; {of} cannot show more"
     )
     return False, "not shown to be as good", why
 
