@@ -335,7 +335,7 @@ def _write(outcome: Outcome) -> None:
 
 if __name__ == "__main__":
     search_less_for_garbage()
-    names = [word for word in sys.argv[1:] if word != "--new"]
-    asked = list(zip(map(Path, names[::2]), names[1::2], strict=True))
-    newest = asked.pop() if "--new" in sys.argv else None
-    phase.start(lambda config: compare(config, asked, newest))
+    names = [argument for argument in sys.argv[1:] if argument != "--new"]
+    others = list(zip(map(Path, names[::2]), names[1::2], strict=True))
+    newest = others.pop() if "--new" in sys.argv else None
+    phase.start(lambda config: compare(config, others, newest))
