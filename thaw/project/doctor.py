@@ -19,6 +19,7 @@ from thaw.errors import InputError
 from thaw.project import experiment, heal, lock, pin, pipeline, provenance, recipe, settings, workspace
 from thaw.project.git import git
 from thaw.project.settings import Settings
+from thaw.project.stage import StageError
 
 PATIENCE = 60  # seconds for a remote to answer
 ASK_REMOTE = """
@@ -47,7 +48,7 @@ def examine() -> Iterator[Finding]:
     for name, look in LOOKS.items():
         try:
             yield look(values)
-        except InputError as error:
+        except (InputError, StageError) as error:
             yield Finding(name, str(error), "thaw run")
         except (OSError, subprocess.SubprocessError) as error:
             yield Finding(name, f"{type(error).__name__}: {error}", "thaw doctor")
