@@ -6,7 +6,9 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from children import alive, slow_phase, until
@@ -131,6 +133,20 @@ def test_process_left_behind_does_not_hold_the_caller_up(toy: Path) -> None:
     lines: list[str] = []
     assert run([sys.executable, "-c", script], lines.append) == 0
     assert not alive(int(lines[0]))
+
+
+def test_what_a_command_said_before_it_ended_is_not_lost_where_the_machine_is_busy(
+    toy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def late(*arguments: Any) -> None:
+        time.sleep(0.6)  # so long does the thread that reads wait for its turn
+        read(*arguments)
+
+    read = stage._empty_pipe
+    monkeypatch.setattr(stage, "_empty_pipe", late)
+    lines: list[str] = []
+    assert run([sys.executable, "-c", "print('the last word')"], lines.append) == 0
+    assert lines == ["the last word"]
 
 
 def test_interruption_ends_the_whole_process_tree(trained_toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:

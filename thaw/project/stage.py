@@ -179,6 +179,7 @@ def run(command: list[str], on_line: OnLine, environment: Mapping[str, str] = NO
         pass_fds=lock.inherited(),
     )
     _at_work.add(child.pid)
+    ended = False
     try:
         lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         threading.Thread(target=_empty_pipe, args=(child, lines), daemon=True).start()
@@ -189,8 +190,11 @@ def run(command: list[str], on_line: OnLine, environment: Mapping[str, str] = NO
             except queue.Empty:
                 if child.poll() is None:
                     continue
-                end_group(child.pid, GRACE)  # a process it left behind holds the pipe
-                return child.returncode
+                if ended:
+                    return child.returncode
+                ended = True  # its last lines are on their way, or a process that it left behind holds the pipe
+                end_group(child.pid, GRACE)
+                continue
             if line is None:
                 break
             on_line(line)
