@@ -3,7 +3,7 @@
     python -m benchmarks.levers [--rounds 5] [--only evaluate]      -> a table, and benchmarks/results/levers.json
 
 The default backbone and size, drawn pictures, batches of 16: what one core gets of a batch of 32. One thread, and CPU
-seconds, not those of the clock, so that neighbours on the machine disturb little. Two minutes.
+seconds, not those of the clock, so that neighbours on the machine disturb little. Three minutes.
 """
 
 import argparse
@@ -32,6 +32,7 @@ from thaw.learning.machine import keep_freed_memory
 RESULTS = Path(__file__).parent / "results" / "levers.json"
 SIZE, BATCH = 160, 16
 LAST = (4, 9, 12)  # of 18 blocks
+SMALLER = (96, 128)  # sides of pictures in early epochs
 Work = Callable[[], object]
 
 
@@ -48,6 +49,9 @@ def main(rounds: int, only: str) -> None:
             f"step, last {last} blocks, kept: bfloat16": pair_of(learns, {"which": last, "kept": True}, mixed=True),
         }
     made["step, all blocks: bfloat16"] = pair_of(learns, {"which": "all"}, mixed=True)
+    for side in SMALLER:
+        made[f"step, all blocks: {side} px"] = pair_of(learns, {"which": "all"}, side=side)
+        made[f"step, all blocks, bfloat16: {side} px"] = pair_of(learns, {"which": "all", "mixed": True}, side=side)
     made["forward pass: bfloat16"] = pair_of(looks, {}, mixed=True)
     pairs = {name: make() for name, make in made.items() if only in name}
     ratios: dict[str, list[float]] = {name: [] for name in pairs}
@@ -63,7 +67,7 @@ def main(rounds: int, only: str) -> None:
         RESULTS.write_text(json.dumps({"machine": machine(), "ratios": ratios}, indent=2) + "\n", encoding="utf-8")
 
 
-def pair_of(work: Callable[..., Work], given: dict[str, Any], **lever: bool) -> Callable[[], tuple[Work, Work]]:
+def pair_of(work: Callable[..., Work], given: dict[str, Any], **lever: Any) -> Callable[[], tuple[Work, Work]]:
     """Makes the same work without and with a lever."""
     return lambda: (work(**given), work(**given, **lever))
 
@@ -97,12 +101,12 @@ def looks(mixed: bool = False) -> Work:
     return run
 
 
-def learns(which: Selection, kept: bool = False, is_cut: bool = False, mixed: bool = False) -> Work:
+def learns(which: Selection, kept: bool = False, is_cut: bool = False, mixed: bool = False, side: int = SIZE) -> Work:
     """A step of phase 2 on one batch, as it was before the network could be cut, or with a lever."""
     model = network()
     quicken(model, mixed)
     unfrozen = unfreeze(model, which, "frozen")
-    batch, targets, loss_fn = pictures(BATCH), torch.eye(2)[torch.arange(BATCH) % 2], cross_entropy()
+    batch, targets, loss_fn = pictures(BATCH, side), torch.eye(2)[torch.arange(BATCH) % 2], cross_entropy()
     parts = cut(model, len(blocks(model.backbone)) - len(unfrozen), batch[:1]) if kept or is_cut else None
     activations = parts.before(batch) if parts else batch
     optimizer = torch.optim.AdamW(parameter_groups(model, 1e-3, 10, 0.05, 1.0), fused=True)
@@ -131,9 +135,9 @@ def _network() -> Classifier:
     return model
 
 
-def pictures(count: int) -> Tensor:
+def pictures(count: int, side: int = SIZE) -> Tensor:
     """A batch as a network wants it: normalised floats, channels last."""
-    return torch.randn(count, 3, SIZE, SIZE).contiguous(memory_format=torch.channels_last)
+    return torch.randn(count, 3, side, side).contiguous(memory_format=torch.channels_last)
 
 
 def seconds_of(work: Work) -> float:

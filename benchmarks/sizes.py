@@ -56,7 +56,7 @@ from thaw.learning.backbones import Classifier, create, preprocessing_of
 from thaw.learning.batches import Split, TrainingData, order
 from thaw.learning.folding import fold_batchnorm
 from thaw.learning.freezing import scale_dropout, unfreeze
-from thaw.learning.losses import VAL_LOSS, cross_entropy
+from thaw.learning.losses import VAL_LOSS, Objective, cross_entropy
 from thaw.learning.machine import keep_freed_memory
 from thaw.learning.prediction import features_of, predict
 from thaw.learning.training import FineTuning, HeadTraining, Weights, fine_tune, fit_head
@@ -214,7 +214,9 @@ def cell_of(data: Set, config: settings.Settings, size: str, seed: int) -> Cell:
         features_of(model, data.pictures, rows, data.normalise, numbers, 64, out)
         features.append((out, data.targets[rows]))
     head = HeadTraining(seed=seed, **config.head.model_dump())
-    return Cell(data, size, seed, drawn, fit_head(model.head, *features, head, cross_entropy(), VAL_LOSS).weights)
+    return Cell(
+        data, size, seed, drawn, fit_head(model.head, *features, head, Objective(cross_entropy(), VAL_LOSS)).weights
+    )
 
 
 class Watch:
@@ -284,7 +286,7 @@ def train(
     training_data = TrainingData(data.pictures, data.normalise, train_split, val_split)
     watch = Watch(cell, model)
     with contextlib.redirect_stdout(io.StringIO()):  # a line for each epoch
-        averaged = fine_tune(model, training_data, fine_tuning, cross_entropy(), VAL_LOSS, watch).weights
+        averaged = fine_tune(model, training_data, fine_tuning, Objective(cross_entropy(), VAL_LOSS), watch).weights
     watch(epochs + 1)
     kept, at = {"last": copied(model), "ema": averaged}, {"epochs": epochs}
     if not candidate.all_labels:  # its validation pictures have been trained on

@@ -26,7 +26,7 @@ from thaw.data.pictures import VIEWS, drawn_views
 from thaw.learning.batches import Split, TrainingData
 from thaw.learning.folding import fold_batchnorm
 from thaw.learning.freezing import unfreeze
-from thaw.learning.losses import VAL_LOSS, cross_entropy
+from thaw.learning.losses import VAL_LOSS, Objective, cross_entropy
 from thaw.learning.prediction import features_of, predict
 from thaw.learning.training import FineTuning, HeadTraining, enough_epochs, fine_tune, fit_head
 from thaw.project import settings
@@ -69,7 +69,7 @@ def retrained(data: Set, config: settings.Settings, seed: int, train: Any, val: 
         features_of(model, data.pictures, rows, data.normalise, numbers, 64, out)
         features.append((out, data.targets[rows]))
     head = HeadTraining(seed=seed, **config.head.model_dump())
-    model.head.load_state_dict(fit_head(model.head, *features, head, cross_entropy(), VAL_LOSS).weights)
+    model.head.load_state_dict(fit_head(model.head, *features, head, Objective(cross_entropy(), VAL_LOSS)).weights)
     unfreeze(model, "all", "frozen")
     section = config.unfreeze.model_dump(
         exclude={"blocks", "batchnorm", "views", "precision", "drop", "label_smoothing"}
@@ -82,7 +82,10 @@ def retrained(data: Set, config: settings.Settings, seed: int, train: Any, val: 
     parts = (Split(rows, data.targets[rows]) for rows in (train, val))
     with contextlib.redirect_stdout(io.StringIO()):
         weights = fine_tune(
-            model, TrainingData(data.pictures, data.normalise, *parts), fine_tuning, cross_entropy(), VAL_LOSS
+            model,
+            TrainingData(data.pictures, data.normalise, *parts),
+            fine_tuning,
+            Objective(cross_entropy(), VAL_LOSS),
         ).weights
     model.load_state_dict(weights)
     return model

@@ -241,7 +241,7 @@ def _measure(root: Path, served: "subprocess.Popen[bytes]") -> dict[str, Any]:
     family: list[Any] = []
     if served.poll() is None:
         family = [psutil.Process(served.pid), *psutil.Process(served.pid).children(recursive=True)]
-    server = [process for process in family if "server" in process.cmdline()]
+    server = [process for process in family if "server" in _command_of(process)]
     folders = {
         "data": "data",
         "cache": ".dvc/cache",
@@ -256,6 +256,13 @@ def _measure(root: Path, served: "subprocess.Popen[bytes]") -> dict[str, Any]:
         **{f"{name} MB": _megabytes(root / folder) for name, folder in folders.items()},
         "remote MB": _megabytes(_remote(root)),
     }
+
+
+def _command_of(process: Any) -> list[str]:
+    """The command line of a process, empty where it has ended."""
+    with suppress(psutil.Error):
+        return list(process.cmdline())
+    return []
 
 
 def _megabytes(folder: Path) -> float:

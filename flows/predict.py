@@ -12,15 +12,17 @@ from datetime import datetime
 from typing import Any
 
 from prefect import flow
-from prefect.runtime import flow_run
+from prefect.client.schemas.objects import State
+from prefect.runtime import deployment, flow_run
 from prefect.states import Completed, Failed
 
 from thaw.errors import InputError
-from thaw.orchestration import story
+from thaw.orchestration import server, story
 from thaw.orchestration.run import PhaseFailed, Tasks
 from thaw.orchestration.run import predict as predict_new
 from thaw.project import overrides as changes
-from thaw.project import pipeline
+from thaw.project import pipeline, runs
+from thaw.project.lock import only_prediction
 
 
 def name_of_run() -> str:
@@ -44,16 +46,29 @@ def predict(source: str, model: str = "prod") -> Any:
         model: prod, the model in use when the run begins, a version such as v2.0.0, or the folder
             of a package.
     """
+    about = {"flow": runs.PREDICT, "name": flow_run.name, "schedule": deployment.name}
     try:
-        run = Tasks(changes.settings_with([]))
-        state = run.do("predict", predict_new, source, model)
+        with runs.noted(flow_run.id, due=flow_run.scheduled_start_time.isoformat(), **about) as ended:
+            state = _predict(source, model)
+            ended(state.name or state.type.value, state.message or "")
+        return state
+    finally:
+        story.finish()
+
+
+def _predict(source: str, model: str) -> State[Any]:
+    try:
+        settings = changes.settings_with([])
+        with (
+            server.ended_without(server.address()),
+            only_prediction(flow_run.name, settings.retrain.wait, story.tell),
+        ):
+            state = Tasks(settings).do("predict", predict_new, source, model)
         return Completed(name=state.name, message=state.message)
     except InputError as error:
         return Failed(message=str(error), data=error)
     except PhaseFailed as failure:
         return Failed(message=str(failure), data=failure.error)
-    finally:
-        story.finish()
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ from thaw.learning.folding import fold_batchnorm
 from thaw.learning.prediction import features_of
 from thaw.project import networks, phase
 from thaw.project.settings import Settings
-from thaw.project.workspace import EMBED
 
 
 def embed(config: Settings) -> None:
@@ -22,7 +21,7 @@ def embed(config: Settings) -> None:
     model = networks.new_network(config, data)
     fold_batchnorm(model, data.pictures.shape.blank())
     networks.place(model, device, config)
-    with phase.outputs(EMBED) as folder:
+    with phase.outputs("embed") as folder:
         for split, of in (("train", VIEWS[config.embed.views]), ("val", 1)):
             rows = data.split(split)
             views = drawn_views(len(rows), of, config.embed.draws)

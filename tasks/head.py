@@ -6,11 +6,10 @@ thaw phase head      artifacts/embed -> artifacts/head/{model/,history.csv,metri
 import numpy as np
 import torch
 
-from thaw.learning.losses import cross_entropy, lowest_loss
+from thaw.learning.losses import Objective, cross_entropy, lowest_loss
 from thaw.learning.training import HeadTraining, fit_head, one_class_warning
 from thaw.project import networks, phase
 from thaw.project.settings import Settings
-from thaw.project.workspace import HEAD
 
 
 def head(config: Settings) -> None:
@@ -29,14 +28,16 @@ def head(config: Settings) -> None:
         (features, data.targets[labelled]),
         (val_features, data.targets[data.split("val")]),
         HeadTraining(seed=config.seed, **config.head.model_dump()),
-        loss_fn=cross_entropy(class_weights=class_weights),
-        criterion=lowest_loss(class_weights),
+        Objective(
+            loss_fn=cross_entropy(class_weights=class_weights),
+            criterion=lowest_loss(class_weights),
+        ),
     )
     if sentence := one_class_warning(trained, data.classes, data.targets[labelled]):
         print(f"warning: {sentence}", flush=True)
     model.head.load_state_dict(trained.weights)
     meta = networks.meta_of(config, data, folded=networks.starts_folded(config), parent=None)
-    networks.write_network(HEAD, model.state_dict(), trained.kept, trained.history, meta)
+    networks.write_network("head", model.state_dict(), trained.kept, trained.history, meta)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from thaw.progress import Progress
 from thaw.project import networks, phase, recipe
 from thaw.project.networks import Dataset
 from thaw.project.settings import Settings
-from thaw.project.workspace import EVALUATE, PACKAGE, PREPARE, UNFREEZE
+from thaw.project.workspace import artifacts
 from thaw.report.card import card
 from thaw.statistics.records import joined
 
@@ -36,24 +36,24 @@ def package(config: Settings) -> None:
     """From a network and what evaluate found to a model that can be taken away."""
     device = networks.use_resources(config)
     data = networks.dataset(config, "train", "val")
-    network = checkpoint.read_meta(UNFREEZE / "model")
+    network = checkpoint.read_meta(artifacts("unfreeze/model"))
     network["params"] |= {"evaluate": config.evaluate.model_dump(), "package": config.package.model_dump()}
     meta = packages.meta_of(
         network,
-        joined(*(phase.read_json(EVALUATE / name) for name in ("metrics.json", "details.json"))),
-        _finetuned(read_table(EVALUATE / "classes.csv", ["precision", "recall", "f1", "pictures"])),
-        _finetuned(read_table(EVALUATE / "slices.csv", SCORES)),
+        joined(*(phase.read_json(artifacts(f"evaluate/{name}.json")) for name in ("metrics", "details"))),
+        _finetuned(read_table(artifacts("evaluate/classes.csv"), ["precision", "recall", "f1", "pictures"])),
+        _finetuned(read_table(artifacts("evaluate/slices.csv"), SCORES)),
         views=config.evaluate.views,
         sure=config.package.sure,
         versions={"thaw": thaw.__version__} | {name: recipe.installed(name) or "" for name in COMPUTES},
     )
-    train, val = _features(Network(UNFREEZE / "model", replace(Package.of(meta), views="none"), device), data)
+    train, val = _features(Network(artifacts("unfreeze/model"), replace(Package.of(meta), views="none"), device), data)
     neighbours = unlike.fit(train)
     threshold = unlike.threshold(neighbours.distances(val), config.package.false_alarms)
     meta["unlike"] = {"threshold": threshold, "false_alarms": config.package.false_alarms}
-    text = card(meta, read_manifest(PREPARE / "manifest.csv"), config.package.license)
-    with phase.outputs(PACKAGE) as folder:
-        packages.write(folder, UNFREEZE / "model", neighbours, meta, text)
+    text = card(meta, read_manifest(artifacts("prepare/manifest.csv")), config.package.license)
+    with phase.outputs("package") as folder:
+        packages.write(folder, artifacts("unfreeze/model"), neighbours, meta, text)
     point = meta["operating"]
     rule = f"{point['class']} from {point['threshold']:.3f} on" if point else "the most probable class"
     print(f"{len(meta['classes'])} classes, temperature {meta['temperature']:.3f}, decision: {rule}")

@@ -25,10 +25,9 @@ from thaw.data.pixels import squared
 from thaw.errors import InputError
 from thaw.learning.backbones import check_size, preprocessing_of
 from thaw.progress import Progress
-from thaw.project import phase, start
+from thaw.project import phase, start, workspace
 from thaw.project.links import check_links
 from thaw.project.settings import Settings
-from thaw.project.workspace import DATA, PREPARE
 
 TOLERATED = 3  # unreadable pictures that never stop a run, however few pictures there are
 
@@ -45,8 +44,9 @@ class Read(NamedTuple):
 
 def prepare(config: Settings) -> None:
     """From the data folder to the manifest and the decoded pictures."""
-    check_links(DATA)
-    rows = manifest.read_folder(DATA)
+    data = workspace.data()
+    check_links(data)
+    rows = manifest.read_folder(data)
     manifest.classes_of(rows, config.prepare.positive, config.prepare.smallest_class)
     from_model = start.is_model(config.backbone.weights)
     preprocessing = (
@@ -55,12 +55,12 @@ def prepare(config: Settings) -> None:
         else preprocessing_of(config.backbone.name, config.backbone.weights)
     )
     check_size(config.backbone.name, config.backbone.weights, config.prepare.resolution or preprocessing.size)
-    left_out = manifest.left_out(DATA, rows)
+    left_out = manifest.left_out(data, rows)
     warnings = manifest.warnings_of_left_out(left_out)
-    warnings += [f"the folder {name} holds no picture and is no class" for name in manifest.empty_classes(DATA, rows)]
-    files = [DATA / path for path in rows["path"]]
+    warnings += manifest.warnings_of_layout(data, rows)
+    files = [data / path for path in rows["path"]]
 
-    with phase.outputs(PREPARE) as folder, ThreadPoolExecutor(config.resources.workers) as threads:
+    with phase.outputs("prepare") as folder, ThreadPoolExecutor(config.resources.workers) as threads:
         shape = Shape.of(
             preprocessing, config.prepare.resolution, config.prepare.fit, max(stream(threads, _channels, files))
         )
@@ -169,7 +169,7 @@ def _check_unreadable(quarantine: pd.DataFrame, pictures: int, share: float) -> 
     if len(quarantine) > max(TOLERATED, int(share * pictures)):
         first = ", ".join(f"{path} ({reason})" for path, reason in quarantine.head(3).itertuples(index=False))
         raise InputError(
-            f"{len(quarantine)} of {pictures} pictures in {DATA} cannot be read: {first}"
+            f"{len(quarantine)} of {pictures} pictures in {workspace.data()} cannot be read: {first}"
             f"{' and others' if len(quarantine) > 3 else ''}; {TOLERATED} or a share of {share:g} may be set aside: "
             "repair or remove them, or raise prepare.unreadable"
         )
@@ -182,8 +182,8 @@ def _splits(rows: pd.DataFrame, config: Settings) -> pd.Series:
     if section.split_by and section.hold_out is not None:
         return splits.assign_held_out(rows, section.split_by, str(section.hold_out), section.val, section.seed)
     if section.split_by:
-        return splits.assign_by_date(rows, section.split_by, section.val, section.test, DATA / "labels.csv")
-    frozen = (DATA / "splits.csv").is_file()
+        return splits.assign_by_date(rows, section.split_by, section.val, section.test, workspace.data() / "labels.csv")
+    frozen = (workspace.data() / "splits.csv").is_file()
     return splits.assign_splits(rows, section.val, section.test, section.seed, frozen)
 
 

@@ -20,9 +20,9 @@ from thaw.data.overlay import beside, over
 from thaw.data.pictures import VIEWS, Normaliser, Shape, open_picture
 from thaw.learning import checkpoint
 from thaw.learning.attribution import evidence
-from thaw.project import networks, notes, phase
+from thaw.project import networks, notes, phase, workspace
 from thaw.project.settings import Settings
-from thaw.project.workspace import DATA, EVALUATE, HEAD, PREPARE, REPORT, UNFREEZE
+from thaw.project.workspace import artifacts
 from thaw.report import sections
 from thaw.report.calibration import calibration
 from thaw.report.confusion import confusion_plot
@@ -40,17 +40,17 @@ LARGEST = 240  # pixels of a shown picture's longer side
 
 def report(config: Settings) -> None:
     """From the outputs of all phases to a page."""
-    meta = phase.read_json(PREPARE / "meta.json")
+    meta = phase.read_json(artifacts("prepare/meta.json"))
     classes = meta["classes"]
-    manifest = read_manifest(PREPARE / "manifest.csv")
-    head, head_history = phase.read_json(HEAD / "metrics.json"), pd.read_csv(HEAD / "history.csv")
-    unfreeze_history = pd.read_csv(UNFREEZE / "history.csv")
-    model = phase.read_json(UNFREEZE / "model" / "meta.json")
-    metrics = joined(*(phase.read_json(EVALUATE / name) for name in ("metrics.json", "details.json")))
-    predictions = read_predictions(EVALUATE / "predictions.csv")
-    by_class = read_table(EVALUATE / "classes.csv", ["precision", "recall", "f1", "pictures"])
+    manifest = read_manifest(artifacts("prepare/manifest.csv"))
+    head, head_history = phase.read_json(artifacts("head/metrics.json")), pd.read_csv(artifacts("head/history.csv"))
+    unfreeze_history = pd.read_csv(artifacts("unfreeze/history.csv"))
+    model = phase.read_json(artifacts("unfreeze/model/meta.json"))
+    metrics = joined(*(phase.read_json(artifacts(f"evaluate/{name}.json")) for name in ("metrics", "details")))
+    predictions = read_predictions(artifacts("evaluate/predictions.csv"))
+    by_class = read_table(artifacts("evaluate/classes.csv"), ["precision", "recall", "f1", "pictures"])
     figures = ["accuracy", "balanced_accuracy", "precision", "recall", "pictures"]
-    by_slice = read_table(EVALUATE / "slices.csv", figures)
+    by_slice = read_table(artifacts("evaluate/slices.csv"), figures)
     params = model["params"] | {"evaluate": config.evaluate.model_dump()}
     versions = {"python": platform.python_version()} | {name: version(name) for name in PACKAGES}
 
@@ -58,7 +58,7 @@ def report(config: Settings) -> None:
         "curves": both_widths(partial(curves, head_history, unfreeze_history)),
         "confusion": confusion_plot(predictions, classes),
         "calibration": both_widths(partial(calibration, predictions, classes, temperatures(metrics))),
-        "forgetting": both_widths(partial(forgetting, pd.read_csv(EVALUATE / "forgetting.csv"))),
+        "forgetting": both_widths(partial(forgetting, pd.read_csv(artifacts("evaluate/forgetting.csv")))),
     }
     worst = worst_mistakes(predictions, classes)
     pictures = with_maps(worst, config) if len(worst) else []
@@ -73,12 +73,12 @@ def report(config: Settings) -> None:
         sections.mistakes_section(worst, pictures, predictions),
         sections.classes_section(by_class, metrics),
         sections.slices_section(by_slice, metrics, classes),
-        sections.data_section(manifest, classes, meta["slices"], notes.read(PREPARE), decided),
+        sections.data_section(manifest, classes, meta["slices"], notes.read(artifacts("prepare")), decided),
         sections.settings_section(params, versions, meta["data"]),
     ]
     title = f"{model['backbone']} on {len(manifest)} pictures of {len(classes)} classes"
     top = sections.top(metrics, predictions)
-    with phase.outputs(REPORT) as folder:
+    with phase.outputs("report") as folder:
         for name, plot in plots.items():
             (folder / f"{name}.png").write_bytes(plot.wide)
         (folder / "mistakes.png").write_bytes(mistakes(worst, pictures))
@@ -90,7 +90,7 @@ def with_maps(worst: pd.DataFrame, config: Settings) -> list[bytes]:
     """Each mistake as PNG, and beside it where the network saw what it said."""
     device = networks.use_resources(config)
     data = networks.dataset(config, "test")
-    model, _ = checkpoint.load(UNFREEZE / "model")
+    model, _ = checkpoint.load(artifacts("unfreeze/model"))
     numbers = pd.Series(data.rows.index, index=data.rows["path"])[worst["path"]].to_numpy(np.int64)
     said = torch.tensor([data.classes.index(name) for name in worst["prediction"]], device=device)
     (pixels,) = data.pictures.batches([numbers])
@@ -102,7 +102,7 @@ def with_maps(worst: pd.DataFrame, config: Settings) -> list[bytes]:
 
 def with_map(path: str, values: NDArray[np.float32], shape: Shape) -> bytes:
     """A picture of the data, small enough to show, beside itself under its map."""
-    picture = open_picture(DATA / path)
+    picture = open_picture(workspace.data() / path)
     picture.thumbnail((LARGEST, LARGEST))
     file = io.BytesIO()
     beside(picture, over(picture, values, shape)).save(file, "PNG", optimize=True)

@@ -25,13 +25,13 @@ from thaw.learning.cut import cut
 from thaw.learning.folding import fold_batchnorm
 from thaw.learning.freezing import scale_dropout
 from thaw.learning.freezing import unfreeze as unfreeze_blocks
-from thaw.learning.losses import cross_entropy, lowest_loss
+from thaw.learning.losses import Objective, cross_entropy, lowest_loss
 from thaw.learning.machine import compiling_pays, cpu_has_bfloat16, use_bfloat16
 from thaw.learning.training import FineTuning, adapt_batchnorm, enough_epochs, fine_tune, one_class_warning
-from thaw.project import networks, phase
+from thaw.project import networks, phase, workspace
 from thaw.project.scratch import finished
 from thaw.project.settings import Settings
-from thaw.project.workspace import HEAD, SCRATCH, UNFREEZE
+from thaw.project.workspace import artifacts
 
 
 def unfreeze(config: Settings) -> None:
@@ -42,7 +42,7 @@ def unfreeze(config: Settings) -> None:
     for name, pictures in (("train", len(train)), ("val", len(val)), ("a batch", config.unfreeze.batch_size)):
         processes.check(name, pictures)
     normalise = Normaliser(networks.preprocessing(data), device)
-    model, parent_meta = checkpoint.load(HEAD / "model")
+    model, parent_meta = checkpoint.load(artifacts("head/model"))
     section = config.unfreeze
     auto = section.epochs == "auto"
     changes = {"epochs": enough_epochs(len(train), section.batch_size)} if auto else {}
@@ -85,28 +85,29 @@ def unfreeze(config: Settings) -> None:
     if config.unfreeze.precision == "bfloat16":
         _multiply_in_bfloat16(model, device)
     scale_dropout(model, config.unfreeze.drop)
-    frozen = None
     if selection != "gradual" and compiling_pays(config.resources.compile, device, len(train) * fine_tuning.epochs):
         model.compile()
     elif selection != "gradual" and processes.world_size() == 1:
-        frozen = _frozen(model, data.pictures.shape.blank().to(device), config.resources.activations_gb * 1e9)
-    parent = checkpoint.weights_hash(HEAD / "model")
-    scratch = SCRATCH / f"unfreeze-{key(config, fine_tuning, data.meta, parent, device)}.pt"
+        blank, room = data.pictures.shape.blank().to(device), config.resources.activations_gb * 1e9
+        training_data = training_data._replace(frozen=_frozen(model, blank, room))
+    parent = checkpoint.weights_hash(artifacts("head/model"))
+    scratch = workspace.scratch() / f"unfreeze-{key(config, fine_tuning, data.meta, parent, device)}.pt"
     trained = fine_tune(
         model,
         training_data,
         fine_tuning,
-        loss_fn=cross_entropy(config.unfreeze.label_smoothing, class_weights),
-        criterion=lowest_loss(class_weights),
+        Objective(
+            loss_fn=cross_entropy(config.unfreeze.label_smoothing, class_weights),
+            criterion=lowest_loss(class_weights),
+        ),
         unfreeze=partial(unfreeze_blocks, model, selection, batchnorm, epochs=fine_tuning.epochs),
         scratch_file=scratch,
-        frozen=frozen,
     )
     if sentence := one_class_warning(trained, data.classes, data.targets[train]):
         print(f"warning: {sentence}", flush=True)
     if processes.first():
         meta = networks.meta_of(config, data, folded, parent)
-        networks.write_network(UNFREEZE, trained.weights, trained.kept, trained.history, meta)
+        networks.write_network("unfreeze", trained.weights, trained.kept, trained.history, meta)
         finished(scratch, "artifacts/unfreeze/model")
 
 
@@ -126,7 +127,7 @@ def _frozen(model: Classifier, example: torch.Tensor, most: float) -> Frozen | N
     """The blocks before the first that is trained, if the network can be cut there."""
     trained = [any(each.requires_grad for each in block.parameters) for block in blocks(model.backbone)]
     parts = cut(model, trained.index(True), example)
-    return Frozen(parts, SCRATCH, most) if parts else None
+    return Frozen(parts, workspace.scratch(), most) if parts else None
 
 
 def key(config: Settings, fine_tuning: FineTuning, meta: dict[str, Any], parent: str, device: torch.device) -> str:

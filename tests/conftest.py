@@ -119,13 +119,12 @@ def server(empty_database: Callable[[Path], None]) -> Iterator[str]:
     import prefect.context
 
     from thaw.orchestration import server as module
-    from thaw.project import workspace
 
     with socket.socket() as probe, pytest.MonkeyPatch.context() as patch:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
         probe.close()
-        patch.setattr(workspace, "ROOT", _STATE)
+        patch.chdir(_STATE)
         empty_database(_STATE / ".prefect")
         with (
             module.server(port) as api,
@@ -134,7 +133,7 @@ def server(empty_database: Callable[[Path], None]) -> Iterator[str]:
         ):
             patch.undo()
             yield api
-            patch.setattr(workspace, "ROOT", _STATE)
+            patch.chdir(_STATE)
 
 
 def _dvc(folder: Path, *command: str) -> None:
@@ -160,11 +159,9 @@ def _trained_template() -> Path:
 @pytest.fixture
 def trained_toy(_trained_template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A toy workspace in which every phase has run once, which tasks and flows take for theirs."""
-    from thaw.project import workspace
 
     root = tmp_path / "toy"
     shutil.copytree(_trained_template, root)
-    monkeypatch.setattr(workspace, "ROOT", root)
     monkeypatch.chdir(root)
     return root
 

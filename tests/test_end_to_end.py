@@ -114,9 +114,7 @@ def test_evaluate_predict_an_export_and_a_server_say_the_same_of_the_same_files(
     workspace: Path, first_run: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from thaw.cli import app
-    from thaw.project import workspace as project
 
-    monkeypatch.setattr(project, "ROOT", workspace)
     monkeypatch.chdir(workspace)
 
     def called(*arguments: str) -> None:

@@ -18,7 +18,7 @@ from thaw.learning.batches import Split, TrainingData
 from thaw.learning.convolutions import quicken
 from thaw.learning.folding import fold_batchnorm
 from thaw.learning.freezing import parameter_groups, scale_dropout, unfreeze
-from thaw.learning.losses import VAL_LOSS, cross_entropy
+from thaw.learning.losses import VAL_LOSS, Objective, cross_entropy
 from thaw.learning.prediction import features_of
 from thaw.learning.training import FineTuning, fine_tune
 from thaw.project import networks, settings
@@ -78,7 +78,7 @@ def main(contest: Contest) -> None:
         optimizer.step()
 
     in_turn("training", BATCH_SIZE, step, len(rows), lambda: fine_tune(
-        model, shown, how, loss_fn, VAL_LOSS
+        model, shown, how, Objective(loss_fn, VAL_LOSS)
     ))  # fmt: skip
 
 

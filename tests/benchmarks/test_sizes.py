@@ -1,32 +1,17 @@
 """Laws of the bench over sizes of data: which pictures a draw has, what is trained once, and the rule of choice."""
 
 import json
-from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from study_sets import data_set
 
 from benchmarks import sizes
-from benchmarks.sizes import CANDIDATES, Candidate, Set, choice, compared, draw, lesson, sizes_of, todo
-from thaw.data.pictures import Normaliser, Pictures, Preprocessing, Shape
-from thaw.data.splits import assign_splits
-
-
-@cache
-def data_set(pictures: int = 600, groups: int = 0) -> Set:
-    rows = pd.DataFrame({"path": [f"{n:04}.png" for n in range(pictures)], "label": ["a", "b", "b"] * (pictures // 3)})
-    rows["hash"] = rows["path"]
-    rows["group"] = [f"g{n % groups}" if groups else "" for n in range(pictures)]
-    rows["split"] = assign_splits(rows, 0.375, 0.25, 0)
-    preprocessing = Preprocessing(8, 8, "bilinear", (0.5,) * 3, (0.5,) * 3)
-    shown = Pictures([], Shape(8, 8, "bilinear", "whole", 1), None, 1)
-    targets = torch.zeros(pictures, 2)
-    return Set("drawn", rows, ["a", "b"], targets, shown, Normaliser(preprocessing, torch.device("cpu")))
+from benchmarks.sizes import CANDIDATES, Candidate, choice, compared, draw, lesson, sizes_of, todo
 
 
 @given(size=st.sampled_from(list(sizes.SIZES)), seed=st.integers(0, 9), groups=st.sampled_from([0, 40]))

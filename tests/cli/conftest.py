@@ -5,8 +5,6 @@ from pathlib import Path
 import pytest
 from packages import Packaged, make
 
-from thaw.project import workspace
-
 
 @pytest.fixture(scope="module")
 def packaged(tmp_path_factory: pytest.TempPathFactory) -> Packaged:
@@ -18,4 +16,3 @@ def packaged(tmp_path_factory: pytest.TempPathFactory) -> Packaged:
 def in_no_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The current folder belongs to no project."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(workspace, "ROOT", tmp_path)

@@ -160,8 +160,12 @@ def test_the_end_of_a_run_says_whether_phase_2_was_kept_and_did_good(
         ("TOY_BREAK", 1, "error: prepare failed with exit code 1: KeyError: 'a mistake of ours'\n"),
     ],
 )
-def test_failing_phase_ends_with_its_sentence(server: str, toy: Path, fault: str, code: int, sentence: str) -> None:
-    ended = _thaw("run", PREFECT_API_URL=server, **{fault: "prepare"})
+def test_failing_phase_ends_with_its_sentence_in_a_folder_that_dvc_deletes_too(
+    server: str, toy: Path, fault: str, code: int, sentence: str
+) -> None:
+    output = toy / "artifacts/prepare"
+    output.mkdir(parents=True)
+    ended = thaw(output, "run", PREFECT_API_URL=server, **{fault: "prepare"})
     assert ended.returncode == code
     assert ended.stderr == sentence
 

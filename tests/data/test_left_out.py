@@ -15,7 +15,6 @@ from tasks import prepare
 from thaw.data import manifest, splits
 from thaw.data.pictures import SUFFIXES, Shape, decode
 from thaw.errors import InputError
-from thaw.project import phase
 from thaw.project.settings import Settings, override, read
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -87,7 +86,7 @@ def test_pictures_with_less_common_endings_are_used_and_others_named_with_their_
         "fox/1.dcm": "thaw does not read .dcm: save it as PNG, TIFF or JPEG",
         "loose.png": manifest.NO_CLASS,
     }
-    assert manifest.empty_classes(tmp_path, rows) == ["fox"]
+    assert manifest.warnings_of_layout(tmp_path, rows) == ["the folder fox holds no picture and is no class"]
     assert manifest.warnings_of_left_out(manifest.left_out(tmp_path, rows)) == [
         "1 picture left out, such as loose.png: in no class folder",
         "2 pictures left out, such as dog/4.DCM: thaw does not read .dcm: save it as PNG, TIFF or JPEG",
@@ -130,9 +129,7 @@ def test_a_file_name_that_is_no_text_can_be_left_out(tmp_path: Path) -> None:
 @pytest.fixture
 def space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Settings]:
     """Twenty cats, twenty dogs, and settings of a small network."""
-    monkeypatch.setattr(prepare, "DATA", tmp_path / "data")
-    monkeypatch.setattr(prepare, "PREPARE", tmp_path / "artifacts/prepare")
-    monkeypatch.setattr(phase, "ARTIFACTS", tmp_path / "artifacts")
+    monkeypatch.chdir(tmp_path)
     for number in range(40):
         picture(tmp_path / f"data/{('cat', 'dog')[number % 2]}/{number:02d}.png", 3 * number)
     file = tmp_path / "params.yaml"

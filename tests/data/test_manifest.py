@@ -418,7 +418,7 @@ def test_splits_csv_freezes_what_it_names_in_every_layout(tmp_path: Path) -> Non
         ("path,split\na.png,train\n", r"a.png is in test by its folder or labels.csv and in train by .*splits.csv"),
         ("path,split\na.png,dev\n", "line 2 names a picture twice or no split"),
         ("path,split\na.png,test\na.png,test\n", "line 3 names a picture twice or no split"),
-        ("path\na.png\n", "has no column 'split'; it needs path and split"),
+        ("path\na.png\n", "has no column 'split'; it needs path and split, with commas between, and has"),
     ],
 )
 def test_a_wrong_splits_csv_is_told_in_one_sentence(tmp_path: Path, frozen: str, sentence: str) -> None:
@@ -481,15 +481,16 @@ def test_spaces_around_the_name_of_a_class_or_split_folder_are_nothing(tmp_path:
         manifest.read_folder(tmp_path / "classes")
 
 
-def test_classes_that_differ_only_in_case_are_a_warning() -> None:
-    rows = rows_of({"Cat": 2, "cat": 2, "dog": 2, "Ärmel": 2, "ärmel": 2}).assign(
-        group="", split="train", target=np.nan
-    )
-    classes = ["Cat", "cat", "dog", "Ärmel", "ärmel"]
-    assert manifest.warnings(rows, classes) == [
-        "the classes Cat, cat differ only in case: if they are one, give them one name",
-        "the classes Ärmel, ärmel differ only in case: if they are one, give them one name",
+def test_names_that_look_alike_are_a_warning() -> None:
+    rows = rows_of({"Cat": 2, "cat": 2, "dog": 2, "Ärmel": 2, "A\u0308rmel": 2}).assign(split="train", target=np.nan)
+    rows["group"] = ["P 1", "p  1", "P2", "", "", "", "", "", "", ""]
+    ending = "look alike (case, spaces, forms of letters): if they are one, give them one name"
+    assert manifest.warnings(rows, ["A\u0308rmel", "Cat", "cat", "dog", "Ärmel"]) == [
+        f"the classes Cat, cat {ending}",
+        f"the classes A\u0308rmel, Ärmel {ending}",
+        f"the groups P 1, p  1 {ending}",
     ]
+    rows["group"] = ""
     assert manifest.warnings(rows[rows["label"].isin(["Cat", "dog"])], ["Cat", "dog"]) == []
 
 
@@ -536,10 +537,13 @@ def test_labels_that_contradict_their_targets_are_a_warning_with_their_rows() ->
         ("path,label\na.png,\n", "line 2 has an empty path or label"),
         ("path,label\na.png,x\na.png,y\n", "lists a.png twice"),
         ("path,label\n../a.png,x\n", "leaves the data folder"),
-        ("path,label,split\na.png,x,dev\n", "split 'dev' is unknown"),
+        ("path,label,split\na.png,x,later\n", "split 'later' is unknown"),
         ("path,label,target\na.png,x,1.5\n", "target '1.5' is not a probability"),
         ("path,label,hash\na.png,x,1\n", "has a column 'hash'"),
         ("path,label, Hash\na.png,x,1\n", "has a column 'hash'"),
+        ("path,label,head_p_x\na.png,x,1\n", "has a column 'head_p_x', a name that thaw uses itself"),
+        ("path,label,head_prediction\na.png,x,1\n", "has a column 'head_prediction'"),
+        ("path;label\na.png;x\n", "has no column 'path'; it needs path and label, with commas between"),
         ('path,label,"Group ",group\na.png,x,1,2\n', "has the columns 'Group ' and 'group', which are one; keep one"),
         ("path,label,label\na.png,x,y\n", "has the columns 'label' and 'label', which are one; keep one"),
         ("path,label\na.png, \n", "line 2 has an empty path or label"),

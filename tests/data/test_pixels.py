@@ -3,6 +3,8 @@
 import ast
 import io
 import struct
+import zlib
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -14,8 +16,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from thaw.data import pixels
-from thaw.data.pictures import Shape, channels_of, decode, open_picture, read_picture
-from thaw.data.pixels import BACKGROUND, PIXEL_RULE, TOPS, eight_bits, open_image
+from thaw.data.pictures import Shape, channels_of, decode, open_picture, read_picture, rule_warnings
+from thaw.data.pixels import BACKGROUND, PHOTOMETRIC, PIXEL_RULE, PLANES, TOPS, eight_bits, open_image, upright
 from thaw.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -50,12 +52,35 @@ def lab() -> Image.Image:
     return coloured("RGB", (200, 60, 60), (60, 120, 60)).convert("LAB")
 
 
+def colour_16(*colours: tuple[int, int, int]) -> Image.Image:
+    """A PNG with 16 bits for each colour, which Pillow reads and does not write."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">L", len(content)) + kind + content + struct.pack(">L", zlib.crc32(kind + content))
+
+    header = struct.pack(">LLBBBBB", len(colours), 1, 16, 2, 0, 0, 0)
+    lines = zlib.compress(b"\0" + np.array(colours, ">u2").tobytes())
+    chunks = chunk(b"IHDR", header) + chunk(b"IDAT", lines) + chunk(b"IEND", b"")
+    return Image.open(io.BytesIO(b"\x89PNG\r\n\x1a\n" + chunks))
+
+
+def tiff_with(picture: Image.Image, tag: int, value: int) -> Image.Image:
+    """A picture as TIFF with another value of a short tag."""
+    file = io.BytesIO()
+    picture.save(file, "TIFF")
+    content, start = file.getvalue(), struct.pack("<HHL", tag, 3, 1)
+    place = content.index(start) + len(start)
+    return Image.open(io.BytesIO(content[:place] + struct.pack("<H", value) + content[place + 2 :]))
+
+
 # The rows of the table: what is in a file, an example of its pixels, and the picture.
 GREY = "grey, 8 bits or 1"
 Example = tuple[str, str, Callable[[], Image.Image]]
 EXAMPLES: list[Example] = [
     (GREY, "0, 100, 255", lambda: array([0, 100, 255], np.uint8)),
     ("colour, 8 bits", "(200, 60, 60)", lambda: coloured("RGB", (200, 60, 60))),
+    ("colour, 16 bits", "(0, 1024, 65535)", lambda: colour_16((0, 1024, 65535))),
+    ("colour, 16 bits, none above 16383", "(0, 2048, 4095)", lambda: colour_16((0, 2048, 4095))),
     ("palette", "(200, 0, 0), (0, 0, 200)", palette),
     ("palette, one colour transparent", "(200, 0, 0) transparent, (0, 0, 200)", lambda: palette(0)),
     (
@@ -74,6 +99,11 @@ EXAMPLES: list[Example] = [
     ("none above 65535 (16 bits)", "0, 16384, 65535", lambda: array([0, 16384, 65535], np.uint16)),
     ("any above 65535", "0, 50000, 100000", lambda: array([0, 50000, 100000], np.int32)),
     ("any below 0", "-1000, 0, 3000", lambda: array([-1000, 0, 3000], np.int32)),
+    (
+        "the same in TIFF with tags that say that 0 is white",
+        "0, 1024, 4095",
+        lambda: tiff_with(array([0, 1024, 4095], np.uint16), PHOTOMETRIC, 0),
+    ),
     ("floats, none above 1", "0.0, 0.25, 0.5", lambda: array([0, 0.25, 0.5], np.float32)),
     ("floats, some above 1: as 16 or 32 bits", "0.0, 0.5, 300.0", lambda: array([0, 0.5, 300], np.float32)),
     ("floats, any below 0", "-1.0, 0.0, 1.0", lambda: array([-1, 0, 1], np.float32)),
@@ -89,13 +119,28 @@ def shown(picture: Image.Image) -> str:
 def test_the_table_in_the_documents_is_what_the_code_does() -> None:
     lines = ["| pixels in the file | for example | become | by the rule |", "|---|---|---|---|"]
     for name, before, make in EXAMPLES:
-        picture, rule = eight_bits(make())
+        picture, rule = upright(make())
         lines.append(f"| {name} | {before} | {shown(picture)} | {rule} |")
     text = (ROOT / "docs" / "data.md").read_text()
     start = text.index(lines[0])
     assert text[start:].split("\n\n")[0].splitlines() == lines
     assert f"pixel rule {PIXEL_RULE}" in text.lower()
     assert f"on {BACKGROUND}" in text
+
+
+def test_what_pillow_reads_otherwise_than_it_was_meant_is_told() -> None:
+    rules = Counter(upright(colour_16((0, 2048, 4095)))[1] for _ in range(2))
+    rules[upright(tiff_with(array([0, 4095], np.uint16), PHOTOMETRIC, 0))[1]] += 1
+    negative, dark = rule_warnings(rules)
+    assert negative.startswith("1 TIFF pictures of more than 8 bits have tags that say that 0 is white")
+    assert dark.startswith("2 pictures of 16 bits use a quarter of their range or less")
+    assert rule_warnings(Counter({"as they are": 3, upright(colour_16((0, 0, 65535)))[1]: 2})) == []
+
+
+def test_planes_of_16_bits_are_unreadable_since_pillow_takes_other_bytes() -> None:
+    planes = tiff_with(array([0, 4095], np.uint16), PLANES, 2)
+    with pytest.raises(ValueError, match="its colours are planes of 16 bits"):
+        upright(planes)
 
 
 def through_a_file(picture: Image.Image, path: Path) -> Image.Image:
@@ -237,7 +282,7 @@ def test_pixels_need_nothing_but_numpy_and_pillow() -> None:
     tree = ast.parse(Path(pixels.__file__).read_text())
     names = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module}
     names |= {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
-    assert {name.split(".")[0] for name in names} == {"PIL", "dataclasses", "numpy", "pathlib", "typing"}
+    assert {name.split(".")[0] for name in names} == {"PIL", "dataclasses", "numpy", "pathlib", "re", "typing"}
 
 
 @pytest.mark.parametrize("shape", [Shape(8, 8, "bilinear", "whole", 3), Shape(8, 9, "bicubic", "crop", 1)])

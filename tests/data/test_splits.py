@@ -15,7 +15,6 @@ from PIL import Image
 from tasks import prepare
 from thaw.data import manifest, splits
 from thaw.errors import InputError
-from thaw.project import phase
 from thaw.project.settings import override, read
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -54,6 +53,48 @@ def test_classes_may_have_the_names_of_splits(tmp_path: Path, names: tuple[str, 
     for name in names:
         picture(tmp_path / name / "1.png")
     assert sorted(manifest.read_folder(tmp_path)["label"]) == sorted(names)
+
+
+@pytest.mark.parametrize(("train", "other"), [("Training", "Testing"), ("train", "dev"), ("training", "evaluation")])
+def test_splits_are_known_by_their_usual_names(tmp_path: Path, train: str, other: str) -> None:
+    for split in (train, other):
+        for label in ("cat", "dog"):
+            picture(tmp_path / split / label / "1.png")
+    rows = manifest.read_folder(tmp_path)
+    assert (set(rows["label"]), set(rows["split"])) == ({"cat", "dog"}, {"train", manifest.FOLDERS[other.lower()]})
+
+
+def test_a_single_split_beside_folders_without_pictures_is_a_split(tmp_path: Path) -> None:
+    for label in ("cat", "dog"):
+        picture(tmp_path / "train" / label / "1.png")
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes/read.txt").write_text("me")
+    assert manifest.read_folder(tmp_path)["split"].tolist() == ["train", "train"]
+
+
+@pytest.mark.parametrize(
+    ("folders", "sentence"),
+    [
+        (("train", "notes"), "train is named like a split and has folders of pictures inside, but beside it is notes"),
+        (("train_set", "test_set"), "test_set is named like a split and has folders of pictures inside"),
+        (("set/train", "set/test", "other"), "set would be a class, but it holds the splits test and train; put"),
+        (("cats/Training", "cats/Testing", "dogs"), "cats would be a class, but it holds the splits test and train"),
+    ],
+)
+def test_splits_that_would_become_classes_are_refused(tmp_path: Path, folders: tuple[str, ...], sentence: str) -> None:
+    for folder in folders:
+        for label in ("cat", "dog"):
+            picture(tmp_path / folder / label / "1.png")
+    with pytest.raises(InputError, match=sentence):
+        manifest.read_folder(tmp_path)
+
+
+def test_folders_of_batches_that_may_not_be_the_classes_are_a_warning(tmp_path: Path) -> None:
+    for folder in ("day 1", "day 2"):
+        for label in ("cat", "dog"):
+            picture(tmp_path / folder / label / "1.png")
+    warning = "all class folders have the same folders inside (cat, dog): if those are the classes, move them up"
+    assert manifest.warnings_of_layout(tmp_path, manifest.read_folder(tmp_path)) == [warning]
 
 
 def test_a_fixed_test_set_stays_as_it_is_and_empty_cells_train_and_validate() -> None:
@@ -180,9 +221,7 @@ def test_one_site_is_held_out_and_val_comes_from_the_others() -> None:
 @pytest.fixture
 def space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Sixty pictures with a day and a site each, and settings of a small network."""
-    monkeypatch.setattr(prepare, "DATA", tmp_path / "data")
-    monkeypatch.setattr(prepare, "PREPARE", tmp_path / "artifacts/prepare")
-    monkeypatch.setattr(phase, "ARTIFACTS", tmp_path / "artifacts")
+    monkeypatch.chdir(tmp_path)
     rows = table(60, taken=days(60, 2), site=[("Bonn", "Oslo", "7")[n // 2 % 3] for n in range(60)], camera="x")
     for number, path in enumerate(rows["path"]):
         (tmp_path / "data").mkdir(exist_ok=True)

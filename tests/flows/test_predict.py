@@ -13,11 +13,14 @@ from prefect import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId, ArtifactFilterKey
 from prefect.states import State
 
+from thaw.project import lock, registry, runs
 from thaw.project import predict as predicting
-from thaw.project import registry, workspace
+from thaw.project.settings import override
 from thaw.report.predictions import markdown
 
 pytestmark = pytest.mark.server
+
+OUTCOMES = ["Completed", "Cached", "Completed", "Failed", "Cached", "Failed"]  # of the runs below, in turn
 
 
 @pytest.fixture
@@ -27,7 +30,6 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "toy"  # flows take the project's name when they are imported: one for all tests of a process
     folder.mkdir()
     make_project(folder, packaged)
-    monkeypatch.setattr(workspace, "ROOT", folder)
     monkeypatch.chdir(folder)
     registry.register("HEAD", "a package")
     registry.promote("v1.0.0", "by hand")
@@ -43,7 +45,9 @@ def run(source: str = "arrived") -> State:
     return predict(source, return_state=True)
 
 
-def test_new_pictures_are_predicted_once_versioned_and_shown_beside_validation(server: str, project: Path) -> None:
+def test_new_pictures_are_predicted_once_versioned_and_shown_beside_validation(
+    server: str, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from thaw.model.model import Model
 
     first = run()
@@ -69,9 +73,17 @@ def test_new_pictures_are_predicted_once_versioned_and_shown_beside_validation(s
     assert len(list((project / "predictions").rglob("*.csv"))) == 2
     ignored = subprocess.run(["git", "check-ignore", "-q", "predictions"], cwd=project)
     assert ignored.returncode == 0
+    with lock.only_prediction("another one"), monkeypatch.context() as patch:
+        patch.setattr(lock, "PAUSE", 0.01)
+        override(["retrain.wait=0.001"], project / "params.yaml")
+        assert "another prediction holds this workspace (another one, process " in (run().message or "")
+    with lock.only_retraining("a long one"):
+        assert run().name == "Cached"
     failed = run("nowhere")
     assert failed.is_failed()
     assert "there is no nowhere" in (failed.message or "")
+    noted = [(each.flow, each.outcome, each.recorded) for each in runs.read()]
+    assert noted == [("predict", outcome, False) for outcome in OUTCOMES]
 
 
 def test_another_model_predicts_every_picture_anew(project: Path) -> None:

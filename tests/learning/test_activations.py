@@ -16,10 +16,12 @@ from tuning import config, tune
 from thaw.data.pictures import Normaliser, Pictures, drawn_views, view
 from thaw.learning import training
 from thaw.learning.activations import Activations, Frozen
-from thaw.learning.backbones import Classifier, blocks
+from thaw.learning.backbones import Classifier, blocks, create
 from thaw.learning.batches import Augmentation, Split, TrainingData, training_batches
+from thaw.learning.convolutions import quicken
 from thaw.learning.cut import cut
-from thaw.learning.freezing import unfreeze
+from thaw.learning.folding import fold_batchnorm
+from thaw.learning.freezing import scale_dropout, unfreeze
 from thaw.learning.training import FineTuning, Trained
 
 TRAIN, VAL = np.arange(16), np.arange(16, 24)
@@ -66,6 +68,38 @@ def test_kept_or_computed_each_time_the_same_bytes_come_out_and_kept_ones_are_co
     assert many == examples + HOW.epochs * BATCHES + (HOW.epochs + 1)
 
 
+@pytest.mark.parametrize(("quick", "tolerance"), [("kept", 1e-4), ("bfloat16", 0.04), ("both", 0.04)])
+def test_the_quick_ways_learn_what_the_plain_one_learns_to_their_tolerance(
+    quick: str,
+    tolerance: float,
+    pictures: Pictures,
+    targets: torch.Tensor,
+    normalise: Normaliser,
+    tmp_path: Path,
+) -> None:
+    splits = [(rows, targets[rows]) for rows in (TRAIN, VAL)]
+    losses = []
+    for way in ("plain", quick):
+        torch.manual_seed(0)
+        model = create("efficientnet_lite0", "IMAGENET1K_V1", 2).to(memory_format=torch.channels_last)
+        again = partial(unfreeze, model, 9, "frozen")
+        again()
+        fold_batchnorm(model, torch.zeros(1, 3, 32, 32))
+        scale_dropout(model, 0.0)
+        quicken(model, mixed=way in ("bfloat16", "both"))
+        parts = cut(model, len(blocks(model.backbone)) - 9, torch.zeros(1, 3, 32, 32))
+        assert parts
+        frozen = Frozen(parts, tmp_path, 1e9) if way in ("kept", "both") else None
+        trained = tune(
+            model, pictures, *splits, normalise, replace(HOW, ema=0.0), unfreeze=lambda _, again=again: again(),
+            frozen=frozen,
+        )  # fmt: skip
+        losses.append(torch.tensor(trained.history["val_loss"]))
+    plain, other = losses
+    assert plain.max() - plain.min() > 10 * tolerance * plain[0]  # it has learnt, more than it may differ
+    torch.testing.assert_close(other, plain, rtol=tolerance, atol=0)
+
+
 @pytest.mark.parametrize("changes", [{"jitter": 0.1}, {"mixup": 0.2}, {"draws": None}, {"epochs": 2}])
 def test_pictures_that_differ_each_time_or_are_seen_too_seldom_are_not_kept(
     learn: Learn, changes: dict[str, Any]
@@ -101,10 +135,10 @@ def test_a_training_that_was_stopped_ends_with_the_same_bytes(
     through, _ = learn()
     plain = training._train_epoch
 
-    def stopped(data: Any, config: Any, loss_fn: Any, epoch: int, *more: Any) -> float:
+    def stopped(source: Any, steps: Any, loss_fn: Any, epoch: int, progress: Any) -> float:
         if epoch == 2:
             raise KeyboardInterrupt
-        return plain(data, config, loss_fn, epoch, *more)
+        return plain(source, steps, loss_fn, epoch, progress)
 
     monkeypatch.setattr(training, "_train_epoch", stopped)
     with pytest.raises(KeyboardInterrupt):

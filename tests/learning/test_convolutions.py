@@ -89,7 +89,7 @@ def ways(layer: nn.Module, pictures: Tensor) -> set[str]:
     [
         (name, size)
         for name in [*QUICK, *PLAIN]
-        for size in [(7, 9), (8, 8), (5, 3), (4, 2), (1, 1)]
+        for size in [(7, 9), (8, 8), (5, 3), (4, 2), (9, 2), (1, 1)]
         if name != "reflected" or min(size) > 2  # a smaller picture has nothing to reflect
     ],
 )
@@ -199,12 +199,15 @@ def test_mixed_gradients_are_as_near_to_those_in_float32_as_those_of_half_precis
     assert away["single"] < 1e-4 < away["mixed"] < away["half"] < 0.1
 
 
+@pytest.mark.parametrize("size", [(9, 8), (3, 4)])
 @pytest.mark.parametrize("layer", [product(40), product(5, bias=False), depthwise(3), depthwise(5, bias=True)])
-def test_mixed_layers_give_what_plain_ones_give_to_the_tolerance_of_bfloat16(layer: nn.Module) -> None:
+def test_mixed_layers_give_what_plain_ones_give_to_the_tolerance_of_bfloat16(
+    layer: nn.Module, size: tuple[int, int]
+) -> None:
     plain = deepcopy(layer).to(memory_format=torch.channels_last)
     quick = deepcopy(plain)
     quicken(quick, mixed=True)
-    pictures = torch.randn(2, CHANNELS, 9, 8).contiguous(memory_format=torch.channels_last)
+    pictures = torch.randn(2, CHANNELS, *size).contiguous(memory_format=torch.channels_last)
     for one, other in zip(learned(quick, pictures), learned(plain, pictures), strict=True):
         assert one is not None
         assert other is not None

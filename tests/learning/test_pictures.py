@@ -14,7 +14,6 @@ from thaw import cli
 from thaw.data import pictures
 from thaw.data.pictures import Pictures, channels_of, in_batches, open_picture, rows_of
 from thaw.errors import InputError
-from thaw.project import workspace
 
 ROOT = Path(__file__).resolve().parents[2]
 EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n(written) print\n%%EOF\n"
@@ -74,8 +73,9 @@ def test_a_file_that_is_called_a_picture_starts_no_program(
 def test_a_new_picture_that_is_none_starts_no_program(
     tmp_path: Path, started: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(workspace, "ROOT", tmp_path)
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "params.yaml").write_bytes((ROOT / "params.yaml").read_bytes())
+    (tmp_path / "dvc.yaml").write_text("stages: {}\n")
     for name in ("data/cat/1.png", "data/dog/1.png", "new/cat/1.png"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         Image.new("L", (8, 8), len(name)).save(tmp_path / name)

@@ -21,7 +21,7 @@ from thaw.data.pictures import decode
 from thaw.errors import InputError
 from thaw.model import onnx, package, proof
 from thaw.model.model import Answers, Model, Pixels
-from thaw.project import models, settings, workspace
+from thaw.project import models, settings
 from thaw.project.export import export
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -193,7 +193,6 @@ def project(packaged: Packaged, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     rows["split"], rows["hash"] = ["test", "train"] * (len(rows) // 2), rows["path"]
     (root / "artifacts/prepare").mkdir(parents=True)
     write_table(rows, root / "artifacts/prepare/manifest.csv")
-    monkeypatch.setattr(workspace, "ROOT", root)
     monkeypatch.chdir(root)
     return root
 

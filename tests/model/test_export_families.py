@@ -12,7 +12,7 @@ import pytest
 import torch
 from families import ONE_OF_EACH_FAMILY, size_for
 
-from thaw.data.pictures import Normaliser, Pictures, Shape
+from thaw.data.pictures import VIEWS, Normaliser, Pictures, Shape, view
 from thaw.learning.backbones import Classifier, create, preprocessing_of
 from thaw.learning.folding import fold_batchnorm
 from thaw.learning.prediction import predict
@@ -32,8 +32,12 @@ def each() -> list[Any]:
     ]
 
 
-def network(name: str, shape: Shape) -> Classifier:
-    """A network with random weights, whose BatchNorms have seen something and are folded."""
+def network(name: str, shape: Shape, pictures: torch.Tensor) -> Classifier:
+    """A network with random weights, whose BatchNorms know these very pictures and are folded.
+
+    With the statistics of others the deep layers of EfficientNet reach 1e6. There float32 differs
+    from float64 by 1e-4, relatively, in torch as in ONNX Runtime: no export could agree.
+    """
     torch.manual_seed(0)
     model = create(name, "random", 3, shape.size).eval()
     for module in model.modules():
@@ -41,21 +45,20 @@ def network(name: str, shape: Shape) -> Classifier:
             module.momentum = 1.0
             module.train()
     with torch.no_grad():
-        model(torch.randn(4, 3, shape.size, shape.size))
+        model(pictures)
     fold_batchnorm(model.eval(), shape.blank())
     return model
 
 
 @pytest.mark.parametrize("name", each())
 def test_an_export_of_every_family_says_what_evaluate_says(name: str, tmp_path: Path) -> None:
-    shape, preprocessing = (
-        Shape(size_for(name), size_for(name), "bilinear", "whole", 3),
-        preprocessing_of(name, "random"),
-    )
+    shape = Shape(size_for(name), size_for(name), "bilinear", "whole", 3)
+    preprocessing = preprocessing_of(name, "random")
     pixels = np.random.default_rng(0).integers(0, 256, (5, shape.size, shape.size, 3), dtype=np.uint8)
-    model = network(name, shape)
     normalise = Normaliser(preprocessing, torch.device("cpu"))
-    logits = predict(deepcopy(model), Pictures([], shape, pixels, 1), np.arange(5), normalise, 8, 5)
+    pictures = normalise(torch.from_numpy(pixels).permute(0, 3, 1, 2))
+    model = network(name, shape, torch.cat([view(pictures, number) for number in range(VIEWS["square"])]))
+    logits = predict(deepcopy(model), Pictures([], shape, pixels, 1), np.arange(5), normalise, VIEWS["square"], 5)
     temperature = float(logits.std())  # so that no probability is near to 0 or 1
     about = Package.of(
         {"classes": ["a", "b", "c"], "shape": shape.to_json(), "preprocessing": preprocessing.to_json()}
@@ -63,8 +66,9 @@ def test_an_export_of_every_family_says_what_evaluate_says(name: str, tmp_path: 
     )
     onnx.write_graph(onnx.Graph(model, about).eval(), about, tmp_path / "model.onnx")
     exported = onnx.Exported(tmp_path / "model.onnx")
-    expected = Answers(calibration.probabilities(logits, temperature), None)
+    expected = calibration.probabilities(logits, temperature)
     for rows in (slice(None), slice(1)):  # any number of pictures at once
-        result = proof.agreement(Answers(expected.probabilities[rows], None), exported(pixels[rows]), None)
+        result = proof.agreement(Answers(expected[rows], None), exported(pixels[rows]), None)
         assert result.holds(), result
-    assert expected.probabilities.min() > 0.01
+    assert expected.min() > 0.01
+    assert np.ptp(expected, axis=0).max() > 10 * proof.TOLERANCE, "the law is empty: it says the same of all pictures"

@@ -165,6 +165,11 @@ def test_workspaces_on_one_server_leave_each_others_schedules_alone(theirs: Call
     assert f"theirs: {CRON} (UTC), active, elsewhere:/srv/their/thaw" in lines
 
 
+def test_no_deployment_has_a_slot_on_the_server_that_outlives_its_holder() -> None:
+    for deployment in YAML(typ="safe").load(ROOT / "prefect.yaml")["deployments"]:
+        assert "concurrency_limit" not in deployment
+
+
 def test_prefect_deploy_gives_a_deployment_the_tags_that_it_claims() -> None:
     """It drops unknown placeholders in a list before build steps run, so the tags are one placeholder."""
     from prefect.utilities.templating import apply_values
@@ -175,7 +180,7 @@ def test_prefect_deploy_gives_a_deployment_the_tags_that_it_claims() -> None:
     for flow, deployment in claiming.items():
         ((step, options),) = deployment["build"][0].items()
         assert step.endswith(".schedule.claim")
-        assert (options["name"], options.get("flow", schedule.FLOW)) == (deployment["name"], flow)
+        assert (options["name"], options.get("flow", schedule.RETRAIN)) == (deployment["name"], flow)
         before = apply_values(deployment, os.environ, remove_notset=False)
         assert apply_values(before, {"claim": {"tags": ["a", "b:/c"]}})["tags"] == ["a", "b:/c"]
 
@@ -260,8 +265,10 @@ def test_predictions_have_schedules_beside_retrainings(server: str, toy: Path, m
         assert made["daily"].tags[0] == "predict"
         assert made["weekly"].parameters["record"]
         assert client.read_flow(made["daily"].flow_id).name.startswith("predict ")
-    assert {line.split(",")[0] for line in lines} >= {f"weekly: {CRON} (UTC)", "daily: 0 5 * * * (UTC)"}
+    assert {line.split(",")[0] for line in lines} >= {f"weekly: {CRON} (UTC)", "daily: predicts arrived"}
     with pytest.raises(InputError, match="the schedule 'daily' is one to predict: choose another name"):
         schedule.serve("daily", CRON, "UTC", [], print)
+    noted = schedule.noted()["schedules"]
+    assert {name: each["flow"] for name, each in noted.items()} == {"daily": "predict", "weekly": "retrain"}
     for name in ("daily", "weekly"):
         schedule.remove(name, print)

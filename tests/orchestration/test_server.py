@@ -50,7 +50,7 @@ def _answers(address: str) -> bool:
 def home_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A workspace without a server, in an environment that names none."""
     monkeypatch.delenv("PREFECT_API_URL", raising=False)
-    monkeypatch.setattr(module.workspace, "ROOT", tmp_path)
+    monkeypatch.chdir(tmp_path)
     for name in module.workspace.MARKS:
         (tmp_path / name).touch()
     return tmp_path
@@ -127,6 +127,21 @@ with server.ended_without("http://127.0.0.1:1/api"):
     assert (done.returncode, done.stdout) == (1, "the phase is done\n")
     assert done.stderr.startswith("error: the Prefect server at http://127.0.0.1:1 has not answered for")
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_server_that_died_is_started_again_and_leaves_no_zombie(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def dead() -> "subprocess.Popen[bytes]":
+        return subprocess.Popen(["true"])
+
+    started = []
+    monkeypatch.setattr(module, "LOOK", 0.01)
+    monkeypatch.setattr(module, "_try_to_start", lambda *_: started.append(dead()) or ("", started[-1]))
+    children = [dead()]
+    with module._kept_alive(tmp_path, "http://127.0.0.1:1/api", children, print):
+        until(lambda: len(children) > 3 and all(child.returncode == 0 for child in children[:3]))
+    assert started[:2] == children[1:3]
 
 
 def test_environment_is_as_before_afterwards(monkeypatch: pytest.MonkeyPatch) -> None:

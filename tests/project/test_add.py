@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from children import importing
-from growing import everything, fill, killed_before_change, make_space, picture, pin
+from growing import everything, fill, killed_before_change, make_space, picture, pin, put_back
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -18,7 +18,7 @@ from tasks import prepare
 from thaw import cli
 from thaw.data import manifest, splits
 from thaw.errors import InputError
-from thaw.project import add, phase, workspace
+from thaw.project import add
 from thaw.project.lock import only_retraining
 from thaw.project.settings import override, read
 from thaw.project.stage import StageError
@@ -32,10 +32,11 @@ def space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Pa
     """Makes a workspace with 20 cats and 20 dogs; dvc is played."""
 
     def make(layout: str) -> Path:
-        monkeypatch.setattr(workspace, "ROOT", tmp_path / "space")
         monkeypatch.setattr(add.pin, "finish", pin)
         monkeypatch.setattr(add.pin, "check", lambda: None)
-        return make_space(tmp_path / "space", layout)
+        made = make_space(tmp_path / "space", layout)
+        monkeypatch.chdir(made)
+        return made
 
     return make
 
@@ -87,9 +88,6 @@ def test_prepare_gives_the_splits_of_splits_csv_and_before_the_first_add_those_t
 ) -> None:
     root = space("classes")
     override(changes, root / "params.yaml")
-    monkeypatch.setattr(prepare, "DATA", root / "data")
-    monkeypatch.setattr(prepare, "PREPARE", root / "artifacts/prepare")
-    monkeypatch.setattr(phase, "ARTIFACTS", root / "artifacts")
     small = {"name": "shufflenet_v2_x0_5", "weights": "random"}
     chosen = read(root / "params.yaml")
     chosen = chosen.model_copy(update={"backbone": chosen.backbone.model_copy(update=small)})
@@ -214,7 +212,7 @@ def test_no_picture_moves_through_any_sequence_of_adds(
     batches: list[Batch], tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = tmp_path_factory.mktemp("sequence")
-    monkeypatch.setattr(workspace, "ROOT", root)
+    monkeypatch.chdir(root)
     monkeypatch.setattr(add.pin, "finish", pin)
     monkeypatch.setattr(add.pin, "check", lambda: None)
     make_space(root, "table")
@@ -240,8 +238,7 @@ def taken_in(root: Path, new: Path) -> tuple[dict[str, bytes], dict[str, bytes]]
     before = everything(root)
     add.add(new, on_line=lambda line: None)
     after = everything(root)
-    shutil.rmtree(root)
-    root.with_name("untouched").rename(root)
+    put_back(root.with_name("untouched"), root)
     return before, after
 
 
@@ -517,7 +514,7 @@ def test_with_dvc_the_pin_is_of_the_new_data_and_a_failure_leaves_the_old_one(
     from typer.testing import CliRunner
 
     root = make_space(tmp_path / "space", "table")
-    monkeypatch.setattr(workspace, "ROOT", root)
+    monkeypatch.chdir(root)
     monkeypatch.setenv("PYTHONPATH", importing(ROOT))
     (root / "data.dvc").unlink()
 

@@ -11,7 +11,7 @@ import pytest
 from children import git
 
 from thaw.errors import InputError
-from thaw.project import backup, workspace
+from thaw.project import backup
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -29,7 +29,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     git(folder, "add", "--all")
     git(folder, "-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "start")
     git(folder, "remote", "add", "origin", "https://git.example.org/larger.git")
-    monkeypatch.setattr(workspace, "ROOT", folder)
+    monkeypatch.chdir(folder)
     git(folder, "tag", "-am", "first", "tiles=classifier@v1.0.0")
     git(folder, "update-ref", "refs/exps/ab/cd/retrain-1", "HEAD")
     (folder / "params.yaml").write_text("seed: 7\n")

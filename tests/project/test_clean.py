@@ -9,7 +9,7 @@ import pytest
 from children import git
 
 from thaw.errors import InputError
-from thaw.project import clean, workspace
+from thaw.project import clean
 
 PIPELINE = """\
 stages:
@@ -47,7 +47,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     git(folder, "init", "-q")
     dvc(folder, "init", "-q")
     (folder / "dvc.yaml").write_text(PIPELINE)
-    monkeypatch.setattr(workspace, "ROOT", folder)
+    monkeypatch.chdir(folder)
     for text in ("first", "second"):
         (folder / "data" / "picture.txt").write_text(f"{text} picture\n")
         dvc(folder, "add", "-q", "data")

@@ -22,7 +22,7 @@ from thaw.data.pictures import Preprocessing
 from thaw.errors import InputError
 from thaw.learning import checkpoint
 from thaw.learning.backbones import create, preprocessing_of
-from thaw.project import compare, registry, workspace
+from thaw.project import compare, registry
 
 pytestmark = pytest.mark.slow
 
@@ -114,7 +114,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def root(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = Path(shutil.copytree(template, tmp_path / "workspace", symlinks=True))
-    monkeypatch.setattr(workspace, "ROOT", folder)
+    monkeypatch.chdir(folder)
     return folder
 
 
@@ -295,3 +295,12 @@ def test_lost_files_of_the_model_in_use_are_one_sentence(root: Path, champion: N
     with pytest.raises(InputError, match=r"the files of v1\.0\.0 are neither .*`thaw promote VERSION`"):
         compare.run(registry.in_use(registry.versions()))
     assert list((root / ".dvc/tmp/thaw").iterdir()) == []
+
+
+@pytest.mark.parametrize("content", ["", '{"state": "comp', "\0" * 99])
+def test_a_damaged_decision_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert compare.decision() is None
+    (tmp_path / "artifacts/promotion").mkdir(parents=True)
+    (tmp_path / "artifacts/promotion/decision.json").write_text(content)
+    assert compare.decision() is None

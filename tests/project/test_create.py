@@ -8,7 +8,7 @@ from ruamel.yaml import YAML
 
 from thaw import __version__
 from thaw.errors import InputError
-from thaw.project import template, workspace
+from thaw.project import template
 from thaw.project.create import create
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture(autouse=True)
 def _workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(workspace, "ROOT", tmp_path)
+    monkeypatch.chdir(tmp_path)
 
 
 def test_a_project_holds_the_very_files_of_this_repository_and_its_name(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from thaw import __version__
 from thaw.cli import app
 from thaw.errors import InputError
-from thaw.project import recipe, workspace
+from thaw.project import recipe
 from thaw.project.environments import python_for
 
 # Stands in for uv: notes its arguments, and makes a folder with a Python in it.
@@ -23,7 +23,6 @@ if [ "$1" = venv ]; then for folder; do :; done; mkdir -p "$folder/bin" && touch
 @pytest.fixture
 def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """What uv was called with, a line for each call; the project is `tmp_path`."""
-    monkeypatch.setattr(workspace, "ROOT", tmp_path)
     monkeypatch.chdir(tmp_path)
     for name in ("params.yaml", "dvc.yaml"):
         (tmp_path / name).touch()

@@ -63,7 +63,7 @@ def test_a_lock_file_that_was_half_written_keeps_what_is_whole_and_no_phase_runs
     assert pipeline.read("dvc.lock") == before
 
 
-@pytest.mark.parametrize("text", ["", '{"read": {"a": [{"pid"', "[]"])
+@pytest.mark.parametrize("text", ["", '{"read": {"a": [{"pid"', "[]", '{"write": {"a": 5}}'])
 def test_a_lock_of_paths_that_was_half_written_is_made_anew(trained_toy: Path, text: str) -> None:
     (trained_toy / ".dvc/tmp/rwlock").write_text(text)
     assert not _dvc_can_work(trained_toy)
@@ -112,6 +112,16 @@ def test_a_cached_file_that_lost_its_bytes_gets_them_back_from_the_workspace(tra
     file.chmod(0o444)
     assert _mended() == [f"warning: DVC's cache has lost the content of {path}: it is copied back from there"]
     assert (file.read_bytes(), file.stat().st_mode) == (before, mode)
+    assert set(_verdicts().values()) == {Verdict.CACHED}
+
+
+def test_a_list_of_a_folder_that_was_half_written_is_made_anew_from_the_workspace(trained_toy: Path) -> None:
+    file = _cached(trained_toy, "artifacts/unfreeze/model")
+    before = file.read_bytes()
+    file.chmod(0o644)
+    file.write_bytes(before[: len(before) // 2])
+    assert "DVC's cache has lost the content of artifacts/unfreeze/model" in _mended()[0]
+    assert file.read_bytes() == before
     assert set(_verdicts().values()) == {Verdict.CACHED}
 
 

@@ -6,11 +6,11 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from growing import everything, fill, killed_before_change, make_space, picture, pin
+from growing import everything, fill, killed_before_change, make_space, picture, pin, put_back
 
 from thaw.data import manifest
 from thaw.errors import InputError
-from thaw.project import add, incoming, mend, workspace
+from thaw.project import add, incoming, mend
 from thaw.project.settings import override, read
 
 Arrived = tuple[Path, Path, Callable[[], "incoming.Taken | None"]]
@@ -20,7 +20,8 @@ Arrived = tuple[Path, Path, Callable[[], "incoming.Taken | None"]]
 def arrived(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Arrived]:
     """Makes a workspace with 40 pictures and its empty folder for new ones; dvc is played."""
     root = tmp_path / "space"
-    monkeypatch.setattr(workspace, "ROOT", root)
+    root.mkdir()
+    monkeypatch.chdir(root)
     monkeypatch.setattr(add.pin, "finish", pin)
     monkeypatch.setattr(add.pin, "check", lambda: None)
     monkeypatch.setattr(incoming, "QUIET", 0.0)
@@ -163,8 +164,7 @@ def test_killed_while_it_moves_what_was_taken_no_picture_is_lost_and_the_next_ru
     move = partial(incoming._move, folder, root / "archive/taken/now", ["images/40.png"], print)
     while killed:
         step += 1
-        shutil.rmtree(root)
-        shutil.copytree(tmp_path / "kept", root)
+        put_back(tmp_path / "kept", root)
         killed = killed_before_change(step, move)
         assert contents(root) >= before
         mend.mend(lambda line: None)

@@ -11,7 +11,7 @@ from packages import Packaged, make, make_project
 from thaw import load
 from thaw.errors import InputError
 from thaw.model.serve import InUse
-from thaw.project import models, registry, workspace
+from thaw.project import models, registry
 
 pytestmark = pytest.mark.slow
 
@@ -29,7 +29,6 @@ def template(packaged: Packaged, tmp_path_factory: pytest.TempPathFactory) -> Pa
 @pytest.fixture
 def project(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = Path(shutil.copytree(template, tmp_path / "project", symlinks=True))
-    monkeypatch.setattr(workspace, "ROOT", folder)
     monkeypatch.chdir(folder)
     return folder
 

@@ -12,7 +12,7 @@ import pytest
 from children import thaw
 
 from thaw.errors import InputError
-from thaw.project import mend, overrides, settings, workspace
+from thaw.project import mend, overrides, settings
 from thaw.project.lock import only_retraining
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -30,7 +30,7 @@ with only_retraining("the killed"), overrides.for_this_run(sys.argv[1:]):
 def params(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The settings of a project."""
     shutil.copy(ROOT / "dvc.yaml", tmp_path)
-    monkeypatch.setattr(workspace, "ROOT", tmp_path)
+    monkeypatch.chdir(tmp_path)
     return Path(shutil.copy(ROOT / "params.yaml", tmp_path))
 
 

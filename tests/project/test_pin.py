@@ -9,7 +9,7 @@ import pytest
 from children import call, git, importing
 
 from thaw.errors import InputError
-from thaw.project import pin, workspace
+from thaw.project import pin
 from thaw.project.pin import DataDiffers
 from thaw.project.stage import Verdict, repro
 
@@ -40,7 +40,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (root / "data" / name).parent.mkdir(parents=True, exist_ok=True)
         (root / "data" / name).write_text(name)
     shutil.copy(Path(__file__).parents[2] / "params.yaml", root)
-    monkeypatch.setattr(workspace, "ROOT", root)
+    monkeypatch.chdir(root)
     monkeypatch.setenv("PYTHONPATH", importing(Path(__file__).parents[2]))
     monkeypatch.setenv("DVC_SITE_CACHE_DIR", str(tmp_path / "site"))
     call(root, "git", "init", "-q")

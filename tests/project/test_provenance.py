@@ -12,7 +12,7 @@ import pytest
 from children import importing
 from ruamel.yaml import YAML
 
-from thaw.project import provenance, reasons, settings, workspace
+from thaw.project import provenance, reasons, settings
 from thaw.project.stage import repro
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -96,14 +96,14 @@ from ruamel.yaml import YAML
 from thaw.project import phase, settings, workspace
 
 def write(name, *lines):
-    with phase.outputs(workspace.ROOT / "artifacts" / name) as folder:
+    with phase.outputs(name) as folder:
         (folder / "text").write_text(" ".join(map(str, lines)))
 
 def prepare(chosen):
-    write("prepare", chosen.prepare.resolution, (workspace.ROOT / "data/picture").read_text())
+    write("prepare", chosen.prepare.resolution, (workspace.root() / "data/picture").read_text())
 
 def embed(chosen):
-    write("embed", (workspace.ROOT / "artifacts/prepare/text").read_text())
+    write("embed", (workspace.root() / "artifacts/prepare/text").read_text())
 
 phase.start(globals()[sys.argv[1]])
 """
@@ -130,7 +130,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def project(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of it, which tasks take for their workspace."""
     folder = Path(shutil.copytree(trained, tmp_path / "project"))
-    monkeypatch.setattr(workspace, "ROOT", folder)
+    monkeypatch.chdir(folder)
     return folder
 
 
@@ -221,6 +221,10 @@ def test_outputs_made_from_other_inputs_or_without_a_record_do_not_fit(
     record.write_text(record.read_text().replace(".dir", "0.dir"))
     assert dvc(project, "commit", "--force", "embed").returncode == 0
     assert reasons.changed() == {"embed": ["it was made from another artifacts/prepare"]}
+    record.write_bytes(b"")  # by a power cut
+    assert provenance.misfits()["embed"] == [
+        "artifacts/provenance/embed.json, which says what it was made with, is damaged"
+    ]
     record.unlink()
     assert provenance.misfits()["embed"] == ["no artifacts/provenance/embed.json says what it was made with"]
     assert run_all(monkeypatch, project) == ["Cached", "Completed"]

@@ -7,7 +7,7 @@ import pytest
 from children import call
 
 from thaw.errors import InputError
-from thaw.project import recipe, workspace
+from thaw.project import recipe
 
 ROOT = Path(__file__).resolve().parents[2]
 TASKS = {  # what a phase imports of thaw: numbers only, tensors too, and what draws
@@ -26,7 +26,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "tasks").mkdir(parents=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(recipe, "LIBRARY", top / "library")
-        patch.setattr(workspace, "ROOT", folder)
+        patch.chdir(folder)
         stages = ["stages:"]
         for name, line in TASKS.items():
             (folder / f"tasks/{name}.py").write_text(line + "\n")
@@ -54,7 +54,7 @@ def library(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
 @pytest.fixture
 def project(library: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The project that runs it."""
-    monkeypatch.setattr(workspace, "ROOT", library.with_name("project"))
+    monkeypatch.chdir(library.with_name("project"))
     return library.with_name("project")
 
 

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from thaw.cli import app
 from thaw.errors import InputError
-from thaw.project import compare, mend, registry, workspace
+from thaw.project import compare, mend, registry
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -80,7 +80,7 @@ def repository(
     recorded: tuple[Path, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> tuple[Path, list[str]]:
     folder = Path(shutil.copytree(recorded[0], tmp_path / "repository", symlinks=True))
-    monkeypatch.setattr(workspace, "ROOT", folder)
+    monkeypatch.chdir(folder)
     return folder, recorded[1]
 
 
@@ -115,7 +115,7 @@ def test_two_projects_in_one_repository_have_versions_of_their_own(
     git(tmp_path, "-c", "user.name=a", "-c", "user.email=a@b", "commit", "-q", "-m", "two projects")
     commit = git(tmp_path, "rev-parse", "HEAD")
     for name in ("cells", "models/tiles"):
-        monkeypatch.setattr(workspace, "ROOT", tmp_path / name)
+        monkeypatch.chdir(tmp_path / name)
         version = registry.register(commit, f"of {name}")
         registry.promote(version.name, "it is good")
         assert (version.name, in_use()) == ("v1.0.0", "v1.0.0")
@@ -311,7 +311,7 @@ def test_an_unknown_version_is_one_sentence(commits: list[str]) -> None:
 def test_without_a_version_nothing_is_in_use_and_each_way_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, versioned: bool
 ) -> None:
-    monkeypatch.setattr(workspace, "ROOT", tmp_path)
+    monkeypatch.chdir(tmp_path)
     if versioned:
         git(tmp_path, "init", "-q")
     assert registry.versions() == []
@@ -347,6 +347,7 @@ def test_the_commands_show_and_change_what_is_in_use(
     repository: tuple[Path, list[str]], commits: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "100")
+    (repository[0] / "params.yaml").touch()
 
     def thaw(*arguments: str) -> tuple[int, str]:
         done = CliRunner().invoke(app, arguments)

@@ -89,6 +89,9 @@ def test_blocks_are_all_or_gradual_or_the_last_or_the_first_or_named(file: Path,
         ("resources.compile=yes", "input should be 'auto', 'always' or 'never'"),
         ("resources.processes=0", "'resources.processes' is 0, which is not allowed: input should be greater than or"),
         ("prepare.val=0.8", "leave nothing to train on"),
+        ("prepare.hold_out=3.10", "looks like something else stands in quotes: --set 'prepare.hold_out=\"TEXT\"'"),
+        ("prepare.hold_out=2026-11-30", "looks like something else stands in quotes: --set 'prepare.hold_out="),
+        ("seed=007", "'seed' is '007', which is not allowed: input should be a valid integer"),
         ("promote.by=cost", "--set: promote.by is cost and promote.costs names none; write what mistakes cost by the"),
         ("promote.costs={a: {b: -1}}", "'promote.costs' is -1, which is not allowed: input should be greater than or"),
         (
@@ -107,6 +110,12 @@ def test_a_wrong_override_is_one_sentence_and_writes_nothing(file: Path, change:
         settings.override(["seed=7", change], file)
     assert "\n" not in str(caught.value)
     assert file.read_bytes() == before
+
+
+@pytest.mark.parametrize(("text", "value"), [("7", 7), ("007", "007"), ('"3.10"', "3.10"), ("Oslo", "Oslo")])
+def test_a_value_held_out_is_the_one_that_was_written(file: Path, text: str, value: str | int) -> None:
+    settings.override(["prepare.split_by=site", f"prepare.hold_out={text}"], file)
+    assert settings.read(file).prepare.hold_out == value
 
 
 @pytest.mark.parametrize(

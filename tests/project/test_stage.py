@@ -135,18 +135,20 @@ def test_process_left_behind_does_not_hold_the_caller_up(toy: Path) -> None:
     assert not alive(int(lines[0]))
 
 
-def test_what_a_command_said_before_it_ended_is_not_lost_where_the_machine_is_busy(
-    toy: Path, monkeypatch: pytest.MonkeyPatch
+def test_last_lines_that_come_after_the_end_of_a_child_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def late(*arguments: Any) -> None:
-        time.sleep(0.6)  # so long does the thread that reads wait for its turn
-        read(*arguments)
+    def late(child: Any, lines: Any) -> None:  # on a machine that is busy, where the child prints and ends at once
+        child.wait()
+        time.sleep(0.7)
+        empty(child, lines)
 
-    read = stage._empty_pipe
+    empty = stage._empty_pipe
     monkeypatch.setattr(stage, "_empty_pipe", late)
+    monkeypatch.chdir(tmp_path)
     lines: list[str] = []
-    assert run([sys.executable, "-c", "print('the last word')"], lines.append) == 0
-    assert lines == ["the last word"]
+    assert run(["echo", "all it says"], lines.append) == 0
+    assert lines == ["all it says"]
 
 
 def test_interruption_ends_the_whole_process_tree(trained_toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from thaw import cli
-from thaw.project import lock, registry, runs, status, workspace
+from thaw.project import lock, registry, runs, status
 from thaw.project.registry import Version
 from thaw.project.runs import Run
 from thaw.project.settings import override, read
@@ -28,18 +29,19 @@ def space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("params.yaml", "dvc.yaml"):
         (tmp_path / name).write_text((ROOT / name).read_text())
     (tmp_path / "data.dvc").write_text("outs:\n- md5: abcdefabcdef.dir\n  nfiles: 1234\n  path: data\n")
-    monkeypatch.setattr(workspace, "ROOT", tmp_path)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
 def run(due: datetime, outcome: str = "Completed", schedule: str | None = "weekly", **more: Any) -> Run:
-    return Run("a run", schedule, True, due, due + timedelta(minutes=1), None, outcome, more.pop("message", ""))
+    begun = due + timedelta(minutes=1)
+    return Run("a run", schedule, True, due, begun, None, outcome, more.pop("message", ""), **more)
 
 
-def weekly(weeks: int, paused: bool = False) -> Schedule:
+def weekly(weeks: int, paused: bool = False, flow: str = "retrain") -> Schedule:
     past = [NOW - WEEK * number - timedelta(hours=9) for number in reversed(range(weeks))]
-    return Schedule("weekly", "0 3 * * 6 (UTC)", paused, past[0], "not served", past, None if paused else NOW + WEEK)
+    coming = None if paused else NOW + WEEK
+    return Schedule("weekly", "0 3 * * 6 (UTC)", paused, past[0], "not served", past, coming, flow)
 
 
 def of(schedules: list[Schedule], known: list[Run], **more: Any) -> Status:
@@ -77,12 +79,14 @@ def test_a_run_is_logged_with_how_it_ended_whatever_ended_it(space: Path) -> Non
     os.waitpid(child, 0)
     with (space / ".prefect/runs.jsonl").open("a") as log:
         log.write('{"id": "5", "began": "2026-')  # half a line, of a full disk
+    with runs.noted("6", **about) as ends:
+        ends("Completed", "nothing new")
     logged = runs.read()
-    assert [each.outcome for each in logged] == ["Completed", "Failed", "Cancelled", "Killed"]
-    assert [each.message for each in logged] == ["did head", "the disk is full", "", ""]
+    assert [each.outcome for each in logged] == ["Completed", "Failed", "Cancelled", "Killed", "Completed"]
+    assert [each.message for each in logged] == ["did head", "the disk is full", "", "", "nothing new"]
     assert all(each.due == NOW and each.schedule == "weekly" for each in logged)
     with lock.only_retraining("a container"):  # whose processes this machine does not see
-        assert runs.read()[-1].outcome == "Running"
+        assert runs.read()[-2].outcome == "Running"
 
 
 def test_the_log_does_not_grow_for_ever(space: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,6 +113,42 @@ def test_each_time_at_which_nothing_began_before_the_next_one_is_a_run_that_did_
         schedule.past[4],
     ], "what is not late yet is not missed"
     assert status.never_began(weekly(6, paused=True), begun, NOW) == []
+
+
+def test_what_is_due_while_another_run_goes_on_waits_for_it_and_is_not_late() -> None:
+    schedule = weekly(4)
+    before, busy = run(schedule.past[0]), run(schedule.past[2] - timedelta(hours=1), "Running", schedule="long")
+    assert [each.due for each in status.never_began(schedule, [before, busy], NOW)] == [schedule.past[1]]
+    ended = run(busy.due, schedule="long")
+    assert [each.due for each in status.never_began(schedule, [before, ended], NOW)] == schedule.past[1:]
+
+
+def test_predictions_and_retrainings_are_judged_by_their_own_runs() -> None:
+    retraining, predicting = weekly(2), weekly(2, flow="predict")
+    known = [
+        run(retraining.past[1]),
+        run(predicting.past[1], "Failed", flow="predict", message="there is no arrived"),
+        run(NOW, schedule=None),  # a retraining by hand
+    ]
+    assert status.never_began(retraining, known, NOW)[0].due == retraining.past[0]
+    (sentence,) = status.problems(of([retraining, predicting], known), RETRAIN)
+    assert sentence.endswith("ended as Failed: there is no arrived")
+    known.append(run(NOW, "Cached", flow="predict"))  # nothing new is as good
+    assert status.problems(of([retraining, predicting], known), RETRAIN) == []
+
+
+def test_the_last_runs_of_a_rare_schedule_are_shown_beside_those_of_a_frequent_one() -> None:
+    known = [run(NOW - 2 * WEEK), *(run(NOW - timedelta(hours=hours), schedule="hourly") for hours in range(20, 0, -1))]
+    shown = [schedule for _, schedule, _, _ in status.rows(of([], known))]
+    assert shown == ["weekly", *["hourly"] * status.MOST]
+
+
+def test_a_version_that_waits_for_a_person_is_shown_and_is_no_problem() -> None:
+    shown = of([weekly(1)], [])
+    waits = replace(shown.versions[0], name="v2.0.0", standing="waiting", since=NOW, in_use=False)
+    shown = replace(shown, versions=[waits, *shown.versions])
+    assert dict(status.facts(shown))["waiting"].startswith("v2.0.0 for a person since 2026-11-28")
+    assert status.problems(shown, RETRAIN) == []
 
 
 @pytest.mark.parametrize("outcome", ["Failed", "Cancelled", "Killed", "Crashed", "Did not run"])

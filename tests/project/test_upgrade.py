@@ -6,7 +6,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from thaw.errors import InputError
-from thaw.project import recipe, settings, template, workspace
+from thaw.project import recipe, settings, template
 from thaw.project.create import create
 from thaw.project.upgrade import merge, merge_settings, upgrade
 
@@ -19,10 +19,10 @@ NEW = PARAMS.replace(NEW_KEY, f"  sharpen: 0.5                # how much edges c
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A project as the present thaw makes it, and its thaw.yaml says that an earlier one did."""
-    monkeypatch.setattr(workspace, "ROOT", tmp_path)
+    monkeypatch.chdir(tmp_path)
     folder = tmp_path / "tiles"
     create(folder)
-    monkeypatch.setattr(workspace, "ROOT", folder)
+    monkeypatch.chdir(folder)
     recipe.write({"thaw": "0.0.1"})
     return folder
 
@@ -135,6 +135,6 @@ def test_a_project_of_a_newer_thaw_is_refused(project: Path, made_with: str, sen
 def test_a_clone_from_before_there_were_projects_is_told_what_to_do_by_hand(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(workspace, "ROOT", tmp_path)
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match="make a new one beside it with `thaw init`, and bring over"):
         list(upgrade(apply=False))

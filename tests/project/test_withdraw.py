@@ -10,7 +10,7 @@ from children import git
 
 from thaw.data import manifest
 from thaw.errors import InputError
-from thaw.project import mend, registry, reproduce, withdraw, workspace
+from thaw.project import mend, models, registry, reproduce, withdraw
 from thaw.project.withdraw import Holder
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -31,9 +31,12 @@ stages:
     deps: [artifacts/embed]
     outs: [artifacts/report]
   package:
-    cmd: mkdir -p artifacts/package && echo a model > artifacts/package/weights
+    cmd:
+      - mkdir -p artifacts/package && cat data/images/* > artifacts/package/unlike.safetensors
+      - cd artifacts/package && echo a model > weights.safetensors && echo '{"model":"1"}' > identity.json
     deps: [artifacts/embed]
-    outs: [artifacts/package]
+    outs: [artifacts/package/weights.safetensors, artifacts/package/unlike.safetensors]
+    metrics: [artifacts/package/identity.json: {cache: false}]
 artifacts:
   classifier: {path: artifacts/package, type: model}
 """
@@ -50,6 +53,11 @@ def where_it_is(folder: Path) -> list[str]:
     return sorted(file.relative_to(folder).as_posix() for file in files if SECRET in file.read_bytes())
 
 
+def files_of_the_first() -> set[str]:
+    with models.files(registry.find("v1.0.0")) as folder:
+        return {file.name for file in folder.iterdir()}
+
+
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A version that learned from the pictures of a patient, one of them twice, in cache, remote and archive."""
@@ -60,7 +68,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         content = SECRET if number in (2, 5) else f"picture {number}".encode()
         path = f"images/{number}.png"
         (folder / "data" / path).write_bytes(content)
-        rows.append((path, "ab"[number % 2], "17" if number in (2, 3) else "4", "test" if number == 5 else "train"))
+        rows.append((path, "ab"[number % 2], "17" if number in (2, 3) else "4", "test" if number > 3 else "train"))
     table = pd.DataFrame(rows, columns=["path", "label", "patient", "split"])
     manifest.write_table(table.drop(columns="split"), folder / "data" / "labels.csv")
     manifest.write_table(table[["path", "split"]], folder / "data" / "splits.csv")
@@ -73,11 +81,11 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     git(folder, "init", "-q")
     dvc(folder, "init", "-q")
     dvc(folder, "remote", "add", "-q", "-d", "storage", str(tmp_path / "remote"))
-    monkeypatch.setattr(workspace, "ROOT", folder)
+    monkeypatch.chdir(folder)
     dvc(folder, "add", "-q", "data")
     dvc(folder, "repro", "-q")
     dvc(folder, "push", "-q")
-    git(folder, "add", "data.dvc", "dvc.lock", "dvc.yaml", ".dvc/config")
+    git(folder, "add", "data.dvc", "dvc.lock", "dvc.yaml", ".dvc/config", "artifacts/package/identity.json")
     git(folder, "-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "first")
     registry.register("HEAD", "the first")
     return folder
@@ -94,9 +102,18 @@ def test_a_withdrawn_patient_is_found_nowhere_and_its_versions_say_so(project: P
     left = manifest.read_folder(project / "data")
     assert list(left["path"]) == ["images/0.png", "images/1.png", "images/4.png"]
     dvc(project, "status", "data.dvc")
-    dvc(project, "get", "-q", ".", "artifacts/package", "--rev", "HEAD", "--out", str(tmp_path / "package"))
+    assert files_of_the_first() == {"identity.json", "weights.safetensors"}
     with pytest.raises(InputError, match=r"v1\.0\.0 cannot be reproduced"):
         reproduce.reproduce("v1.0.0", tmp_path / "again", None, None)
+
+
+def test_a_model_that_was_only_tested_on_a_picture_keeps_its_features(project: Path) -> None:
+    sentences = withdraw.withdraw(withdraw.select(["images/4.png"], None), purge=True)
+    assert not any("unlike" in sentence for sentence in sentences)
+    assert "unlike.safetensors" in files_of_the_first()
+    sentences = withdraw.withdraw(withdraw.select(["images/1.png"], None), purge=True)
+    assert any("went from the packages of v1.0.0" in sentence for sentence in sentences)
+    assert not (project / "artifacts/package/unlike.safetensors").exists()
 
 
 def test_without_purge_earlier_states_stay_whole(project: Path, tmp_path: Path) -> None:

@@ -250,7 +250,8 @@ def test_report_shows_operating_point_temperature_and_forgetting(page: str) -> N
     assert section
     text = " ".join(re.sub(r"<[^>]+>", " ", section[0]).split())
     assert "a precision of at least 90.0 %." in text
-    assert "fine-tuned 0.617 51.2 % 43.3 % to 60.1 % 88.7 % 80.0 % to 95.0 % – no interval" in text
+    assert "fine-tuned threshold 0.617 recall (sensitivity) 51.2 % 43.3 % to 60.1 % precision 88.7 %" in text
+    assert "80.0 % to 95.0 % specificity – no interval" in text
     assert "No threshold keeps this promise on validation for the other network." in text
     assert "fine-tuned 1.31" in page
     assert "the same of 1000 classes for 72.3 %" in " ".join(page.split())
@@ -737,8 +738,8 @@ def test_decision_that_was_not_carried_out_says_so() -> None:
 
 def test_what_to_distrust_of_a_decision_is_said() -> None:
     note = "v2.0.0 learned from 12 of today's 200 test pictures, which favours it"
-    assert f"\n\nV{note[1:]}.\n" in markdown(decision(notes=[note]))
-    assert "V2.0.0 learned from 12 of today" in promotion_page("<main></main>", **decision(notes=[note]))
+    assert f"\n\n{note}.\n" in markdown(decision(notes=[note]))
+    assert ">v2.0.0 learned from 12 of today" in promotion_page("<main></main>", **decision(notes=[note]))
 
 
 def test_first_decision_has_nothing_to_compare_with() -> None:

@@ -1,5 +1,8 @@
 """Laws of calibration: the temperature undoes what made a network too sure, and a threshold keeps its promise."""
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +11,8 @@ from hypothesis import strategies as st
 
 from thaw.statistics import calibration
 from thaw.statistics.metrics import calibration_error
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def _drawn(n: int, classes: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -77,3 +82,9 @@ def test_at_threshold_of_an_absent_class_has_no_value() -> None:
     result = calibration.at_threshold(np.array([0.2, 0.9]), np.array([False, False]), 0.5, None)
     assert result["recall"] == {"value": None, "low": None, "high": None}
     assert result["specificity"]["value"] == 0.5
+
+
+def test_one_function_makes_probabilities_and_only_an_exported_graph_has_another() -> None:
+    found = [file for folder in ("thaw", "tasks") for file in (ROOT / folder).rglob("*.py")]
+    makers = {file.relative_to(ROOT).as_posix() for file in found if re.search(r"(?<!_)softmax\(", file.read_text())}
+    assert makers == {"thaw/statistics/calibration.py", "thaw/model/onnx.py"}

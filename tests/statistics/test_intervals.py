@@ -137,3 +137,10 @@ def test_a_class_in_one_group_has_no_interval_of_auc() -> None:
     p = np.random.default_rng(0).dirichlet([1, 1], 40)
     span = intervals.of_figure([intervals.auc(p, labels, codes)], intervals.sizes_by_class(labels, codes))
     assert span == (None, None, "all pictures of a class are in one group")
+
+
+def test_an_interval_of_a_figure_stays_where_figures_can_be() -> None:
+    labels, codes = np.arange(100) % 2, np.maximum(0, np.arange(100) - 94)
+    figures = [intervals.auc(p, labels, codes) for p in np.random.default_rng(0).dirichlet([1, 1], (2, 100))]
+    span = intervals.of_class_mean([intervals.difference(*figures)], labels, codes, 1)
+    assert (span.low, span.high) == (-1, 1)

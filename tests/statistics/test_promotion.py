@@ -1,6 +1,7 @@
 """Laws of promotion: who takes the place of the model in use, and who does not."""
 
 import json
+import re
 from dataclasses import asdict
 from typing import Any
 
@@ -105,6 +106,20 @@ def test_a_slice_with_too_few_pictures_does_not_decide() -> None:
     assert result.promoted
     row = next(row for row in result.falls if row["value"] == "mono")
     assert (row["limit"], row["within"]) == (None, True)
+
+
+def test_a_class_that_falls_in_too_few_groups_is_told() -> None:
+    labels = (np.arange(PICTURES) < 60).astype(int)
+    groups = [str(number // 20) for number in range(PICTURES)]
+    result = decide(
+        answers(np.arange(60, 300), labels), answers(np.arange(60), labels), labels, CLASSES, groups,
+        pd.DataFrame({"wafer": WAFER}), LIMITS,
+    )  # fmt: skip
+    assert result.promoted
+    said = "class 'defective' falls from 100.0 % to 0.0 % of its 60 pictures, in too few groups (3) to tell whether by"
+    assert said in result.reason
+    row = next(row for row in result.falls if row["value"] == "defective")
+    assert (row["limit"], row["within"], row["untold"]) == (None, True, True)
 
 
 def test_a_fall_of_exactly_the_limit_is_allowed_and_a_larger_one_where_chance_does_not_explain_it() -> None:
@@ -276,7 +291,8 @@ def test_the_report_says_why_at_its_top_and_escapes_names() -> None:
     result = judged(answers(WRONG), answers(WRONG[:20]))
     rows = [{**result.falls[0], "value": "<b>"}, *result.falls[1:]]
     report = html_of("a run", "", [Section("metrics", "Metrics", "")])
-    html = page(report, champion="v1.0.0", **{**asdict(result), "falls": rows})
+    html = page(report, b"PNG", champion="v1.0.0", **{**asdict(result), "falls": rows})
+    assert re.search(r'<div class="wide crowded plot"><img src="data:image/png', html), "wider than the page"
     assert html.index("#promotion") < html.index('<section id="promotion">') < html.index('<section id="metrics">')
     assert result.reason[1:] in html.replace("\u00a0", " ")
     assert "To be put in use" in html

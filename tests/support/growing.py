@@ -42,17 +42,25 @@ def everything(folder: Path) -> dict[str, bytes]:
     }
 
 
+def put_back(copy: Path, folder: Path) -> None:
+    """A folder becomes what the copy is; it is not deleted itself, because it may be the current one."""
+    for entry in folder.iterdir():
+        shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+    shutil.copytree(copy, folder, dirs_exist_ok=True)
+
+
 def pin(stage: str, command: list[str], on_line: Callable[[str], None]) -> list[str]:
     """What dvc does, as far as these tests can see."""
     assert command[1:3] == ["-m", "dvc"]
-    tree = everything(workspace.ROOT / "data")
-    (workspace.ROOT / "data.dvc").write_text(hashlib.sha256(repr(sorted(tree.items())).encode()).hexdigest())
+    tree = everything(workspace.root() / "data")
+    (workspace.root() / "data.dvc").write_text(hashlib.sha256(repr(sorted(tree.items())).encode()).hexdigest())
     return []
 
 
 def make_space(root: Path, layout: str) -> Path:
     fill(root / "data", layout, range(40))
     shutil.copy(ROOT / "params.yaml", root)
+    (root / "dvc.yaml").write_text("stages: {}\n")
     (root / "data.dvc").write_text("the pin of the old data")
     return root
 

@@ -11,7 +11,7 @@ from thaw.data.pictures import Normaliser, Pictures
 from thaw.learning.activations import Frozen
 from thaw.learning.backbones import Classifier
 from thaw.learning.batches import Split, TrainingData
-from thaw.learning.losses import cross_entropy, lowest_loss
+from thaw.learning.losses import VAL_LOSS, Objective, cross_entropy, lowest_loss
 from thaw.learning.training import FineTuning, HeadTraining, Trained, fine_tune, fit_head
 
 Rows = np.ndarray[Any, np.dtype[np.int64]]
@@ -40,11 +40,12 @@ def tune(
     frozen: Frozen | None = None,
 ) -> Trained:
     """Phase 2 with cross-entropy; `weight` is how much each class counts."""
-    data = TrainingData(pictures, normalise, Split(*train), Split(*val))
-    loss_fn, criterion = cross_entropy(class_weights=weight), lowest_loss(weight)
-    return fine_tune(model, data, how, loss_fn, criterion, unfreeze, scratch, frozen)
+    data = TrainingData(pictures, normalise, Split(*train), Split(*val), frozen)
+    return fine_tune(
+        model, data, how, Objective(cross_entropy(class_weights=weight), lowest_loss(weight)), unfreeze, scratch
+    )
 
 
 def fit(head: nn.Linear, train: Any, val: Any, how: HeadTraining) -> Trained:
     """Phase 1 with cross-entropy."""
-    return fit_head(head, train, val, how, cross_entropy(), lowest_loss(None))
+    return fit_head(head, train, val, how, Objective(cross_entropy(), VAL_LOSS))

@@ -482,7 +482,7 @@ def test_another_loss_is_used_as_the_documents_say(copied: Path, finished: Path)
     shutil.copytree(ROOT / "tasks", copied / "tasks", ignore=shutil.ignore_patterns("__pycache__"))
     file = copied / "tasks/unfreeze.py"
     text, passed = re.subn(r" +loss_fn=.*\n +criterion=.*\n", arguments, file.read_text())
-    text = text.replace("import cross_entropy, lowest_loss", "import Criterion")
+    text = text.replace("import Objective, cross_entropy, lowest_loss", "import Criterion, Objective")
     text = text.replace("\ndef unfreeze(", f"\n{loss}\n\ndef unfreeze(")
     file.write_text(text)
     assert passed == 1
@@ -673,17 +673,16 @@ KEEP = (f"{HARMFUL}, unfreeze.keep=best", f"{HARMFUL}, unfreeze.keep=last", INTE
 EACH_CHANGE = """
 import contextlib, runpy, shutil, sys
 from thaw.project import settings
-from thaw.project.workspace import ARTIFACTS, ROOT
-shutil.move(ARTIFACTS, ROOT / "before")
-shutil.copy(ROOT / "params.yaml", ROOT / "plain.yaml")
+shutil.move("artifacts", "before")
+shutil.copy("params.yaml", "plain.yaml")
 for number, change in enumerate(sys.argv[1:]):
-    shutil.copytree(ROOT / "before", ARTIFACTS)
-    shutil.copy(ROOT / "plain.yaml", ROOT / "params.yaml")
+    shutil.copytree("before", "artifacts")
+    shutil.copy("plain.yaml", "params.yaml")
     settings.override(change.split(", "))
-    with open(ARTIFACTS / "printed", "w") as printed, contextlib.redirect_stdout(printed):
+    with open("artifacts/printed", "w") as printed, contextlib.redirect_stdout(printed):
         for phase in ("unfreeze", "head", "embed", "prepare"):
             runpy.run_module(f"tasks.{phase}", run_name="__main__")
-    shutil.move(ARTIFACTS, ROOT / str(number))
+    shutil.move("artifacts", str(number))
 """
 
 

@@ -28,9 +28,9 @@ def test_each_of_the_worst_mistakes_stands_beside_the_map_of_its_own_picture(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = make(tmp_path)
-    shutil.copytree(made.network, tmp_path / "unfreeze/model")
-    monkeypatch.setattr(report, "UNFREEZE", tmp_path / "unfreeze")
-    monkeypatch.setattr(report, "DATA", made.pictures)
+    shutil.copytree(made.network, tmp_path / "artifacts/unfreeze/model")
+    (tmp_path / "data").symlink_to(made.pictures)
+    monkeypatch.chdir(tmp_path)
     model, meta = checkpoint.load(made.network)
     paths = sorted(path.relative_to(made.pictures).as_posix() for path in made.pictures.rglob("*.png"))
     rows = pd.DataFrame({"path": paths, "split": ["train", "test"] * (len(paths) // 2)})

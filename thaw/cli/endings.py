@@ -38,7 +38,7 @@ def one_sentence_endings() -> Iterator[None]:
         with user_mistakes():
             workspace.check()
             mend.mend_if_idle(partial(typer.echo, err=True))
-            sys.path.insert(0, str(workspace.ROOT))  # the flows that run are those of the project
+            sys.path.insert(0, str(workspace.root()))  # the flows that run are those of the project
             yield
     except (RunError, StageError, ServerError) as error:
         typer.echo(f"error: {error}", err=True)

@@ -23,12 +23,12 @@ def status(
     """
     with one_sentence_endings():
         from thaw.orchestration import status as orchestration
-        from thaw.project import settings, workspace
+        from thaw.project import settings
         from thaw.project import status as module
         from thaw.report.status import lines
 
         facts = orchestration.gather()
-        problems = module.problems(facts, settings.read(workspace.ROOT / "params.yaml").retrain)
+        problems = module.problems(facts, settings.read().retrain)
         if as_json:
             typer.echo(json.dumps(asdict(facts) | {"problems": problems}, indent=2, default=str))
         elif not check:

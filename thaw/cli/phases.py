@@ -16,8 +16,8 @@ def phase(name: Annotated[str, typer.Argument(help="The name of its file in task
 
     with user_mistakes():
         workspace.check()
-        if not (file := workspace.ROOT / "tasks" / f"{name}.py").is_file():
+        if not (file := workspace.root() / "tasks" / f"{name}.py").is_file():
             phases = ", ".join(sorted(path.stem for path in file.parent.glob("[!_]*.py")))
             raise InputError(f"there is no {file}; this project has the phases {phases or 'none'}")
-    sys.path.insert(0, str(workspace.ROOT))
+    sys.path.insert(0, str(workspace.root()))
     runpy.run_module(f"tasks.{name}", run_name="__main__", alter_sys=True)

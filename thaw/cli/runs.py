@@ -47,6 +47,7 @@ def run(
         from thaw.project import overrides as changes
         from thaw.project import reasons, recipe, results, workspace
 
+        os.chdir(workspace.root())  # the current folder may be an output, which DVC deletes
         changes.settings_with(overrides or [])  # report mistakes before anything starts
         recipe.require_same()
         if not record:  # a recorded run may take its first pictures from incoming/

@@ -124,7 +124,7 @@ def worker(
         if "PREFECT_API_URL" not in os.environ:
             raise InputError("a worker needs a server: set PREFECT_API_URL, such as http://server:4200/api")
         own = recipe.in_own_repository() and not source
-        python = sys.executable if own else str(environments.python_for(workspace.ROOT, source, say))
+        python = sys.executable if own else str(environments.python_for(workspace.root(), source, say))
         os.environ["PATH"] = os.pathsep.join([str(Path(python).parent), os.environ.get("PATH", os.defpath)])
         os.execv(python, [python, "-m", "prefect", "worker", "start", "--pool", pool, "--limit", str(limit)])
 

@@ -8,6 +8,7 @@ In either, `splits.csv` (path, split) freezes the split of the pictures it names
 
 import hashlib
 import re
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path, PurePath
 from typing import Any, BinaryIO
@@ -27,7 +28,11 @@ FOLDERS = {
     "val": "val",
     "valid": "val",
     "validation": "val",
+    "dev": "val",
     "test": "test",
+    "testing": "test",
+    "eval": "test",
+    "evaluation": "test",
 }
 # Folders that operating systems and network storages create.
 SYSTEM_FOLDERS = frozenset(
@@ -59,6 +64,9 @@ NO_CLASS = "in no class folder"
 BESIDE = "beside the folders of the splits"
 HARMLESS = (HIDDEN, SYSTEM, NO_PICTURE)
 KNOWN = ("path", "label", "target", "split", "group", "hash")
+PREDICTED = ("head_p_", "finetuned_p_")  # how the columns of evaluate's probabilities begin
+RESERVED = ("hash", "head_prediction", "finetuned_prediction")
+MOST_ALIKE = 3  # warnings about names that look alike
 
 
 def read_folder(root: Path) -> pd.DataFrame:
@@ -130,7 +138,7 @@ def read_table(source: Path | BinaryIO, numbers: Iterable[str] = ()) -> pd.DataF
 def read_predictions(source: Path | BinaryIO) -> pd.DataFrame:
     """Read evaluate's predictions: every column is text except the probabilities."""
     rows = read_table(source)
-    return _with_numbers(rows, [name for name in map(str, rows) if name.startswith(("head_p_", "finetuned_p_"))])
+    return _with_numbers(rows, [name for name in map(str, rows) if name.startswith(PREDICTED)])
 
 
 def _with_numbers(rows: pd.DataFrame, columns: Iterable[str]) -> pd.DataFrame:
@@ -149,7 +157,8 @@ def _read_csv(table: Path, needed: tuple[str, str]) -> pd.DataFrame:
     try:
         rows = read_table(table)
     except (ValueError, pd.errors.ParserError) as error:
-        raise InputError(f"{table} cannot be read as CSV: {' '.join(str(error).split())}") from None
+        advice = "; save it as UTF-8" if isinstance(error, UnicodeDecodeError) else ""
+        raise InputError(f"{table} cannot be read as CSV: {' '.join(str(error).split())}{advice}") from None
     header = [str(name) or f"Unnamed: {number}" for number, name in enumerate(rows)]
     columns = [lower if (lower := name.strip().casefold()) in KNOWN else name for name in header]
     for column in columns:
@@ -163,7 +172,8 @@ def _read_csv(table: Path, needed: tuple[str, str]) -> pd.DataFrame:
     for column in needed:
         if column not in rows:
             raise InputError(
-                f"{table} has no column '{column}'; it needs {' and '.join(needed)}, it has {list(rows.columns)}"
+                f"{table} has no column '{column}'; it needs {' and '.join(needed)}, with commas between, and has "
+                f"{list(rows.columns)}"
             )
     return rows
 
@@ -191,8 +201,8 @@ def line_of(table: Path, path: str) -> int:
 
 def _read_table(table: Path) -> pd.DataFrame:
     rows = _read_csv(table, ("path", "label"))
-    if "hash" in rows:
-        raise InputError(f"{table} has a column 'hash', a name that thaw uses itself; rename it")
+    if reserved := [name for name in map(str, rows) if name in RESERVED or name.startswith(PREDICTED)]:
+        raise InputError(f"{table} has a column '{reserved[0]}', a name that thaw uses itself; rename it")
     if rows.empty:
         raise InputError(f"{table} has no rows; add one for each picture")
     rows["path"] = rows["path"].map(_posix)
@@ -307,11 +317,51 @@ def split_folders(root: Path) -> dict[str, Path]:
 
 def _split_folders(root: Path) -> list[tuple[str, Path]]:
     """The folders that are splits: if train and another split have class folders, or if all
-    folders are splits. A stray folder beside them does not turn them into classes."""
+    folders with pictures are splits. A stray folder beside them does not turn them into classes."""
     tops = _folders_in(root)
     named = [(FOLDERS[name], top) for top in tops if (name := _named(top).lower()) in FOLDERS]
     several = {"train"} < {split for split, _ in named} and any(_folders_in(top) for _, top in named)
-    return named if several or len(named) == len(tops) else []
+    others = (top for top in tops if _named(top).lower() not in FOLDERS)
+    return named if several or not any(map(_has_picture, others)) else []
+
+
+def _has_picture(folder: Path) -> bool:
+    return any(file.is_file() and is_picture(file.relative_to(folder)) for file in folder.rglob("*"))
+
+
+def _check_no_splits(classes: list[Path]) -> None:
+    """Raise if folders that would be classes look like splits, or have splits inside."""
+    for folder in classes:
+        inner = [inside for inside in _folders_in(folder) if _has_picture(inside)]
+        splits = {FOLDERS[name] for inside in inner if (name := _named(inside).lower()) in FOLDERS}
+        if {"train"} < splits:
+            raise InputError(
+                f"the folder {folder} would be a class, but it holds the splits {' and '.join(sorted(splits))}; put "
+                "splits on top (train/CLASS, test/CLASS), or use a labels.csv with a column split"
+            )
+        if len(inner) > 1 and FOLDERS.keys() & re.findall("[a-z]+", folder.name.lower()):
+            others = ", ".join(other.name for other in classes if other != folder)
+            raise InputError(
+                f"the folder {folder} is named like a split and has folders of pictures inside, but beside it is "
+                f"{others}, so it would be a class; name splits train, val and test and take other folders out, or "
+                "use a labels.csv"
+            )
+
+
+def warnings_of_layout(root: Path, rows: pd.DataFrame) -> list[str]:
+    """What about class folders may not be as it was meant."""
+    if (root / "labels.csv").is_file():
+        return []
+    folders = [folder for _, folder in _class_folders(root)]
+    empty = sorted({_named(folder) for folder in folders} - set(rows["label"]))
+    messages = [f"the folder {name} holds no picture and is no class" for name in empty]
+    inner = {tuple(_named(inside) for inside in _folders_in(folder)) for folder in folders}
+    if len(inner) == 1 and len(names := inner.pop()) > 1 and len(folders) > 1:
+        messages.append(
+            f"all class folders have the same folders inside ({', '.join(names[:5])}): if those are the classes, "
+            "move them up"
+        )
+    return messages
 
 
 def _class_folders(root: Path) -> list[tuple[str, Path]]:
@@ -321,17 +371,11 @@ def _class_folders(root: Path) -> list[tuple[str, Path]]:
     return [("", folder) for folder in _folders_in(root)]
 
 
-def empty_classes(root: Path, rows: pd.DataFrame) -> list[str]:
-    """The class folders without pictures, which are not classes."""
-    if (root / "labels.csv").is_file():
-        return []
-    names = {_named(folder) for _, folder in _class_folders(root)}
-    return sorted(names - set(rows["label"]))
-
-
 def _read_class_folders(root: Path) -> pd.DataFrame:
     classes = _class_folders(root)
     split = any(name for name, _ in classes)
+    if not split:
+        _check_no_splits([folder for _, folder in classes])
     rows = [
         {"path": path.relative_to(root).as_posix(), "label": _named(folder), "split": name}
         for name, folder in classes
@@ -464,15 +508,24 @@ def warnings(rows: pd.DataFrame, classes: Sequence[str]) -> list[str]:
         messages.append(
             f"{(shared > 1).sum()} sets of identical pictures lie in several groups: thaw keeps those together"
         )
-    names = pd.Series(classes, dtype=str)
-    for _, same in names.groupby(names.str.casefold()):
-        if len(same) > 1:
-            messages.append(f"the classes {', '.join(same)} differ only in case: if they are one, give them one name")
     grouped = rows[rows["group"] != ""]
+    for kind, names in (("classes", pd.Series(classes, dtype=str)), ("groups", pd.Series(grouped["group"].unique()))):
+        alike = [same for _, same in names.groupby(names.map(_plain)) if len(same) > 1]
+        messages += [
+            f"the {kind} {', '.join(same)} look alike (case, spaces, forms of letters): if they are one, give them "
+            "one name"
+            for same in alike[:MOST_ALIKE]
+        ]
     crossing = grouped.groupby("group")["split"].nunique()
     if (crossing > 1).any():
         messages.append(f"{(crossing > 1).sum()} groups lie in more than one of the given splits: results flatter")
     return messages
+
+
+def _plain(name: str) -> str:
+    """A name without what the eye does not see: case, spaces, and how Unicode composes its
+    letters."""
+    return " ".join(unicodedata.normalize("NFKC", name).casefold().split())
 
 
 def targets_of(rows: pd.DataFrame, classes: Sequence[str]) -> NDArray[np.float32]:

@@ -19,7 +19,18 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from thaw.data.pixels import FORMATS, PIXEL_RULE, STRETCHED, Geometry, is_grey, open_image, squared, upright
+from thaw.data.pixels import (
+    DARK,
+    FORMATS,
+    NEGATIVE,
+    PIXEL_RULE,
+    STRETCHED,
+    Geometry,
+    is_grey,
+    open_image,
+    squared,
+    upright,
+)
 from thaw.errors import InputError
 
 # Extensions of files that are treated as pictures. Their content decides how they are read.
@@ -136,14 +147,27 @@ def open_picture(path: Path) -> Image.Image:
 
 
 def rule_warnings(rules: Mapping[str, int]) -> list[str]:
-    """A warning if pictures of more than 8 bits were read by different rules."""
-    deep = {rule: count for rule, count in rules.items() if rule.startswith("white is") or rule == STRETCHED}
-    if len(deep) < 2:
-        return []
-    counts = ", ".join(f"{count} of them {rule}" for rule, count in sorted(deep.items()))
-    return [
-        f"grey pictures of more than 8 bits differ in what white is ({counts}): save them as 8 bits if that is wrong"
-    ]
+    """Warnings about pictures of more than 8 bits that may not be read as they were meant."""
+    deep = {rule: count for rule, count in rules.items() if rule.startswith(("white is", STRETCHED))}
+    negative = sum(count for rule, count in deep.items() if rule.endswith(NEGATIVE))
+    messages = []
+    if len(deep) > 1:
+        counts = ", ".join(f"{count} of them {rule}" for rule, count in sorted(deep.items()))
+        messages.append(
+            f"grey pictures of more than 8 bits differ in what white is ({counts}): save them as 8 bits if that is "
+            "wrong"
+        )
+    if negative:
+        messages.append(
+            f"{negative} TIFF pictures of more than 8 bits have tags that say that 0 is white, but are read with 0 as "
+            "black: save them with 0 as black"
+        )
+    if DARK in rules:
+        messages.append(
+            f"{rules[DARK]} pictures of 16 bits use a quarter of their range or less, as 12 and 14 bits in 16 do, and "
+            "come out dark: save them as 8 bits"
+        )
+    return messages
 
 
 def decode(path: Path, shape: Shape, opened: BinaryIO | None = None) -> NDArray[np.uint8]:

@@ -5,9 +5,10 @@
 It needs numpy and Pillow only: `thaw export` writes this file beside the network.
 """
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +24,10 @@ PIXEL_RULE = 1
 BACKGROUND = "white"
 TOPS = (255, 1023, 4095, 16383, 65535)  # the brightest value of 8, 10, 12, 14 and 16 bits
 STRETCHED = "from its darkest to its brightest pixel"
-BITS_PER_SAMPLE, SAMPLE_FORMAT = 258, 339  # tags of TIFF; sample format 1 is unsigned
+HIGH_BYTE = "by its high byte"  # colour of 16 bits: Pillow reads no more of it
+DARK = "by its high byte, which is below 64"
+NEGATIVE = ", though its tags say that 0 is white"
+BITS_PER_SAMPLE, PHOTOMETRIC, PLANES, SAMPLE_FORMAT = 258, 262, 284, 339  # tags of TIFF; sample format 1 is unsigned
 
 
 @dataclass(frozen=True)
@@ -57,8 +61,16 @@ def is_grey(mode: str) -> bool:
 
 def upright(file: Image.Image) -> tuple[Image.Image, str]:
     """An opened file, fully decoded, upright, 8-bit grey or RGB; and its pixel rule."""
+    if _tag(file, PLANES) == (2,) and max(_tag(file, BITS_PER_SAMPLE), default=8) > 8:
+        raise ValueError(
+            "its colours are planes of 16 bits, which Pillow misreads; save it as 8 bits or pixel by pixel"
+        )
+    high_byte = any(re.search(";16[BLN]", str(tile)) for tile in getattr(file, "tile", []))
     file.load()
     picture, rule = eight_bits(file)
+    if high_byte and not _is_deep(file.mode):
+        extrema: Any = file.getextrema()
+        rule = DARK if all(brightest < 64 for _, brightest in extrema[:3]) else HIGH_BYTE
     picture.getexif()[ExifTags.Base.Orientation] = file.getexif().get(ExifTags.Base.Orientation, 1)
     return ImageOps.exif_transpose(picture), rule
 
@@ -67,7 +79,7 @@ def eight_bits(picture: Image.Image) -> tuple[Image.Image, str]:
     """Any picture as 8-bit grey or RGB, and the rule for its kind of pixels; other pictures do not
     matter."""
     mode = "L" if is_grey(picture.mode) else "RGB"
-    if picture.mode == "F" or picture.mode.startswith("I"):
+    if _is_deep(picture.mode):
         return _from_numbers(picture)
     if not picture.has_transparency_data:
         names = {"P": "its palette", "CMYK": "without a profile", "LAB": "as sRGB"}
@@ -79,14 +91,24 @@ def eight_bits(picture: Image.Image) -> tuple[Image.Image, str]:
     return Image.alpha_composite(background, with_alpha).convert(mode), f"on {BACKGROUND}"
 
 
+def _is_deep(mode: str) -> bool:
+    return mode == "F" or mode.startswith("I")
+
+
+def _tag(picture: Image.Image, number: int) -> tuple[Any, ...]:
+    """The values of a tag of TIFF; empty if there are none."""
+    value = getattr(picture, "tag_v2", {}).get(number, ())
+    return value if isinstance(value, tuple) else (value,)
+
+
 def _from_numbers(picture: Image.Image) -> tuple[Image.Image, str]:
     """Grey of more than 8 bits: white is the largest value of the fewest bits that hold every
     pixel; of floats it may be
     1. If a pixel is negative or needs more than 16 bits, the darkest is black and the brightest
        white."""
     numbers = np.asarray(picture)
-    tags = getattr(picture, "tag_v2", {})
-    if tags.get(SAMPLE_FORMAT, (1,)) == (1,) and tags.get(BITS_PER_SAMPLE) == (32,) and numbers.dtype == np.int32:
+    unsigned = (_tag(picture, SAMPLE_FORMAT) or (1,)) == (1,)
+    if unsigned and _tag(picture, BITS_PER_SAMPLE) == (32,) and numbers.dtype == np.int32:
         numbers = numbers.view(np.uint32)  # Pillow has no mode for it
     finite = numbers[np.isfinite(numbers)]
     if not finite.size:
@@ -96,6 +118,8 @@ def _from_numbers(picture: Image.Image) -> tuple[Image.Image, str]:
         tops = (1, *TOPS) if picture.mode == "F" else TOPS
         top = next(top for top in tops if white <= top)
         black, white, rule = 0.0, float(top), f"white is {top}"
+    if _tag(picture, PHOTOMETRIC) == (0,):
+        rule += NEGATIVE
     scaled = (np.clip(numbers, black, white).astype(np.float64) - black) * 255 / ((white - black) or 1)
     return Image.fromarray(np.rint(np.nan_to_num(scaled)).astype(np.uint8)), rule
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from thaw.data.pictures import Normaliser, Pictures, copied, drawn_views, in_batches, in_views, jittered
 from thaw.learning import processes
-from thaw.learning.activations import Activations
+from thaw.learning.activations import Activations, Frozen
 from thaw.learning.cut import as_they_are
 
 Rows = NDArray[np.int64]
@@ -53,12 +53,14 @@ class Split(NamedTuple):
 
 
 class TrainingData(NamedTuple):
-    """The pictures of phase 2: those to train on and those to validate on."""
+    """The pictures of phase 2: those to train on and those to validate on. Outputs of `frozen`
+    blocks are kept if there is room for them, which changes the time only."""
 
     pictures: Pictures
     normalise: Normaliser
     train: Split
     val: Split
+    frozen: Frozen | None = None
 
 
 class Batch(NamedTuple):

@@ -7,13 +7,14 @@ A profile of phase 2 shows five slow spots:
 - A ReLU6 after a convolution can be fused into it, and its gradient can be computed in place.
 - The weight gradient of a 1 x 1 convolution is one matrix product if the memory format is channels
   last.
-- oneDNN's fast kernel for the weight gradient of depthwise convolutions ends at a width of 3.
+- oneDNN's fast kernel for the weight gradient of depthwise convolutions ends at a width of 3, and it needs pictures
+  that are wider than the kernel.
 - An in-place ReLU6 copies its input first.
 """
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import torch
@@ -38,6 +39,8 @@ class Geometry(NamedTuple):
     dilation: Any
     groups: int
 
+
+FEW_PIXELS = 16  # in a picture; every one times every other is then less work than a slow kernel
 
 WeightGradient = Callable[[Tensor, Tensor, Tensor, Geometry], Tensor]  # from the gradient of the output
 
@@ -248,6 +251,8 @@ def _product(gradient: Tensor, inputs: Tensor, weight: Tensor, geometry: Geometr
 def _columns(gradient: Tensor, inputs: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
     """Weight gradient (channels, 1, 5, 5): the three columns in the middle at once, each outer one
     by itself."""
+    if inputs.shape[2:].numel() <= FEW_PIXELS:
+        return _pairs(gradient, inputs)
     if inputs.shape[-1] < 3:  # too narrow: the outer columns touch padding only
         return _usual(gradient, inputs, weight, geometry)
 
@@ -259,3 +264,23 @@ def _columns(gradient: Tensor, inputs: Tensor, weight: Tensor, geometry: Geometr
     first = part(gradient[..., 2:], inputs[..., :-2], 1)
     last = part(gradient[..., :-2], inputs[..., 2:], 1)
     return torch.cat([first, part(gradient, inputs, 3), last], 3)
+
+
+def _pairs(gradient: Tensor, inputs: Tensor) -> Tensor:
+    """Weight gradient (channels, 1, 5, 5): every pixel of the gradient times every pixel of the
+    inputs as one matrix product per channel, then summed by how far apart the two are."""
+    channels, size = gradient.shape[1], tuple(gradient.shape[2:])
+    products = gradient.flatten(2).permute(1, 2, 0) @ inputs.flatten(2).permute(1, 0, 2)
+    products = products.to(torch.promote_types(products.dtype, torch.float32))
+    return (products.flatten(1) @ _weight_of_pair(*size).to(products.dtype)).view(channels, 1, 5, 5)
+
+
+@cache
+def _weight_of_pair(height: int, width: int) -> Tensor:
+    """For each pair of pixels (rows) 1 at the weight of 5 x 5 that leads from one to the other."""
+
+    def apart(size: int) -> Tensor:
+        place = torch.arange(size)
+        return (place - place[:, None] + 2)[..., None] == torch.arange(5)
+
+    return torch.einsum("yai,xbj->yxabij", apart(height).float(), apart(width).float()).reshape(-1, 25)

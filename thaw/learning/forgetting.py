@@ -5,7 +5,7 @@ pictures still are (linear CKA), and how often the pretrained head, put back, st
 same of its 1000 classes.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from functools import partial
 from typing import Any, NamedTuple
@@ -49,6 +49,25 @@ def look(backbone: nn.Module, pictures: Iterable[Tensor], head: tuple[str, nn.Mo
             for output, outputs in zip(latest, outputs_of, strict=True):
                 outputs.append(_without_places(output, isinstance(backbone, SwinTransformer)).float().cpu())
     return Look(all_blocks, [torch.cat(outputs) for outputs in outputs_of], torch.cat(scores))
+
+
+def compare(
+    before: nn.Module,
+    after: nn.Module,
+    batches: Callable[[], Iterable[Tensor]],
+    head: tuple[str, nn.Module] | None = None,
+) -> tuple[dict[str, float], pd.DataFrame]:
+    """How far `after` moved from `before`: means over all blocks, and a row for each block.
+
+    `batches` gives the same normalised batches each time. With the old `head` (path, module) the
+    figures say how its predictions drifted, too.
+    """
+    if head:
+        head[1].to(next(before.parameters()).device)
+    first, second = (look(backbone, batches(), head) for backbone in (before, after))
+    rows = by_block(first, second)
+    figures = {name: float(rows[name].mean()) for name in ("distance", "cka")}
+    return figures | (drift(first.scores, second.scores) if head else {}), rows
 
 
 def by_block(before: Look, after: Look) -> pd.DataFrame:

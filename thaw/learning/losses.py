@@ -1,7 +1,7 @@
 """Losses: what training minimises, and the criterion that picks the best epoch. Both are passed in
-as values.
+as one value.
 
-fine_tune(model, data, config, loss_fn=cross_entropy(label_smoothing=0.1), criterion=VAL_LOSS)
+fine_tune(model, data, config, Objective(cross_entropy(label_smoothing=0.1), VAL_LOSS))
 """
 
 from collections.abc import Callable
@@ -20,6 +20,13 @@ class Criterion(NamedTuple):
 
     name: str
     measure: LossFn
+
+
+class Objective(NamedTuple):
+    """What training minimises, and what epochs are chosen by."""
+
+    loss_fn: LossFn
+    criterion: Criterion
 
 
 def cross_entropy(label_smoothing: float = 0.0, class_weights: Tensor | None = None) -> LossFn:

@@ -22,13 +22,13 @@ from torchvision.ops import StochasticDepth
 from thaw.data.pictures import in_batches, rows_of
 from thaw.errors import InputError
 from thaw.learning import cores, processes, scratch
-from thaw.learning.activations import Activations, Frozen
+from thaw.learning.activations import Activations
 from thaw.learning.backbones import Classifier
 from thaw.learning.batches import Augmentation, Batch, TrainingData, augmented, drawn, order, training_batches
 from thaw.learning.convolutions import quicken
 from thaw.learning.cut import Joined, after, as_they_are
 from thaw.learning.freezing import obey_mode, parameter_groups, stay_in_eval
-from thaw.learning.losses import VAL_LOSS, Criterion, LossFn
+from thaw.learning.losses import VAL_LOSS, Criterion, LossFn, Objective
 from thaw.learning.prediction import predict
 from thaw.progress import Progress
 
@@ -161,8 +161,7 @@ def fit_head(
     train: tuple[NDArray[np.float32], Tensor],
     val: tuple[NDArray[np.float32], Tensor],
     config: HeadTraining,
-    loss_fn: LossFn,
-    criterion: Criterion,
+    objective: Objective,
 ) -> Trained:
     """Train the head until validation stops improving, and keep its best weights (the first of
     equal ones).
@@ -182,12 +181,12 @@ def fit_head(
     for epoch in range(min(1, config.max_epochs), config.max_epochs + 1):
         loss, rate = float("nan"), float("nan")
         if epoch:
-            loss, rate = _train_head(head, train, config, epoch, loss_fn, optimizer), config.learning_rate
-        validation = validate(_logits(head, val[0]), val[1], criterion)
+            loss, rate = _train_head(head, train, config, epoch, objective.loss_fn, optimizer), config.learning_rate
+        validation = validate(_logits(head, val[0]), val[1], objective.criterion)
         state.history.append({"epoch": epoch, "learning_rate": rate, "train_loss": loss, **validation.figures})
         if not _is_finite(state.history[-1]):
             raise InputError(_diverged(1, state.history[-1], _cause_in_phase_1(config, (train[0], val[0]))))
-        if not state.kept or validation.score < state.kept[criterion.name]:
+        if not state.kept or validation.score < state.kept[objective.criterion.name]:
             state.keep(epoch, validation, deepcopy(head.state_dict()))
         progress.step(len(train[0]), f"epoch {epoch}, validation loss {validation.figures['val_loss']:.4f}")
         if epoch - state.kept["epoch"] >= config.patience:
@@ -273,29 +272,25 @@ def fine_tune(
     model: Classifier,
     data: TrainingData,
     config: FineTuning,
-    loss_fn: LossFn,
-    criterion: Criterion,
+    objective: Objective,
     unfreeze: Callable[[int], object] = lambda epoch: None,
     scratch_file: Path | None = None,
-    frozen: Frozen | None = None,
 ) -> Trained:
     """Train the unfrozen weights; epoch 0 of the history is the start.
 
-    Keeps the weights after the last epoch, or the best by `criterion` (epoch 0 included, the first
-    of equal ones). `unfreeze` is called with the number of each epoch before it starts, and may
+    Keeps the weights after the last epoch, or the best by the criterion (epoch 0 included, the
+    first of equal ones). `unfreeze` is called with the number of each epoch before it starts, and may
     unfreeze more.
 
     The state after each epoch is written to `scratch_file`, and a later run resumes from it. The
     file's name is a hash of everything that decides the result. A file that is damaged or cannot
     be written only costs time.
-
-    Outputs of `frozen` blocks are kept if there is room for them; that changes the time only, too.
     """
     quicken(model)
     start = {name: value.detach().clone() for name, value in model.state_dict().items()} if config.interpolate else {}
     steps = Steps(model, config, len(order(data.train.rows, config.batch_size)))
     state = (scratch_file and _resumed(scratch_file, steps, data, unfreeze)) or State()
-    source = Source(frozen, data, config)
+    source = Source(data, config)
     left = config.epochs + 1 - len(state.history)
     progress = Progress(left * len(data.val.rows) + min(left, config.epochs) * len(data.train.rows))
     for epoch in range(len(state.history), config.epochs + 1):
@@ -303,38 +298,38 @@ def fine_tune(
         unfreeze(max(1, epoch))
         steps.begin(max(1, epoch))
         if epoch:
-            loss = _train_epoch(data, config, loss_fn, epoch, steps, source, progress)
+            loss = _train_epoch(source, steps, objective.loss_fn, epoch, progress)
         label = f"epoch {epoch}/{config.epochs}, validation"
         logits = source.validation_logits(steps.judged, progress, label)
-        validation = validate(logits, data.val.targets, criterion)
+        validation = validate(logits, data.val.targets, objective.criterion)
         rate = steps.optimizer.param_groups[-1]["lr"] if epoch else float("nan")
         state.history.append({"epoch": epoch, "learning_rate": rate, "train_loss": loss, **validation.figures})
         if not _is_finite(state.history[-1]):
             raise InputError(_diverged(2, state.history[-1], _cause_in_phase_2(config, epoch)))
-        if not state.kept or config.keep == "last" or validation.score < state.kept[criterion.name]:
+        if not state.kept or config.keep == "last" or validation.score < state.kept[objective.criterion.name]:
             state.keep(epoch, validation, _copy(steps.judged))
         print(_sentence(state.history[-1], config.epochs), flush=True)
         if scratch_file and processes.first():
             scratch.keep(scratch_file, vars(state) | steps.state_dict())
     if config.interpolate:
-        _interpolate(model, state, start, data, source, criterion)
+        _interpolate(model, state, start, source, objective.criterion)
     return state.result()
 
 
 class Source:
     """Inputs of the trainable part of a network: pictures, or outputs of its frozen blocks."""
 
-    def __init__(self, frozen: Frozen | None, data: TrainingData, config: FineTuning) -> None:
-        self.frozen, self.data, self.config = frozen, data, config
+    def __init__(self, data: TrainingData, config: FineTuning) -> None:
+        self.frozen, self.data, self.config = data.frozen, data, config
         self.train: Activations | None = None
         self.val: Activations | None = None
-        if not frozen:
+        if not self.frozen:
             return
         once, size = np.zeros((len(data.val.rows), 1), np.int64), config.batch_size
-        self.val = frozen.keep(data.pictures, data.val.rows, data.normalise, once, 2 * size)
+        self.val = self.frozen.keep(data.pictures, data.val.rows, data.normalise, once, 2 * size)
         views = config.augmentation.views_of(len(data.train.rows))
         if config.augmentation.leaves_pictures_as_they_are and views.shape[1] < config.epochs:
-            self.train = frozen.keep(data.pictures, data.train.rows, data.normalise, views, size)
+            self.train = self.frozen.keep(data.pictures, data.train.rows, data.normalise, views, size)
 
     def network(self, model: Classifier) -> Classifier:
         """The part of a network that takes it."""
@@ -470,37 +465,27 @@ def _resumed(path: Path, steps: Steps, data: TrainingData, unfreeze: Callable[[i
     return state
 
 
-def _train_epoch(
-    data: TrainingData,
-    config: FineTuning,
-    loss_fn: LossFn,
-    epoch: int,
-    steps: Steps,
-    source: "Source",
-    progress: Progress,
-) -> float:
+def _train_epoch(source: Source, steps: Steps, loss_fn: LossFn, epoch: int, progress: Progress) -> float:
     """One pass over the training pictures; returns the mean loss.
 
     Each rank takes a part of every batch, and the gradients are averaged over ranks.
     """
-    seed = (config.seed, epoch)
+    seed = (source.config.seed, epoch)
     network = processes.data_parallel(source.network(steps.model).train())
     # Dropout draws from the global generator, on each rank for different pictures.
     torch.manual_seed(int(np.random.default_rng([*seed, 1]).integers(2**31)) + processes.rank())
-    total, pictures = torch.zeros((), device=data.normalise.device), 0
+    total, pictures = torch.zeros((), device=source.data.normalise.device), 0
     for batch in source.batches(seed):
         steps.optimizer.zero_grad()
         weight = batch.share * processes.world_size()
         total += cores.backward(network, loss_fn, batch.inputs, batch.targets, weight) * batch.size
         steps.step()
         pictures += batch.size
-        progress.step(batch.size, f"epoch {epoch}/{config.epochs}")
+        progress.step(batch.size, f"epoch {epoch}/{source.config.epochs}")
     return float(processes.mean(total)) / pictures
 
 
-def _interpolate(
-    model: Classifier, state: State, start: Weights, data: TrainingData, source: Source, criterion: Criterion
-) -> None:
+def _interpolate(model: Classifier, state: State, start: Weights, source: Source, criterion: Criterion) -> None:
     """Interpolate between the start and the kept weights, and keep the best on validation (the
     first of equal ones):
     WiSE-FT, Wortsman et al. 2022."""
@@ -512,7 +497,7 @@ def _interpolate(
             for name, value in start.items()
         }
         model.load_state_dict(weights)
-        validation = validate(source.validation_logits(model), data.val.targets, criterion)
+        validation = validate(source.validation_logits(model), source.data.val.targets, criterion)
         if best is None or validation.score < best.score:
             best, share = validation, tenths / 10
             state.keep(epoch, validation, {name: value.cpu() for name, value in weights.items()})

@@ -34,6 +34,7 @@ from thaw.orchestration import server
 from thaw.project import pipeline, workspace
 from thaw.project.journal import replace
 from thaw.project.overrides import settings_with
+from thaw.project.runs import PREDICT, RETRAIN
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
@@ -41,8 +42,6 @@ if TYPE_CHECKING:
     from prefect.client.schemas.responses import DeploymentResponse
     from prefect.runner import Runner
 
-FLOW = "retrain"
-PREDICT = "predict"  # the other flow with schedules, which have a source
 ASKS = "approve"  # the flow that asks a person, deployed beside each schedule under the same name
 NAME, DAILY = "weekly", "daily"
 BREATH = 0.5  # seconds between two checks whether to stop
@@ -132,7 +131,7 @@ def _runner(client: "SyncPrefectClient", served: dict[str, dict[str, Any]], say:
     from prefect.runner import Runner
     from prefect.types.entrypoint import EntrypointType
 
-    flows = {name: getattr(import_module(f"flows.{name}"), name) for name in (FLOW, PREDICT, ASKS)}  # the project's
+    flows = {name: getattr(import_module(f"flows.{name}"), name) for name in (RETRAIN, PREDICT, ASKS)}  # the project's
     runner = Runner(name="thaw", limit=1, pause_on_shutdown=False)
     for name, options in served.items():
         flow = _flow_of(options)
@@ -144,7 +143,7 @@ def _runner(client: "SyncPrefectClient", served: dict[str, dict[str, Any]], say:
         )
         added = runner.add_deployment(deployment)
         assert isinstance(added, UUID)
-        if flow == FLOW:
+        if flow == RETRAIN:
             asks = flows[ASKS].to_deployment(name, tags=deployment.tags, entrypoint_type=EntrypointType.MODULE_PATH)
             runner.add_deployment(asks)
         if missed := _skip_missed(client, added):
@@ -243,7 +242,7 @@ def remove(name: str | None, say: server.Say) -> None:
         say(f"Removed {deployment.name}; its past runs stay")
 
 
-def claim(name: str, flow: str = FLOW) -> dict[str, list[str]]:
+def claim(name: str, flow: str = RETRAIN) -> dict[str, list[str]]:
     """The build step of prefect.yaml: exit if the deployment would replace that of another clone,
     or one of `thaw schedule`; else return its tags."""
     from prefect import get_client
@@ -314,24 +313,24 @@ def _served_by() -> str | None:
 
 
 def _lock() -> Path:
-    folder = workspace.ROOT / ".prefect"
+    folder = workspace.root() / ".prefect"
     folder.mkdir(exist_ok=True)
     return folder / "schedule.lock"
 
 
-def _flow_name(flow: str = FLOW) -> str:
+def _flow_name(flow: str = RETRAIN) -> str:
     """The name of this project's flow."""
     return f"{flow} {pipeline.project()}"
 
 
 def _flow_of(options: dict[str, Any]) -> str:
     """The flow whose schedule has these options."""
-    return PREDICT if "source" in options["parameters"] else FLOW
+    return PREDICT if "source" in options["parameters"] else RETRAIN
 
 
 def _here() -> str:
     """The tag that says which workspace a schedule belongs to."""
-    return f"{socket.gethostname()}:{workspace.ROOT}"
+    return f"{socket.gethostname()}:{workspace.root()}"
 
 
 def _is_ours(deployment: "DeploymentResponse") -> bool:
@@ -362,7 +361,7 @@ def _owner(deployment: "DeploymentResponse") -> str:
 def _all(client: "SyncPrefectClient") -> "list[DeploymentResponse]":
     from prefect.client.schemas.filters import FlowFilter, FlowFilterName
 
-    names = [_flow_name(flow) for flow in (FLOW, PREDICT)]
+    names = [_flow_name(flow) for flow in (RETRAIN, PREDICT)]
     deployments = client.read_deployments(flow_filter=FlowFilter(name=FlowFilterName(any_=names)))
     return sorted(deployments, key=lambda deployment: deployment.name)
 
@@ -446,8 +445,10 @@ def active_rules(deployment: "DeploymentResponse") -> "list[DeploymentSchedule]"
 
 
 def described(deployment: "DeploymentResponse") -> str:
-    """When a schedule is due, as it was given."""
-    return ", ".join(f"{_rule(schedule)} ({_zone(schedule)})" for schedule in deployment.schedules) or "no schedule"
+    """What a schedule predicts, if it does, and when it is due, as it was given."""
+    when = ", ".join(f"{_rule(schedule)} ({_zone(schedule)})" for schedule in deployment.schedules) or "no schedule"
+    source = deployment.parameters.get("source")
+    return f"predicts {source}, {when}" if source else when
 
 
 def served_by(deployment: "DeploymentResponse") -> str:
@@ -475,14 +476,13 @@ def dates(
 
 
 def note(client: "SyncPrefectClient") -> None:
-    """Store the server's schedules of retraining in this workspace."""
+    """Store the server's schedules in this workspace."""
     before, now = noted()["schedules"], datetime.now().astimezone().isoformat()
     kept = {}
     for deployment in within_reach(client):
-        if _flow_of({"parameters": deployment.parameters}) != FLOW:
-            continue  # what predict did is in its own records
         active = active_rules(deployment)
         values: dict[str, Any] = {
+            "flow": _flow_of({"parameters": deployment.parameters}),
             "rules": [rule.schedule.model_dump(mode="json") for rule in active or deployment.schedules],
             "described": described(deployment),
             "paused": not active,
@@ -504,4 +504,4 @@ def noted() -> dict[str, Any]:
 
 
 def _notes() -> Path:
-    return workspace.ROOT / ".prefect" / "schedules.json"
+    return workspace.root() / ".prefect" / "schedules.json"

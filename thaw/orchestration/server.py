@@ -180,7 +180,7 @@ def _only_its_own_pages(port: int) -> dict[str, str]:
 
 
 def _home() -> Path:
-    return workspace.ROOT / ".prefect"
+    return workspace.root() / ".prefect"
 
 
 @contextmanager
@@ -193,26 +193,31 @@ def _own_server(port: int, say: Say) -> Iterator[str]:
             running = _running(home, say)
             if running:
                 say(f"Using the Prefect server at {ui(running)}")
-            api, child = (running, None) if running else _start(home, port, say)
+            api, children = (running, []) if running else _start(home, port, say)
         try:
-            with _kept_alive(home, api, say):
+            with _kept_alive(home, api, children, say):
                 yield api
         finally:
             with _turn(home, say):
                 if _is_last(users):
                     _stop(home)
-                    if child:
+                    for child in children:
                         child.wait()
 
 
 @contextmanager
-def _kept_alive(home: Path, api: str, say: Say) -> Iterator[None]:
-    """Restart the project's server if it dies in the block, at the same address and with its state."""
+def _kept_alive(home: Path, api: str, children: "list[subprocess.Popen[bytes]]", say: Say) -> Iterator[None]:
+    """Restart the project's server if it dies in the block, at the same address and with its state.
+
+    `children` are the servers that this process has started; those that died leave no zombie.
+    """
     over = threading.Event()
     port = int(api.rsplit(":", 1)[1].partition("/")[0])
 
     def keep() -> None:
         while not over.wait(LOOK):
+            for child in children:
+                child.poll()
             if _lives(home):
                 continue
             with _turn(home, say):
@@ -220,7 +225,8 @@ def _kept_alive(home: Path, api: str, say: Say) -> Iterator[None]:
                     continue
                 say("The Prefect server has died and is started again")
                 try:
-                    _try_to_start(home, port, say)
+                    if started := _try_to_start(home, port, say):
+                        children.append(started[1])
                 except ServerError as error:
                     say(f"warning: {error}")
                     return
@@ -317,14 +323,13 @@ def _lives(home: Path) -> bool:
     return False
 
 
-def _start(home: Path, port: int, say: Say) -> "tuple[str, subprocess.Popen[bytes]]":
+def _start(home: Path, port: int, say: Say) -> "tuple[str, list[subprocess.Popen[bytes]]]":
     for _ in range(3):
         if not _is_free(port):
             taken, port = port, _free_port()
             say(f"Port {taken} is taken, so the Prefect server gets port {port}")
-        started = _try_to_start(home, port, say)
-        if started:
-            return started
+        if started := _try_to_start(home, port, say):
+            return started[0], [started[1]]
     raise ServerError(f"the Prefect server found no free port: see {home / 'server.log'}")
 
 

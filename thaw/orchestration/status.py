@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from thaw.orchestration import schedule, server
-from thaw.project import settings, status, workspace
+from thaw.project import runs, settings, status
 from thaw.project.doctor import Finding
 from thaw.project.status import Schedule, Status
 
@@ -30,7 +30,7 @@ def of_now(address: str) -> Status:
     noted = schedule.noted()
     heard = noted["heard"] and datetime.fromisoformat(noted["heard"])
     schedules = [_schedule(name, values, address) for name, values in noted["schedules"].items()]
-    return status.gather(settings.read(workspace.ROOT / "params.yaml").retrain, schedules, address, heard)
+    return status.gather(settings.read().retrain, schedules, address, heard)
 
 
 def _schedule(name: str, values: dict[str, Any], address: str) -> Schedule:
@@ -49,12 +49,13 @@ def _schedule(name: str, values: dict[str, Any], address: str) -> Schedule:
         served_by=values["served_by"] if address else NOBODY,
         past=past[-status.KEPT :],
         next=None if values["paused"] else next(iter(coming), None),
+        flow=values.get("flow", runs.RETRAIN),
     )
 
 
 def page(address: str) -> str:
     """The same as Markdown, for the UI."""
-    return status.page(of_now(address), settings.read(workspace.ROOT / "params.yaml").retrain)
+    return status.page(of_now(address), settings.read().retrain)
 
 
 def server_and_schedules() -> list[Finding]:

@@ -77,8 +77,8 @@ def add_held(path: Path, new_classes: bool = False, on_line: OnLine = print, dry
 
     recover()
     pin.check()  # else the new pin would take in every other difference too
-    config = settings.read(workspace.ROOT / "params.yaml")
-    data = workspace.ROOT / "data"
+    config = settings.read()
+    data = workspace.data()
     _check_place(path, data)
     check_links(path, copied=True)
     with _data_at_fault():
@@ -164,15 +164,15 @@ def recover() -> None:
     if journal().is_file():
         begun = json.loads(journal().read_text(encoding="utf-8"))
         for name in begun["files"]:
-            (workspace.ROOT / name).unlink(missing_ok=True)
+            (workspace.root() / name).unlink(missing_ok=True)
         for name in REPLACED:
             if name not in begun["kept"]:
-                (workspace.ROOT / name).unlink(missing_ok=True)
+                (workspace.root() / name).unlink(missing_ok=True)
             elif (scratch / "old" / name).is_file():  # else it was put back before
-                (scratch / "old" / name).replace(workspace.ROOT / name)
+                (scratch / "old" / name).replace(workspace.root() / name)
         for name in reversed(begun["folders"]):
             with suppress(OSError):  # it was not made yet
-                (workspace.ROOT / name).rmdir()
+                (workspace.root() / name).rmdir()
         journal().unlink()
     shutil.rmtree(scratch, ignore_errors=True)
 
@@ -183,7 +183,7 @@ def journal() -> Path:
 
 
 def _scratch() -> Path:
-    return workspace.ROOT / ".dvc" / "tmp" / "thaw-add"
+    return workspace.root() / ".dvc" / "tmp" / "thaw-add"
 
 
 def _check_place(path: Path, data: Path) -> None:
@@ -306,7 +306,7 @@ def _stage(sources: list[Path], new: "pd.DataFrame", rows: "pd.DataFrame") -> li
     """Stage all new files of data/, complete and checked; returns their paths."""
     from thaw.data import manifest
 
-    staged, table = _scratch() / "new" / "data", workspace.ROOT / "data" / "labels.csv"
+    staged, table = _scratch() / "new" / "data", workspace.data() / "labels.csv"
     for source, name, digest in zip(sources, new["path"], new["hash"], strict=True):
         (staged / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, staged / name)
@@ -324,7 +324,7 @@ def _stage(sources: list[Path], new: "pd.DataFrame", rows: "pd.DataFrame") -> li
 
 def _move(files: list[str]) -> None:
     """Write the journal, then move the staged files to their places."""
-    root, scratch = workspace.ROOT, _scratch()
+    root, scratch = workspace.root(), _scratch()
     backed_up = [name for name in REPLACED if (root / name).is_file()]
     for name in backed_up:
         (scratch / "old" / name).parent.mkdir(parents=True, exist_ok=True)
@@ -344,5 +344,5 @@ def _check_read_back(rows: "pd.DataFrame") -> None:
     from thaw.data import manifest
 
     columns = ["path", "label", "split"]
-    written = manifest.read_folder(workspace.ROOT / "data")[columns]
+    written = manifest.read_folder(workspace.data())[columns]
     assert written.to_numpy().tolist() == rows.sort_values("path")[columns].to_numpy().tolist(), "data/ is not as meant"

@@ -37,13 +37,13 @@ def backup(target: Path) -> list[str]:
         if changed:
             git("update-ref", CHANGES, changed)
         try:
-            _call(workspace.ROOT, "git", "bundle", "create", "--quiet", str(folder / BUNDLE), "HEAD", "--all")
+            _call(workspace.root(), "git", "bundle", "create", "--quiet", str(folder / BUNDLE), "HEAD", "--all")
         finally:
             git("update-ref", "-d", CHANGES)
-        has_server = _copy_database(workspace.ROOT / ".prefect" / SERVER, folder / SERVER)
+        has_server = _copy_database(workspace.root() / ".prefect" / SERVER, folder / SERVER)
         for name in STATUS:
-            if (workspace.ROOT / ".prefect" / name).is_file():
-                shutil.copy2(workspace.ROOT / ".prefect" / name, folder)
+            if (workspace.root() / ".prefect" / name).is_file():
+                shutil.copy2(workspace.root() / ".prefect" / name, folder)
         remotes = {remote: git("remote", "get-url", remote) for remote in git("remote").split()}
         meta = {
             "project": pipeline.project(),

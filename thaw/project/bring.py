@@ -18,27 +18,27 @@ from thaw.project import phase, workspace
 from thaw.project.git import dvc
 from thaw.project.settings import Settings
 from thaw.project.stage import CACHE, answer
-from thaw.project.workspace import DATA, ROOT
 
 ROWS_IN_A_GROUP = 60
 
 
 def data(_: Settings) -> None:
     """Get the data unless they are in place."""
-    if DATA.is_symlink():
+    data, pin = workspace.data(), workspace.root() / "data.dvc"
+    if data.is_symlink():
         raise InputError(
-            f"data/ is a link to {DATA.resolve()}, and DVC pins no linked folder; copy the folder itself here"
+            f"data/ is a link to {data.resolve()}, and DVC pins no linked folder; copy the folder itself here"
         )
-    if workspace.has_content(DATA):
+    if workspace.has_content(data):
         print("data/ is there")
-        if not (ROOT / "data.dvc").is_file():
+        if not pin.is_file():
             added = _dvc("add", "data")
             if added.returncode:
                 sys.exit(f"error: DVC cannot pin data/: {_reason(added)}")
             print("data.dvc pins it from now on")
         return
     workspace.check_data()
-    if _dvc("checkout", "data.dvc").returncode == 0 and DATA.is_dir():
+    if _dvc("checkout", "data.dvc").returncode == 0 and data.is_dir():
         print("data/ restored from the cache")
         answer(CACHE)
     elif _dvc("remote", "list").stdout.strip():
@@ -52,12 +52,12 @@ def data(_: Settings) -> None:
         print("data/ brought from the DVC remote")
     else:
         print("making data/ from the package elpv-dataset", flush=True)
-        make_elpv(DATA)
-        pin = (ROOT / "data.dvc").read_text(encoding="utf-8")
+        make_elpv(data)
+        before = pin.read_text(encoding="utf-8")
         committed = _dvc("commit", "--force", "data.dvc")  # hashes every byte and writes data.dvc
-        if committed.returncode or (ROOT / "data.dvc").read_text(encoding="utf-8") != pin:
-            (ROOT / "data.dvc").write_text(pin, encoding="utf-8")
-            shutil.rmtree(DATA)
+        if committed.returncode or pin.read_text(encoding="utf-8") != before:
+            pin.write_text(before, encoding="utf-8")
+            shutil.rmtree(data)
             raise InputError(
                 "data.dvc pins other data than the package elpv-dataset gives, your own or with pictures added: "
                 "set a DVC remote (`dvc remote add -d NAME URL`) where they are and here, `dvc push` there, "
@@ -94,7 +94,7 @@ def make_elpv(folder: Path) -> None:
 
 def _dvc(*arguments: str) -> subprocess.CompletedProcess[str]:
     """Run a DVC command in the workspace."""
-    return subprocess.run(dvc(*arguments), cwd=ROOT, text=True, capture_output=True)
+    return subprocess.run(dvc(*arguments), cwd=workspace.root(), text=True, capture_output=True)
 
 
 def _reason(done: subprocess.CompletedProcess[str]) -> str:

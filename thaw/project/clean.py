@@ -42,7 +42,7 @@ class Leftovers:
 def leftovers() -> Leftovers:
     """What could be freed; raises if other projects may use the cache."""
     cache = cache_folder()
-    if not cache.resolve().is_relative_to(workspace.ROOT.resolve()):
+    if not cache.resolve().is_relative_to(workspace.root().resolve()):
         raise InputError(
             f"DVC's cache is {cache}, which others may use too, so nothing of it is freed: `dvc gc` knows what a "
             "shared cache may lose"
@@ -80,7 +80,7 @@ def states() -> list[dict[str, str]]:
 
 
 def _current() -> Iterator[str]:
-    for file in (workspace.ROOT / "dvc.lock", *workspace.ROOT.glob("*.dvc")):
+    for file in (workspace.root() / "dvc.lock", *workspace.root().glob("*.dvc")):
         if file.is_file():
             yield file.read_text(encoding="utf-8")
 

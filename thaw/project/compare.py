@@ -9,6 +9,7 @@ No DVC stage, since what it finds hangs on which model is in use. `run()` is how
 """
 
 import hashlib
+import json
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -18,10 +19,10 @@ from typing import TYPE_CHECKING, Any
 
 from thaw.errors import InputError
 from thaw.project import models, phase, registry, results, settings, workspace
+from thaw.project.journal import replace as replace_file
 from thaw.project.registry import Version
 from thaw.project.settings import Settings
 from thaw.project.stage import OnLine, finish
-from thaw.project.workspace import DATA, EVALUATE
 from thaw.startup import search_less_for_garbage
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ def run(champion: Version | None, on_line: OnLine = print) -> Outcome:
         outcome = _compared(champion, on_line)
     outcome = replace(outcome, model=registry.model_of(None))
     _write(outcome)
-    report = workspace.ROOT / "artifacts/report/report.html"
+    report = workspace.artifacts("report/report.html")
     html = page(report.read_text(encoding="utf-8"), changes(), **outcome.to_json())
     (_folder() / "report.html").write_text(html, encoding="utf-8")
     return outcome
@@ -99,9 +100,11 @@ def changes() -> bytes:
 
 
 def decision() -> Outcome | None:
-    """The last decision, if there is one."""
-    path = _folder() / "decision.json"
-    return Outcome(**phase.read_json(path)) if path.is_file() else None
+    """The last decision, if there is one; one that a power cut damaged is none."""
+    try:
+        return Outcome(**phase.read_json(_folder() / "decision.json"))
+    except (FileNotFoundError, ValueError):
+        return None
 
 
 def compare(config: Settings, others: list[tuple[Path, str]], new: tuple[Path, str] | None = None) -> None:
@@ -124,7 +127,7 @@ def compare(config: Settings, others: list[tuple[Path, str]], new: tuple[Path, s
             f"promote.costs names '{unknown[0]}', which is no class; the classes are {', '.join(data.classes)}"
         )
     rows = data.rows.loc[data.split("test")].reset_index(drop=True)
-    predictions = read_predictions(EVALUATE / "predictions.csv")
+    predictions = read_predictions(workspace.artifacts("evaluate/predictions.csv"))
     assert predictions["path"].tolist() == rows["path"].tolist(), "evaluate saw other test pictures"
     if new:
         challenger, own_classes, own_cut = _said(config, data, device, *new)
@@ -183,7 +186,7 @@ def _write_changes(table: "pd.DataFrame") -> None:
     from thaw.report.mistakes import SHOWN, mistakes
 
     worst = table.head(SHOWN)
-    picture = mistakes(worst, [thumbnail(DATA / path) for path in worst["path"]]) if len(worst) else b""
+    picture = mistakes(worst, [thumbnail(workspace.data() / path) for path in worst["path"]]) if len(worst) else b""
     (_folder() / CHANGES).unlink(missing_ok=True)
     if picture:
         (_folder() / CHANGES).write_bytes(picture)
@@ -255,7 +258,7 @@ def _compared(champion: Version, on_line: OnLine, new: Version | None = None) ->
     if new and new.model == registry.model_of(None):
         new = None
     versions = registry.versions()
-    best = anchor(champion, versions, settings.read(workspace.ROOT / "params.yaml").promote.by)
+    best = anchor(champion, versions, settings.read().promote.by)
     inputs = _inputs(champion, best) | ({"new": f"{new.name} {new.model}"} if new else {})
     previous = decision()
     if previous and previous.inputs == inputs:
@@ -304,9 +307,9 @@ def _worn(versions: list[Version], pictures: int) -> list[str]:
 
 def _inputs(champion: Version, best: Version | None) -> dict[str, Any]:
     """All that a decision hangs on."""
-    config = settings.read(workspace.ROOT / "params.yaml")
+    config = settings.read()
     files = ("prepare/manifest.csv", "evaluate/predictions.csv")
-    contents = [(workspace.ROOT / "artifacts" / file).read_bytes() for file in files]
+    contents = [workspace.artifacts(file).read_bytes() for file in files]
     return {
         "champion": f"{champion.name} {champion.model}",
         "anchor": f"{best.name} {best.model}" if best else "",
@@ -324,13 +327,11 @@ def _files(version: Version) -> Iterator[Path]:
 
 
 def _folder() -> Path:
-    return workspace.ROOT / "artifacts" / "promotion"
+    return workspace.artifacts("promotion")
 
 
 def _write(outcome: Outcome) -> None:
-    partial_file = _folder() / ".decision.json.partial"
-    phase.write_json(partial_file, outcome.to_json())
-    partial_file.replace(_folder() / "decision.json")
+    replace_file(_folder() / "decision.json", (json.dumps(outcome.to_json(), indent=2) + "\n").encode())
 
 
 if __name__ == "__main__":

@@ -43,7 +43,7 @@ class Finding:
 
 def examine() -> Iterator[Finding]:
     """Look at everything, one after the other."""
-    values = settings.read(workspace.ROOT / "params.yaml")
+    values = settings.read()
     for name, look in LOOKS.items():
         try:
             yield look(values)
@@ -83,7 +83,7 @@ def _results(_: Settings) -> Finding:
         sentences.insert(0, f"thaw went from {kept.get('thaw')} to {thaw.__version__}")
     if sentences:
         return Finding("results", "; ".join(sentences), "thaw run" if recipe.in_own_repository() else "thaw upgrade")
-    if not (workspace.ROOT / "dvc.lock").is_file():
+    if not (workspace.root() / "dvc.lock").is_file():
         return Finding("results", "there are none yet")
     if misfits := provenance.misfits():
         phase, reasons = next(iter(misfits.items()))
@@ -106,12 +106,12 @@ def _git(values: Settings) -> Finding:
 
 
 def _data(_: Settings) -> Finding:
-    data = workspace.ROOT / "data"
+    data = workspace.data()
     if not (data.is_dir() and any(data.iterdir())):
-        pinned = (workspace.ROOT / "data.dvc").is_file()
+        pinned = (workspace.root() / "data.dvc").is_file()
         mend = "thaw data" if pinned else "cp -r PICTURES/* data/"
         return Finding("data", "data/ is empty" + ("" if pinned else ", and nothing is pinned"), mend)
-    if not (workspace.ROOT / "data.dvc").is_file():
+    if not (workspace.root() / "data.dvc").is_file():
         return Finding("data", "data/ is not pinned yet; the first run pins it")
     differs = pin.difference()
     return Finding("data", str(differs), "thaw data --accept") if differs else Finding("data", "as data.dvc pins them")
@@ -121,7 +121,7 @@ def _remote(_: Settings) -> Finding:
     if not experiment.has_remote():
         return Finding("DVC remote", "none, so data and models are on this machine alone")
     command = [sys.executable, "-c", ASK_REMOTE]
-    done = subprocess.run(command, cwd=workspace.ROOT, text=True, capture_output=True, timeout=PATIENCE)
+    done = subprocess.run(command, cwd=workspace.root(), text=True, capture_output=True, timeout=PATIENCE)
     answer = (done.stdout.strip() or done.stderr.strip() or "it says nothing").splitlines()[-1]
     place = Path(answer.rpartition(" at ")[2])  # files/md5 of the remote
     is_away = place.is_absolute() and not place.parents[2].is_dir()  # what should hold it is not mounted
@@ -145,7 +145,7 @@ def _lock(_: Settings) -> Finding:
 
 
 def _disk(values: Settings) -> Finding:
-    free = shutil.disk_usage(workspace.ROOT).free / 1e9
+    free = shutil.disk_usage(workspace.root()).free / 1e9
     if free < values.retrain.disk_gb:
         text = f"{free:.1f} GB are free; retrain.disk_gb asks for {values.retrain.disk_gb:g}"
         return Finding("disk", text, "thaw clean")
@@ -165,7 +165,7 @@ def _device(values: Settings) -> Finding:
 
 def _answers(command: list[str]) -> bool:
     environment = os.environ | {"GIT_TERMINAL_PROMPT": "0"}
-    done = subprocess.run(command, cwd=workspace.ROOT, env=environment, capture_output=True, timeout=PATIENCE)
+    done = subprocess.run(command, cwd=workspace.root(), env=environment, capture_output=True, timeout=PATIENCE)
     return done.returncode == 0
 
 

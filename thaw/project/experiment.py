@@ -22,7 +22,7 @@ UNSENT = Journal("unsent")
 
 def known() -> str | None:
     """The name of the newest record of exactly these results, if there is one."""
-    lock = workspace.ROOT / "dvc.lock"
+    lock = workspace.root() / "dvc.lock"
     ours = git("hash-object", str(lock)) if lock.is_file() else ""
     records = git("for-each-ref", "--format=%(refname)", "--sort=-committerdate", "refs/exps/*/*/*").split()
     matching = (
@@ -42,7 +42,7 @@ def save(name: str, message: str, on_line: OnLine = print) -> str:
     UNSENT.begin(record=name)
     new = git("ls-files", "--others", "--exclude-standard", "--", *OURS).splitlines()
     command = dvc("exp", "save", "--name", name, "--message", message)
-    index = workspace.ROOT / git("rev-parse", "--git-path", "index")
+    index = workspace.root() / git("rev-parse", "--git-path", "index")
     backup = index.with_name("index.before-record")
     shutil.copy2(index, backup)
     try:
@@ -55,7 +55,7 @@ def save(name: str, message: str, on_line: OnLine = print) -> str:
 def has_remote() -> bool:
     """Whether there is a DVC remote to push to."""
     command = dvc("config", "core.remote")
-    return bool(subprocess.run(command, cwd=workspace.ROOT, text=True, capture_output=True).stdout.strip())
+    return bool(subprocess.run(command, cwd=workspace.root(), text=True, capture_output=True).stdout.strip())
 
 
 def push(on_line: OnLine = print) -> int:

@@ -70,7 +70,7 @@ def export(name: str, out: Path, int8: bool, on_line: OnLine = print) -> None:
 
 def _pictures() -> pd.DataFrame | None:
     """The manifest of the project that the current folder is in, if its pictures are there."""
-    table = workspace.ROOT / "artifacts/prepare/manifest.csv"
+    table = workspace.root() / "artifacts/prepare/manifest.csv"
     if workspace.find(Path.cwd()) is None or not table.is_file() or not _data().is_dir():
         return None
     rows = read_manifest(table)
@@ -80,7 +80,7 @@ def _pictures() -> pd.DataFrame | None:
 
 
 def _data() -> Path:
-    return workspace.ROOT / "data"
+    return workspace.data()
 
 
 def _files(rows: pd.DataFrame) -> list[Path]:
@@ -123,7 +123,7 @@ def _probabilities(predictor: Model | onnx.Exported, files: Sequence[Path], what
 
 def _evaluated(folder: Path, network: Model, test: pd.DataFrame) -> Probabilities | None:
     """Evaluate's probabilities of the test pictures, if it had this model and nothing changed since."""
-    table, current = (workspace.ROOT / "artifacts" / name for name in ("evaluate/predictions.csv", "package"))
+    table, current = (workspace.artifacts(name) for name in ("evaluate/predictions.csv", "package"))
     same = (current / package.META).is_file() and package.identity(current) == package.identity(folder)
     if not same or not table.is_file() or provenance.misfits().keys() & {"evaluate", "package"}:
         return None
@@ -171,7 +171,7 @@ def _write_int8(
     pixels = _pixels(batches[0], shape)
     speeds = proof.speeds(lambda: exported(pixels), lambda: quantised(pixels))
     cost = proof.cost(before, after, labels_of(test, classes), groups_of(test), speeds)
-    changed, margin = _in_words(cost), settings.read(workspace.ROOT / "params.yaml").export.margin
+    changed, margin = _in_words(cost), settings.read().export.margin
     if -cost.change > margin:
         raise InputError(
             f"8 bits change the accuracy by {changed}, and export.margin allows {100 * margin:g} fewer: leave out "

@@ -51,7 +51,7 @@ def outcome(of: Sweep) -> Findings | None:
     arms_done = pd.DataFrame([_row(of, arm) for arm in done])
     table = sweeps.by_setting(arms_done)
     best = sweeps.best(table)
-    folder = workspace.ROOT / "artifacts" / "sweeps" / of.name
+    folder = workspace.artifacts("sweeps") / of.name
     folder.mkdir(parents=True, exist_ok=True)
     arms_done.to_csv(folder / "table.csv", index=False, lineterminator="\n")
     picture = sweep_plot(arms_done, table, best)

@@ -10,7 +10,7 @@ from thaw.project import workspace
 def git(*arguments: str) -> str:
     """The output of a git command; empty if it fails."""
     done = subprocess.run(
-        ["git", *arguments], cwd=workspace.ROOT, text=True, capture_output=True, stdin=subprocess.DEVNULL
+        ["git", *arguments], cwd=workspace.root(), text=True, capture_output=True, stdin=subprocess.DEVNULL
     )
     return done.stdout.strip() if done.returncode == 0 else ""
 
@@ -21,7 +21,7 @@ def contents(names: list[str]) -> list[str]:
     if not names:
         return []
     request = "".join(f"{name}\n" for name in names).encode()
-    done = subprocess.run(["git", "cat-file", "--batch"], cwd=workspace.ROOT, input=request, capture_output=True)
+    done = subprocess.run(["git", "cat-file", "--batch"], cwd=workspace.root(), input=request, capture_output=True)
     answer, texts = io.BytesIO(done.stdout), []
     for _ in names:
         head = answer.readline().split()  # hash, kind and size; or the name and "missing"

@@ -47,7 +47,7 @@ def faults() -> Iterator[Fault]:
 
 
 def _lock_file() -> Iterator[Fault]:
-    file = workspace.ROOT / "dvc.lock"
+    file = workspace.root() / "dvc.lock"
     if not file.is_file():
         return
     text = file.read_bytes().decode(errors="replace")
@@ -89,7 +89,7 @@ def _is_whole(stage: Any) -> bool:
 
 
 def _mend_lock_file(file: Path, whole: str) -> None:
-    aside = workspace.ROOT / ".dvc" / "tmp" / "thaw" / "dvc.lock.broken"
+    aside = workspace.scratch() / "dvc.lock.broken"
     aside.parent.mkdir(parents=True, exist_ok=True)
     shutil.copy2(file, aside)
     if whole:
@@ -102,7 +102,7 @@ def _mend_lock_file(file: Path, whole: str) -> None:
 
 
 def _rwlock() -> Iterator[Fault]:
-    file = workspace.ROOT / ".dvc" / "tmp" / "rwlock"
+    file = workspace.root() / ".dvc" / "tmp" / "rwlock"
     if not file.is_file():
         return
     entries = _entries(file)
@@ -122,9 +122,17 @@ def _entries(file: Path) -> dict[str, dict[str, Any]] | None:
         values = json.loads(file.read_bytes())
     except ValueError:
         return None
-    if not isinstance(values, dict) or not all(isinstance(values.get(mode, {}), dict) for mode in ("read", "write")):
+    if not isinstance(values, dict):
         return None
-    return values
+    read, write = values.get("read", {}), values.get("write", {})
+    if not isinstance(read, dict) or not isinstance(write, dict):
+        return None
+    readers = [entry for listed in read.values() for entry in (listed if isinstance(listed, list) else [None])]
+    return values if all(map(_is_entry, [*readers, *write.values()])) else None
+
+
+def _is_entry(entry: Any) -> bool:
+    return isinstance(entry, dict) and isinstance(entry.get("pid"), int) and isinstance(entry.get("cmd"), str)
 
 
 def _stale(entries: dict[str, dict[str, Any]], written: float) -> list[dict[str, Any]]:
@@ -187,12 +195,12 @@ def _guard(file: Path) -> Iterator[None]:
 
 
 def _cache() -> Iterator[Fault]:
-    """Cached files of zero bytes that dvc.lock or data.dvc name; restored if the workspace has
-    their content."""
+    """Cached files of zero bytes, and half-written lists of folders, that dvc.lock or data.dvc
+    name; restored if the workspace has their content."""
     cache = cache_folder()
     for path, digest in _pinned():
         file = place(cache, digest)
-        if _is_emptied(file, digest):
+        if _is_emptied(file, digest) or (digest.endswith(".dir") and file.is_file() and not _is_list(file)):
             yield _emptied(file, digest, path)
         for name, member in members(cache, digest):
             inner = place(cache, member)
@@ -203,15 +211,15 @@ def _cache() -> Iterator[Fault]:
 def cache_folder() -> Path:
     """DVC's cache."""
     config = configparser.ConfigParser()
-    config.read([workspace.ROOT / ".dvc" / name for name in ("config", "config.local")])
-    return workspace.ROOT / ".dvc" / config.get("cache", "dir", fallback="cache")
+    config.read([workspace.root() / ".dvc" / name for name in ("config", "config.local")])
+    return workspace.root() / ".dvc" / config.get("cache", "dir", fallback="cache")
 
 
 def _pinned() -> Iterator[tuple[str, str]]:
     """Path and hash of every output in dvc.lock and data.dvc."""
     for name in ("dvc.lock", "data.dvc"):
         with suppress(OSError, YAMLError, ValueError, AttributeError):
-            values = YAML(typ="safe").load(workspace.ROOT / name)
+            values = YAML(typ="safe").load(workspace.root() / name)
             for stage in values.get("stages", {"": values}).values():
                 yield from ((out["path"], out["md5"]) for out in stage.get("outs", []) if out.get("md5"))
 
@@ -226,6 +234,14 @@ def _is_emptied(file: Path, digest: str) -> bool:
     try:
         return digest != EMPTY and file.stat().st_size == 0
     except OSError:
+        return False
+
+
+def _is_list(file: Path) -> bool:
+    """Whether a cached list of a folder can be read: of what was half written no JSON is left."""
+    try:
+        return isinstance(json.loads(file.read_bytes()), list)
+    except (OSError, ValueError):
         return False
 
 
@@ -249,7 +265,7 @@ def _emptied(file: Path, digest: str, path: str) -> Fault:
 
 def _content(path: str, digest: str) -> bytes | Path | None:
     """The content that a cached file must have, if the workspace has it."""
-    place = workspace.ROOT / path
+    place = workspace.root() / path
     if provenance.hash_at(place) != digest:
         return None
     return provenance.listing(place) if digest.endswith(".dir") else place

@@ -51,7 +51,7 @@ class Taken:
 
 def take(retrain: Retrain, on_line: OnLine) -> Taken | None:
     """Move what arrived into the data; None if nothing did. The caller holds the workspace."""
-    if not retrain.incoming or not add.arrived(folder := workspace.ROOT / retrain.incoming):
+    if not retrain.incoming or not add.arrived(folder := workspace.root() / retrain.incoming):
         return None
     archive = _archive(retrain.archive, folder)
     when = f"{datetime.now().astimezone():%Y-%m-%d-%H%M%S}"
@@ -89,8 +89,8 @@ def waiting(archive: Path) -> int:
 
 def _archive(name: str, incoming: Path) -> Path:
     """The folder of the archive, which git ignores."""
-    archive = workspace.ROOT / name
-    for other in (incoming, workspace.ROOT / "data"):
+    archive = workspace.root() / name
+    for other in (incoming, workspace.data()):
         a, b = archive.resolve(), other.resolve()
         if a.is_relative_to(b) or b.is_relative_to(a):
             raise InputError(f"retrain.archive is {name}, and {other} lies in it or around it; name another folder")

@@ -18,7 +18,7 @@ class Journal:
     @property
     def file(self) -> Path:
         """Its file in the workspace."""
-        return workspace.ROOT / ".dvc" / "tmp" / "thaw" / f"{self.name}.json"
+        return workspace.scratch() / f"{self.name}.json"
 
     def begin(self, **values: Any) -> None:
         """Write down what is about to be done."""

@@ -1,13 +1,13 @@
-"""The lock of the workspace: one retraining at a time; another one waits its turn.
+"""The locks of the workspace: one retraining at a time, and one prediction; another one waits its turn.
 
-Child processes inherit the lock, so a training that outlives a killed caller keeps others out.
+Child processes inherit them, so a training that outlives a killed caller keeps others out.
 """
 
 import fcntl
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -15,31 +15,43 @@ from thaw.errors import InputError
 from thaw.project import workspace
 
 PAUSE = 1.0  # seconds between two attempts
+RETRAINING, PREDICTION = "retraining", "prediction"
+FILES = {RETRAINING: "retrain.lock", PREDICTION: "predict.lock"}
 
+Say = Callable[[str], object]
 _files: set[int] = set()
 
 
 class Busy(InputError):
-    """Another retraining holds the workspace."""
+    """Another run holds the workspace."""
 
 
 def inherited() -> tuple[int, ...]:
-    """File descriptors of the lock, for child processes to inherit."""
+    """File descriptors of the locks, for child processes to inherit."""
     return tuple(_files)
 
 
-@contextmanager
-def only_retraining(name: str, minutes: float = 0, say: Callable[[str], object] = print) -> Iterator[None]:
+def only_retraining(name: str, minutes: float = 0, say: Say = print) -> AbstractContextManager[None]:
     """Hold the workspace for one retraining; wait up to `minutes` while another one holds it."""
-    path = _file()
+    return _only(RETRAINING, name, minutes, say)
+
+
+def only_prediction(name: str, minutes: float = 0, say: Say = print) -> AbstractContextManager[None]:
+    """The same for one run that predicts new pictures, which may go on beside a retraining."""
+    return _only(PREDICTION, name, minutes, say)
+
+
+@contextmanager
+def _only(kind: str, name: str, minutes: float, say: Say) -> Iterator[None]:
+    path = _file(kind)
     path.parent.mkdir(parents=True, exist_ok=True)
     deadline, announced = time.monotonic() + 60 * minutes, False
     while not (lock := _try_lock(path)):
         if time.monotonic() >= deadline:
             waited = f"; waited {minutes:g} minutes for it, as long as retrain.wait allows" if minutes else ""
-            raise Busy(f"another retraining holds this workspace ({holder()}): wait until it ends, or stop it{waited}")
+            raise Busy(f"another {kind} holds this workspace ({holder(kind)}): wait until it ends, or stop it{waited}")
         if not announced:
-            say(f"Waiting while another retraining holds this workspace ({holder()}), {minutes:g} minutes at most")
+            say(f"Waiting while another {kind} holds this workspace ({holder(kind)}), {minutes:g} minutes at most")
             announced = True
         time.sleep(PAUSE)
     with lock:
@@ -53,9 +65,9 @@ def only_retraining(name: str, minutes: float = 0, say: Callable[[str], object] 
             _files.discard(lock.fileno())
 
 
-def holder() -> str | None:
+def holder(kind: str = RETRAINING) -> str | None:
     """Who holds the workspace, and in which process; None if nobody does."""
-    path = _file()
+    path = _file(kind)
     if not path.is_file():
         return None
     if lock := _try_lock(path):
@@ -69,8 +81,8 @@ def holder() -> str | None:
     return f"{name} was killed, and what it started lives on: process {', '.join(living)}"
 
 
-def _file() -> Path:
-    return workspace.ROOT / ".dvc" / "tmp" / "retrain.lock"
+def _file(kind: str) -> Path:
+    return workspace.root() / ".dvc" / "tmp" / FILES[kind]
 
 
 def _try_lock(path: Path) -> IO[str] | None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from ruamel.yaml import YAML
 
 from thaw.errors import InputError
-from thaw.project import registry, settings, start, workspace
+from thaw.project import registry, settings, start, withdraw, workspace
 from thaw.project.git import contents, dvc
 from thaw.project.registry import Version
 from thaw.project.stage import run
@@ -66,7 +66,10 @@ def files(version: Version) -> Iterator[Path]:
     """The files of a version's model, from DVC's cache or remote, while the block lasts."""
     with tempfile.TemporaryDirectory(prefix=f"{version.name}-", dir=_scratch()) as scratch:
         folder = Path(scratch, "model")
-        if lines := _get(version, version.path, folder):
+        lines = _get(version, version.path, folder)
+        if lines and not withdraw.is_reproducible(version.name):
+            lines = _get_without_features(version, folder, lines)
+        if lines:
             errors = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR: ")]
             why = errors[0] if errors else "no reason given"
             raise InputError(
@@ -85,6 +88,18 @@ def _get(version: Version, path: str, out: Path) -> list[str]:
     """Run `dvc get`; returns what it printed if it failed, else nothing."""
     lines: list[str] = []
     return lines if run(dvc("get", ".", path, "--rev", version.commit, "--out", str(out)), lines.append) else []
+
+
+def _get_without_features(version: Version, folder: Path, lines: list[str]) -> list[str]:
+    """Bring a model that lost its features of training pictures to `thaw remove --purge`; returns
+    what DVC printed if it failed, or `lines` if the model never had such features."""
+    outs = registry.hashes(contents([f"{version.commit}:./dvc.lock"])[0])
+    if withdraw.UNLIKE not in outs:
+        return lines
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    names = [Path(path).name for path in outs if path.startswith(f"{version.path}/") and path != withdraw.UNLIKE]
+    return [line for name in names for line in _get(version, f"{version.path}/{name}", folder / name)]
 
 
 def _version(name: str) -> Version:
@@ -113,7 +128,7 @@ def _package_of(version: Version) -> Iterator[Path]:
     """The package of a version: the workspace's own if it is the same model, else from DVC."""
     from thaw.model import package
 
-    current = workspace.ROOT / version.path
+    current = workspace.root() / version.path
     if _is_package(current) and package.identity(current) == version.model:
         yield current
         return
@@ -141,7 +156,7 @@ def _make_package(network: Path, version: Version) -> Path:
     views = (YAML(typ="safe").load(params) or {}).get("evaluate", {}).get("views")
     if "temperature" not in figures.get("finetuned", {}) or views is None:
         raise InputError(f"{version.name} is from before thaw noted how to use a model: train and record a new one")
-    sure = settings.read(workspace.ROOT / "params.yaml").package.sure
+    sure = settings.read().package.sure
     meta = package.meta_of(checkpoint.read_meta(network), figures, [], [], views=views, sure=sure, versions={})
     package.write(network.parent / "package", network, None, meta, f"# {version.name}\n")
     return network.parent / "package"
@@ -180,6 +195,6 @@ def _ancestors(version: Version, versions: list[Version]) -> Iterator[Version]:
 
 
 def _scratch() -> Path:
-    parent = workspace.ROOT / ".dvc/tmp/thaw"
+    parent = workspace.scratch()
     parent.mkdir(parents=True, exist_ok=True)
     return parent

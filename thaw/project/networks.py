@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,10 +16,9 @@ from thaw.learning import checkpoint, processes
 from thaw.learning.backbones import Classifier, create
 from thaw.learning.folding import fold_batchnorm
 from thaw.learning.machine import bfloat16_pays, keep_freed_memory, use_bfloat16
-from thaw.project import start
+from thaw.project import start, workspace
 from thaw.project.phase import outputs, read_json, write_json
 from thaw.project.settings import Settings
-from thaw.project.workspace import DATA, EMBED, PREPARE
 
 AGAIN = "make it anew with `dvc repro --single-item --force {}`"
 
@@ -124,16 +122,17 @@ class _Visible(Pictures):
 def dataset(config: Settings, *reads: str) -> Dataset:
     """Read the splits in `reads` from prepare's outputs: `networks.dataset(config, "train",
     "val")`."""
-    meta = read_json(PREPARE / "meta.json")
-    rows = read_manifest(PREPARE / "manifest.csv")
-    file = PREPARE / "pictures.npy"
+    prepared = workspace.artifacts("prepare")
+    meta = read_json(prepared / "meta.json")
+    rows = read_manifest(prepared / "manifest.csv")
+    file = prepared / "pictures.npy"
     decoded = np.load(file, mmap_mode="r") if file.is_file() else None
     if fingerprint(rows) != meta["data"]:
-        raise InputError(f"{PREPARE}/manifest.csv is not the one that prepare wrote; {AGAIN.format('prepare')}")
+        raise InputError(f"{prepared}/manifest.csv is not the one that prepare wrote; {AGAIN.format('prepare')}")
     if decoded is not None and len(decoded) != len(rows):
         counts = f"{len(rows)} rows for {len(decoded)} decoded pictures"
-        raise InputError(f"{PREPARE}/manifest.csv has {counts}; {AGAIN.format('prepare')}")
-    files = [DATA / path for path in rows["path"]]
+        raise InputError(f"{prepared}/manifest.csv has {counts}; {AGAIN.format('prepare')}")
+    files = [workspace.data() / path for path in rows["path"]]
     targets = torch.from_numpy(targets_of(rows, meta["classes"]))
     pictures = Pictures(files, Shape(**meta["shape"]), decoded, config.resources.workers)
     return of_splits(reads, rows, meta["classes"], targets, pictures, meta)
@@ -155,10 +154,11 @@ def of_splits(
 
 def features(data: Dataset, split: str) -> NDArray[np.float32]:
     """The features of a split that embed wrote, a memory map (pictures, views, features)."""
-    array: NDArray[np.float32] = np.load(EMBED / f"{split}.npy", mmap_mode="r")
+    file = workspace.artifacts("embed") / f"{split}.npy"
+    array: NDArray[np.float32] = np.load(file, mmap_mode="r")
     if len(array) != len(data.split(split)):
         counts = f"features of {len(array)} pictures for the {len(data.split(split))} in {split}"
-        raise InputError(f"{EMBED}/{split}.npy has {counts}; {AGAIN.format('embed')}")
+        raise InputError(f"{file} has {counts}; {AGAIN.format('embed')}")
     return array
 
 
@@ -202,7 +202,7 @@ def meta_of(config: Settings, data: Dataset, folded: bool, parent: str | None) -
 
 
 def write_network(
-    target: Path,
+    phase: str,
     weights: dict[str, torch.Tensor],
     kept_figures: dict[str, float],
     history: pd.DataFrame,
@@ -211,7 +211,7 @@ def write_network(
     """Write a checkpoint, the figures of its weights, and the history of its epochs."""
     figures = {"epochs": int(history["epoch"].max()), "kept_epoch": kept_figures["epoch"]}
     figures |= {name: value for name, value in kept_figures.items() if name != "epoch"}
-    with outputs(target) as folder:
+    with outputs(phase) as folder:
         history.to_csv(folder / "history.csv", index=False, lineterminator="\n")
         write_json(folder / "metrics.json", figures)
         checkpoint.save(folder / "model", weights, meta | {"kept": kept_figures})

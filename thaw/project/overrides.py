@@ -102,7 +102,7 @@ def _check_network(name: str, weights: str, resolution: int | None, blocks: str 
     size = resolution or expected
     registered = weights in get_model_weights(name).__members__
     if not (registered or backbones.RANDOM.fullmatch(weights) or start.is_model(weights)):
-        file = workspace.ROOT / weights
+        file = workspace.root() / weights
         backbones.create(name, str(file) if file.is_file() else weights, 2, size)  # raises if the file is wrong
     backbones.check_size(name, weights, size)
     with suppress(NotImplementedError), torch.device("meta"):  # RegNet cannot be built without numbers
@@ -125,4 +125,4 @@ def _back(before: Any, during: Any, now: Any, prefix: str = "") -> list[str]:
 
 
 def _file() -> Path:
-    return workspace.ROOT / "params.yaml"
+    return workspace.root() / "params.yaml"

@@ -12,9 +12,8 @@ from typing import Any
 
 from thaw.errors import InputError
 from thaw.learning import processes
-from thaw.project import provenance, scratch, settings
+from thaw.project import provenance, scratch, settings, workspace
 from thaw.project.settings import Settings
-from thaw.project.workspace import ARTIFACTS
 
 
 def start(phase: Callable[[Settings], None], shared: bool = False) -> None:
@@ -49,13 +48,13 @@ def start(phase: Callable[[Settings], None], shared: bool = False) -> None:
 
 
 @contextmanager
-def outputs(target: Path) -> Iterator[Path]:
-    """A folder to write into. Its content moves to `target` at the end, or is deleted after an
-    error.
+def outputs(phase: str) -> Iterator[Path]:
+    """A folder to write into. Its content becomes the phase's outputs at the end, or is deleted
+    after an error.
 
     Rank 0 makes the folder and moves its content; the other ranks only get its path.
     """
-    partial = ARTIFACTS / f".{target.name}.partial"
+    target, partial = workspace.artifacts(phase), workspace.artifacts(f".{phase}.partial")
     if not processes.first():
         yield partial
         return

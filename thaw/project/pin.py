@@ -49,7 +49,7 @@ class DataDiffers(InputError):
 
 def difference() -> Difference | None:
     """How data/ differs from data.dvc; None if it does not, or if one of them is missing."""
-    if not (workspace.ROOT / "data.dvc").is_file() or not workspace.has_content(workspace.ROOT / "data"):
+    if not (workspace.root() / "data.dvc").is_file() or not workspace.has_content(workspace.data()):
         return None
     lines: list[str] = []
     # `dvc status` would only say "not in cache" if the cache lacks a file, even for data that
@@ -77,7 +77,7 @@ def check() -> None:
 
 def accept(on_line: OnLine = print) -> None:
     """Pin data/ as it is, and say what that changes. The caller must hold the workspace."""
-    data, pin = workspace.ROOT / "data", workspace.ROOT / "data.dvc"
+    data, pin = workspace.data(), workspace.root() / "data.dvc"
     if not any(file.is_file() and not file.name.startswith(".") for file in data.rglob("*")):
         raise InputError("data/ is missing or empty, which cannot be pinned; `thaw data` brings what data.dvc pins")
     pinned, differs = pin.is_file(), difference()
@@ -92,5 +92,5 @@ def accept(on_line: OnLine = print) -> None:
 
 def write(stage: str) -> None:
     """Pin data/ as it is, on behalf of `stage`."""
-    command = ["commit", "--force", "data.dvc"] if (workspace.ROOT / "data.dvc").is_file() else ["add", "data"]
+    command = ["commit", "--force", "data.dvc"] if (workspace.root() / "data.dvc").is_file() else ["add", "data"]
     finish(stage, dvc(*command), lambda line: None)

@@ -11,7 +11,7 @@ from thaw.project import workspace
 
 def read(name: str) -> dict[str, Any]:
     """A YAML file of the workspace; empty if there is none."""
-    return load(workspace.ROOT / name)
+    return load(workspace.root() / name)
 
 
 def load(file: Path) -> dict[str, Any]:
@@ -27,7 +27,7 @@ def stages() -> dict[str, Any]:
 
 def project() -> str:
     """The project's name, also on a Prefect server: from thaw.yaml, else that of its folder."""
-    return str(read("thaw.yaml").get("project") or workspace.ROOT.name)
+    return str(read("thaw.yaml").get("project") or workspace.root().name)
 
 
 def phases() -> dict[str, str]:

@@ -66,7 +66,7 @@ def predict(source: str, name: str) -> Predicted | None:
     # A folder may be empty, so only other sources are checked.
     columns = [] if Path(source).is_dir() else sources.check([source])
     model = models.load(name)
-    folder = workspace.ROOT / FOLDER / model.about.identity[:12]
+    folder = workspace.root() / FOLDER / model.about.identity[:12]
     predicted = _paths_in(folder)
     new = (picture for picture in sources.pictures([source]) if str(picture.path) not in predicted)
     first = next(new, None)
@@ -77,7 +77,7 @@ def predict(source: str, name: str) -> Predicted | None:
     tally = predictions.write_file(model, chain([first], new), columns, str(file), Progress(None))
     meta = model.about.meta
     return Predicted(
-        file=file.relative_to(workspace.ROOT).as_posix(),
+        file=file.relative_to(workspace.root()).as_posix(),
         pictures=tally.pictures,
         decisions=dict(tally.decisions),
         unsure=tally.unsure,

@@ -64,7 +64,10 @@ def _differences(phase: str, now: dict[str, Any], locked: list[dict[str, Any]]) 
     file = _file(phase)
     if not file.is_file():
         return [f"no {FOLDER}/{file.name} says what it was made with"]
-    record: Record = json.loads(file.read_text(encoding="utf-8"))
+    try:
+        record: Record = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError:
+        return [f"{FOLDER}/{file.name}, which says what it was made with, is damaged"]
     before = record["settings"]
     inputs = {dep["path"]: dep.get("md5") for dep in locked}
     settings = [
@@ -84,7 +87,7 @@ def _is_recorded(phase: str, stages: dict[str, Any]) -> bool:
 
 
 def _file(phase: str) -> Path:
-    return workspace.ROOT / FOLDER / f"{phase}.json"
+    return workspace.root() / FOLDER / f"{phase}.json"
 
 
 def _before(phase: str, stages: dict[str, Any]) -> list[str]:
@@ -126,7 +129,7 @@ def hash_of(path: str) -> str | None:
     if path == "data":
         pinned: str | None = pipeline.read("data.dvc").get("outs", [{}])[0].get("md5")
         return pinned
-    return hash_at(workspace.ROOT / path)
+    return hash_at(workspace.root() / path)
 
 
 def hash_at(place: Path) -> str | None:

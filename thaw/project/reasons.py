@@ -38,7 +38,7 @@ def changed() -> Reasons:
 def _modified() -> list[int]:
     """When the files that DVC's answer depends on were modified."""
     names = ("dvc.lock", "dvc.yaml", "data.dvc", "params.yaml", recipe.NAME)
-    files = [add.journal(), *(workspace.ROOT / name for name in names)]
+    files = [add.journal(), *(workspace.root() / name for name in names)]
     return [file.stat().st_mtime_ns if file.is_file() else 0 for file in files]
 
 
@@ -50,7 +50,7 @@ def _ask_dvc() -> Reasons:
         return {"data": lines[-1:] or ["DVC did not answer"]}
     status = json.loads(answer)
     locked = _locked_params() if status else {}
-    reasons = {} if (workspace.ROOT / "data.dvc").is_file() else {"data": ["data.dvc is gone"]}
+    reasons = {} if (workspace.root() / "data.dvc").is_file() else {"data": ["data.dvc is gone"]}
     for stage, entries in status.items():
         has_run = stage in locked or stage.endswith(".dvc")
         reasons[stage.removesuffix(".dvc")] = (
@@ -64,7 +64,7 @@ def _ask_dvc() -> Reasons:
 def _mixed_up(locked: dict[str, Any]) -> str:
     """A sentence if DVC's run cache restored pictures of another size, which an earlier thaw did
     not prevent."""
-    file = workspace.ROOT / "artifacts/prepare/meta.json"
+    file = workspace.root() / "artifacts/prepare/meta.json"
     if "size" not in locked or not file.is_file():
         return ""
     meta = json.loads(file.read_text(encoding="utf-8"))

@@ -78,7 +78,7 @@ def listed(stage: dict[str, Any]) -> list[str]:
 def current(root: Path | None = None) -> dict[str, Any]:
     """The recipe of the current code, packages and weights; of the project in `root`, else of this
     one."""
-    root = root or workspace.ROOT
+    root = root or workspace.root()
     code, used = {}, set()
     for phase in pipeline.load(root / "dvc.yaml").get("stages", {}):
         if (file := root / "tasks" / f"{phase}.py").is_file():
@@ -163,7 +163,7 @@ def refresh() -> dict[str, tuple[Any, Any]]:
 
 def write(values: dict[str, Any], root: Path | None = None) -> None:
     """Write values into thaw.yaml; comments and other values stay."""
-    file = (root or workspace.ROOT) / NAME
+    file = (root or workspace.root()) / NAME
     yaml = YAML()
     content = (yaml.load(file) if file.is_file() else None) or CommentedMap()
     for key, value in values.items():
@@ -175,11 +175,11 @@ def write(values: dict[str, Any], root: Path | None = None) -> None:
 
 def in_own_repository() -> bool:
     """Whether the project is thaw's own repository, which contains the running library."""
-    return (workspace.ROOT / "thaw").resolve() == LIBRARY.resolve()
+    return (workspace.root() / "thaw").resolve() == LIBRARY.resolve()
 
 
 def _task(phase: str) -> Path:
-    return workspace.ROOT / "tasks" / f"{phase}.py"
+    return workspace.root() / "tasks" / f"{phase}.py"
 
 
 def _imported(file: Path) -> tuple[set[str], set[str]]:
@@ -250,7 +250,7 @@ def _weights(root: Path) -> str | None:
     """The hash of the file, or the identity of the model, that backbone.weights names; None if it names neither."""
     backbone = pipeline.load(root / "params.yaml").get("backbone")
     name = backbone.get("weights") if isinstance(backbone, dict) else None
-    if root == workspace.ROOT and is_model(str(name)):
+    if root == workspace.root() and is_model(str(name)):
         from thaw.project import models
 
         return models.bring_start(str(name))

@@ -121,7 +121,7 @@ def model_of(commit: str | None) -> str:
     def text(path: str) -> str:
         if commit:
             return git("show", f"{commit}:./{path}")
-        file = workspace.ROOT / path
+        file = workspace.root() / path
         return file.read_text(encoding="utf-8") if file.is_file() else ""
 
     path = path_in(text("dvc.yaml"))
@@ -279,7 +279,7 @@ def _tag(name: str, commit: str, message: str, events: list[dict[str, Any]]) -> 
         environment |= {"GIT_COMMITTER_NAME": "thaw", "GIT_COMMITTER_EMAIL": "thaw@localhost"}
     # Unsigned, whatever the user's settings say: nobody is there to give the passphrase.
     command = ["git", "tag", "--annotate", "--no-sign", "--message", message, "--", name, commit]
-    result = subprocess.run(command, cwd=workspace.ROOT, env=environment, text=True, capture_output=True)
+    result = subprocess.run(command, cwd=workspace.root(), env=environment, text=True, capture_output=True)
     if result.returncode:
         raise InputError(f"git cannot make the tag {name}: {' '.join(result.stderr.split())}")
 

@@ -37,7 +37,7 @@ def reproduce(
     version = registry.find(name)
     if not withdraw.is_reproducible(version.name):
         raise InputError(f"{version.name} cannot be reproduced: `thaw remove --purge` took pictures out of its data")
-    project = _clone(version, folder or workspace.ROOT.parent / f"{workspace.ROOT.name}-{version.name}")
+    project = _clone(version, folder or workspace.root().parent / f"{workspace.root().name}-{version.name}")
     on_line(f"{project} is the project as it was at {version.name} (commit {version.commit[:7]})")
     if not pipeline.load(project / recipe.NAME).get("thaw"):
         raise InputError(
@@ -59,7 +59,7 @@ def _clone(version: registry.Version, folder: Path) -> Path:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder} is there already; name another folder with --out")
     top = Path(git("rev-parse", "--show-toplevel"))
-    inside = workspace.ROOT.resolve().relative_to(top.resolve())
+    inside = workspace.root().resolve().relative_to(top.resolve())
     for command in (
         ("git", "clone", "--quiet", "--no-checkout", str(top), str(folder)),
         ("git", "-C", str(folder), "fetch", "--quiet", str(top), version.commit),
@@ -80,7 +80,7 @@ def _python_in(environment: Path) -> Path:
 
 def _bring_data(project: Path, python: Path, on_line: OnLine) -> None:
     """Get the data of the version: from the cache of this project, else as any clone does."""
-    cache = subprocess.run(dvc("cache", "dir"), cwd=workspace.ROOT, text=True, capture_output=True).stdout.strip()
+    cache = subprocess.run(dvc("cache", "dir"), cwd=workspace.root(), text=True, capture_output=True).stdout.strip()
     dvc_there = [*_thaw_of(python), "-m", "dvc", "--cd", str(project)]
     finish("data", [*dvc_there, "remote", "add", "--local", "--force", "here", cache], on_line)
     with_here = subprocess.run(
@@ -102,7 +102,7 @@ def _bring_start(version: registry.Version, project: Path) -> None:
         raise InputError(f"{version.name} started from a model that has no version here any more")
     models.bring_start(parent.name)
     here = start.folder(parent.model)
-    shutil.copytree(here, project / here.relative_to(workspace.ROOT))
+    shutil.copytree(here, project / here.relative_to(workspace.root()))
 
 
 def _thaw_of(python: Path) -> list[str]:

@@ -20,7 +20,7 @@ MOST_NAMED = 3  # changed settings in the name of a run
 def metrics() -> dict[str, Any]:
     """All figures of `evaluate`: those of metrics.json and those of details.json, if there is
     one."""
-    folder = workspace.ROOT / "artifacts" / "evaluate"
+    folder = workspace.artifacts("evaluate")
     details = folder / "details.json"
     return joined(
         json.loads((folder / "metrics.json").read_text(encoding="utf-8")),
@@ -34,7 +34,7 @@ def learning_curves(*phases: str) -> bytes:
 
     from thaw.report.curves import curves
 
-    history = {phase: pd.read_csv(workspace.ROOT / "artifacts" / phase / "history.csv") for phase in phases}
+    history = {phase: pd.read_csv(workspace.artifacts(f"{phase}/history.csv")) for phase in phases}
     return curves(history["head"], history.get("unfreeze"))
 
 
@@ -59,7 +59,7 @@ def data() -> str:
     from thaw.project import notes
     from thaw.report.data import data_markdown
 
-    folder = workspace.ROOT / "artifacts" / "prepare"
+    folder = workspace.artifacts("prepare")
     if not (folder / "manifest.csv").is_file():
         return ""
     classes = json.loads((folder / "meta.json").read_text(encoding="utf-8"))["classes"]
@@ -68,7 +68,7 @@ def data() -> str:
 
 def picture(name: str) -> bytes:
     """A plot that the phase `report` drew, such as `confusion`, as the bytes of a PNG."""
-    return (workspace.ROOT / "artifacts/report" / f"{name}.png").read_bytes()
+    return workspace.artifacts(f"report/{name}.png").read_bytes()
 
 
 def promotion(decision: Mapping[str, Any], standing: str) -> str:
@@ -101,7 +101,7 @@ def _changed(config: Settings) -> list[str]:
     backbone and ratio, which the name of a run has anyway."""
     from ruamel.yaml import YAML
 
-    text = git("show", "HEAD:./params.yaml") or (workspace.ROOT / "params.yaml").read_text()
+    text = git("show", "HEAD:./params.yaml") or settings.file().read_text()
     committed = YAML(typ="safe").load(text)
     changes = []
     for key in settings.all_keys():
@@ -122,11 +122,11 @@ def commit() -> str:
 
 def data_hash() -> str:
     """The first letters of the hash in data.dvc; empty if the data are not pinned."""
-    pin = workspace.ROOT / "data.dvc"
+    pin = workspace.root() / "data.dvc"
     match = re.search(r"md5: (\w{7})", pin.read_text()) if pin.is_file() else None
     return match[1] if match else ""
 
 
 def report_page() -> Path:
     """The report; it exists once the phase `report` is done."""
-    return workspace.ROOT / "artifacts" / "report" / "report.html"
+    return workspace.artifacts("report/report.html")

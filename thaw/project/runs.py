@@ -1,4 +1,4 @@
-"""The log of retrainings: when each began and ended in this workspace, and how. No server is needed for it.
+"""The log of runs: when each began and ended in this workspace, and how. No server is needed for it.
 
 A line of JSON when a run begins and one when it ends, in `.prefect/runs.jsonl`. A run without an end whose process is
 gone was killed.
@@ -18,12 +18,13 @@ from thaw.project.journal import replace
 
 MOST = 2000  # lines; of more than that the older half goes
 RUNNING, KILLED, MISSED = "Running", "Killed", "Did not run"
-GOOD = ("Completed", RUNNING)
+GOOD = ("Completed", "Cached", RUNNING)  # Cached: a prediction without new pictures
+RETRAIN, PREDICT = "retrain", "predict"  # the flows whose runs are logged
 
 
 @dataclass(frozen=True)
 class Run:
-    """A retraining: of which schedule, when it was due and began and ended, and how."""
+    """A run: of which schedule and flow, when it was due and began and ended, and how."""
 
     name: str
     schedule: str | None
@@ -33,6 +34,7 @@ class Run:
     ended: datetime | None
     outcome: str
     message: str
+    flow: str = RETRAIN
 
 
 @contextmanager
@@ -54,7 +56,7 @@ def noted(number: str, **about: Any) -> Iterator[Callable[[str, str], None]]:
 
 
 def read() -> list[Run]:
-    """All retrainings that the log has, in the order in which they began."""
+    """All runs that the log has, in the order in which they began."""
     found: dict[str, dict[str, Any]] = {}
     for line in _file().read_text(encoding="utf-8").splitlines() if _file().is_file() else []:
         with suppress(ValueError):  # half a line, of a full disk
@@ -65,8 +67,8 @@ def read() -> list[Run]:
 
 def _run(values: dict[str, Any]) -> Run:
     began = datetime.fromisoformat(values["began"])
-    ended = values.get("ended")
-    outcome = values.get("outcome") or (RUNNING if _goes_on(values["process"]) else KILLED)
+    ended, flow = values.get("ended"), values.get("flow", RETRAIN)
+    outcome = values.get("outcome") or (RUNNING if _goes_on(values["process"], flow) else KILLED)
     due = values.get("due")
     return Run(
         name=values.get("name", ""),
@@ -77,24 +79,27 @@ def _run(values: dict[str, Any]) -> Run:
         ended=datetime.fromisoformat(ended) if ended else None,
         outcome=outcome,
         message=values.get("message", ""),
+        flow=flow,
     )
 
 
-def _goes_on(process: dict[str, Any]) -> bool:
+def _goes_on(process: dict[str, Any], flow: str) -> bool:
     """Whether the process of a run lives. That of a container is not seen, but what it holds is."""
     import psutil
 
     with suppress(psutil.Error):
         if abs(psutil.Process(process["pid"]).create_time() - process["since"]) < 1:
             return True
-    return lock.holder() is not None
+    return lock.holder(lock.PREDICTION if flow == PREDICT else lock.RETRAINING) is not None
 
 
 def _append(values: dict[str, Any]) -> None:
     file = _file()
     file.parent.mkdir(parents=True, exist_ok=True)
-    with file.open("a", encoding="utf-8") as log:
-        log.write(json.dumps(values) + "\n")
+    with file.open("ab+") as log:
+        log.seek(-min(1, log.seek(0, 2)), 2)
+        half = log.read() not in (b"", b"\n")  # a line, of a full disk or a power cut
+        log.write(b"\n" * half + json.dumps(values).encode() + b"\n")
     lines = file.read_bytes().splitlines(keepends=True)
     if len(lines) > MOST:
         replace(file, b"".join(lines[-MOST // 2 :]))
@@ -105,4 +110,4 @@ def _now() -> str:
 
 
 def _file() -> Path:
-    return workspace.ROOT / ".prefect" / "runs.jsonl"
+    return workspace.root() / ".prefect" / "runs.jsonl"

@@ -22,7 +22,7 @@ def finished(state: Path, made: str) -> None:
 
 def tidy() -> None:
     """Remove the states of trainings whose results are in dvc.lock."""
-    marks = list((workspace.ROOT / ".dvc" / "tmp" / "thaw").glob(f"*{DONE}"))
+    marks = list(workspace.scratch().glob(f"*{DONE}"))
     if not marks:
         return
     stages = pipeline.read("dvc.lock").get("stages", {}).values()

@@ -12,14 +12,14 @@ import sys
 from dvc.exceptions import UploadError
 from dvc.repo import Repo
 
+from thaw.project import workspace
 from thaw.project.experiment import QUICK
 from thaw.project.stage import answer
-from thaw.project.workspace import ROOT
 
 
 def main(names: list[str], quick: bool) -> None:
     """Push the outputs of these stages; the answer is the number of files sent."""
-    with Repo(str(ROOT), _wait_for_lock=True) as repo:
+    with Repo(str(workspace.root()), _wait_for_lock=True) as repo:
         sent = repo.push(names or None, run_cache=not quick)
         if not quick:
             stages = [stage for stage in repo.index.stages if not names or stage.addressing in names]

@@ -5,6 +5,7 @@ import difflib
 import io
 import re
 import runpy
+from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -12,13 +13,11 @@ from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationErr
 from pydantic_core import PydanticCustomError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
+from ruamel.yaml.scalarint import ScalarInt
 
 from thaw.errors import InputError
-from thaw.project import pipeline
+from thaw.project import pipeline, workspace
 from thaw.project.journal import replace
-from thaw.project.workspace import ROOT
-
-FILE = ROOT / "params.yaml"
 
 # Keys of earlier versions, and what replaced them.
 # DVC's run cache ignores keys named `size` or `nfiles`, so no setting may have such a name.
@@ -204,14 +203,21 @@ class Settings(Section):
         return value
 
 
-def read(path: Path = FILE) -> Settings:
-    """The settings in `path`; raises at the first mistake."""
+def file() -> Path:
+    """The project's params.yaml."""
+    return workspace.root() / "params.yaml"
+
+
+def read(path: Path | None = None) -> Settings:
+    """The settings in `path`, by default the project's params.yaml; raises at the first mistake."""
+    path = path or file()
     return _check(_load(path), path.name)
 
 
-def override(changes: list[str], path: Path = FILE) -> None:
+def override(changes: list[str], path: Path | None = None) -> None:
     """Write `section.key=value` changes into the file and keep its comments; if one is wrong,
     nothing is written."""
+    path = path or file()
     values = _load(path)
     for change in changes:
         key, equals, text = change.partition("=")
@@ -224,7 +230,7 @@ def override(changes: list[str], path: Path = FILE) -> None:
         if not isinstance(place, dict) or last not in place:
             raise InputError(_unknown(key.strip(), "--set"))
         try:
-            place[last] = YAML(typ="safe").load(text)
+            place[last] = _yaml().load(text)
         except YAMLError:
             raise InputError(f"'{text}' is no value for {key}; write a number, a word or a list [a, b]") from None
     _check(values, "--set")
@@ -313,7 +319,7 @@ def _with_own_phases() -> type[Settings]:
 def _declared(phase: str) -> type[Section] | None:
     """The class that declares a phase's settings in its own file, such as `Duplicates` in
     tasks/duplicates.py."""
-    file = ROOT / "tasks" / f"{phase}.py"
+    file = workspace.root() / "tasks" / f"{phase}.py"
     name = phase.capitalize()
     if not file.is_file() or f"class {name}(" not in file.read_text(encoding="utf-8"):
         return None
@@ -330,6 +336,9 @@ def _plain(value: Any) -> Any:
         return {str(key): _plain(inner) for key, inner in value.items()}
     if isinstance(value, list):
         return [_plain(inner) for inner in value]
+    width = getattr(value, "_width", None) or 0  # of a ScalarInt
+    if isinstance(value, ScalarInt) and width > len(str(value)):
+        return str(value).zfill(width)  # 007 is a text
     for kind in (bool, int, float, str):
         if isinstance(value, kind):
             return kind(value)
@@ -347,6 +356,8 @@ def _sentence(errors: list[Any], source: str, model: type[Settings]) -> str:
         return f"{source}: '{key}' is missing; add it, or bring the file back with `git checkout params.yaml`"
     reasons = [error["msg"] for error in errors if error["loc"][:2] == first["loc"][:2]]
     allowed = " or ".join(dict.fromkeys(reason[:1].lower() + reason[1:] for reason in reasons))
+    if "valid string" in allowed and isinstance(first["input"], (bool, float, date)):
+        allowed += f"; a text that looks like something else stands in quotes: --set '{key}=\"TEXT\"'"
     return f"{source}: '{key}' is {first['input']!r}, which is not allowed: {allowed}"
 
 

@@ -29,6 +29,7 @@ ANSWER = "THAW_ANSWER"  # environment variable with the path of the file for a c
 CACHE = "cache"  # the answer of `bring` if the data came from DVC's cache
 NOTHING: Mapping[str, str] = {}
 GRACE = 5.0  # seconds between SIGTERM and SIGKILL
+SILENCE = 0.5  # seconds without a line after the child has ended, until it is known that nothing more comes
 # Advice that dvc prints after every stage.
 ADVICE = (
     "To track the changes with git",
@@ -87,7 +88,7 @@ def repro(stage: str, *flags: str, on_line: OnLine = print) -> Verdict:
             return verdict
         on_line(f"warning: DVC has {stage} as {verdict}, but {'; '.join(misfits)}: it runs again")
         return _verdict(stage, finish(stage, [*command, "--force"], on_line), otherwise=Verdict.COMPLETED)
-    folder = workspace.ROOT / stage.removesuffix(".dvc")
+    folder = workspace.root() / stage.removesuffix(".dvc")
     missing = not workspace.has_content(folder)
     source = ask(stage, "thaw.project.bring", on_line=on_line)
     from thaw.project import pin  # here, because pin imports this module
@@ -166,7 +167,7 @@ def run(command: list[str], on_line: OnLine, environment: Mapping[str, str] = NO
     )
     child = subprocess.Popen(
         command,
-        cwd=workspace.ROOT,
+        cwd=workspace.root(),
         env=environment,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -179,22 +180,21 @@ def run(command: list[str], on_line: OnLine, environment: Mapping[str, str] = NO
         pass_fds=lock.inherited(),
     )
     _at_work.add(child.pid)
-    ended = False
     try:
         lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         threading.Thread(target=_empty_pipe, args=(child, lines), daemon=True).start()
+        has_ended = False
         while True:
             # With a timeout, because Prefect's time limit can only interrupt running Python code.
             try:
-                line = lines.get(timeout=0.5)
+                line = lines.get(timeout=SILENCE)
             except queue.Empty:
-                if child.poll() is None:
+                if not has_ended:  # its last lines may be on their way still
+                    has_ended = child.poll() is not None
                     continue
-                if ended:
-                    return child.returncode
-                ended = True  # its last lines are on their way, or a process that it left behind holds the pipe
-                end_group(child.pid, GRACE)
-                continue
+                end_group(child.pid, GRACE)  # a process it left behind holds the pipe
+                assert child.returncode is not None
+                return child.returncode
             if line is None:
                 break
             on_line(line)

@@ -27,7 +27,7 @@ def is_model(weights: str) -> bool:
 
 def folder(identity: str | None = None) -> Path:
     """The folder with the files of a start model, by default the one that the recipe names."""
-    return workspace.ROOT / ".dvc/tmp/thaw/start" / str(identity or pipeline.read("thaw.yaml").get("weights"))
+    return workspace.scratch() / "start" / str(identity or pipeline.read("thaw.yaml").get("weights"))
 
 
 def meta(config: Settings) -> dict[str, Any]:

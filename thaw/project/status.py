@@ -15,7 +15,7 @@ from thaw.project.runs import Run
 from thaw.project.settings import Retrain
 from thaw.report.status import age, markdown, moment
 
-MOST = 10  # runs that are shown
+MOST = 6  # runs that are shown of each schedule, and of those by hand
 KEPT = 60  # times at which a schedule was due that are looked at: a year of weeks
 
 
@@ -30,6 +30,7 @@ class Schedule:
     served_by: str
     past: list[datetime]  # when it was due since then, the last ones
     next: datetime | None
+    flow: str = runs.RETRAIN
 
 
 @dataclass(frozen=True)
@@ -67,25 +68,29 @@ def gather(
         files=pin.get("nfiles"),
         schedules=schedules,
         runs=sorted([*begun, *missed], key=lambda run: run.due),
-        disk_free=shutil.disk_usage(workspace.ROOT).free / 1e9,
-        set_aside=incoming.waiting(workspace.ROOT / settings.archive),
+        disk_free=shutil.disk_usage(workspace.root()).free / 1e9,
+        set_aside=incoming.waiting(workspace.root() / settings.archive),
         server=server,
         heard=heard,
     )
 
 
 def never_began(schedule: Schedule, begun: list[Run], until: datetime) -> list[Run]:
-    """A run for each time at which a schedule was due and nothing began before it was due again."""
+    """A run for each time at which a schedule was due and nothing began before it was due again.
+
+    What is due while another run goes on waits for it, in the order in which they were due.
+    """
     if schedule.paused:
         return []
-    ours = [run for run in begun if run.schedule == schedule.name]
+    until = min([until, *(run.due for run in begun if run.outcome == runs.RUNNING)])
+    ours = [run for run in begun if _is_of(run, schedule)]
     missed = []
     for due, after in zip(schedule.past, [*schedule.past[1:], None], strict=True):
         came = any(
             run.due == due or (run.began and run.began >= due and (after is None or run.began < after)) for run in ours
         )
         if due < until and not came:
-            missed.append(Run("", schedule.name, True, due, None, None, runs.MISSED, ""))
+            missed.append(Run("", schedule.name, True, due, None, None, runs.MISSED, "", schedule.flow))
     return missed
 
 
@@ -109,11 +114,16 @@ def problems(status: Status, settings: Retrain) -> list[str]:
     return found
 
 
+def _is_of(run: Run, schedule: Schedule) -> bool:
+    return (run.schedule, run.flow) == (schedule.name, schedule.flow)
+
+
 def _of_last_run(schedule: Schedule, known: list[Run]) -> list[str]:
-    last = next((run for run in reversed(known) if run.schedule == schedule.name), None)
+    last = next((run for run in reversed(known) if _is_of(run, schedule)), None)
     if last is None or last.outcome in runs.GOOD:
         return []
-    if any(run.recorded and run.outcome in runs.GOOD and run.due > last.due for run in known):
+    same = [run for run in known if run.recorded and run.flow == schedule.flow]
+    if any(run.outcome in runs.GOOD and run.due > last.due for run in same):
         return []  # somebody has run it again by hand
     due = moment(last.due)
     if last.outcome == runs.MISSED:
@@ -141,6 +151,10 @@ def facts(status: Status) -> list[tuple[str, str]]:
         shown.append((schedule.name, f"{schedule.described}, {schedule.served_by}, {coming}"))
     if not status.schedules:
         shown.append(("schedule", "none is known"))
+    for version in status.versions:
+        if version.standing == registry.WAITING and version.since:
+            answers = f"`thaw approve {version.name}` or `thaw reject {version.name}`"
+            shown.append(("waiting", f"{version.name} for a person since {moment(version.since)}: {answers}"))
     if status.set_aside:
         shown.append(("set aside", f"{status.set_aside} of what arrived wait for somebody"))
     shown.append(("disk", f"{status.disk_free:.1f} GB free"))
@@ -160,8 +174,11 @@ def page(status: Status, settings: Retrain) -> str:
 
 
 def rows(status: Status) -> list[tuple[str, str, str, str]]:
-    """The last runs: when each was due, its schedule, its outcome, and what it said."""
+    """The last runs of each schedule: when each was due, its schedule, its outcome, and what it said."""
+    of_each: dict[tuple[str | None, str], list[Run]] = {}
+    for run in status.runs:
+        of_each.setdefault((run.schedule, run.flow), []).append(run)
+    last = sorted((run for each in of_each.values() for run in each[-MOST:]), key=lambda run: run.due)
     return [
-        (moment(run.due), run.schedule or "by hand", run.outcome, " ".join(run.message.split())[:100])
-        for run in status.runs[-MOST:]
+        (moment(run.due), run.schedule or "by hand", run.outcome, " ".join(run.message.split())[:100]) for run in last
     ]

@@ -167,7 +167,7 @@ def answer(question: str, of: Sweep) -> Answer | None:
         tables["figures"] = looks.readable(table, [*studies.NETWORKS, "gain"])
         if len(by_slice):
             tables["accuracy by slice"] = looks.readable(by_slice, [*studies.NETWORKS, "gain"])
-    folder = workspace.ROOT / "artifacts" / "studies" / of.name
+    folder = workspace.artifacts("studies") / of.name
     folder.mkdir(parents=True, exist_ok=True)
     table.to_csv(folder / "table.csv", index=False, lineterminator="\n")
     for number, png in enumerate(figures.values()):
@@ -203,7 +203,11 @@ def _file(commit: str, name: str, arm_name: str) -> bytes:
         file = Path(folder) / name
         command = dvc("get", ".", f"artifacts/evaluate/{name}", "--rev", commit)
         result = subprocess.run(
-            [*command, "--out", str(file)], cwd=workspace.ROOT, text=True, capture_output=True, stdin=subprocess.DEVNULL
+            [*command, "--out", str(file)],
+            cwd=workspace.root(),
+            text=True,
+            capture_output=True,
+            stdin=subprocess.DEVNULL,
         )
         if result.returncode:
             raise InputError(f"{name} of {arm_name} is neither in DVC's cache nor in its remote")

@@ -55,7 +55,7 @@ def base(pool: bool) -> Base:
     if changed:
         raise InputError(f"{_listed(changed)} differ from the last commit, which every arm starts from; commit first")
     if not pool:
-        return Base(str(workspace.ROOT), commit)
+        return Base(str(workspace.root()), commit)
     url = git("remote", "get-url", "origin")
     if not url:
         raise InputError("workers need a git repository to clone: run `git remote add origin URL` and push to it")
@@ -70,14 +70,14 @@ def base(pool: bool) -> Base:
         raise InputError(
             "workers need a DVC remote: run `dvc remote add -d storage URL`, commit .dvc/config and push it to origin"
         )
-    if (workspace.ROOT / url).exists():
-        url = str((workspace.ROOT / url).resolve())
+    if (workspace.root() / url).exists():
+        url = str((workspace.root() / url).resolve())
     return Base(re.sub(r"(?<=://)[^/@]+@", "", url) if url.startswith("http") else url, commit)
 
 
 def own_pool() -> str:
     """The name of the work pool for this workspace on this machine."""
-    return f"{socket.gethostname()}-{digest(str(workspace.ROOT))[:6]}"
+    return f"{socket.gethostname()}-{digest(str(workspace.root()))[:6]}"
 
 
 def cache_folder() -> str:
@@ -108,7 +108,7 @@ def publish(name: str) -> None:
 def finished(of: Sweep) -> list[Arm]:
     """The arms with an experiment; fetches the experiments into this repository."""
     begin = reference(of, "")
-    if of.base.repository != str(workspace.ROOT):
+    if of.base.repository != str(workspace.root()):
         _call("git", "fetch", "--quiet", "origin", f"+{begin}*:{begin}*")
     references = git("for-each-ref", "--format=%(refname)", "refs/exps").split()
     return [arm for arm in of.arms if begin + arm.name in references]
@@ -128,4 +128,4 @@ def _last_line(text: str) -> str:
 
 
 def _call(*command: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(command, cwd=workspace.ROOT, text=True, capture_output=True, stdin=subprocess.DEVNULL)
+    return subprocess.run(command, cwd=workspace.root(), text=True, capture_output=True, stdin=subprocess.DEVNULL)

@@ -7,13 +7,13 @@ import sys
 
 from dvc.repo import Repo
 
+from thaw.project import workspace
 from thaw.project.stage import answer
-from thaw.project.workspace import ROOT
 
 
 def main(digests: list[str]) -> None:
     """Delete these where the remote has them; the answer is how many it had."""
-    with Repo(str(ROOT), _wait_for_lock=True) as repo:
+    with Repo(str(workspace.root()), _wait_for_lock=True) as repo:
         store = repo.cloud.get_remote_odb(hash_name="md5")
         there = [digest for digest in digests if store.exists(digest)]
         for digest in there:

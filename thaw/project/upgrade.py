@@ -62,10 +62,10 @@ def upgrade(apply: bool) -> Iterator[str]:
         yield "nothing is changed yet; `thaw upgrade --apply` does it"
         return
     for path, text in plan.texts.items():
-        replace(workspace.ROOT / path, text.encode())
+        replace(workspace.root() / path, text.encode())
     for path in plan.removed:
-        (workspace.ROOT / path).unlink()
-    write_made(workspace.ROOT, new)
+        (workspace.root() / path).unlink()
+    write_made(workspace.root(), new)
     if plan.conflicts:
         raise InputError(
             f"{', '.join(plan.conflicts)}: both you and thaw changed the same lines; mend what stands between <<<<<<< "
@@ -79,7 +79,7 @@ def _check() -> None:
     """Raise if there is nothing to upgrade."""
     if recipe.in_own_repository():
         raise InputError("this is thaw's own repository: git brings its changes, and `thaw run` its recipe up to date")
-    if not (workspace.ROOT / MADE).is_dir():
+    if not (workspace.root() / MADE).is_dir():
         raise InputError(BY_HAND)
     made_with = str(pipeline.read(recipe.NAME).get("thaw"))
     try:
@@ -97,13 +97,13 @@ def _check() -> None:
 def _plan(new: dict[str, str]) -> Plan:
     plan = Plan()
     old = {
-        path.relative_to(workspace.ROOT / MADE).as_posix(): path.read_text(encoding="utf-8")
-        for path in sorted((workspace.ROOT / MADE).rglob("*"))
+        path.relative_to(workspace.root() / MADE).as_posix(): path.read_text(encoding="utf-8")
+        for path in sorted((workspace.root() / MADE).rglob("*"))
         if path.is_file()
     }
     old.pop(recipe.NAME, None)
     for path, text in new.items():
-        exists = (workspace.ROOT / path).is_file()
+        exists = (workspace.root() / path).is_file()
         if path == PARAMS and exists:
             merged, conflict = merge_settings(_read(path), old.get(path, ""), text), False
         elif not exists:
@@ -232,5 +232,5 @@ def _diff(path: str, before: str, after: str) -> Iterator[str]:
 
 
 def _read(path: str) -> str:
-    file = workspace.ROOT / path
+    file = workspace.root() / path
     return file.read_text(encoding="utf-8") if file.is_file() else ""

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
 JOURNAL = Journal("withdrawal")
 REMOVED = ".thaw/removed.json"  # hashes of purged pictures, and the versions that lost data
-DERIVED = ("artifacts/prepare", "artifacts/embed", "artifacts/report")  # outputs made from pictures
+UNLIKE = "artifacts/package/unlike.safetensors"  # features of training pictures
+DERIVED = ("artifacts/prepare", "artifacts/embed", "artifacts/report", UNLIKE)  # outputs made from pictures
 SHOWN = ("artifacts/promotion", "artifacts/studies")  # pages that DVC does not track
 
 
@@ -58,7 +59,7 @@ def select(paths: Iterable[str], where: str | None) -> list[Picture]:
     """The pictures that the paths or COLUMN=VALUE select, with all identical ones."""
     from thaw.data.manifest import content_hash, read_folder
 
-    data = workspace.ROOT / "data"
+    data = workspace.data()
     rows = read_folder(data)
     rows = rows.assign(sha256=[content_hash(data / path) for path in rows["path"]])
     named = _named(rows, list(paths), where)
@@ -108,17 +109,21 @@ def holders(pictures: list[Picture]) -> list[Holder]:
     for name, pinned, lock in zip(names.values(), texts[::2], texts[1::2], strict=True):
         held = [member for member in members(cache, registry.hashes(pinned).get("data", "")) if member[1] in md5]
         if held:
-            manifest = dict(members(cache, registry.hashes(lock).get("artifacts/prepare", ""))).get("manifest.csv", "")
-            result.append(Holder(name, len(held), _learned(place(cache, manifest), pictures)))
+            result.append(Holder(name, len(held), _learned(_manifest(cache, registry.hashes(lock)), pictures)))
     return result
 
 
-def _learned(manifest: Path, pictures: list[Picture]) -> int | None:
+def _manifest(cache: Path, outs: dict[str, str]) -> "pd.DataFrame | None":
+    """The manifest of a state, if the cache has it."""
     from thaw.data.manifest import read_manifest
 
-    if not manifest.is_file():
+    file = place(cache, dict(members(cache, outs.get("artifacts/prepare", ""))).get("manifest.csv", ""))
+    return read_manifest(file) if file.is_file() else None
+
+
+def _learned(rows: "pd.DataFrame | None", pictures: list[Picture]) -> int | None:
+    if rows is None:
         return None
-    rows = read_manifest(manifest)
     ours = rows["hash"].isin([picture.sha256 for picture in pictures])
     return int((ours & (rows["split"] != "test")).sum())
 
@@ -137,7 +142,7 @@ def finish(on_line: OnLine = print) -> list[str]:
     begun = JOURNAL.read()
     if not begun:
         return []
-    data = workspace.ROOT / "data"
+    data = workspace.data()
     _drop_rows(set(begun["paths"]))
     for name in begun["paths"]:
         (data / name).unlink(missing_ok=True)
@@ -153,7 +158,7 @@ def _drop_rows(paths: set[str]) -> None:
     from thaw.data.manifest import csv_of, read_table
 
     for name in ("labels.csv", "splits.csv"):
-        table = workspace.ROOT / "data" / name
+        table = workspace.data() / name
         if table.is_file():
             rows = read_table(table)
             names = rows["path"].map(lambda path: PurePosixPath(path).as_posix())
@@ -166,20 +171,24 @@ def _purge(md5: set[str], on_line: OnLine) -> list[str]:
     affected, others = _states(cache, md5)
     kept = {digest for outs in others for output in outs for digest in _objects(cache, output, outs)}
     kept |= {digest for outs in affected for output in {*outs} - {*DERIVED} for digest in _objects(cache, output, outs)}
+    kept |= {outs.get(UNLIKE, "") for outs in affected if not _may_be_trained_on(cache, outs, md5)}
     derived = {digest for outs in affected for output in DERIVED for digest in _objects(cache, output, outs)}
     gone = md5 | (derived - kept)
     note = _noted()
-    versions = {version.name for version in registry.versions() if version.data in _data_of(affected)}
+    versions = _versions_of(affected)
+    without_features = _versions_of([outs for outs in affected if outs.get(UNLIKE) in gone])
     note = {key: sorted({*note.get(key, []), *news}) for key, news in (("md5", md5), ("versions", versions))}
-    replace(workspace.ROOT / REMOVED, (json.dumps(note, indent=2) + "\n").encode())
+    replace(workspace.root() / REMOVED, (json.dumps(note, indent=2) + "\n").encode())
     freed = sum(_delete(place(cache, digest)) for digest in gone)
     for output in (*DERIVED, *SHOWN):
-        shutil.rmtree(workspace.ROOT / output, ignore_errors=True)
-    for file in (workspace.ROOT / ".dvc/tmp/thaw").rglob("*"):
+        shutil.rmtree(workspace.root() / output, ignore_errors=True)
+    if (features := workspace.root() / UNLIKE).is_file() and _md5(features) in gone:
+        _delete(features)
+    for file in workspace.scratch().rglob("*"):
         if file.is_file() and file.suffix != ".json":  # journals stay, kept activations and the like go
             _delete(file)
-    retrain = settings.read(workspace.ROOT / "params.yaml").retrain
-    folders = {workspace.ROOT / name for name in (retrain.archive, retrain.incoming) if name}
+    retrain = settings.read().retrain
+    folders = {workspace.root() / name for name in (retrain.archive, retrain.incoming) if name}
     archived = [file for folder in folders for file in folder.rglob("*") if file.is_file() and _md5(file) in md5]
     for file in archived:
         _delete(file)
@@ -190,6 +199,11 @@ def _purge(md5: set[str], on_line: OnLine) -> list[str]:
     if versions:
         sentences.append(
             f"{', '.join(sorted(versions))} cannot be reproduced any more; {REMOVED} says so: commit it with data.dvc"
+        )
+    if without_features:
+        sentences.append(
+            f"the features of training pictures went from the packages of {', '.join(sorted(without_features))}, which "
+            "predict as before, but no longer say `unlike`: train and promote a new model"
         )
     return sentences
 
@@ -206,7 +220,7 @@ def data_hashes(pictures: list[Picture]) -> list[str]:
 
 
 def _noted() -> dict[str, list[str]]:
-    file = workspace.ROOT / REMOVED
+    file = workspace.root() / REMOVED
     values: dict[str, list[str]] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     return values
 
@@ -223,6 +237,18 @@ def _states(cache: Path, md5: set[str]) -> tuple[list[dict[str, str]], list[dict
         listed = {digest for _, digest in members(cache, data)}
         (affected if listed & md5 or (data and not listed) else others).append(outs)
     return affected, others
+
+
+def _may_be_trained_on(cache: Path, outs: dict[str, str], md5: set[str]) -> bool:
+    """Whether the model of a state may have been trained on some of the pictures."""
+    paths = [path for path, digest in members(cache, outs.get("data", "")) if digest in md5]
+    rows = _manifest(cache, outs)
+    return not paths or rows is None or bool((rows["path"].isin(paths) & (rows["split"] == "train")).any())
+
+
+def _versions_of(states: list[dict[str, str]]) -> set[str]:
+    data = _data_of(states)
+    return {version.name for version in registry.versions() if version.data in data}
 
 
 def _data_of(states: list[dict[str, str]]) -> set[str]:

@@ -17,6 +17,27 @@ def find(start: Path) -> Path | None:
     return next((folder for folder in folders if all((folder / name).is_file() for name in MARKS)), None)
 
 
+def root() -> Path:
+    """The project of the current folder; the folder itself if it belongs to none."""
+    folder = Path.cwd()
+    return find(folder) or folder
+
+
+def data() -> Path:
+    """The folder of the pictures."""
+    return root() / "data"
+
+
+def artifacts(name: str) -> Path:
+    """What a phase wrote, such as `head` or `head/model`."""
+    return root() / "artifacts" / name
+
+
+def scratch() -> Path:
+    """The folder for what thaw keeps between runs and may lose."""
+    return root() / ".dvc" / "tmp" / "thaw"
+
+
 def check() -> None:
     """Raise if the current folder belongs to no project."""
     folder = Path.cwd()
@@ -34,17 +55,8 @@ def has_content(folder: Path) -> bool:
 
 def check_data() -> None:
     """Raise if the project has neither pictures nor a pin that says which to get."""
-    if not (ROOT / "data.dvc").is_file() and not has_content(ROOT / "data"):
+    if not (root() / "data.dvc").is_file() and not has_content(data()):
         raise InputError(
             "there is neither data/ nor data.dvc: put your pictures into data/, in a folder for each class or with a "
             "labels.csv (see the README)"
         )
-
-
-ROOT = find(Path.cwd()) or Path.cwd()
-DATA = ROOT / "data"
-ARTIFACTS = ROOT / "artifacts"
-PREPARE, EMBED, HEAD, UNFREEZE, EVALUATE, PACKAGE, REPORT = (
-    ARTIFACTS / phase for phase in ("prepare", "embed", "head", "unfreeze", "evaluate", "package", "report")
-)
-SCRATCH = ROOT / ".dvc" / "tmp" / "thaw"

@@ -2,7 +2,7 @@
 
 import base64
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -48,6 +48,20 @@ def tidy(axes: "Axes") -> None:
     axes.tick_params(colors=GREY, labelcolor=INK, labelsize=9, length=3)
     for spine in axes.spines.values():
         spine.set_color(LINE)
+
+
+def panels(figure: "Figure") -> "Iterator[tuple[str, Axes]]":
+    """A panel for accuracy and one for AUC; each gets its title and legend once it is drawn into."""
+    from matplotlib.ticker import PercentFormatter
+
+    for axes, measure in zip(figure.subplots(1, 2), ("accuracy", "auc"), strict=True):
+        tidy(axes)
+        yield measure, axes
+        axes.set_title("AUC" if measure == "auc" else measure, loc="left", fontsize=10.5, color=INK)
+        if measure == "accuracy":
+            axes.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
+            axes.legend(frameon=False)
+    figure.tight_layout()
 
 
 def png_of(figure: "Figure", dots_per_inch: int = 150) -> bytes:

@@ -1,5 +1,6 @@
 """The decision about a new model: as a section of the report, and as Markdown."""
 
+import re
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from typing import Any
@@ -22,10 +23,16 @@ def page(report: str, changes: bytes = b"", **decision: Any) -> str:
     template = resources.files(__package__).joinpath("promotion.html.jinja").read_text(encoding="utf-8")
     section = environment.from_string(template).render(
         decision
+        | {"reason": _capital(decision["reason"]), "notes": [_capital(note) for note in decision.get("notes") or []]}
         | {"rows": rows_of(decision["gain"], decision["falls"]), "changes": data_uri(changes) if changes else ""}
     )
     report = report.replace("<nav>", '<nav>\n    <a href="#promotion">Promotion</a>', 1)
     return report.replace("<main>", f"<main>\n\n{section}", 1)
+
+
+def _capital(sentence: str) -> str:
+    """With a capital first, unless that is the name of a version."""
+    return sentence if re.match(r"v\d", sentence) else sentence[:1].upper() + sentence[1:]
 
 
 def rows_of(gain: Mapping[str, Any], falls: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -67,8 +74,8 @@ def markdown(decision: Mapping[str, Any], standing: str = "is") -> str:
     if standing == "would be":
         verdict = f"Would be {verdict[0].lower()}{verdict[1:].split(':')[0]}; nothing was changed"
     reason = escaped(decision.get("reason") or "no reason was given")
-    lines = [f"**{verdict}**", "", f"{reason[0].upper()}{reason[1:]}."]
-    lines += [f"\n{escaped(note[0].upper() + note[1:])}." for note in decision.get("notes") or []]
+    lines = [f"**{verdict}**", "", f"{_capital(reason)}."]
+    lines += [f"\n{escaped(_capital(note))}." for note in decision.get("notes") or []]
     if gain:
         lines += [
             "",

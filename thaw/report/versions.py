@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from thaw.report.drawing import COLOURS, INK, NETWORKS, canvas, png_of, tidy
+from thaw.report.drawing import COLOURS, INK, NETWORKS, canvas, panels, png_of
 
 
 class Point(NamedTuple):
@@ -18,11 +18,8 @@ class Point(NamedTuple):
 
 def versions_plot(points: Sequence[Point]) -> bytes:
     """Accuracy and AUC on the test pictures of each version's own day, both networks, the oldest version first."""
-    from matplotlib.ticker import PercentFormatter
-
     figure = canvas(10, 4.2)
-    for axes, measure in zip(figure.subplots(1, 2), ("accuracy", "auc"), strict=True):
-        tidy(axes)
+    for measure, axes in panels(figure):
         for network in NETWORKS:
             known = [(point, value) for point in points if (value := point.metrics.get(network, {}).get(measure))]
             places = [points.index(point) for point, _ in known]
@@ -34,9 +31,4 @@ def versions_plot(points: Sequence[Point]) -> bytes:
         step = max(1, len(points) // 8)
         shown = range(0, len(points), step)
         axes.set_xticks(list(shown), [f"{points[place].name}\n{points[place].when:%m-%d}" for place in shown])
-        axes.set_title("AUC" if measure == "auc" else measure, loc="left", fontsize=10.5, color=INK)
-        if measure == "accuracy":
-            axes.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
-            axes.legend(frameon=False)
-    figure.tight_layout()
     return png_of(figure)

@@ -95,7 +95,7 @@ def wilson(share: float, count: float, quantile: float = 1.96) -> Span:
 
 
 def of_figure(figures: Sequence[Figure], sizes: Numbers, least: float = 0.0, confidence: float = CONFIDENCE) -> Span:
-    """Interval of the mean of one figure per seed; `least` is the half width if no group changes
+    """Interval of the mean of one figure per seed, between -1 and 1; `least` is the half width if no group changes
     the figure."""
     if few := too_few(sizes, len(figures)):
         return few
@@ -107,7 +107,7 @@ def of_figure(figures: Sequence[Figure], sizes: Numbers, least: float = 0.0, con
         _jackknife(Figure(value, left_out)), _degrees(sizes), np.array([figure.value for figure in figures])
     )
     half = _quantile(confidence, degrees) * math.sqrt(variance) or least
-    return Span(value - half, value + half)
+    return Span(max(value - half, -1.0), min(value + half, 1.0))
 
 
 def of_class_mean(

@@ -50,7 +50,8 @@ class Decision:
     `gain` is about the deciding figure: before, after, change, low, high (95 %), floor (the
     largest change for the worse at the required probability), margin. `figures` has the same for
     all figures, the deciding one first. `falls` has a row for each class (recall) and each slice
-    value (accuracy); its `limit` is None if there are too few pictures.
+    value (accuracy); its `limit` is None if there are too few pictures or groups, and it is `untold` if it
+    falls by more than its limit in too few groups.
     """
 
     promoted: bool
@@ -112,6 +113,8 @@ def decide(
         reason = f"{verdict}: {numbers}, and no class or slice is shown to lose more than its limit"
     else:
         reason = f"{verdict}: {numbers}" + (f"; {part}" if part else "")
+    if untold := [row for row in falls if row.get("untold")]:
+        reason += f"; {_fallen(untold[0])}, in too few groups ({untold[0]['groups']}) to tell whether by chance"
     return Decision(enough and not part, reason, gain, falls)
 
 
@@ -203,15 +206,19 @@ def _falls(
     rows: list[dict[str, Any]] = [
         {"part": part, "value": value, "pictures": len(of), "limit": limit if len(of) >= limits.smallest else None}
         | {"before": float(right[0][of].mean()), "after": float(right[1][of].mean()), "of": of}
+        | {"groups": len(np.unique(codes[of]))}
         for part, value, of, limit in parts
         if len(of)
     ]
+    for row in rows:
+        row["change"] = row["after"] - row["before"]
+        row["untold"] = _beyond(row) and row["groups"] < intervals.FEWEST
+        row["limit"] = row["limit"] if row["groups"] >= intervals.FEWEST else None
     promised = _promised(pictures, limits, points) if points and limits.by == "recall" else []
     deciding = max(1, sum(row["limit"] is not None for row in [*rows, *promised]))
     confidence = 1 - 2 * CHANCE / deciding
     for row in rows:
         of = row.pop("of")
-        row["change"] = row["after"] - row["before"]
         inside = np.unique(codes[of], return_inverse=True)[1]
         row["within"] = _within(row, intervals.of_change(right[1][of] - right[0][of], inside, confidence))
     for row in promised:
@@ -240,9 +247,12 @@ def _promised(pictures: _Pictures, limits: Limits, points: Points) -> list[dict[
 
 def _within(row: dict[str, Any], span: Span) -> bool:
     """Whether a part loses no more than its limit, or may do so by chance."""
-    if row["limit"] is None or row["change"] >= -row["limit"] - ROUNDING:
-        return True
-    return span.high is None or span.high >= 0
+    return not _beyond(row) or span.high is None or span.high >= 0
+
+
+def _beyond(row: dict[str, Any]) -> bool:
+    """Whether a part loses more than its limit, by chance or not."""
+    return bool(row["limit"] is not None and row["change"] < -row["limit"] - ROUNDING)
 
 
 def _judged(gain: dict[str, Any]) -> tuple[bool, str, str]:
@@ -277,10 +287,11 @@ def _signed(value: float, unit: str) -> str:
 
 
 def _fall(row: dict[str, Any]) -> str:
+    return f"{_fallen(row)}, and the limit is {100 * row['limit']:.1f} points"
+
+
+def _fallen(row: dict[str, Any]) -> str:
     name = f"class '{row['value']}'" if row["part"] == "class" else f"slice {row['part']} '{row['value']}'"
     if row["part"] in ("precision", "specificity") and row["value"] == "at the operating point":
         name = f"{row['part']} at the operating point"
-    return (
-        f"{name} falls from {percent(row['before'])} to {percent(row['after'])} of its {row['pictures']} "
-        f"pictures, and the limit is {100 * row['limit']:.1f} points"
-    )
+    return f"{name} falls from {percent(row['before'])} to {percent(row['after'])} of its {row['pictures']} pictures"

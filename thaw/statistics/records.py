@@ -30,6 +30,16 @@ def for_the_better(row: Mapping[str, Any]) -> tuple[Any, Any, Any]:
     return -high, -low, -floor
 
 
+def of_phase_2(meta: Mapping[str, Any]) -> dict[str, Any]:
+    """Which weights phase 2 kept, by the meta.json of its model; `same`: none, so both networks
+    are the same."""
+    kept, config = meta["kept"], meta["params"]["unfreeze"]
+    share = {"share": kept["share"]} if "share" in kept else {}
+    trained = kept["epoch"] > 0 and kept.get("share") != 0
+    adapted = config["batchnorm"] == "adapt"  # epoch 0 has the new statistics too
+    return {"keep": config["keep"], "kept_epoch": kept["epoch"], **share, "same": not (trained or adapted)}
+
+
 def split(figures: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Split the figures into the dozen that people compare, and the rest."""
     compared: dict[str, Any] = {"test_pictures": figures["test_pictures"]}

@@ -1,0 +1,339 @@
+"""What the levers of speed cost in accuracy and give in time: each against the plain recipe, on the same draws.
+
+    python -m benchmarks.accuracy plan FOLDER ...      # trains a few pictures; says how long the rest will take
+    python -m benchmarks.accuracy train FOLDER ...     # every arm on every set, seed by seed
+    python -m benchmarks.accuracy table FOLDER ...     # what is known so far
+
+A FOLDER is what `thaw run` takes for data/; given splits are not used. A folder with groups is two sets: with groups
+apart, and split at random. `train` continues where it was stopped: every training is a line of
+benchmarks/results/accuracy.jsonl. `--arms`, `--seeds` and `--size` choose less, or more.
+
+**Sets** are those of `benchmarks.sizes`: at most 1,500 pictures at 80 px, a quarter of them test. `--size "25 %"` draws
+a quarter of the others for each seed anew, a fifth of them validation; up to 300 pictures that are in neither judge. A
+set too small for that gives all its pictures, and its validation pictures judge.
+
+**Arms** (ARMS) train 8 epochs from the same head, and the weights after the last one are judged, in float32. `growing`
+shows training pictures at 48, 64, then 80 px, a third of the epochs each. Seconds are CPU seconds of one thread: all of
+phase 2, with its validations and the making of what is kept.
+
+**Rule.** The change of an arm is its accuracy minus that of `plain`, over the same pictures and seeds of all sets, each
+picture with the same weight; its 95 % interval resamples whole groups. The recommended arm is the fastest whose lower
+end on the judging pictures is above -1 point. Its change on the test pictures, which no choice has seen, is the result:
+the goal is reached if the lower end there, over other pictures and other seeds, is above -1 point. If it is not, no arm
+is recommended.
+"""
+
+import argparse
+import contextlib
+import io
+import json
+import time
+from collections.abc import Iterator, Sequence
+from functools import partial
+from itertools import product
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from benchmarks import sizes
+from benchmarks.sizes import Cell, Draw, Rows, Set
+from thaw.data.pictures import VIEWS, Pictures
+from thaw.data.splits import assign_splits
+from thaw.learning.activations import Frozen
+from thaw.learning.backbones import blocks
+from thaw.learning.batches import Split, TrainingData
+from thaw.learning.convolutions import quicken
+from thaw.learning.cut import cut
+from thaw.learning.folding import fold_batchnorm
+from thaw.learning.freezing import scale_dropout, unfreeze
+from thaw.learning.losses import VAL_LOSS, Objective, cross_entropy
+from thaw.learning.machine import keep_freed_memory
+from thaw.learning.prediction import predict
+from thaw.learning.training import FineTuning, Weights, fine_tune
+from thaw.project import settings
+from thaw.statistics import intervals
+
+RESULTS = sizes.ROOT / "benchmarks" / "results" / "accuracy.jsonl"
+KEPT = sizes.ROOT / "benchmarks" / "runs" / "accuracy"
+EPOCHS = 8
+FEWEST = 800  # pictures beside the test; of a set with fewer all are drawn
+GROWING = (48, 64, sizes.RESOLUTION)
+
+
+class Arm(NamedTuple):
+    """Phase 2 with some levers."""
+
+    blocks: str | int = "all"
+    draws: int | None = None
+    mixed: bool = False  # bfloat16
+    growing: bool = False
+
+
+ARMS = {
+    "plain": Arm(),
+    "blocks-12": Arm(12),
+    "blocks-12, draws-4": Arm(12, 4),
+    "blocks-12, draws-4, bfloat16": Arm(12, 4, mixed=True),
+    "blocks-9, draws-4, bfloat16": Arm(9, 4, mixed=True),
+    "bfloat16": Arm(mixed=True),
+    "growing": Arm(growing=True),
+    "growing, bfloat16": Arm(mixed=True, growing=True),
+}
+HEAD = "head only"
+
+
+class Key(NamedTuple):
+    """What names a training."""
+
+    set: str
+    size: str
+    seed: int
+    arm: str
+
+
+# ------------------------------------------------------------------------------------------------ sets
+
+
+def sets_of(folders: Sequence[Path], config: settings.Settings) -> list[Set]:
+    """The sets of all folders."""
+    return [each for folder in folders for each in both_ways(sizes.load(folder, config))]
+
+
+def both_ways(data: Set) -> Iterator[Set]:
+    """The set, and if it has groups the same pictures split without regard to them."""
+    yield data
+    if (data.rows["group"] != "").any():
+        rows = data.rows.drop(columns="split").assign(group="")
+        split = assign_splits(rows, (1 - sizes.TEST) / 2, sizes.TEST, 0)
+        yield data._replace(name=f"{data.name}, at random", rows=rows.assign(split=split))
+
+
+def size_of(data: Set, size: str) -> str:
+    """The size that is drawn: all, if the set is small."""
+    return size if (data.rows["split"] != "test").sum() >= FEWEST else "100 %"
+
+
+class Growing(Pictures):
+    """Pictures of which those to train on are shown at a side that changes."""
+
+    def __init__(self, pictures: Pictures, train: Rows) -> None:
+        super().__init__(pictures.files, pictures.shape, pictures.decoded, pictures.workers)
+        self.train, self.side = set(train.tolist()), GROWING[0]
+
+    def grow(self, epoch: int) -> None:
+        """Take the side of an epoch."""
+        self.side = GROWING[(epoch - 1) * len(GROWING) // EPOCHS]
+
+    def batches(self, batches: Sequence[Rows]) -> Iterator[Tensor]:
+        """As those of all pictures."""
+        for rows, pixels in zip(batches, super().batches(batches), strict=True):
+            small = self.side < pixels.shape[-1] and int(rows[0]) in self.train
+            yield F.interpolate(pixels, self.side, mode="bilinear", antialias=True) if small else pixels
+
+
+# ------------------------------------------------------------------------------------------------ training
+
+
+def train(cell: Cell, config: settings.Settings, arm: Arm) -> tuple[Weights, float]:
+    """The weights after phase 2, and its CPU seconds."""
+    data, drawn = cell.data, cell.draw
+    model = sizes.network(data, config, cell.seed)
+    model.head.load_state_dict(cell.head)
+    again = partial(unfreeze, model, arm.blocks, "frozen")
+    trained = again()
+    fold_batchnorm(model, data.pictures.shape.blank())
+    quicken(model, arm.mixed)
+    scale_dropout(model, config.unfreeze.drop)
+    taken = {"blocks", "batchnorm", "views", "precision", "drop", "label_smoothing"}
+    own = {"draws": arm.draws, "epochs": EPOCHS, "ratio": 10, "head_ratio": 1, "batch_size": 32, "ema": 0.0}
+    fine_tuning = FineTuning(
+        seed=cell.seed,
+        learning_rate=config.head.learning_rate,
+        views=VIEWS[config.unfreeze.views],
+        **config.unfreeze.model_dump(exclude=taken) | own | {"keep": "last"},
+    )
+    pictures = Growing(data.pictures, drawn.train) if arm.growing else data.pictures
+    splits = (Split(rows, data.targets[rows]) for rows in (drawn.train, drawn.val))
+
+    def begin(epoch: int) -> None:
+        again()
+        if isinstance(pictures, Growing):
+            pictures.grow(epoch)
+
+    began = time.process_time()
+    parts = cut(model, len(blocks(model.backbone)) - len(trained), data.pictures.shape.blank())
+    frozen = Frozen(parts, KEPT, 1e9 * config.resources.activations_gb) if parts else None
+    objective = Objective(cross_entropy(), VAL_LOSS)
+    given = TrainingData(pictures, data.normalise, *splits, frozen)
+    with contextlib.redirect_stdout(io.StringIO()):  # a line for each epoch
+        kept = fine_tune(model, given, fine_tuning, objective, begin).weights
+    return kept, time.process_time() - began
+
+
+def run(sets: Sequence[Set], config: settings.Settings, keys: Sequence[Key]) -> None:
+    """Train and judge."""
+    by_name, cell, start = {data.name: data for data in sets}, None, time.perf_counter()
+    for number, key in enumerate(keys, 1):
+        if cell is None or (cell.data.name, cell.size, cell.seed) != key[:3]:
+            cell = sizes.cell_of(by_name[key.set], config, key.size, key.seed)
+            model, head = sizes.head_only(cell, config)
+        weights, seconds = (head, 0.0) if key.arm == HEAD else train(cell, config, ARMS[key.arm])
+        row = {"train": len(cell.draw.train), "val": len(cell.draw.val), "seconds": round(seconds, 2)}
+        for part, views in (("judges", 1), ("test", VIEWS["flip"])):
+            rows = rows_of(cell.data, cell.draw, part)
+            p = sizes.answers(cell, model, weights, rows, views)
+            row[part] = sizes.figures(cell, p, rows) | {"predicted": p.argmax(1).tolist()}
+        RESULTS.parent.mkdir(parents=True, exist_ok=True)
+        with RESULTS.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"key": list(key), **row}, separators=(",", ":")) + "\n")
+        minutes = (time.perf_counter() - start) / 60
+        print(f"{number}/{len(keys)} {' '.join(map(str, key))}: {seconds:.0f} s; {minutes:.0f} min in all", flush=True)
+
+
+def rows_of(data: Set, drawn: Draw, part: str) -> Rows:
+    """Those of the test, or those that judge."""
+    return drawn.judges if part == "judges" else np.array(data.rows.index[data.rows["split"] == "test"], np.int64)
+
+
+def known() -> dict[Key, dict[str, Any]]:
+    """The trainings so far."""
+    lines = RESULTS.read_text(encoding="utf-8").splitlines() if RESULTS.is_file() else []
+    return {Key(*row["key"]): row for row in map(json.loads, lines)}
+
+
+def todo(sets: Sequence[Set], size: str, arms: Sequence[str], seeds: int) -> list[Key]:
+    """What is missing, in its order: all arms of a set together, all sets before the next seed."""
+    keys, done = product(range(seeds), sets, arms), known()
+    wanted = (Key(data.name, size_of(data, size), seed, arm) for seed, data, arm in keys)
+    return [key for key in wanted if key not in done]
+
+
+def plan(sets: Sequence[Set], config: settings.Settings, keys: Sequence[Key]) -> dict[str, float]:
+    """The CPU minutes that these trainings will take, by arm, from trainings of a few pictures."""
+    by_name, data = {each.name: each for each in sets}, sets[0]
+    rows = np.array(data.rows.index[data.rows["split"] != "test"], np.int64)
+    few = Cell(data, "", 0, Draw(rows[:64], rows[64:80], rows[:1]), sizes.network(data, config, 0).head.state_dict())
+    train(few, config, ARMS["plain"])  # so that memory is there
+    each = {arm: train(few, config, ARMS[arm])[1] / 80 for arm in {key.arm for key in keys} & {*ARMS}}
+    began = time.process_time()
+    predict(sizes.network(data, config, 0), data.pictures, rows[:64], data.normalise, 1, 64)
+    look, minutes = (time.process_time() - began) / 64, dict.fromkeys((key.arm for key in keys), 0.0)
+    for key in keys:
+        drawn = sizes.draw(by_name[key.set].rows, key.size, key.seed)
+        test = len(rows_of(by_name[key.set], drawn, "test"))
+        seconds = each.get(key.arm, 3 * look) * (len(drawn.train) + len(drawn.val))  # of head only, its features
+        minutes[key.arm] += (seconds + look * (len(drawn.judges) + 2 * test)) / 60
+    return minutes
+
+
+# ------------------------------------------------------------------------------------------------ tables
+
+
+def verdicts(sets: Sequence[Set], size: str, part: str) -> pd.DataFrame:
+    """For each training and picture whether it was right: set, seed, arm, path, group, right, seconds."""
+    parts = []
+    of_folder: dict[str, pd.Series] = {}  # the pictures of a folder have the same groups in both of its sets
+    for data in sets:
+        rows = data.rows
+        own = of_folder.setdefault(folder_of(data.name), rows["group"].where(rows["group"] != "", rows["hash"]))
+        for key, row in known().items():
+            if (key.set, key.size) == (data.name, size_of(data, size)):
+                shown = rows_of(data, sizes.draw(rows, key.size, key.seed), part)
+                right = (row[part]["predicted"] == data.labels(shown)).astype(float)
+                groups = folder_of(data.name) + " " + own[shown]
+                given = {"set": key.set, "seed": key.seed, "arm": key.arm, "seconds": row["seconds"]}
+                parts.append(pd.DataFrame({"path": rows["path"][shown], "group": groups, "right": right, **given}))
+    return pd.concat(parts, ignore_index=True)
+
+
+def folder_of(name: str) -> str:
+    """The folder that a set is from."""
+    return name.partition(",")[0]
+
+
+def changes(table: pd.DataFrame, arm: str, seeds_too: bool) -> dict[str, float | None]:
+    """How much more often an arm is right than plain, in points, with its interval over other pictures or seeds too."""
+    by_arm = table.pivot(index=["set", "path", "group", "seed"], columns="arm", values="right")
+    change = (by_arm[arm] - by_arm["plain"]).dropna()
+    if seeds_too:  # those that every picture has
+        wide = change.unstack("seed").dropna(axis="columns")
+        groups, values = wide.index.get_level_values("group"), wide.to_numpy()
+    else:
+        groups, values = change.index.get_level_values("group"), change.to_numpy()
+    if not values.size:
+        return {"change": None, "low": None, "high": None}
+    span = intervals.of_change(values, intervals.codes_of(groups.tolist(), len(groups)))
+    points = {"change": float(values.mean()), "low": span.low, "high": span.high}
+    return {name: None if value is None else 100 * value for name, value in points.items()}
+
+
+def summary(judged: pd.DataFrame, tested: pd.DataFrame) -> pd.DataFrame:
+    """A row for each arm: its seconds against those of plain, and its change on judging and on test pictures."""
+    trainings = judged.groupby(["set", "seed", "arm"])["seconds"].first().unstack("arm")
+    rows = []
+    for arm in [name for name in (*ARMS, HEAD) if name in trainings and name != "plain"]:
+        both = trainings[["plain", arm]].dropna()
+        plain, own = both.sum()
+        times = {"trainings": len(both), "seconds": own, "times as fast": plain / own if own else None}
+        on = {"judges": changes(judged, arm, False), "test": changes(tested, arm, True)}
+        rows.append({"arm": arm, **times, **{f"{part} {name}": v for part, of in on.items() for name, v in of.items()}})
+    return pd.DataFrame(rows).astype({"times as fast": float})
+
+
+def recommended(table: pd.DataFrame) -> str | None:
+    """The fastest arm that the judging pictures let pass."""
+    passed = table[(table["judges low"] > -1) & (table["arm"] != HEAD)]
+    return None if passed.empty else str(passed.loc[passed["times as fast"].idxmax(), "arm"])
+
+
+def by_set(tested: pd.DataFrame) -> pd.DataFrame:
+    """For each set the accuracy of plain on test, and the change of each arm, in points."""
+    right = tested.pivot(index=["set", "path", "seed"], columns="arm", values="right").dropna()  # that all arms have
+    means = 100 * right.groupby("set").mean()
+    others = [name for name in (*ARMS, HEAD) if name in means and name != "plain"]
+    return means[others].sub(means["plain"], axis=0).assign(plain=means["plain"])
+
+
+def tell(sets: Sequence[Set], size: str) -> None:
+    """Print the tables and what the rule says."""
+    pd.set_option("display.width", 250)
+    judged, tested = (verdicts(sets, size, part) for part in ("judges", "test"))
+    table = summary(judged, tested)
+    print(table.round(2).to_string(index=False), by_set(tested).round(1).to_string(), sep="\n\n")
+    arm = recommended(table)
+    reached = arm and table.set_index("arm").loc[arm, "test low"] > -1
+    print(f"\nrecommended on the judging pictures: {arm or 'none'}; above -1 point on the test: {bool(reached)}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("stage", choices=("plan", "train", "table"))
+    parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER")
+    parser.add_argument("--arms", nargs="+", choices=(*ARMS, HEAD), default=[*ARMS, HEAD])
+    parser.add_argument("--seeds", type=int, default=5, help="so many (5)")
+    parser.add_argument("--size", choices=[*sizes.SIZES], default="25 %", help="of each set (25 %%)")
+    chosen = parser.parse_args()
+    keep_freed_memory()
+    torch.set_num_threads(1)
+    config = settings.read(sizes.ROOT / "params.yaml")
+    sets = sets_of(chosen.folders, config)
+    if chosen.stage == "table":
+        tell(sets, chosen.size)
+        return
+    keys = todo(sets, chosen.size, chosen.arms, chosen.seeds)
+    if keys:
+        minutes = plan(sets, config, keys)
+        arms = "; ".join(f"{arm} {each:.1f}" for arm, each in minutes.items())
+        print(f"{len(keys)} trainings, about {sum(minutes.values()):.0f} minutes of one core: {arms}", flush=True)
+    if chosen.stage == "train":
+        run(sets, config, keys)
+        tell(sets, chosen.size)
+
+
+if __name__ == "__main__":
+    main()
