@@ -1,8 +1,8 @@
 """Commands forked from a process that has their packages imported. See tests/support/site/sitecustomize.py.
 
 `ask` runs in the process that was to be the command, `serve` in the one that forks: one forks what computes with torch,
-one what is made of DVC, and one what runs a flow for a worker. The first who asks starts it; it ends with the suite
-(leftovers.py).
+one what is made of DVC, one what imports prefect, and one its server. The first who asks starts it; it ends with the
+suite (leftovers.py).
 """
 
 import json
@@ -36,9 +36,11 @@ TORCH_MODULES = (
 )  # fmt: skip
 # prefect reads its settings when it is imported; `_settings_anew` has it read them once more.
 FLOW_MODULES = (
-    "prefect.main", "prefect.flow_engine", "prefect.runner", "prefect.workers.process",
+    "prefect.main", "prefect.cli", "prefect.flow_engine", "prefect.runner", "prefect.workers.process",
     "prefect.deployments.steps.pull", "ruamel.yaml", "pandas", "matplotlib.backends.backend_agg", "gto.api",
+    "typer.main", "rich.table",
 )  # fmt: skip
+SERVER_MODULES = ("prefect.cli.server", "prefect.cli._server_utils", "prefect.server.api.server")
 PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 MOST_FILES = 32
 
@@ -112,6 +114,8 @@ def _start(folder: str, name: str) -> None:
     subprocess.Popen(
         [sys.executable, __file__, folder, name, " " * 4096],
         cwd="/",
+        # tests tell processes by these, and this one is none of theirs
+        env={key: value for key, value in os.environ.items() if key != "TMPDIR" and not key.startswith("PREFECT__")},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -146,7 +150,8 @@ def _import_everything(name: str) -> None:
     import importlib
     import pkgutil
 
-    names = [*{"dvc": (*DVC_MODULES, *DVC_PACKAGES), "torch": TORCH_MODULES, "flow": FLOW_MODULES}[name]]
+    modules = {"torch": TORCH_MODULES, "flow": FLOW_MODULES, "server": SERVER_MODULES}
+    names = [*modules.get(name, (*DVC_MODULES, *DVC_PACKAGES))]
     for package in DVC_PACKAGES if name == "dvc" else ():
         result = pkgutil.walk_packages(importlib.import_module(package).__path__, f"{package}.", onerror=lambda _: None)
         names += [module.name for module in result]
@@ -186,6 +191,7 @@ def _become(request: dict[str, Any], files: list[int]) -> None:
     import atexit
     import fcntl
     import importlib
+    import tempfile
     import threading
 
     _show([request["program"], *request["arguments"]] if request["program"] != "dvc" else request["arguments"])
@@ -207,8 +213,12 @@ def _become(request: dict[str, Any], files: list[int]) -> None:
     sys.executable, sys.prefix, sys.exec_prefix = request["python"]
     sys.path[:] = [request["folder"], *request["path"]]
     importlib.invalidate_caches()
+    tempfile.tempdir = None  # TMPDIR may be another one
     if "prefect" in sys.modules:
-        _settings_anew()
+        if request["program"].rpartition("/")[2] == "thaw":
+            sys.meta_path.insert(0, _Later())
+        else:
+            _settings_anew()
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(write_through="PYTHONUNBUFFERED" in os.environ)  # type: ignore[union-attr]
     code: Any = 1
@@ -224,6 +234,31 @@ def _become(request: dict[str, Any], files: list[int]) -> None:
         with suppress(OSError, ValueError):
             stream.flush()
     os._exit(code if isinstance(code, int) else 1)
+
+
+class _Later:
+    """Hides prefect until it is imported: thaw sets environment variables before, and asks whether it is there."""
+
+    def __init__(self) -> None:
+        names = [name for name in sys.modules if name.partition(".")[0] == "prefect"]
+        self.modules = {name: sys.modules.pop(name) for name in names}
+        self.spec = self.modules["prefect"].__spec__
+
+    def find_spec(self, name: str, *_: Any) -> Any:
+        from importlib.machinery import ModuleSpec
+
+        if name != "prefect":
+            return None
+        sys.meta_path.remove(self)  # type: ignore[arg-type]
+        return ModuleSpec(name, self)  # type: ignore[arg-type]
+
+    def create_module(self, spec: Any) -> Any:
+        return self.modules["prefect"]
+
+    def exec_module(self, module: Any) -> None:
+        module.__spec__ = self.spec
+        sys.modules.update(self.modules)
+        _settings_anew()
 
 
 def _settings_anew() -> None:
