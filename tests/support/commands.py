@@ -1,20 +1,19 @@
 """Commands forked from a process that has their packages imported. See tests/support/site/sitecustomize.py.
 
-`ask` runs in the process that was to be the command, `serve` in the one that forks: one forks what computes with torch,
-one what is made of DVC, one what imports prefect, and one its server. The first who asks starts it; it ends with the
-suite (leftovers.py).
+The process that was to be the command asks (asking.py), and `serve` runs in the one that forks: one forks what computes
+with torch, one what is made of DVC, one what imports prefect, and one its server. The first who asks starts it; it ends
+with the suite (leftovers.py).
 """
 
-import json
+import marshal
 import os
 import signal
 import socket
-import subprocess
 import sys
-import time
 from contextlib import suppress
-from types import FrameType
 from typing import Any
+
+from asking import MOST_FILES, PASSED_ON, open_files
 
 # Packages that DVC imports when it needs them, all of them.
 DVC_PACKAGES = (
@@ -41,86 +40,6 @@ FLOW_MODULES = (
     "typer.main", "rich.table",
 )  # fmt: skip
 SERVER_MODULES = ("prefect.cli.server", "prefect.cli._server_utils", "prefect.server.api.server")
-PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-MOST_FILES = 32
-
-
-def ask(folder: str, name: str, program: str, arguments: list[str]) -> None:
-    """Let a program run in a fork of that name and end as it ended; return if nobody is there to fork."""
-    connection = _connected(folder, name)
-    files = [number for number in _open_files() if os.get_inheritable(number)]
-    if not connection or len(files) > MOST_FILES:
-        return
-    request = {
-        "program": program,
-        "arguments": arguments,
-        "path": sys.path[:-1],  # without the folder of this file
-        "python": [sys.executable, sys.prefix, sys.exec_prefix],
-        "folder": os.getcwd(),  # noqa: PTH109
-        "environment": dict(os.environ),
-        "files": files,
-        "ignored": [number for number in PASSED_ON if signal.getsignal(number) == signal.SIG_IGN],
-    }
-    content = json.dumps(request).encode()
-    socket.send_fds(connection, [len(content).to_bytes(8, "big")], files)
-    connection.sendall(content)
-    answers = connection.makefile()
-    if not (begun := answers.readline()):
-        return
-    child = int(begun)
-
-    def pass_on(number: int, frame: FrameType | None) -> None:
-        with suppress(ProcessLookupError):
-            os.killpg(child, number)
-
-    for number in PASSED_ON:
-        if number not in request["ignored"]:
-            signal.signal(number, pass_on)
-    ended = answers.readline()
-    code = int(ended) if ended else 255
-    if code < 0:
-        with suppress(OSError):  # SIGKILL is as it is
-            signal.signal(-code, signal.SIG_DFL)
-        os.kill(os.getpid(), -code)
-    os._exit(code)
-
-
-def _connected(folder: str, name: str) -> socket.socket | None:
-    """A connection to who forks, which is started if need be; it answers once it has imported everything."""
-    deadline = 0.0
-    while True:
-        connection = socket.socket(socket.AF_UNIX)
-        with suppress(OSError):
-            connection.connect(f"{folder}/{name}")
-            return connection
-        if not deadline:
-            deadline = time.monotonic() + 5
-            _start(folder, name)
-        elif time.monotonic() > deadline:
-            return None
-        time.sleep(0.02)
-
-
-def _open_files() -> list[int]:
-    results = []
-    for name in os.listdir("/dev/fd"):  # noqa: PTH208
-        with suppress(OSError):
-            os.fstat(int(name))
-            results.append(int(name))
-    return sorted(results)
-
-
-def _start(folder: str, name: str) -> None:
-    subprocess.Popen(
-        [sys.executable, __file__, folder, name, " " * 4096],
-        cwd="/",
-        # tests tell processes by these, and this one is none of theirs
-        env={key: value for key, value in os.environ.items() if key != "TMPDIR" and not key.startswith("PREFECT__")},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    ).returncode = 0  # nobody waits for it
 
 
 def serve(folder: str, name: str) -> None:
@@ -173,7 +92,7 @@ def _watch(connection: socket.socket) -> None:
         os.setsid()
         connection.sendall(f"{os.getpid()}\n".encode())
         connection.close()
-        _become(json.loads(content), files)
+        _become(marshal.loads(content), files)
     for number in files:
         os.close(number)
     life = os.pidfd_open(child)
@@ -204,7 +123,7 @@ def _become(request: dict[str, Any], files: list[int]) -> None:
     for number, copy in zip(request["files"], copies, strict=True):
         os.dup2(copy, number)
     kept = {0, 1, 2, *request["files"]}
-    for number in _open_files():
+    for number in open_files():
         if number not in kept:
             os.close(number)
     os.environ.clear()

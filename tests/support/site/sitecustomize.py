@@ -54,7 +54,7 @@ def _command() -> tuple[str, str, list[str]] | None:
 
 if (command := _command()) is not None:
     sys.path.append(os.path.join(os.path.dirname(__file__), ".."))  # noqa: PTH118, PTH120
-    import commands
+    import asking
 
-    commands.ask(os.environ["THAW_WARM"], *command)
+    asking.ask(os.environ["THAW_WARM"], *command)
     sys.path.pop()
