@@ -26,18 +26,23 @@ DVC_PACKAGES = (
     "scmrepo",
     "sqltrie",
 )
-DVC_MODULES = ("dvc.cli.parser", "dvc.cachemgr", "dvc.output", "dvc_http", "networkx", "dulwich.porcelain", "pygit2")
+DVC_MODULES = (
+    "dvc.cli.parser", "dvc.cachemgr", "dvc.output", "dvc.data_cloud", "dvc.dirs", "dvc.ui.table",
+    "dvc.utils.strictyaml", "dvc_http", "networkx", "dulwich.porcelain", "dulwich.worktree", "dulwich.filters",
+    "dulwich.stash", "dulwich.gc", "pygit2", "ruamel.yaml", "ruamel.yaml.mergevalue",
+    "fsspec.implementations.memory", "rich.table", "rich.status",
+)  # fmt: skip
 # What phases import of others: nothing of this project, and nothing that reads the environment.
 TORCH_MODULES = (
     "torch", "torch._dynamo", "torchvision", "torchvision.transforms.v2.functional", "safetensors.torch", "pandas",
     "scipy.stats", "scipy.optimize", "sklearn.metrics", "sklearn.model_selection", "sklearn.linear_model",
-    "matplotlib.pyplot", "PIL.ImageOps", "ruamel.yaml", "jinja2", "pydantic", "typer.main", "rich.table",
+    "matplotlib.pyplot", "PIL.ImageOps", "ruamel.yaml", "jinja2", "pydantic.main", "typer.main", "rich.table",
 )  # fmt: skip
 # prefect reads its settings when it is imported; `_settings_anew` has it read them once more.
 FLOW_MODULES = (
     "prefect.main", "prefect.cli", "prefect.flow_engine", "prefect.runner", "prefect.workers.process",
-    "prefect.deployments.steps.pull", "ruamel.yaml", "pandas", "matplotlib.backends.backend_agg", "gto.api",
-    "typer.main", "rich.table",
+    "prefect.deployments.steps.pull", "prefect.deployments.flow_runs", "prefect.artifacts", "pydantic.v1",
+    "ruamel.yaml", "pandas", "matplotlib.backends.backend_agg", "gto.api", "typer.main", "rich.table",
 )  # fmt: skip
 SERVER_MODULES = ("prefect.cli.server", "prefect.cli._server_utils", "prefect.server.api.server")
 
@@ -77,6 +82,10 @@ def _import_everything(name: str) -> None:
     for name in names:
         with suppress(ImportError):  # of an extra that is not installed
             importlib.import_module(name)
+    if "dvc.cli.parser" in names:
+        from dvc.cli.parser import get_main_parser
+
+        get_main_parser()  # which keeps it
 
 
 def _watch(connection: socket.socket) -> None:
