@@ -25,6 +25,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import t
 
+from benchmarks import projects
 from thaw.project import settings
 from thaw.statistics import metrics
 
@@ -59,16 +60,18 @@ def main() -> None:
     parser.add_argument("--split", action="append", choices=("random", "grouped"), help="one of them only (both)")
     parser.add_argument("--backbone", action="append", help="of torchvision, its weights reachable (the default one)")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting")
-    chosen = parser.parse_args()
-    if chosen.seeds < 1:
+    options = parser.parse_args()
+    if options.seeds < 1:
         parser.error("--seeds is at least 1")
-    changes = [f"{key}={value}" for key, value in TUNED.items()] + chosen.set
+    changes = [f"{key}={value}" for key, value in TUNED.items()] + options.set
     rows = earlier(changes)
-    backbones = chosen.backbone or [settings.read(ROOT / "params.yaml").backbone.name]
-    for seed, backbone, split in product(range(chosen.seeds), backbones, chosen.split or ("random", "grouped")):
-        found = measured(backbone, split, seed, changes)
-        rows = [row for row in rows if (row["backbone"], row["split"], row["seed"]) != (backbone, split, seed)] + found
-        print(f"{backbone}, {split}, seed {seed}: {found[0]['accuracy']:.1%}", flush=True)
+    backbones = options.backbone or [settings.read(ROOT / "params.yaml").backbone.name]
+    for seed, backbone, split in product(range(options.seeds), backbones, options.split or ("random", "grouped")):
+        of_split = measured(backbone, split, seed, changes)
+        rows = [
+            row for row in rows if (row["backbone"], row["split"], row["seed"]) != (backbone, split, seed)
+        ] + of_split
+        print(f"{backbone}, {split}, seed {seed}: {of_split[0]['accuracy']:.1%}", flush=True)
         summary = write(changes, rows)
     print(pd.DataFrame(summary).to_string(index=False))
 
@@ -104,7 +107,7 @@ def measured(backbone: str, split: str, seed: int, changes: list[str]) -> list[d
         labels = pd.read_csv(ROOT / "data" / "labels.csv")
         labels = labels.drop(columns="group") if split == "random" else labels
         labels.to_csv(folder / "data" / "labels.csv", index=False)
-        shutil.copy(ROOT / "params.yaml", folder)
+        projects.make(folder, ROOT / "params.yaml")
         settings.override(changes, folder / "params.yaml")
         for phase in PHASES:
             with (folder / f"{phase}.log").open("w") as log:
@@ -131,7 +134,7 @@ def judged(folder: Path, backbone: str, split: str, seed: int) -> list[dict[str,
         for network in ("finetuned", "head"):
             columns = [column for column in predictions if column.startswith(f"{network}_p_")]  # the positive one last
             p = predictions.loc[counted, columns].to_numpy()
-            found = metrics.headline(p, positive[counted].to_numpy().astype(int))
+            figures = metrics.headline(p, positive[counted].to_numpy().astype(int))
             rows.append(
                 {
                     "protocol": protocol,
@@ -139,7 +142,7 @@ def judged(folder: Path, backbone: str, split: str, seed: int) -> list[dict[str,
                     "seed": seed,
                     "backbone": backbone,
                     "network": network,
-                    **{name: found[name] for name in ("accuracy", "auc", "balanced_accuracy")},
+                    **{name: figures[name] for name in ("accuracy", "auc", "balanced_accuracy")},
                     "pictures": int(counted.sum()),
                 }
             )
@@ -148,7 +151,7 @@ def judged(folder: Path, backbone: str, split: str, seed: int) -> list[dict[str,
 
 def summed_up(rows: pd.DataFrame) -> list[dict[str, Any]]:
     """Mean over the seeds with its 95 % interval (Student's t), for each protocol, split, backbone and network."""
-    found = []
+    summary = []
     for keys, part in rows.groupby(["protocol", "split", "backbone", "network"], sort=False):
         row: dict[str, Any] = dict(zip(("protocol", "split", "backbone", "network"), keys, strict=True))
         row["seeds"] = count = len(part)
@@ -157,8 +160,8 @@ def summed_up(rows: pd.DataFrame) -> list[dict[str, Any]]:
             if count > 1:
                 half = float(t.ppf(0.975, count - 1) * part[name].std(ddof=1) / count**0.5)
                 row |= {f"{name}_low": mean - half, f"{name}_high": mean + half}
-        found.append(row)
-    return found
+        summary.append(row)
+    return summary
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from typing import Any
 from uuid import UUID
 
 from prefect import flow, suspend_flow_run
+from prefect.client.schemas.objects import State
 from prefect.input import RunInput
 from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
@@ -36,6 +37,11 @@ def approve(version: str, close: bool = False) -> Any:
         version: such as v3.0.0.
         close: do not ask; turn the version down if nobody answered within `promote.wait` days.
     """
+    with story.sending():
+        return _approve(version, close)
+
+
+def _approve(version: str, close: bool) -> State[Any]:
     try:
         if close:
             message = approvals.close(version, changes.settings_with([]).promote.wait)
@@ -54,8 +60,6 @@ def approve(version: str, close: bool = False) -> Any:
         return Completed(message=message)
     except InputError as error:
         return Failed(message=str(error), data=error)
-    finally:
-        story.finish()
 
 
 if __name__ == "__main__":

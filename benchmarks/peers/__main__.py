@@ -2,14 +2,19 @@
 
     make bench                                       # three repeats, then all epochs once for accuracy
     make bench ARGS="--samples"                      # the repeats only: faster, and no accuracy
+    make bench ARGS="--samples --repeats 1 --pictures 400"       # the ratios in a quarter of an hour
+    make bench ARGS="--tune --pictures 600"          # only finds a learning rate for each peer, on validation
     make bench ARGS="--only plain --only thaw"
 
 Every run is a process of its own, alone on the machine; each repeat runs every contestant once, one after the other.
-These runs are samples: one epoch of each phase, from which the seconds of all are computed. At the end what trains both
-phases trains all epochs once, for accuracy and AUC. The table and the ratios are printed and written to
-`benchmarks/results/peers.json` and `peers.png`.
-Rows lie in `benchmarks/runs/` as they come, and a bench that was stopped goes on from there; one with other settings,
-code or pictures begins anew, but for whole runs of peers, which thaw's own code does not change.
+Most of these runs are samples: one epoch of each phase, from which the seconds of all are computed. Those of `thaw run`
+and those that keep the outputs of frozen blocks train all epochs. At the end what trains both phases trains all epochs
+once, for accuracy, AUC, and accuracy over time. The tables and the ratios are printed and written to
+`benchmarks/results/peers.json`, `peers.png` and `peers-time.png`.
+Before it begins, the bench says how long it will take. Rows lie in `benchmarks/runs/` as they come, and a bench that
+was stopped continues from there; one with other settings, code or pictures begins anew.
+`--tune` trains each peer with all epochs at up to five multiples of its learning rate and writes the best one on
+validation to `benchmarks/results/rates.json`, which later benches use.
 """
 
 import argparse
@@ -23,35 +28,38 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import pandas as pd
 import psutil
 
+from benchmarks import projects
 from benchmarks.peers import results
-from benchmarks.peers.contest import BATCH_SIZE, LAST_BLOCKS, WORKERS, Contest
+from benchmarks.peers.contest import BATCH_SIZE, LAST_BLOCKS, LEVERS, WORKERS, Contest
 from thaw.data import manifest
 from thaw.project import settings
 
 ROOT = Path(__file__).resolve().parents[2]
 RUNS = ROOT / "benchmarks" / "runs"
-# In the order of a repeat: what is compared stands together. "-last" goes on from phase 1 of the whole recipe.
-CONTESTANTS = ("plain", "thaw", "bare", "plain-last", "thaw-last", "fastai", "lightning", "transformers")
+EARLIER = "benchmarks/results/peers.json"
+RATES = ROOT / "benchmarks" / "results" / "rates.json"
+# In the order of a repeat: what is compared stands together.
+FROM_PHASE_1 = ("plain-last", "thaw-last", "thaw-last-quick", "thaw-all-quick")  # of the whole recipe of plain or thaw
+WHOLE_RUNS = ("thaw-quick", "thaw-last-quick", "run", "run-quick")  # in repeats too
+CONTESTANTS = (
+    "plain", "thaw", "thaw-quick", "bare", *FROM_PHASE_1, *results.FRAMEWORKS, "run", "run-quick",
+)  # fmt: skip
 PEERS = ("plain", *results.FRAMEWORKS)
+LEARNERS = ("thaw", "thaw-quick", *PEERS)  # of both phases
 OF_ALL = ("params.yaml", "thaw", "tasks", "benchmarks/peers")
-# What decides what a peer learns, beside its own file and the split.
-OF_PEERS = (
-    "constraints.txt",
-    "benchmarks/requirements.txt",
-    "benchmarks/peers/contest.py",
-    "benchmarks/peers/pictures.py",
-    "thaw/learning/backbones.py",
-    "thaw/learning/efficientnet_lite0.py",
-)
+TRIALS, STEP = 5, 3.0  # of a peer's learning rate: at most so many, each so many times the one before
+START = 15  # seconds of a run, about, that do not grow with the pictures
 PACKAGES = ("torch", "torchvision", "fastai", "lightning", "transformers", "accelerate")
 NOTES = (
     "all contestants train on the hard labels, from the same weights, on the same split, on the CPU",
@@ -61,7 +69,9 @@ NOTES = (
     "phase 1 of thaw is embed and head to convergence with the start of both processes, of the others the epochs alone",
     "an epoch is training and validation; embed and training alone run in turn with bare loops, all in one process",
     "plain is as tutorials show it; fastai, Lightning and Trainer run channels last, fastai without training BatchNorm",
-    "times are of runs of one epoch of each phase; the seconds of all epochs are computed from these",
+    "times are of runs of one epoch of each phase, with kept activations and for `thaw run` of all epochs; the seconds "
+    "of all epochs are computed from these, and making what is kept counts as time of the epochs",
+    "run is `thaw run` in a new project, with the start of its server, and evaluate the command of its stage",
     "accuracy and AUC are of runs of all epochs, the rows of repeat 0",
     "memory is the most of any run, that of the whole process tree, shared pages counted once",
 )
@@ -81,19 +91,80 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3, help="how often everything runs (3)")
     parser.add_argument("--samples", action="store_true", help="no runs of all epochs, and no accuracy")
     parser.add_argument("--pictures", type=int, help="about so many pictures, evenly out of all (all)")
+    parser.add_argument("--tune", action="store_true", help="only find the learning rates of the peers")
     parser.add_argument("--only", action="append", choices=CONTESTANTS, metavar="NAME", help=", ".join(CONTESTANTS))
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results/peers.json", help="the file of results")
     chosen = parser.parse_args()
     contest = prepare(chosen.size, chosen.head_epochs, chosen.epochs, chosen.pictures)
     wanted = chosen.only or CONTESTANTS
+    protocol = protocol_of(contest)
+    if chosen.tune:
+        tune([name for name in wanted if name in PEERS], contest, protocol)
+        return
     jobs = [(repeat, name) for repeat in range(1, chosen.repeats + 1) for name in wanted]
-    jobs += [(results.WHOLE, name) for name in wanted if name in ("thaw", *PEERS) and not chosen.samples]
+    jobs += [(results.WHOLE, name) for name in wanted if name in LEARNERS and not chosen.samples]
+    missing = [job for job in jobs if not (folder_of(job[1], job[0], contest, tuned(job[1])) / "row.json").is_file()]
+    print(f"{len(missing)} runs, about {minutes_of(missing, protocol):.0f} minutes, from {EARLIER}", flush=True)
     rows = []
     for number, (repeat, name) in enumerate(jobs, 1):
-        rows.append(run(name, repeat, contest))
+        rows.append(run(name, repeat, contest, tuned(name)))
         what = f"repeat {repeat}" if repeat != results.WHOLE else "all epochs"
         print(f"[{number}/{len(jobs)}] {what}, {name}: {rows[-1]['seconds']:.0f} s", flush=True)
-    tell(add_scores(rows, contest), protocol_of(contest), chosen.out)
+    tell(add_scores(rows, contest), protocol, chosen.out)
+
+
+def minutes_of(jobs: Sequence[tuple[int, str]], protocol: dict[str, Any]) -> float:
+    """The minutes that runs will take at the pace of an earlier bench, in proportion to pictures and pixels."""
+    earlier = json.loads((ROOT / EARLIER).read_text())
+    before, known = earlier["protocol"], dict[tuple[bool, str], list[float]]()
+    for row in earlier["rows"]:
+        known.setdefault((row["repeat"] == results.WHOLE, row["contestant"]), []).append(row["seconds"])
+    scale = protocol["pictures"] / before["pictures"] * (protocol["size"] / before["size"]) ** 2
+    slowest = known[True, "thaw"]  # of what the earlier bench did not have
+    each = (median(known.get((repeat == results.WHOLE, name), slowest)) for repeat, name in jobs)
+    return sum(START + max(0.0, seconds - START) * scale for seconds in each) / 60
+
+
+def tuned(contestant: str) -> float:
+    """The multiple of a peer's learning rate that was best on validation; 1 if it was not tuned."""
+    known = json.loads(RATES.read_text()) if RATES.is_file() else {}
+    return float(known.get(contestant.partition("-")[0], {"rate": 1.0})["rate"])
+
+
+def tune(peers: Sequence[str], contest: Contest, protocol: dict[str, Any]) -> None:
+    """Find the best rate of each peer, and write it down with all trials."""
+    most = minutes_of([(results.WHOLE, name) for name in peers], protocol)
+    print(f"at most {TRIALS} trials of each of {len(peers)} peers, {most:.0f} minutes if each took one", flush=True)
+    for name in peers:
+
+        def judge(rate: float, name: str = name) -> float:
+            told = run(name, results.WHOLE, contest, rate)["told"]
+            best: float = max(told["val accuracy"][contest.head_epochs :])
+            print(f"{name}, rate times {rate:.3g}: {best:.1%} on validation", flush=True)
+            return best
+
+        trials = climb(judge)
+        known = json.loads(RATES.read_text()) if RATES.is_file() else {}
+        best = max(trials, key=lambda rate: trials[rate])
+        about = {key: protocol[key] for key in ("pictures", "size", "head_epochs", "epochs")}
+        known[name] = {"rate": best, "trials": {f"{rate:.3g}": value for rate, value in trials.items()}, **about}
+        RATES.write_text(json.dumps(known, indent=1) + "\n")
+
+
+def climb(judge: Callable[[float], float]) -> dict[float, float]:
+    """What each multiple of the rate is worth: upwards as long as it gets better, else downwards."""
+    trials = {1.0: judge(1.0)}
+    for step in (STEP, 1 / STEP):
+        rate = 1.0
+        while len(trials) < TRIALS:
+            following = rate * step
+            trials[following] = judge(following)
+            if trials[following] <= trials[rate]:
+                break
+            rate = following
+        if rate != 1.0:
+            break
+    return trials
 
 
 def prepare(size: int, head_epochs: int, epochs: int, pictures: int | None) -> Contest:
@@ -112,7 +183,7 @@ def prepare(size: int, head_epochs: int, epochs: int, pictures: int | None) -> C
             if entry.is_dir():
                 shutil.copytree(entry, workspace / "data" / entry.name, copy_function=os.link)
         rows.drop(columns="target", errors="ignore").to_csv(workspace / "data/labels.csv", index=False)
-        shutil.copy(ROOT / "params.yaml", workspace)
+        projects.make(workspace, ROOT / "params.yaml")
         classes = manifest.classes_of(rows, None, 1)
         positive = classes[-1] if len(classes) == 2 else "null"
         settings.override([f"prepare.resolution={size}", f"prepare.positive={positive}"], workspace / "params.yaml")
@@ -134,30 +205,28 @@ def key_of(what: str, *sources: str) -> str:
     return key.hexdigest()[:12]
 
 
-def folder_of(contestant: str, repeat: int, contest: Contest) -> Path:
-    """Where a run lies: beside the workspace, or for longer where thaw's own code has no part in it."""
-    if repeat == results.WHOLE and contestant in PEERS:
-        split = Path(contest.workspace, "artifacts/prepare/manifest.csv").read_text()
-        what = f"{contest.size} {contest.head_epochs} {contest.epochs} {split}"
-        return RUNS / f"{contestant}-{key_of(what, f'benchmarks/peers/{contestant}.py', *OF_PEERS)}"
-    return Path(contest.workspace).parent / f"{repeat}-{contestant}"
+def folder_of(contestant: str, repeat: int, contest: Contest, rate: float) -> Path:
+    """Where a run lies, beside the workspace."""
+    return Path(contest.workspace).parent / f"{repeat}-{contestant}{'' if rate == 1 else f'-{rate:.3g}'}"
 
 
-def run(contestant: str, repeat: int, contest: Contest) -> dict[str, Any]:
+def run(contestant: str, repeat: int, contest: Contest, rate: float = 1.0) -> dict[str, Any]:
     """The row of one run: that of an earlier one if there is one, else made now."""
-    folder = folder_of(contestant, repeat, contest)
+    folder = folder_of(contestant, repeat, contest, rate)
     kept = folder / "row.json"
     if kept.is_file():
         row: dict[str, Any] = json.loads(kept.read_text())
         return row
-    name, _, last = contestant.partition("-")
-    before = folder_of(name, repeat, contest)
-    if last and not (before / "row.json").is_file():
+    name, goes_on = contestant.partition("-")[0], contestant in FROM_PHASE_1
+    before = folder_of(name, repeat, contest, rate)
+    if goes_on and not (before / "row.json").is_file():
         sys.exit(f"error: {contestant} goes on from the phase 1 of {name}; run both, with --only {name} too")
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    contest = replace(contest, out=str(folder), seed=repeat, before=str(before) if last else None)
-    if repeat != results.WHOLE:
+    levers = LEVERS.get(contestant, {})
+    contest = replace(contest, out=str(folder), seed=repeat, before=str(before) if goes_on else None)
+    contest = replace(contest, rate=rate, levers=levers)
+    if repeat != results.WHOLE and contestant not in WHOLE_RUNS:
         contest = replace(contest, head_epochs=min(1, contest.head_epochs), epochs=1)
     row = {"contestant": contestant, "repeat": repeat} | watch(name, contest)
     kept.write_text(json.dumps(row))  # last: it says that the run is complete
@@ -170,7 +239,7 @@ def watch(name: str, contest: Contest) -> dict[str, Any]:
     environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1", "DO_NOT_TRACK": "1"}
     environment["PYTHONPATH"] = str(ROOT)
     log = Path(contest.out, "log.txt")
-    began = time.perf_counter()
+    began, clock = time.perf_counter(), time.time()
     with log.open("w") as file:
         child = psutil.Popen(command, cwd=contest.workspace, env=environment, stdout=file, stderr=subprocess.STDOUT)
         peak = [0]
@@ -189,11 +258,12 @@ def watch(name: str, contest: Contest) -> dict[str, Any]:
     if code:
         sys.exit("\n".join([*lines[-15:], f"error: {name} ended with {code}; all that it printed is in {log}"]))
     told: dict[str, list[float]] = {}
-    for line in lines:
-        if line.startswith('{"what": '):
-            event = json.loads(line)
-            told.setdefault(event["what"], []).append(event["value"])
-    return {"seconds": seconds, "peak_gb": peak[0] / 1e9, "told": told}
+    curve = []  # seconds since the start, and the accuracy on validation then
+    for event in (json.loads(line) for line in lines if line.startswith('{"what": ')):
+        told.setdefault(event["what"], []).append(event["value"])
+        if event["what"] == "val accuracy":
+            curve.append((event["at"] - clock, event["value"]))
+    return {"seconds": seconds, "peak_gb": peak[0] / 1e9, "told": told, "curve": curve}
 
 
 def _measure(child: psutil.Process, peak: list[int], done: threading.Event) -> None:
@@ -215,7 +285,7 @@ def add_scores(rows: list[dict[str, Any]], contest: Contest) -> list[dict[str, A
     classes = json.loads((folder / "meta.json").read_text())["classes"]
 
     def predictions(contestant: str) -> Path:
-        return folder_of(contestant, results.WHOLE, contest) / "predictions.csv"
+        return folder_of(contestant, results.WHOLE, contest, tuned(contestant)) / "predictions.csv"
 
     def scored(row: dict[str, Any]) -> dict[str, Any]:
         if row["repeat"] != results.WHOLE:
@@ -238,6 +308,8 @@ def protocol_of(contest: Contest) -> dict[str, Any]:
         "batch_size": BATCH_SIZE,
         "workers": WORKERS,
         "last_blocks": LAST_BLOCKS,
+        "levers": LEVERS,
+        "rates": {name: rate for name in PEERS if (rate := tuned(name)) != 1},
         "notes": NOTES,
     }
 
@@ -257,18 +329,17 @@ def machine() -> dict[str, Any]:
 
 
 def tell(rows: list[dict[str, Any]], protocol: dict[str, Any], out: Path) -> None:
-    """Print the table and the ratios; write both with all rows, and the plot."""
+    """Print the tables and the ratios; write them with all rows, and the plots."""
     epochs = protocol["head_epochs"], protocol["epochs"]
     found = results.ratios(rows, *epochs)
-    print(f"\n{results.table(rows, protocol)}\n")
-    for name, ratio in found.items():
-        print(f"{name}: {ratio['median']:.2f} ({ratio['min']:.2f} to {ratio['max']:.2f})")
+    print("", results.table(rows, protocol), results.ratio_table(found), results.time_table(rows), sep="\n\n")
     rows = [row | {"figures": results.figures(row, *epochs)} for row in rows]
     out.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps({"machine": machine(), "protocol": protocol, "ratios": found, "rows": rows}, indent=1)
     out.write_text(f"{text}\n")
     results.plot(rows, protocol, out.with_suffix(".png"))
-    print(f"{out} and {out.with_suffix('.png')} hold all of it")
+    results.plot_over_time(rows, out.with_name(f"{out.stem}-time.png"))
+    print(f"{out} and the pictures beside it hold all of it")
 
 
 if __name__ == "__main__":

@@ -8,12 +8,19 @@ import json
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 BATCH_SIZE = 32
 WORKERS = 2
 LAST_BLOCKS = 4
+# What thaw's own settings add in the contestants that have levers. The first is what `benchmarks.accuracy` recommends.
+LEVERS: dict[str, dict[str, object]] = {
+    "thaw-quick": {"unfreeze.blocks": 12, "unfreeze.draws": 4, "unfreeze.precision": "bfloat16"},
+    "thaw-all-quick": {"unfreeze.blocks": "all", "unfreeze.precision": "bfloat16"},
+    "thaw-last-quick": {"unfreeze.draws": 4, "unfreeze.precision": "bfloat16"},
+}
+LEVERS["run-quick"] = LEVERS["thaw-quick"]
 
 
 @dataclass(frozen=True)
@@ -27,6 +34,8 @@ class Contest:
     head_epochs: int
     epochs: int
     before: str | None = None  # `out` of another run: only phase 2 of the last blocks, on top of its phase 1
+    rate: float = 1.0  # of a peer: its learning rate is so many times the usual one
+    levers: dict[str, object] = field(default_factory=dict)  # of thaw: settings
 
 
 def given() -> Contest:
@@ -34,18 +43,19 @@ def given() -> Contest:
     return Contest(**json.loads(sys.argv[1]))
 
 
-def tell(what: str, value: float) -> None:
-    """Print one line that the runner reads."""
-    print(json.dumps({"what": what, "value": value}), flush=True)
+def tell(what: str, value: float, at: float | None = None) -> None:
+    """Print one line that the runner reads: what was measured, and when it was (now)."""
+    print(json.dumps({"what": what, "value": value, "at": at or time.time()}), flush=True)
 
 
-def laps(contest: Contest) -> Callable[[], None]:
-    """Begin to time; the result is called at the end of each epoch, with its validation, of both phases."""
+def laps(contest: Contest) -> Callable[[float], None]:
+    """Begin to time; the result is called at the end of each epoch of both phases with its validation accuracy."""
     left = [0 if contest.before else contest.head_epochs]
     since = [time.perf_counter()]
 
-    def lap() -> None:
+    def lap(accuracy: float) -> None:
         now = time.perf_counter()
+        tell("val accuracy", accuracy)
         tell("head epoch" if left[0] > 0 else "unfreeze epoch", now - since[0])
         left[0] -= 1
         since[0] = now

@@ -11,6 +11,7 @@ from fastai.vision.all import (
     ImageDataLoaders,
     Learner,
     Normalize,
+    Recorder,
     Resize,
     accuracy,
     params,
@@ -43,8 +44,10 @@ def main(contest: Contest) -> None:
     lap = laps(contest)
 
     class Laps(Callback):
+        order = Recorder.order + 1  # it has the accuracy then
+
         def after_epoch(self) -> None:
-            lap()
+            lap(self.recorder.values[-1][-1])
 
     learner = Learner(
         loaders,
@@ -56,7 +59,7 @@ def main(contest: Contest) -> None:
         train_bn=False,
     )
     with learner.no_bar():
-        learner.fine_tune(contest.epochs, freeze_epochs=contest.head_epochs)
+        learner.fine_tune(contest.epochs, contest.rate * 2e-3, freeze_epochs=contest.head_epochs)
         learner.remove_cb(Laps)
         test = pictures.rows_of(contest, "test")
         found, _ = learner.get_preds(dl=loaders.test_dl(test))

@@ -19,10 +19,13 @@ from thaw.learning.backbones import Classifier
 class TransferLearning(LightningModule):
     """The callback wants a module with a `backbone`."""
 
-    def __init__(self, model: Classifier, lap: Callable[[], None]) -> None:
+    def __init__(self, model: Classifier, rate: float, lap: Callable[[float], None]) -> None:
         super().__init__()
         self.backbone, self.head = model.backbone, model.head
-        self.on_train_epoch_end = lap  # Lightning's hook after training and validation of an epoch
+        self.rate, self.lap = rate, lap
+
+    def on_train_epoch_end(self) -> None:  # after validation too
+        self.lap(float(self.trainer.callback_metrics["val_accuracy"]))
 
     def forward(self, inputs: Tensor) -> Tensor:
         return self.head(self.backbone(inputs))
@@ -33,13 +36,18 @@ class TransferLearning(LightningModule):
 
     def validation_step(self, batch: tuple[Tensor, Tensor], _: int) -> None:
         inputs, labels = batch
-        self.log("val_loss", F.cross_entropy(self(inputs), labels))
+        logits = self(inputs)
+        found = {
+            "val_loss": F.cross_entropy(logits, labels),
+            "val_accuracy": (logits.argmax(1) == labels).float().mean(),
+        }
+        self.log_dict(found, batch_size=len(labels))
 
     def predict_step(self, batch: tuple[Tensor, Tensor], _: int) -> Tensor:
         return self(batch[0]).softmax(1)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.Adam(self.head.parameters(), lr=1e-3)
+        return torch.optim.Adam(self.head.parameters(), lr=self.rate * 1e-3)
 
 
 def main(contest: Contest) -> None:
@@ -55,7 +63,7 @@ def main(contest: Contest) -> None:
         enable_progress_bar=False,
         num_sanity_val_steps=0,
     )
-    module = TransferLearning(model, laps(contest))
+    module = TransferLearning(model, contest.rate, laps(contest))
     trainer.fit(module, train, val)
     write_predictions(contest, test.dataset.paths, torch.cat(trainer.predict(module, test)).tolist())
 

@@ -1,6 +1,6 @@
-"""Runs a phase of thaw as `python -m tasks.PHASE` does, and writes the seconds of each part of its progress.
+"""Runs a phase of thaw as `python -m tasks.PHASE` does, and writes when each step of its progress was done.
 
-python -m benchmarks.peers.parts embed parts.json      {"features": 58.2}
+python -m benchmarks.peers.parts embed parts.json      {"features": {"seconds": 58.2, "end": 1764342000.5}}
 """
 
 import json
@@ -16,7 +16,7 @@ from thaw.progress import Progress
 class Timed(Progress):
     """Notes when each step of the loop was done; the first one counts from where the progress began."""
 
-    parts: dict[str, float]  # of the whole process, by the part's name
+    parts: dict[str, dict[str, float]]  # of the whole process, by the part's name: its seconds, and when it ended
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
@@ -25,7 +25,8 @@ class Timed(Progress):
     def step(self, pictures: int, what: str) -> None:
         super().step(pictures, what)
         now = time.perf_counter()
-        Timed.parts[what] = Timed.parts.get(what, 0.0) + now - self.since
+        before = Timed.parts.get(what, {"seconds": 0.0})
+        Timed.parts[what] = {"seconds": before["seconds"] + now - self.since, "end": time.time()}
         self.since = now
 
 

@@ -33,7 +33,7 @@ def main(contest: Contest) -> None:
     for parameter in unfrozen:
         parameter.requires_grad = True
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    fit(model, loaders, torch.optim.Adam(trained, lr=1e-5), contest.epochs, lap)
+    fit(model, loaders, torch.optim.Adam(trained, lr=contest.rate * 1e-5), contest.epochs, lap)
 
     model.eval()
     with torch.no_grad():
@@ -46,7 +46,7 @@ def fit(
     loaders: dict[str, DataLoader],
     optimizer: torch.optim.Optimizer,
     epochs: int,
-    lap: Callable[[], None],
+    lap: Callable[[float], None],
 ) -> None:
     """Train, look at validation after each epoch, and end with the weights of the best one."""
     criterion = nn.CrossEntropyLoss()
@@ -70,7 +70,7 @@ def fit(
         if accuracy > best_accuracy:
             best, best_accuracy = copy.deepcopy(model.state_dict()), accuracy
         print(f"epoch {epoch + 1}/{epochs}: loss {running_loss / len(loaders['train'].dataset):.4f}, {accuracy:.1%}")
-        lap()
+        lap(accuracy)
     model.load_state_dict(best)
 
 

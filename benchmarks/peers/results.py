@@ -6,6 +6,7 @@ for accuracy.
 """
 
 from collections.abc import Callable, Sequence
+from itertools import accumulate
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -24,18 +25,24 @@ NAMES = {
     "lightning": "Lightning",
     "transformers": "Transformers' Trainer",
     "thaw": "thaw",
+    "thaw-quick": "thaw, with levers",
+    "thaw-all-quick": "thaw, all blocks, with levers",
     "plain-last": "plain PyTorch, last blocks",
     "thaw-last": "thaw, last blocks",
+    "thaw-last-quick": "thaw, last blocks, with levers",
 }
-# Learning rates of phase 1; of phase 2. Nobody's were tuned for this bench: they are those of tutorials and defaults.
+# Learning rates of phase 1; of phase 2: those of tutorials and defaults. `--tune` finds multiples of them.
 RATES = {
     "plain": "1e-3; 1e-5",
     "fastai": "2e-3; backbone 1e-5, head 1e-3",
     "lightning": "1e-3; backbone from 1e-4 up to 1e-3, head 1e-3",
     "transformers": "1e-3; 5e-5",
     "thaw": "params.yaml",
+    "thaw-quick": "params.yaml",
+    "thaw-all-quick": "params.yaml",
     "plain-last": "1e-3; 1e-5",
     "thaw-last": "params.yaml",
+    "thaw-last-quick": "params.yaml",
 }
 # All say how many times as fast thaw is: the other's seconds over thaw's, or thaw's rate over the bare loop's.
 RATIOS: dict[str, Callable[[dict[str, Any]], float]] = {
@@ -44,8 +51,25 @@ RATIOS: dict[str, Callable[[dict[str, Any]], float]] = {
     "phase2_last_blocks_vs_plain": lambda at: at["plain-last"]["epoch"] / at["thaw-last"]["epoch"],
     "total_vs_plain": lambda at: at["plain"]["total"] / at["thaw"]["total"],
     "total_vs_fastest_peer": lambda at: min(at[name]["total"] for name in FRAMEWORKS) / at["thaw"]["total"],
+    "total_with_levers_vs_plain": lambda at: at["plain"]["total"] / at["thaw-quick"]["total"],
+    "total_with_levers_vs_fastest_peer": lambda at: (
+        min(at[name]["total"] for name in FRAMEWORKS) / at["thaw-quick"]["total"]
+    ),
+    "phase2_all_blocks_with_levers_vs_plain": lambda at: at["plain"]["epoch"] / at["thaw-all-quick"]["epoch"],
+    "phase2_last_blocks_kept_vs_plain": lambda at: at["plain-last"]["epoch"] / at["thaw-last-quick"]["epoch"],
+    "run_with_levers_vs_without": lambda at: at["run"]["run"] / at["run-quick"]["run"],
+    "evaluate_with_levers_vs_without": lambda at: at["run"]["evaluate"] / at["run-quick"]["evaluate"],
     "embed_vs_bare_loop": lambda at: at["bare"]["embed_rate"] / at["bare"]["bare_embed_rate"],
     "phase2_vs_bare_loop": lambda at: at["bare"]["training_rate"] / at["bare"]["bare_training_rate"],
+}
+
+GOALS = {
+    "total_with_levers_vs_plain": 10,
+    "total_with_levers_vs_fastest_peer": 6,
+    "phase2_all_blocks_with_levers_vs_plain": 5,
+    "phase2_last_blocks_kept_vs_plain": 15,
+    "run_with_levers_vs_without": 2,
+    "evaluate_with_levers_vs_without": 2,
 }
 
 
@@ -65,7 +89,8 @@ def figures(row: dict[str, Any], head_epochs: int, epochs: int) -> dict[str, flo
         found["epoch"] = median(told["unfreeze epoch"])
         if "phase1" in found:
             found["total"] = total + (epochs - len(told["unfreeze epoch"])) * found["epoch"]
-    return found | {what.replace(" ", "_"): median(rates) for what, rates in told.items() if what.endswith(" rate")}
+    others = {what: values for what, values in told.items() if what.endswith(" rate") or what in ("run", "evaluate")}
+    return found | {what.replace(" ", "_"): median(values) for what, values in others.items()}
 
 
 def ratios(rows: Sequence[dict[str, Any]], head_epochs: int, epochs: int) -> dict[str, dict[str, float]]:
@@ -104,6 +129,7 @@ def _probabilities(predictions: Path, test: pd.DataFrame) -> metrics.Probabiliti
 def table(rows: Sequence[dict[str, Any]], protocol: dict[str, Any]) -> str:
     """Medians over the repeats, and the most memory, as Markdown; accuracy and AUC are of the run of all epochs."""
     head_epochs, epochs, pictures = (protocol[name] for name in ("head_epochs", "epochs", "training_pictures"))
+    rates: dict[str, float] = protocol.get("rates", {})
     lines = [
         f"| {protocol['pictures']} pictures, {protocol['size']} px | phase 1, {head_epochs} epochs | phase 2, an epoch "
         f"| pictures/s | all, {epochs} epochs | peak memory | accuracy | AUC | accuracy over plain, 95 % interval "
@@ -127,10 +153,46 @@ def table(rows: Sequence[dict[str, Any]], protocol: dict[str, Any]) -> str:
             f"{scored[0]['accuracy']:.1%}" if scored else "",
             f"{scored[0]['auc']:.3f}" if scored else "",
             _interval(scored[0].get("over_plain")) if scored and contestant != "plain" else "",
-            RATES[contestant],
+            RATES[contestant]
+            + (f", times {rates[peer]:.3g}" if (peer := contestant.partition("-")[0]) in rates else ""),
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def ratio_table(found: dict[str, dict[str, float]]) -> str:
+    """The ratios with their spread and goals, as Markdown."""
+    lines = ["| so many times as fast | median | least | most | goal |", "|---|---:|---:|---:|---:|"]
+    for name, ratio in found.items():
+        cells = [f"{ratio[key]:.2f}" for key in ("median", "min", "max")]
+        lines.append(f"| {' | '.join([name.replace('_', ' '), *cells, str(GOALS.get(name, ''))])} |")
+    return "\n".join(lines)
+
+
+def over_time(rows: Sequence[dict[str, Any]]) -> dict[str, list[tuple[float, float]]]:
+    """By contestant the seconds since its first process started, and its best accuracy on validation until then."""
+    found = {}
+    for row in rows:
+        if row["repeat"] == WHOLE and row.get("curve"):
+            seconds, values = zip(*row["curve"], strict=True)
+            found[row["contestant"]] = list(zip(seconds, accumulate(values, max), strict=True))
+    return {name: found[name] for name in NAMES if name in found}
+
+
+def reached(rows: Sequence[dict[str, Any]]) -> dict[str, float | None]:
+    """When each contestant reached the validation accuracy of the plain script's last epoch; None if it never did."""
+    last = [row["curve"][-1][1] for row in rows if row["contestant"] == "plain" and row["repeat"] == WHOLE]
+    curves = over_time(rows) if last else {}
+    return {name: next((at for at, value in curve if value >= last[0]), None) for name, curve in curves.items()}
+
+
+def time_table(rows: Sequence[dict[str, Any]]) -> str:
+    """When each reached that, and its best, as Markdown; empty without runs of all epochs."""
+    lines = ["| | reaches plain's last epoch after | best on validation |", "|---|---:|---:|"]
+    curves = over_time(rows)
+    for name, at in reached(rows).items():
+        lines.append(f"| {NAMES[name]} | {'never' if at is None else f'{at:.0f} s'} | {curves[name][-1][1]:.1%} |")
+    return "\n".join(lines) if len(lines) > 2 else ""
 
 
 def _timed(rows: Sequence[dict[str, Any]], contestant: str) -> list[dict[str, Any]]:
@@ -187,4 +249,23 @@ def plot(rows: Sequence[dict[str, Any]], protocol: dict[str, Any], path: Path) -
         axes.margins(x=0.15)
         axes.spines[["top", "right"]].set_visible(False)
         axes.tick_params(axis="y", length=0)
+    figure.savefig(path, dpi=110)
+
+
+def plot_over_time(rows: Sequence[dict[str, Any]], path: Path) -> None:
+    """The best accuracy on validation so far, against seconds since the start."""
+    from matplotlib.figure import Figure
+
+    if not (curves := over_time(rows)):
+        return
+    figure = Figure(figsize=(8, 4), layout="constrained")
+    axes = figure.subplots()
+    for name, curve in curves.items():
+        seconds, values = zip(*curve, strict=True)
+        axes.step(seconds, [100 * value for value in values], where="post", label=NAMES[name])
+    axes.set_xscale("log")
+    axes.set_xlabel("seconds since the start of the first process")
+    axes.set_title("best accuracy on validation so far, %", loc="left", fontsize=10)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, fontsize=9)
     figure.savefig(path, dpi=110)

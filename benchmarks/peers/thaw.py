@@ -1,7 +1,7 @@
 """thaw itself: its phases one after the other, each a process, with the default settings but for what all share.
 
 Phase 1 is embed and head, to convergence. Only the last setting below leaves the defaults for equal terms: one view of
-each test picture. With `before` only phase 2 of the last blocks, and evaluate.
+each test picture. With `before` only phase 2 of the last blocks, and evaluate. Levers are further settings.
 """
 
 import csv
@@ -13,10 +13,12 @@ import sys
 import time
 from pathlib import Path
 
+from benchmarks import projects
 from benchmarks.peers.contest import BATCH_SIZE, LAST_BLOCKS, Contest, given, tell, write_predictions
 from thaw.project import settings
 
 ROOT = Path(__file__).resolve().parents[2]
+Parts = dict[str, dict[str, float]]
 
 
 def main(contest: Contest) -> None:
@@ -25,15 +27,22 @@ def main(contest: Contest) -> None:
     if not contest.before:
         run("prepare", root)
         tell("phase 1", run("embed", root)[0] + run("head", root)[0])
-    _, parts = run("unfreeze", root)
-    for epoch in range(1, contest.epochs + 1):
-        what = f"epoch {epoch}/{contest.epochs}"
-        tell("unfreeze epoch", parts[what] + parts[f"{what}, validation"])
+    tell_epochs(contest, run("unfreeze", root)[1], read(root / "artifacts/unfreeze/history.csv"))
     run("evaluate", root)
-    with (root / "artifacts/evaluate/predictions.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = read(root / "artifacts/evaluate/predictions.csv")
     columns = [column for column in rows[0] if column.startswith("finetuned_p_")]
     write_predictions(contest, [row["path"] for row in rows], [[float(row[name]) for name in columns] for row in rows])
+
+
+def tell_epochs(contest: Contest, parts: Parts, history: list[dict[str, str]]) -> None:
+    """Each epoch of phase 2 with its share of what is made once, and the validation accuracy, that of the head too."""
+    once = parts.get("outputs of frozen blocks", {"seconds": 0.0})["seconds"] / contest.epochs
+    for epoch, row in enumerate(history):
+        what = f"epoch {epoch}/{contest.epochs}"
+        judged = parts[f"{what}, validation"]
+        if epoch:
+            tell("unfreeze epoch", once + parts[what]["seconds"] + judged["seconds"])
+        tell("val accuracy", float(row["val_accuracy"]), judged["end"])
 
 
 def workspace_of(contest: Contest) -> Path:
@@ -41,7 +50,7 @@ def workspace_of(contest: Contest) -> Path:
     root = Path(contest.out, "workspace")
     root.mkdir()
     shutil.copytree(Path(contest.workspace, "data"), root / "data", copy_function=os.link)
-    shutil.copy(Path(contest.workspace, "params.yaml"), root)
+    projects.make(root, Path(contest.workspace, "params.yaml"))
     changes = {
         "seed": contest.seed,
         "head.batch_size": BATCH_SIZE,
@@ -50,21 +59,29 @@ def workspace_of(contest: Contest) -> Path:
         "unfreeze.epochs": contest.epochs,
         "evaluate.views": "none",
     }
-    settings.override([f"{key}={value}" for key, value in changes.items()], root / "params.yaml")
+    settings.override([f"{key}={value}" for key, value in (changes | contest.levers).items()], root / "params.yaml")
     if contest.before:
-        (root / "artifacts").mkdir()
-        for phase in ("prepare", "head"):
-            (root / "artifacts" / phase).symlink_to(Path(contest.before, "workspace/artifacts", phase).resolve())
+        made = Path(contest.before, "workspace/artifacts").resolve()
+        (root / "artifacts/provenance").mkdir(parents=True)
+        for phase in ("prepare", "embed", "head"):
+            (root / "artifacts" / phase).symlink_to(made / phase)
+            shutil.copy(made / f"provenance/{phase}.json", root / "artifacts/provenance")
     return root
 
 
-def run(phase: str, root: Path) -> tuple[float, dict[str, float]]:
-    """Run a phase; returns the seconds of its process, and those of each part of its progress."""
+def run(phase: str, root: Path) -> tuple[float, Parts]:
+    """Run a phase; returns the seconds of its process, and the parts of its progress."""
     began = time.perf_counter()
     parts = root / f"{phase}.json"
     command = [sys.executable, "-m", "benchmarks.peers.parts", phase, str(parts)]
     subprocess.run(command, check=True, cwd=root, env=os.environ | {"PYTHONPATH": str(ROOT)})
     return time.perf_counter() - began, json.loads(parts.read_text())
+
+
+def read(file: Path) -> list[dict[str, str]]:
+    """The rows of a table."""
+    with file.open(newline="") as opened:
+        return list(csv.DictReader(opened))
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import EvalPrediction, Trainer, TrainerCallback, TrainingArguments
 
 from benchmarks.peers import pictures
 from benchmarks.peers.contest import BATCH_SIZE, WORKERS, Contest, given, laps, write_predictions
@@ -37,10 +37,13 @@ def main(contest: Contest) -> None:
     lap = laps(contest)
 
     class Laps(TrainerCallback):
-        def on_evaluate(self, *_: object, **__: object) -> None:
-            lap()
+        def on_evaluate(self, *_: object, metrics: dict[str, float], **__: object) -> None:
+            lap(metrics["eval_accuracy"])
 
-    for trainable, rate, epochs in ((False, 1e-3, contest.head_epochs), (True, 5e-5, contest.epochs)):
+    def accuracy(found: EvalPrediction) -> dict[str, float]:
+        return {"accuracy": float((found.predictions.argmax(1) == found.label_ids).mean())}
+
+    for trainable, rate, epochs in ((False, 1e-3, contest.head_epochs), (True, contest.rate * 5e-5, contest.epochs)):
         network.backbone.requires_grad_(trainable)
         arguments = TrainingArguments(
             output_dir=contest.out,
@@ -58,7 +61,7 @@ def main(contest: Contest) -> None:
             disable_tqdm=True,
             remove_unused_columns=False,
         )
-        trainer = Trainer(model, arguments, collate, train, val, callbacks=[Laps()])
+        trainer = Trainer(model, arguments, collate, train, val, compute_metrics=accuracy, callbacks=[Laps()])
         trainer.train()
     found = torch.from_numpy(trainer.predict(test).predictions).softmax(1)
     write_predictions(contest, test.paths, found.tolist())

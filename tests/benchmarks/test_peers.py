@@ -14,6 +14,7 @@ from PIL import Image
 from benchmarks.peers import __main__ as bench
 from benchmarks.peers import pictures, results, thaw
 from benchmarks.peers.contest import Contest
+from thaw.project import settings, workspace
 
 ROOT = Path(__file__).resolve().parents[2]
 HEAD_EPOCHS, EPOCHS = 10, 8
@@ -35,6 +36,11 @@ def repeat_of(repeat: int, slower: float) -> list[dict[str, Any]]:
         row("bare", repeat, 40, **rates),
         row("plain-last", repeat, 50, unfreeze_epoch=[10.0 * slower]),
         row("thaw-last", repeat, 20, unfreeze_epoch=[5.0]),
+        row("thaw-quick", repeat, 50, phase_1=[30.0], unfreeze_epoch=[1.0] * EPOCHS),
+        row("thaw-all-quick", repeat, 20, unfreeze_epoch=[2.5]),
+        row("thaw-last-quick", repeat, 20, unfreeze_epoch=[0.5] * EPOCHS),
+        row("run", repeat, 400, run=[300.0], evaluate=[80.0]),
+        row("run-quick", repeat, 200, run=[150.0], evaluate=[80.0 / slower]),
         row("fastai", repeat, 250, head_epoch=heads, unfreeze_epoch=epochs),
         row("lightning", repeat, 150, head_epoch=heads, unfreeze_epoch=epochs),
         row("transformers", repeat, 500, head_epoch=heads, unfreeze_epoch=epochs),
@@ -51,11 +57,19 @@ def test_a_ratio_says_how_many_times_as_fast_thaw_is_with_median_and_spread_over
     assert result["phase2_last_blocks_vs_plain"] == {"median": 8.0, "min": 4.0, "max": 14.0}
     assert result["total_vs_fastest_peer"]["median"] == 1.5
     assert result["embed_vs_bare_loop"]["median"] == result["phase2_vs_bare_loop"]["median"] == 0.8
+    assert result["total_with_levers_vs_plain"]["median"] == 8.0
+    assert result["total_with_levers_vs_fastest_peer"]["median"] == 3.0
+    assert result["phase2_all_blocks_with_levers_vs_plain"]["median"] == 8.0
+    assert result["phase2_last_blocks_kept_vs_plain"]["median"] == 80.0
+    assert result["run_with_levers_vs_without"]["median"] == 2.0
+    assert result["evaluate_with_levers_vs_without"]["median"] == 4.0
+    assert results.GOALS.keys() < result.keys()
+    assert "| total with levers vs plain | 8.00 | 4.00 | 14.00 | 10 |" in results.ratio_table(result)
 
 
 def test_runs_are_compared_within_their_repeat() -> None:
     rows = repeat_of(1, 2.0) + repeat_of(2, 2.0)
-    for each in rows[8:]:  # the machine was ten times as slow in the second repeat
+    for each in rows[len(rows) // 2 :]:  # the machine was ten times as slow in the second repeat
         each["seconds"] *= 10
         each["told"] = {what: [10 * value for value in values] for what, values in each["told"].items()}
     assert results.ratios(rows, HEAD_EPOCHS, EPOCHS)["total_vs_plain"] == {"median": 2.0, "min": 2.0, "max": 2.0}
@@ -108,13 +122,73 @@ def test_a_resumed_bench_runs_only_what_is_missing(tmp_path: Path, monkeypatch: 
     whole = bench.run("thaw", results.WHOLE, contest)  # a sample does not stand for a run of all epochs
     assert ran[3:] == [("thaw", 1, 1), ("thaw", 10, 8)]
     assert bench.run("thaw", results.WHOLE, contest) == whole
-    assert len(ran) == 5
+    bench.run("thaw-quick", 1, contest)  # what it keeps pays over all epochs
+    assert ran[5:] == [("thaw", 10, 8)]
+    bench.run("plain", 1, contest, rate=3.0)  # nor a run with one rate for that with another
+    assert ran[6:] == [("plain", 1, 1)]
+
+
+def test_a_bench_says_how_long_it_takes_in_proportion_to_pictures_and_pixels() -> None:
+    earlier = json.loads((ROOT / bench.EARLIER).read_text())["protocol"]
+    jobs = [(1, "plain"), (1, "thaw"), (results.WHOLE, "plain")]
+    whole = bench.minutes_of(jobs, earlier)
+    few = bench.minutes_of(jobs, earlier | {"pictures": earlier["pictures"] / 4})
+    start = len(jobs) * bench.START / 60
+    assert few - start == pytest.approx((whole - start) / 4)
+    assert bench.minutes_of(jobs, earlier | {"size": earlier["size"] / 2}) == pytest.approx(few)
+    assert bench.minutes_of([(1, "one that is new")], earlier) > 0
+    assert bench.minutes_of([], earlier) == 0
+
+
+@pytest.mark.parametrize(
+    ("best", "tried"),
+    [(0, [0, 1, -1]), (1, [0, 1, 2]), (-1, [0, 1, -1, -2]), (2, [0, 1, 2, 3]), (9, [0, 1, 2, 3, 4])],
+)
+def test_a_rate_is_raised_or_lowered_while_validation_gets_better_in_five_trials_at_most(
+    best: int, tried: list[int]
+) -> None:
+    steps = {bench.STEP**power: power for power in range(-9, 10)}
+
+    def judge(rate: float) -> float:
+        return -abs(best - next(power for near, power in steps.items() if near == pytest.approx(rate)))
+
+    trials = bench.climb(judge)
+    assert list(trials) == pytest.approx([bench.STEP**power for power in tried])
+    assert max(trials, key=lambda rate: trials[rate]) == pytest.approx(bench.STEP ** min(best, 4))
+
+
+def test_what_is_made_once_counts_as_time_of_each_epoch(capsys: pytest.CaptureFixture[str]) -> None:
+    parts = {"outputs of frozen blocks": {"seconds": 6.0, "end": 10.0}}
+    for epoch in range(3):
+        parts[f"epoch {epoch}/2"] = {"seconds": 2.0, "end": 20.0 + epoch}
+        parts[f"epoch {epoch}/2, validation"] = {"seconds": 1.0, "end": 20.5 + epoch}
+    history = [{"val_accuracy": str(value)} for value in (0.7, 0.9, 0.8)]
+    thaw.tell_epochs(Contest("", "", 64, 0, 10, 2), parts, history)
+    told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [each["value"] for each in told if each["what"] == "unfreeze epoch"] == [6.0, 6.0]
+    judged = [(each["at"], each["value"]) for each in told if each["what"] == "val accuracy"]
+    assert judged == [(20.5, 0.7), (21.5, 0.9), (22.5, 0.8)]
+
+
+def test_accuracy_over_time_is_the_best_so_far_and_says_when_plain_was_reached() -> None:
+    curves = {
+        "plain": [(10.0, 0.6), (20.0, 0.8), (30.0, 0.7)],
+        "thaw": [(5.0, 0.65), (6.0, 0.75), (7.0, 0.7)],
+        "fastai": [(9.0, 0.5)],
+    }
+    rows = [row(name, results.WHOLE) | {"curve": curve} for name, curve in curves.items()]
+    rows.append(row("thaw", 1) | {"curve": [(1.0, 0.99)]})  # a sample is no run of all epochs
+    assert results.over_time(rows)["thaw"] == [(5.0, 0.65), (6.0, 0.75), (7.0, 0.75)]
+    assert results.reached(rows) == {"plain": 20.0, "thaw": 6.0, "fastai": None}
+    assert "| thaw | 6 s | 75.0% |" in results.time_table(rows)
+    assert "| fastai | never | 50.0% |" in results.time_table(rows)
+    assert results.time_table(rows[-1:]) == ""
 
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A small project: 48 pictures in groups of three, with soft targets."""
-    for name in ("thaw", "tasks", "benchmarks", "params.yaml", "constraints.txt"):
+    for name in ("thaw", "tasks", "benchmarks", "params.yaml", "dvc.yaml", "constraints.txt"):
         (tmp_path / name).symlink_to(ROOT / name)
     rows = []
     (tmp_path / "data/images").mkdir(parents=True)
@@ -148,6 +222,18 @@ def test_every_contestant_sees_the_same_split_with_hard_labels(project: Path) ->
         assert label == files.labels[0]
 
 
+def test_the_workspace_of_a_run_is_a_project_of_its_own_though_it_lies_in_one(project: Path) -> None:
+    shared = project / "runs/shared"
+    (shared / "data").mkdir(parents=True)
+    shutil.copy(project / "params.yaml", shared)
+    out = project / "runs/1-thaw"
+    out.mkdir()
+    root = thaw.workspace_of(Contest(str(shared), str(out), 16, 1, 10, 8, levers={"unfreeze.draws": 4}))
+    assert workspace.find(project) == project
+    assert workspace.find(root) == root
+    assert settings.read(root / "params.yaml").unfreeze.draws == 4
+
+
 def test_a_bench_begins_anew_when_protocol_code_or_settings_change(project: Path) -> None:
     before = bench.key_of("160 px", *bench.OF_ALL)
     assert bench.key_of("160 px", *bench.OF_ALL) == before
@@ -156,29 +242,6 @@ def test_a_bench_begins_anew_when_protocol_code_or_settings_change(project: Path
         change(project, name)
         assert bench.key_of("160 px", *bench.OF_ALL) != before
         before = bench.key_of("160 px", *bench.OF_ALL)
-
-
-def test_what_a_peer_learned_is_kept_while_its_code_and_the_split_stay(project: Path) -> None:
-    split = project / "workspace/artifacts/prepare/manifest.csv"
-    split.parent.mkdir(parents=True)
-    split.write_text("path,split\na.png,train\nb.png,test\n")
-    contest = Contest(str(project / "workspace"), "", 16, 0, 10, 8)
-
-    def folders(contest: Contest = contest) -> dict[str, Path]:
-        return {name: bench.folder_of(name, results.WHOLE, contest) for name in bench.PEERS}
-
-    before = folders()
-    change(project, "thaw/statistics/metrics.py")
-    assert folders() == before
-    change(project, "benchmarks/peers/lightning.py")
-    assert {name for name, folder in folders().items() if folder != before[name]} == {"lightning"}
-    assert not folders(replace(contest, epochs=9)).items() & folders().items()
-    before = folders()
-    change(project, "thaw/learning/backbones.py")
-    assert not folders().items() & before.items()
-    before = folders()
-    split.write_text("path,split\na.png,test\nb.png,train\n")
-    assert not folders().items() & before.items()
 
 
 def change(project: Path, name: str) -> None:

@@ -1,4 +1,4 @@
-"""Laws of `thaw explain` and `thaw serve` as commands: what they say in the end, and what they refuse to begin with."""
+"""Laws of `thaw explain`, `thaw export` and `thaw serve` as commands: what they say and what they refuse."""
 
 from pathlib import Path
 
@@ -17,11 +17,13 @@ def run(*words: str | Path) -> Result:
 
 def test_explain_says_what_it_drew_and_where(packaged: Packaged, tmp_path: Path) -> None:
     (tmp_path / "b.png").write_bytes(b"no picture")
-    done = run("explain", packaged.pictures / "noise", "b.png", "--out", "maps", "--model", packaged.folder)
+    (tmp_path / "c.csv").write_text("path\nmissing.png\n")
+    done = run("explain", packaged.pictures / "noise", "b.png", "c.csv", "--out", "maps", "--model", packaged.folder)
     assert done.exit_code == 0, done.output
-    output = "8 of 9 pictures drawn into maps; maps.csv there lists them; 1 could not be read"
+    output = "8 of 10 pictures drawn into maps; maps.csv there lists them; 2 could not be read"
     assert done.stdout.splitlines()[-1] == output
     assert len(list((tmp_path / "maps").iterdir())) == 9
+    assert (tmp_path / "maps/maps.csv").read_text().splitlines()[-1] == "missing.png,,,,there is no such file"
 
 
 @pytest.mark.parametrize(
@@ -30,14 +32,16 @@ def test_explain_says_what_it_drew_and_where(packaged: Packaged, tmp_path: Path)
         (["explain", "--out", "maps", "--model", "PACKAGE"], "no pictures given"),
         (["explain", "PICTURES", "--out", "maps"], "is in none: name the folder of a package"),
         (["explain", "-", "--out", "maps", "--model", "PACKAGE"], "no pictures came in"),
+        (["export", "--model", "model.onnx", "--out", "again"], "model.onnx is an export"),
         (["serve", "--model", "nowhere"], "there is no model 'nowhere'"),
         (["serve", "--model", "PACKAGE", "--host", "0.0.0.0"], "can be reached from other machines"),
         (["serve", "--model", "PACKAGE", "--host", "203.0.113.1", "--token", "x"], "cannot listen on 203.0.113.1:8000"),
     ],
 )
 def test_whatever_cannot_be_is_one_sentence_and_exit_code_two(
-    packaged: Packaged, words: list[str], sentence: str
+    packaged: Packaged, tmp_path: Path, words: list[str], sentence: str
 ) -> None:
+    (tmp_path / "model.onnx").touch()
     names = {"PACKAGE": packaged.folder, "PICTURES": packaged.pictures}
     done = run(*(names.get(word, word) for word in words))
     assert done.exit_code == 2

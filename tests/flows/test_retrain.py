@@ -2,10 +2,14 @@
 
 import base64
 import itertools
+import re
+import shutil
 import subprocess
 import sys
 import threading
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from uuid import UUID
 
@@ -19,6 +23,7 @@ from thaw.project.pin import DataDiffers
 
 pytestmark = pytest.mark.server
 
+ROOT = Path(__file__).parents[2]
 PHASES = ["data", "prepare", "embed", "head", "unfreeze", "evaluate", "report"]
 
 
@@ -147,6 +152,39 @@ def test_failing_phase_fails_task_and_flow_with_its_sentence(
     assert list(runs) == ["data", "prepare"]
     assert runs["prepare"].state.message == "the toy has no pictures"
     assert runs["prepare"].state_name == "Failed"
+
+
+@pytest.mark.parametrize(
+    ("rule", "sentence"),
+    [
+        ("promote.costs={good: {god: 10}}", "promote.costs names 'god', which is no class; the classes are good"),
+        (
+            "promote.by=recall",
+            "promote.by is recall, which is that of the positive one of two classes, and there are 1",
+        ),
+        ("promote.by=auc", ""),
+    ],
+)
+def test_a_rule_of_promotion_that_does_not_fit_the_data_ends_the_run_before_anything_is_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rule: str, sentence: str
+) -> None:
+    from flows.retrain import run_phases
+    from thaw.project import overrides, reasons
+
+    ran: list[str] = []
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(reasons, "changed", dict)
+    for name in ("params.yaml", "tests/toy/dvc.yaml"):
+        shutil.copy(ROOT / name, tmp_path)
+    (tmp_path / "artifacts/prepare").mkdir(parents=True)
+    (tmp_path / "artifacts/prepare/meta.json").write_text('{"classes": ["good"]}')
+    cached = SimpleNamespace(name="Cached")
+    run: Any = SimpleNamespace(
+        settings=overrides.settings_with([rule]), do=lambda name, *_, **__: ran.append(name) or cached
+    )
+    with pytest.raises(InputError, match=re.escape(sentence)) if sentence else nullcontext():
+        run_phases(run, force=False)
+    assert ran == (["data", "prepare"] if sentence else PHASES)
 
 
 def test_wrong_override_changes_nothing_and_runs_nothing(server: str, trained_toy: Path) -> None:

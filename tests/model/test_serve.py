@@ -93,7 +93,8 @@ def test_what_is_refused_is_one_sentence(client: httpx.Client) -> None:
 
     kind = {"Content-Type": "multipart/form-data; boundary=edge"}
     answers = {
-        "there are no pictures: send each as a form field named files": client.post("/predict"),
+        serve.NO_FILES: client.post("/predict"),
+        f"{serve.NO_FILES} ": client.post("/predict", files=[("files", (None, "a.jpg"))]),
         "there are 21 files; allowed in one request are 20": client.post("/predict", files=small),
         "the request is too large: allowed are 1 MB, of all its files together": client.post("/predict", files=large),
         "the request is too large: allowed are 1 MB, of all its files together ": client.post(
@@ -103,7 +104,7 @@ def test_what_is_refused_is_one_sentence(client: httpx.Client) -> None:
     assert {output.strip(): answer.json()["detail"] for output, answer in answers.items()} == {
         output.strip(): output.strip() for output in answers
     }
-    assert [answer.status_code for answer in answers.values()] == [400, 413, 413, 413]
+    assert [answer.status_code for answer in answers.values()] == [400, 422, 413, 413, 413]
 
 
 def test_with_a_token_only_health_answers_without_it(model: Model, packaged: Packaged) -> None:

@@ -18,6 +18,8 @@ def test_a_distance_is_one_minus_the_cosine_to_the_nearest_however_long_a_vector
     known = unlike.fit(np.array([[2, 0, 0], [0, 5, 0]], np.float32))
     points = np.array([[9, 0, 0], [0, 0, 7], [3, 0, 3], [0, 4, -4], [-1, -1, 0], [0, 0, 0]], np.float32)
     assert known.distances(points) == pytest.approx([0, 1, 1 - 0.5**0.5, 1 - 0.5**0.5, 1 + 0.5**0.5, 1], abs=1e-3)
+    same = near_a_few_directions(100, 0)
+    assert unlike.fit(same).distances(same).min() == 0
 
 
 def test_the_threshold_keeps_its_promise_on_validation_and_about_so_on_others() -> None:

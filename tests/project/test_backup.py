@@ -69,6 +69,10 @@ def test_a_restored_project_has_versions_records_changes_and_the_server_of_the_o
 def test_nothing_is_overwritten_and_what_is_no_backup_leaves_nothing(project: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="exists and is not overwritten"):
         backup.backup(project / "params.yaml")
+    with pytest.raises(InputError, match=r"there is no folder .*away: make it, or mount"):
+        backup.backup(tmp_path / "away" / "backup.tar")
+    with pytest.raises(InputError, match=r"there is no file .*lost\.tar"):
+        backup.restore(tmp_path / "lost.tar", tmp_path / "again")
     with pytest.raises(InputError, match="is not empty: restore into a new folder"):
         backup.restore(tmp_path / "backup.tar", project)
     (tmp_path / "notes.tar").write_text("no tar")

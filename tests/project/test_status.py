@@ -119,8 +119,10 @@ def test_what_is_due_while_another_run_goes_on_waits_for_it_and_is_not_late() ->
     schedule = weekly(4)
     before, busy = run(schedule.past[0]), run(schedule.past[2] - timedelta(hours=1), "Running", schedule="long")
     assert [each.due for each in status.never_began(schedule, [before, busy], NOW)] == [schedule.past[1]]
-    ended = run(busy.due, schedule="long")
+    ended = replace(busy, outcome="Completed", ended=NOW - timedelta(minutes=50))
     assert [each.due for each in status.never_began(schedule, [before, ended], NOW)] == schedule.past[1:]
+    just = [each.due for each in status.never_began(schedule, [before, ended], NOW - timedelta(minutes=60))]
+    assert just == [schedule.past[1]], "the others have their turn only now"
 
 
 def test_predictions_and_retrainings_are_judged_by_their_own_runs() -> None:

@@ -7,23 +7,20 @@ from typing import Annotated
 import typer
 
 from thaw.cli.endings import say, user_mistakes
+from thaw.cli.export import Packaged
+from thaw.cli.predict import Device, Sources
 from thaw.errors import InputError
 from thaw.startup import search_less_for_garbage
 
 
 def explain(
     out: Annotated[Path, typer.Option(metavar="FOLDER", help="A new folder for a PNG of each picture and a table.")],
-    paths: Annotated[
-        list[str] | None,
-        typer.Argument(help="Pictures, folders, archives (.zip, .tar), a CSV with a column path, or - for a list."),
-    ] = None,
-    model: Annotated[
-        str, typer.Option(help="prod (the model in use), a version such as v2.0.0, or a package's folder.")
-    ] = "prod",
+    paths: Sources = None,
+    model: Packaged = "prod",
     label: Annotated[
         str | None, typer.Option("--class", metavar="NAME", help="Evidence for this class, not for the most probable.")
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    device: Device = "auto",
 ) -> None:
     """Draw over pictures where the model looked: orange speaks for the class, blue against it."""
     search_less_for_garbage()

@@ -9,6 +9,10 @@ import typer
 from thaw.cli.endings import say, user_mistakes
 from thaw.startup import search_less_for_garbage
 
+Packaged = Annotated[
+    str, typer.Option(help="prod (the model in use), a version such as v2.0.0, or the folder of a package.")
+]
+
 
 class Format(StrEnum):
     """What a model can be exported as."""
@@ -18,9 +22,7 @@ class Format(StrEnum):
 
 def export(
     out: Annotated[Path, typer.Option(metavar="FOLDER", help="A new folder, for the file and what its use needs.")],
-    model: Annotated[
-        str, typer.Option(help="prod (the model in use), a version such as v2.0.0, or a package's folder.")
-    ] = "prod",
+    model: Packaged = "prod",
     format: Annotated[Format, typer.Option(help="What to export it as.")] = Format.ONNX,
     int8: Annotated[bool, typer.Option("--int8", help="Also in 8 bits, calibrated on the training pictures.")] = False,
 ) -> None:

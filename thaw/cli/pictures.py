@@ -48,7 +48,7 @@ def remove(
         from thaw.project import withdraw
 
         pictures = withdraw.select(paths or [], where)
-        say(f"{len(pictures)} pictures, such as {pictures[0].path}")
+        say(f"{len(pictures)} picture{'s' * (len(pictures) > 1)}, such as {pictures[0].path}")
         for holder in withdraw.holders(pictures):
             say(str(holder))
         if not yes and not typer.confirm("Remove them everywhere, for good?" if purge else "Take them out of data/?"):

@@ -9,12 +9,15 @@ import typer
 from thaw.cli.endings import user_mistakes
 from thaw.startup import search_less_for_garbage
 
+Sources = Annotated[
+    list[str] | None,
+    typer.Argument(help="Pictures, folders, archives (.zip, .tar), a CSV with a column path, or - for a list."),
+]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
+
 
 def predict(
-    paths: Annotated[
-        list[str] | None,
-        typer.Argument(help="Pictures, folders, archives (.zip, .tar), a CSV with a column path, or - for a list."),
-    ] = None,
+    paths: Sources = None,
     model: Annotated[
         str, typer.Option(help="prod (the model in use), a version such as v2.0.0, a package's folder, or FILE.onnx.")
     ] = "prod",
@@ -26,7 +29,7 @@ def predict(
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Pictures that the network sees at once.")] = 64,
     workers: Annotated[int, typer.Option(min=1, help="Threads that decode pictures.")] = 2,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    device: Device = "auto",
 ) -> None:
     """Name the class of pictures: one row each, with calibrated probabilities and the decision.
 

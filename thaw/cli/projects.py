@@ -10,11 +10,9 @@ from thaw.cli.endings import one_sentence_endings, say, user_mistakes
 
 
 def init(
-    folder: Annotated[
-        Path, typer.Argument(help="Where to make it. [default: the current folder]", show_default=False)
-    ] = Path(),
+    folder: Annotated[Path, typer.Argument(help="Where to make it.", show_default="the current folder")] = Path(),
     name: Annotated[
-        str | None, typer.Option(help="Its name, also on a Prefect server. [default: that of the folder]")
+        str | None, typer.Option(help="Its name, also on a Prefect server.", show_default="that of the folder")
     ] = None,
     demo: Annotated[bool, typer.Option("--demo", help="With the demo's data: photographs of solar cells.")] = False,
 ) -> None:

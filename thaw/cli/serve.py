@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from thaw.cli.endings import say, user_mistakes
+from thaw.cli.predict import Device
 from thaw.errors import InputError
 from thaw.startup import search_less_for_garbage
 
@@ -12,7 +13,7 @@ from thaw.startup import search_less_for_garbage
 def serve(
     model: Annotated[
         str,
-        typer.Option(help="prod (follows the model in use), a version such as v2.0.0, or a package's folder."),
+        typer.Option(help="prod (follows the model in use), a version such as v2.0.0, a package, or FILE.onnx."),
     ] = "prod",
     host: Annotated[
         str, typer.Option(help="Where it listens; other machines reach it only with a token.")
@@ -24,7 +25,7 @@ def serve(
     ] = None,
     files: Annotated[int, typer.Option(min=1, help="Files that one request may bring.")] = 64,
     megabytes: Annotated[int, typer.Option(min=1, help="How large one request may be.")] = 64,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    device: Device = "auto",
 ) -> None:
     """Answer over HTTP what `thaw predict` says of pictures, with the model in use, also after it changes."""
     search_less_for_garbage()

@@ -180,8 +180,6 @@ class Model:
         """Decode a picture; the picture that is returned has dropped its bytes."""
         error, pixels = picture.error, None
         try:
-            if not error and not picture.file and not picture.path.exists():
-                error = "there is no such file"
             if not error:
                 pixels = decode(picture.path, self.about.shape, picture.file)
         except InputError as failure:

@@ -119,6 +119,11 @@ def write(folder: Path, network: Path, neighbours: Neighbours | None, meta: Mapp
 
 def read(folder: Path) -> Package:
     """Read the metadata of a package; raises if the folder holds none."""
+    if not (folder / META).is_file():
+        raise InputError(
+            f"{folder} is no package, {META} is missing; name the folder of one, such as artifacts/package, or an "
+            "exported file"
+        )
     meta = checkpoint.read_meta(folder)
     if lacking := [key for key in ("views", "temperature", "operating", "sure", "unlike") if key not in meta]:
         raise InputError(

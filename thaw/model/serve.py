@@ -18,7 +18,8 @@ from socket import AF_INET, AF_INET6, create_server, socket
 from typing import Annotated, Any, NamedTuple
 
 import uvicorn
-from fastapi import FastAPI, File, HTTPException, UploadFile
+from fastapi import FastAPI, File, HTTPException, Request, UploadFile
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse
 from pydantic import BaseModel
 from starlette.datastructures import Headers
@@ -31,6 +32,7 @@ from thaw.model.sources import Picture
 
 LOOK_EVERY = 5.0  # seconds between two checks which model is in use
 MEGABYTE = 2**20
+NO_FILES = "there are no pictures: send each as a file in a form field named files, as curl -F files=@a.jpg does"
 PATIENCE = 16  # a request that is too large is read up to this many times the limit
 
 
@@ -171,10 +173,14 @@ def application(in_use: InUse, limits: Limits, token: str | None = None, look_ev
     app = FastAPI(title="thaw", docs_url=None, redoc_url=None, lifespan=life)
     app.add_middleware(_Door, most=limits.megabytes * MEGABYTE, token=token)
 
+    @app.exception_handler(RequestValidationError)
+    async def malformed(_: Request, __: RequestValidationError) -> JSONResponse:
+        return JSONResponse({"detail": NO_FILES}, 422)
+
     @app.post("/predict", summary="Name the class of pictures, sent as form fields named `files`.")
     def predict(files: Annotated[list[UploadFile], File(default_factory=list)]) -> Answers:
         if not files:
-            raise HTTPException(400, "there are no pictures: send each as a form field named files")
+            raise HTTPException(400, NO_FILES)
         if len(files) > limits.files:
             raise HTTPException(413, f"there are {len(files)} files; allowed in one request are {limits.files}")
         names = [file.filename or f"file {number}" for number, file in enumerate(files, 1)]

@@ -15,7 +15,7 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from io import BytesIO
 from lzma import LZMAError
@@ -87,7 +87,9 @@ def check(sources: Sequence[str]) -> list[str]:
 def pictures(sources: Iterable[str], lines: TextIO | None = None) -> Iterator[Picture]:
     """The pictures of all sources in turn; `lines` is what - stands for."""
     for source in sources:
-        yield from _of(source, lines)
+        for picture in _of(source, lines):
+            is_there = picture.file or picture.error or picture.path.exists()
+            yield picture if is_there else replace(picture, error="there is no such file")
 
 
 def count(sources: Iterable[str]) -> int | None:

@@ -25,7 +25,7 @@ class Neighbours(NamedTuple):
         """The distance to the nearest neighbour for features (n, d)."""
         nearest = (_normalised(features) @ self.vectors.astype(np.float32).T).max(1)
         result: NDArray[np.float64] = 1.0 - nearest.astype(np.float64)
-        return result
+        return result.clip(min=0.0)  # half precision can take it below
 
     def save(self, folder: Path) -> None:
         """Write the features into the folder of a package."""

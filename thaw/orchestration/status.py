@@ -60,9 +60,9 @@ def page(address: str) -> str:
 
 def server_and_schedules() -> list[Finding]:
     """Whether the server answers, and whether every schedule is served: what `thaw doctor` asks of Prefect."""
-    asked, api = os.environ.get("PREFECT_API_URL"), server.answering()
-    if asked and not api:
-        return [Finding("server", f"PREFECT_API_URL is {asked}, and nothing answers there", "unset PREFECT_API_URL")]
+    named, api = os.environ.get("PREFECT_API_URL"), server.answering()
+    if named and not api:
+        return [Finding("server", f"PREFECT_API_URL is {named}, and nothing answers there", "unset PREFECT_API_URL")]
     facts = gather()
     findings = [Finding("server", f"answers at {facts.server}" if api else "none runs; `thaw run` starts one")]
     for planned in facts.schedules:

@@ -29,6 +29,8 @@ def backup(target: Path) -> list[str]:
     """Write the backup; returns sentences on what is in it and what is not."""
     if target.exists():
         raise InputError(f"{target} exists and is not overwritten: give another name")
+    if not target.absolute().parent.is_dir():
+        raise InputError(f"there is no folder {target.absolute().parent}: make it, or mount the disk that holds it")
     if not git("rev-parse", "--quiet", "--verify", "HEAD"):
         raise InputError("a backup needs a git commit: run `git add --all && git commit` first")
     with only_retraining("backup"), tempfile.TemporaryDirectory(dir=target.absolute().parent) as place:
@@ -71,6 +73,8 @@ def restore(source: Path, folder: Path) -> list[str]:
     """Restore a backup into a new folder; returns sentences on what to do next."""
     if folder.exists() and any(folder.iterdir()):
         raise InputError(f"{folder} is not empty: restore into a new folder")
+    if not source.is_file():
+        raise InputError(f"there is no file {source}")
     folder.absolute().parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.absolute().parent) as place:
         parts, made = Path(place) / "parts", Path(place) / "made"

@@ -21,7 +21,7 @@ from thaw.errors import InputError
 from thaw.project import models, phase, registry, results, settings, workspace
 from thaw.project.journal import replace as replace_file
 from thaw.project.registry import Version
-from thaw.project.settings import Settings
+from thaw.project.settings import Promote, Settings
 from thaw.project.stage import OnLine, finish
 from thaw.startup import search_less_for_garbage
 
@@ -107,25 +107,24 @@ def decision() -> Outcome | None:
         return None
 
 
+def check(promote: Promote) -> None:
+    """Raise `InputError` if the rule does not fit the classes of the data that `prepare` has read."""
+    from thaw.statistics import promotion
+
+    promotion.check(promote.by, promote.costs, phase.read_json(workspace.artifacts("prepare/meta.json"))["classes"])
+
+
 def compare(config: Settings, others: list[tuple[Path, str]], new: tuple[Path, str] | None = None) -> None:
     """The child process: the new model against the one in use, and against an anchor if there is one."""
     from thaw.data.manifest import groups_of, labels_of, read_predictions
     from thaw.project import networks
+    from thaw.statistics import promotion
     from thaw.statistics.promotion import Decision, Limits, Points, aligned, decide
 
     device = networks.use_resources(config)
     data = networks.dataset(config, "val", "test")
+    promotion.check(config.promote.by, config.promote.costs, data.classes)
     two = len(data.classes) == 2
-    if config.promote.by == "recall" and not two:
-        raise InputError(
-            f"promote.by is recall, which is that of the positive one of two classes, and there are "
-            f"{len(data.classes)}; set it to accuracy, auc or macro_f1"
-        )
-    named = {*config.promote.costs, *(name for row in config.promote.costs.values() for name in row)}
-    if unknown := sorted(named - set(data.classes)):
-        raise InputError(
-            f"promote.costs names '{unknown[0]}', which is no class; the classes are {', '.join(data.classes)}"
-        )
     rows = data.rows.loc[data.split("test")].reset_index(drop=True)
     predictions = read_predictions(workspace.artifacts("evaluate/predictions.csv"))
     assert predictions["path"].tolist() == rows["path"].tolist(), "evaluate saw other test pictures"
@@ -336,7 +335,7 @@ def _write(outcome: Outcome) -> None:
 
 if __name__ == "__main__":
     search_less_for_garbage()
-    names = [word for word in sys.argv[1:] if word != "--new"]
-    asked = list(zip(map(Path, names[::2]), names[1::2], strict=True))
-    newest = asked.pop() if "--new" in sys.argv else None
-    phase.start(lambda config: compare(config, asked, newest))
+    names = [argument for argument in sys.argv[1:] if argument != "--new"]
+    others = list(zip(map(Path, names[::2]), names[1::2], strict=True))
+    newest = others.pop() if "--new" in sys.argv else None
+    phase.start(lambda config: compare(config, others, newest))

@@ -53,6 +53,8 @@ def folder_of(name: str) -> Iterator[Path]:
             yield folder
         return
     folder = Path(name)
+    if folder.is_file() and name.lower().endswith(ONNX):
+        raise InputError(f"{name} is an export, and the model itself is needed: name the folder of its package")
     if not folder.is_dir():
         raise InputError(
             f"there is no model '{name}'; name {registry.STAGE} (the model in use) or a version such as v2.0.0 of this "

@@ -205,7 +205,10 @@ def _imported(file: Path) -> tuple[set[str], set[str]]:
 
 def _names(file: Path) -> list[str]:
     """Everything that a file imports, as full names; some are functions, not modules."""
-    return _names_in(file.read_text(encoding="utf-8"))
+    try:
+        return _names_in(file.read_text(encoding="utf-8"))
+    except SyntaxError as error:
+        raise InputError(f"{file} cannot be read as Python: {error.msg} in line {error.lineno}; mend it") from None
 
 
 @cache

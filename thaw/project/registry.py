@@ -217,12 +217,12 @@ def assigned_after(version: str) -> list[str]:
 def in_use_when_asked(version: str) -> str | None:
     """The name of the version that was in use when this one began to wait for a person."""
     events = _events()
-    asked = max(
+    began = max(
         place
         for place, event in enumerate(events)
         if event["event"] == "assignment" and (event["version"], event["stage"]) == (version, WAITING)
     )
-    return next(iter(_line(events[:asked])[-1:]), None)
+    return next(iter(_line(events[:began])[-1:]), None)
 
 
 def rollback() -> Version:

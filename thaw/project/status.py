@@ -59,7 +59,7 @@ def gather(
     pin = pipeline.read("data.dvc").get("outs", [{}])[0]
     begun = runs.read()
     late = timedelta(minutes=settings.late)
-    missed = [run for each in schedules for run in never_began(each, begun, now - late)]
+    missed = [run for planned in schedules for run in never_began(planned, begun, now - late)]
     return Status(
         now=now,
         model=registry.in_use(versions),
@@ -78,40 +78,41 @@ def gather(
 def never_began(schedule: Schedule, begun: list[Run], until: datetime) -> list[Run]:
     """A run for each time at which a schedule was due and nothing began before it was due again.
 
-    What is due while another run goes on waits for it, in the order in which they were due.
+    What is due while other runs go on waits for those that were due before it.
     """
     if schedule.paused:
         return []
-    until = min([until, *(run.due for run in begun if run.outcome == runs.RUNNING)])
+    ends = [(run.due, run.ended or (until if run.outcome == runs.RUNNING else None)) for run in begun]
     ours = [run for run in begun if _is_of(run, schedule)]
     missed = []
     for due, after in zip(schedule.past, [*schedule.past[1:], None], strict=True):
         came = any(
             run.due == due or (run.began and run.began >= due and (after is None or run.began < after)) for run in ours
         )
-        if due < until and not came:
+        has_turn_from = max([due, *(end for before, end in ends if end and before < due)])
+        if has_turn_from < until and not came:
             missed.append(Run("", schedule.name, True, due, None, None, runs.MISSED, "", schedule.flow))
     return missed
 
 
 def problems(status: Status, settings: Retrain) -> list[str]:
     """What somebody has to see to, a sentence each."""
-    found = []
+    sentences = []
     if not status.schedules:
         known = "" if status.server else ", and no server answers that might know one"
-        found.append(f"no schedule is known here{known}: `thaw schedule --cron` makes one")
+        sentences.append(f"no schedule is known here{known}: `thaw schedule --cron` makes one")
     for schedule in status.schedules:
         if not schedule.paused:
-            found += _of_last_run(schedule, status.runs)
+            sentences += _of_last_run(schedule, status.runs)
     if (model := status.model) and settings.oldest is not None:
         days = (status.now - model.when) / timedelta(days=1)
         if days > settings.oldest:
-            found.append(
+            sentences.append(
                 f"the model in use, {model.name}, is {days:.3g} days old; retrain.oldest is {settings.oldest:g}"
             )
     if status.disk_free < settings.disk_gb:
-        found.append(f"{status.disk_free:.1f} GB of disk are free; retrain.disk_gb asks for {settings.disk_gb:g}")
-    return found
+        sentences.append(f"{status.disk_free:.1f} GB of disk are free; retrain.disk_gb asks for {settings.disk_gb:g}")
+    return sentences
 
 
 def _is_of(run: Run, schedule: Schedule) -> bool:
@@ -168,17 +169,19 @@ def page(status: Status, settings: Retrain) -> str:
     from thaw.report.drawing import data_uri
     from thaw.report.versions import Point, versions_plot
 
-    points = [Point(each.name, each.when, each.metrics, each.in_use) for each in reversed(status.versions)]
+    points = [
+        Point(version.name, version.when, version.metrics, version.in_use) for version in reversed(status.versions)
+    ]
     picture = f"![all versions over time]({data_uri(versions_plot(points))})" if points else ""
     return markdown(facts(status), rows(status), picture, problems(status, settings))
 
 
 def rows(status: Status) -> list[tuple[str, str, str, str]]:
     """The last runs of each schedule: when each was due, its schedule, its outcome, and what it said."""
-    of_each: dict[tuple[str | None, str], list[Run]] = {}
+    by_schedule: dict[tuple[str | None, str], list[Run]] = {}
     for run in status.runs:
-        of_each.setdefault((run.schedule, run.flow), []).append(run)
-    last = sorted((run for each in of_each.values() for run in each[-MOST:]), key=lambda run: run.due)
+        by_schedule.setdefault((run.schedule, run.flow), []).append(run)
+    last = sorted((run for runs_of_one in by_schedule.values() for run in runs_of_one[-MOST:]), key=lambda run: run.due)
     return [
         (moment(run.due), run.schedule or "by hand", run.outcome, " ".join(run.message.split())[:100]) for run in last
     ]

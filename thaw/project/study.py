@@ -19,7 +19,7 @@ from thaw.project.git import dvc, git
 from thaw.project.grid import Arm, arm
 from thaw.project.overrides import settings_with
 from thaw.project.sweep import Sweep, finished, reference
-from thaw.statistics.records import is_whole, joined
+from thaw.statistics.records import NETWORKS, is_whole, joined
 
 if TYPE_CHECKING:
     from thaw.statistics.studies import Run
@@ -144,7 +144,7 @@ def answer(question: str, of: Sweep) -> Answer | None:
     tables, figures = {}, {}
     if question == "curve":
         table = studies.curve(runs)
-        percent = [f"{network}_accuracy" for network in studies.NETWORKS]
+        percent = [f"{network}_accuracy" for network in NETWORKS]
         tables["accuracy and AUC by share of the labels"] = looks.readable(table, percent)
         figures["do more labels help?"] = label_curve(table)
     elif question in ("ablate", "options"):
@@ -164,9 +164,9 @@ def answer(question: str, of: Sweep) -> Answer | None:
             if name not in standard and "_prediction" not in name and "_p_" not in name
         ]
         table, by_slice = studies.seeds(runs, slices)
-        tables["figures"] = looks.readable(table, [*studies.NETWORKS, "gain"])
+        tables["figures"] = looks.readable(table, [*NETWORKS, "gain"])
         if len(by_slice):
-            tables["accuracy by slice"] = looks.readable(by_slice, [*studies.NETWORKS, "gain"])
+            tables["accuracy by slice"] = looks.readable(by_slice, [*NETWORKS, "gain"])
     folder = workspace.artifacts("studies") / of.name
     folder.mkdir(parents=True, exist_ok=True)
     table.to_csv(folder / "table.csv", index=False, lineterminator="\n")

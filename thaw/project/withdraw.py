@@ -90,7 +90,7 @@ def _named(rows: "pd.DataFrame", paths: list[str], where: str | None) -> "pd.Dat
         name = path.removeprefix("./").removeprefix("data/").rstrip("/")
         selected = rows[(rows["path"] == name) | rows["path"].str.startswith(f"{name}/")]
         if selected.empty:
-            raise InputError(f"'{path}' is no picture of data/ and no folder with some; paths are those in labels.csv")
+            raise InputError(f"'{path}' is no picture of data/ and no folder with some; one is {rows['path'].iloc[0]}")
         parts.append(selected)
     import pandas as pd
 

@@ -6,7 +6,8 @@ from typing import Any
 
 import pandas as pd
 
-from thaw.formats import change, count, escaped, in_percent, percent, score, text
+from thaw.formats import count, escaped, in_percent, percent, score, text
+from thaw.report.summary import chosen_on_validation, headline_of
 from thaw.statistics.records import same_networks
 
 SPLITS = ("train", "val", "test")
@@ -20,8 +21,8 @@ tags: [image-classification, thaw, {backbone}]
 
 # {backbone} on {pictures} pictures of {classes} classes
 
-An image classifier that thaw fine-tuned in two phases: a new head on the frozen backbone, then the unfrozen network at
-a much lower learning rate. It tells {names} apart.
+An image classifier {made}.
+It tells {names} apart.
 
 ## Use
 
@@ -60,6 +61,7 @@ def card(meta: Mapping[str, Any], manifest: pd.DataFrame, licence: str | None) -
     classes = meta["classes"]
     header = HEADER.format(
         backbone=meta["backbone"],
+        made=_made(meta),
         license=f"license: {licence}\n" if licence else "",
         pictures=count(len(manifest)),
         classes=len(classes),
@@ -79,13 +81,26 @@ def card(meta: Mapping[str, Any], manifest: pd.DataFrame, licence: str | None) -
     return "\n".join(section for section in sections if section)
 
 
+def _made(meta: Mapping[str, Any]) -> str:
+    if same_networks(meta["results"]):
+        return "that thaw trained: a new head on the frozen backbone. A second phase was tried, and not kept"
+    if not meta["params"]["head"]["max_epochs"]:
+        return "that thaw fine-tuned, the whole network at once from a head with random weights"
+    return (
+        "that thaw fine-tuned in two phases: a new head on the frozen backbone, then the\n"
+        "unfrozen network at a much lower learning rate"
+    )
+
+
 def _data(meta: Mapping[str, Any], manifest: pd.DataFrame) -> str:
     counts = pd.crosstab(manifest["label"], manifest["split"])
     rows = [[label, *(count(counts[split].get(label, 0)) if split in counts else "0" for split in SPLITS)]
             for label in meta["classes"]]  # fmt: skip
+    epochs = {"epochs": meta["params"]["head"]["max_epochs"]}
+    chosen = {"phase_2": meta["results"].get("phase_2", {}), "operating": meta["operating"]}
     return (
         f"## Data\n\n{_table(['class', *SPLITS], rows)}\n"
-        f"Training used `train`; temperature and operating point were chosen on `val`; `test` only measures.\n"
+        f"Training used `train`. Chosen on `val`: {chosen_on_validation(epochs, chosen)}. No training read `test`.\n"
         f"The hash of the table of pictures is `{meta['data'][:16]}`.\n"
     )
 
@@ -109,10 +124,7 @@ def _recipe(meta: Mapping[str, Any]) -> str:
 
 
 def _results(results: Mapping[str, Any]) -> str:
-    head, own, gain = results["head"], results["finetuned"], results["gain"]
-    span = ""
-    if not same_networks(results) and gain.get("low") is not None:
-        span = f", 95 % interval {change(gain['low'], 'percent')} to {change(gain['high'], 'percent')}"
+    head, own = results["head"], results["finetuned"]
     rows = [
         ["accuracy", percent(head["accuracy"]), percent(own["accuracy"])],
         ["balanced accuracy", percent(head.get("balanced_accuracy")), percent(own.get("balanced_accuracy"))],
@@ -122,7 +134,7 @@ def _results(results: Mapping[str, Any]) -> str:
     return (
         f"## Results\n\nOn {count(results['test_pictures'])} test pictures, which nothing before looked at:\n\n"
         f"{_table(['', 'head only', 'this model'], rows)}\n"
-        f"The gain of the second phase in accuracy: {change(gain['accuracy'], 'percent')} points{span}.\n"
+        f"{headline_of(results)[1]}\n"
     )
 
 
@@ -145,8 +157,7 @@ def _operating(point: Mapping[str, Any] | None) -> str:
     if point is None:
         return "## Operating point\n\nThe decision is the most probable class.\n"
     rows = [
-        [name, percent(point[name]["value"]), f"{in_percent(point[name]['low'])} to {in_percent(point[name]['high'])}"]
-        for name in ("recall", "precision", "specificity")
+        [name, percent(point[name]["value"]), _span(point[name])] for name in ("recall", "precision", "specificity")
     ]
     return (
         f"## Operating point\n\nThe decision is {escaped(point['class'])} from a probability of "
@@ -154,6 +165,10 @@ def _operating(point: Mapping[str, Any] | None) -> str:
         f"{percent(point['at_least'])}; on the test pictures it is:\n\n"
         f"{_table(['', 'value', '95 % interval, %'], rows)}"
     )
+
+
+def _span(rate: Mapping[str, Any]) -> str:
+    return "none" if rate["low"] is None else f"{in_percent(rate['low'])} to {in_percent(rate['high'])}"
 
 
 def _licences(meta: Mapping[str, Any], licence: str | None) -> str:

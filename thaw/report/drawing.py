@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from thaw.statistics.records import NETWORKS as NETWORKS  # plots name them
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-NETWORKS = {"head": "head only", "finetuned": "fine-tuned"}
 COLOURS = {"head": "#3f7fb5", "finetuned": "#d9642a"}  # cold before the thaw, warm after it
 TINTS = {"head": "#eef4fa", "finetuned": "#fdf3ec"}
 THUMBNAIL = 320  # pixels of a shown picture's longer side

@@ -46,7 +46,11 @@ def rows_of(gain: Mapping[str, Any], falls: Sequence[Mapping[str, Any]]) -> list
         low = floor is None or floor < -gain["margin"] - 1e-9
         rows.append(
             {"part": "decides" if place == 0 else "also", "value": FIGURES[row["by"]]}
-            | {"pictures": count(gain["test_pictures"]), "before": shown(row["before"]), "after": shown(row["after"])}
+            | {
+                "pictures": count(row.get("positives", gain["test_pictures"])),
+                "before": shown(row["before"]),
+                "after": shown(row["after"]),
+            }
             | {"change": change(row["change"], unit), "interval": span, "limit": limit}
             | {"bad": place == 0 and low and not (least or 0) > 0}
         )

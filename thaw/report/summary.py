@@ -4,8 +4,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from thaw.formats import DASH, Unit, change, count, escaped, number, percent, score
-from thaw.report.drawing import NETWORKS
-from thaw.statistics.records import same_networks
+from thaw.statistics.records import FIGURES, LOWER_IS_BETTER, NETWORKS, for_the_better, same_networks
 
 Verdict = Literal["gain", "none", "loss", "same"]
 
@@ -144,6 +143,8 @@ def metric_rows(metrics: Mapping[str, Any]) -> list[dict[str, str]]:
         if low is not None and high is not None:
             interval = f"{change(low, unit)} to {change(high, unit)}"
             verdict = verdict_of(low, high) if higher_is_better else verdict_of(-high, -low)
+        elif why := gain.get({"accuracy": "no_interval", "auc": "auc_no_interval"}.get(key, "")):
+            interval = f"no interval: {why}"
         points = " points" if unit == "percent" and difference is not None else ""
         rows.append(
             {
@@ -157,6 +158,23 @@ def metric_rows(metrics: Mapping[str, Any]) -> list[dict[str, str]]:
             }
         )
     return rows
+
+
+def deciding_row(row: Mapping[str, Any], same: bool) -> dict[str, str]:
+    """The same for the figure that decides about a new model; `same`: phase 2 was not kept."""
+    unit, shown = row["unit"], percent if row["unit"] == "percent" else score
+    least, most, _ = for_the_better(row)
+    has_interval = least is not None and not same
+    return {
+        "name": FIGURES[row["by"]],
+        "head": shown(row["before"]),
+        "finetuned": shown(row["after"]),
+        "gain": DASH if same else change(row["change"], unit) + " points" * (unit == "percent" and bool(row["change"])),
+        "interval": f"{change(row['low'], unit)} to {change(row['high'], unit)}" if has_interval else "",
+        "verdict": verdict_of(least, most) if has_interval else "none",
+        "meaning": "decides whether a new model takes the place of the one in use (promote.by)"
+        + (": lower is better" if row["by"] in LOWER_IS_BETTER else ""),
+    }
 
 
 def temperatures(metrics: Mapping[str, Any]) -> dict[str, float]:
@@ -238,5 +256,5 @@ def chosen_on_validation(head: Mapping[str, Any], metrics: Mapping[str, Any]) ->
         things.append(f"the epoch of phase {1 if first else 2}")
     things += ["the interpolation"] if "share" in phase_2 else []
     things.append("the temperature")
-    things += ["the threshold"] if metrics.get("operating", {}).get("promise") else []
+    things += ["the threshold"] if (metrics.get("operating") or {}).get("promise") else []
     return ", ".join(things[:-1]) + " and " + things[-1] if len(things) > 1 else things[0]

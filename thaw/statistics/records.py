@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+NETWORKS = {"head": "head only", "finetuned": "fine-tuned"}
+
 # The figures that may decide about a new model.
 FIGURES = {
     "accuracy": "accuracy",

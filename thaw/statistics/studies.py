@@ -13,10 +13,9 @@ import pandas as pd
 
 from thaw.statistics import intervals
 from thaw.statistics.metrics import headline
-from thaw.statistics.records import same_networks
+from thaw.statistics.records import NETWORKS, same_networks
 
 SPREAD = "_spread"
-NETWORKS = ("head", "finetuned")
 
 
 @dataclass(frozen=True)
