@@ -219,10 +219,12 @@ def _sleep_until(when: datetime) -> None:
 
 def _serve(root: Path, cron: str | None = None) -> "subprocess.Popen[bytes]":
     options = ["--cron", cron, "--timezone", "UTC"] if cron else []
-    with (root.parent / "schedule.log").open("ab") as log:
+    file = root.parent / "schedule.log"
+    with file.open("ab") as log:
+        before = file.stat().st_size  # what an earlier one printed
         command = [sys.executable, "-m", "thaw", "schedule", *options]
         served = subprocess.Popen(command, cwd=root, env=_environment(), stdout=log, stderr=log)
-    while "Serving" not in (root.parent / "schedule.log").read_text():
+    while b"Serving" not in file.read_bytes()[before:]:
         time.sleep(1)
         if served.poll() is not None:
             raise RuntimeError(f"thaw schedule ended: see {root.parent / 'schedule.log'}")
@@ -232,7 +234,8 @@ def _serve(root: Path, cron: str | None = None) -> "subprocess.Popen[bytes]":
 def _kill_all(served: "subprocess.Popen[bytes]") -> None:
     """What a power cut does: the schedule, its server, and whatever they started."""
     for process in [*psutil.Process(served.pid).children(recursive=True), psutil.Process(served.pid)]:
-        process.kill()
+        with suppress(psutil.NoSuchProcess):  # it has ended by itself
+            process.kill()
     served.wait()
 
 
@@ -266,7 +269,11 @@ def _command_of(process: Any) -> list[str]:
 
 
 def _megabytes(folder: Path) -> float:
-    return round(sum(file.lstat().st_size for file in folder.rglob("*") if file.is_file()) / 1e6, 1)
+    size = 0
+    for file in folder.rglob("*"):
+        with suppress(FileNotFoundError):  # a run or the server has deleted it meanwhile
+            size += file.lstat().st_size if file.is_file() else 0
+    return round(size / 1e6, 1)
 
 
 def _override(root: Path, values: dict[str, Any]) -> None:
