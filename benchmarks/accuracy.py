@@ -186,7 +186,7 @@ def run(sets: Sequence[Set], config: settings.Settings, keys: Sequence[Key]) -> 
         row = {"train": len(cell.draw.train), "val": len(cell.draw.val), "seconds": round(seconds, 2)}
         for part, views in (("judges", 1), ("test", VIEWS["flip"])):
             rows = rows_of(cell.data, cell.draw, part)
-            p = sizes.answers(cell, model, weights, rows, views)
+            p = sizes.probabilities_of(cell, model, weights, rows, views)
             row[part] = sizes.figures(cell, p, rows) | {"predicted": p.argmax(1).tolist()}
         RESULTS.parent.mkdir(parents=True, exist_ok=True)
         with RESULTS.open("a", encoding="utf-8") as file:

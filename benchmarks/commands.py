@@ -45,10 +45,10 @@ def main(repeats: int) -> None:
     print(f"{'seconds':<20}{'median':>8}{'min':>8}{'max':>8}{'goal':>8}")
     commands = {}
     for name, (_, goal) in COMMANDS.items():
-        each = seconds[name]
-        found = {"median": statistics.median(each), "min": min(each), "max": max(each)}
-        print(f"{name:<20}" + "".join(f"{value:8.2f}" for value in found.values()) + f"{goal or '–':>8}")
-        commands[name] = {"goal": goal, **found, "seconds": each}
+        runs = seconds[name]
+        summary = {"median": statistics.median(runs), "min": min(runs), "max": max(runs)}
+        print(f"{name:<20}" + "".join(f"{value:8.2f}" for value in summary.values()) + f"{goal or '–':>8}")
+        commands[name] = {"goal": goal, **summary, "seconds": runs}
     results = ROOT / "benchmarks" / "results" / "commands.json"
     results.parent.mkdir(exist_ok=True)
     results.write_text(json.dumps({"machine": about, "commands": commands}, indent=2) + "\n", encoding="utf-8")

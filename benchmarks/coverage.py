@@ -81,8 +81,8 @@ def _bootstrap(random: np.random.Generator, changes: Numbers, sizes: Codes, code
     sums = np.stack([np.bincount(codes, weights=of_seed) for of_seed in changes.T], 1)
     groups, seeds = sums.shape
     weights = random.multinomial(groups, np.full(groups, 1 / groups), size=RESAMPLES)
-    each = weights @ sums / (weights @ sizes)[:, None]
-    drawn = (each * random.multinomial(seeds, np.full(seeds, 1 / seeds), size=RESAMPLES)).sum(1) / seeds
+    shares = weights @ sums / (weights @ sizes)[:, None]
+    drawn = (shares * random.multinomial(seeds, np.full(seeds, 1 / seeds), size=RESAMPLES)).sum(1) / seeds
     low, high = np.quantile(drawn, [0.025, 0.975])
     return bool(low <= truth <= high)
 
@@ -92,9 +92,9 @@ def _recall(share: float, alike: float) -> Callable[..., Draw]:
 
     def draw(random: np.random.Generator, groups: int) -> Draw:
         odds = (1 - alike) / alike if alike else 0.0
-        each = random.beta(share * odds, (1 - share) * odds, groups) if alike else np.full(groups, share)
+        shares = random.beta(share * odds, (1 - share) * odds, groups) if alike else np.full(groups, share)
         codes = np.repeat(np.arange(groups), 5)
-        hits = random.random(len(codes)) < each[codes]
+        hits = random.random(len(codes)) < shares[codes]
         drawn = random.choice(np.bincount(codes, weights=hits) / 5, (RESAMPLES, groups)).mean(1)
         low, high = np.quantile(drawn, [0.025, 0.975])
         return intervals.of_share(hits, np.ones(len(codes), bool), codes), bool(low <= share <= high), share
@@ -109,13 +109,13 @@ def _auc(before: float, after: float, alike: float) -> Callable[..., Draw]:
     def draw(random: np.random.Generator, groups: int) -> Draw:
         codes = np.repeat(np.arange(groups), PICTURES)
         labels: NDArray[np.int64] = (np.arange(len(codes)) % 5 == 0).astype(np.int64)
-        common, found = random.normal(size=len(codes)), []
+        common, scores_of_both = random.normal(size=len(codes)), []
         for auc in (before, after):
             distance = norm.ppf(auc) * np.sqrt(2 * variance)
             noise = np.sqrt(0.5) * (common + random.normal(size=len(codes)))
             scores = distance * labels + noise + random.normal(0, np.sqrt(variance - 1), groups)[codes]
-            found.append(np.stack([-scores, scores], 1))
-        figures = [intervals.auc(scores, labels, codes) for scores in found]
+            scores_of_both.append(np.stack([-scores, scores], 1))
+        figures = [intervals.auc(scores, labels, codes) for scores in scores_of_both]
         span = intervals.of_figure([intervals.difference(*figures)], intervals.sizes_by_class(labels, codes))
         return span, False, after - before
 

@@ -60,16 +60,18 @@ def main() -> None:
     parser.add_argument("--split", action="append", choices=("random", "grouped"), help="one of them only (both)")
     parser.add_argument("--backbone", action="append", help="of torchvision, its weights reachable (the default one)")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting")
-    chosen = parser.parse_args()
-    if chosen.seeds < 1:
+    options = parser.parse_args()
+    if options.seeds < 1:
         parser.error("--seeds is at least 1")
-    changes = [f"{key}={value}" for key, value in TUNED.items()] + chosen.set
+    changes = [f"{key}={value}" for key, value in TUNED.items()] + options.set
     rows = earlier(changes)
-    backbones = chosen.backbone or [settings.read(ROOT / "params.yaml").backbone.name]
-    for seed, backbone, split in product(range(chosen.seeds), backbones, chosen.split or ("random", "grouped")):
-        found = measured(backbone, split, seed, changes)
-        rows = [row for row in rows if (row["backbone"], row["split"], row["seed"]) != (backbone, split, seed)] + found
-        print(f"{backbone}, {split}, seed {seed}: {found[0]['accuracy']:.1%}", flush=True)
+    backbones = options.backbone or [settings.read(ROOT / "params.yaml").backbone.name]
+    for seed, backbone, split in product(range(options.seeds), backbones, options.split or ("random", "grouped")):
+        of_split = measured(backbone, split, seed, changes)
+        rows = [
+            row for row in rows if (row["backbone"], row["split"], row["seed"]) != (backbone, split, seed)
+        ] + of_split
+        print(f"{backbone}, {split}, seed {seed}: {of_split[0]['accuracy']:.1%}", flush=True)
         summary = write(changes, rows)
     print(pd.DataFrame(summary).to_string(index=False))
 
@@ -132,7 +134,7 @@ def judged(folder: Path, backbone: str, split: str, seed: int) -> list[dict[str,
         for network in ("finetuned", "head"):
             columns = [column for column in predictions if column.startswith(f"{network}_p_")]  # the positive one last
             p = predictions.loc[counted, columns].to_numpy()
-            found = metrics.headline(p, positive[counted].to_numpy().astype(int))
+            figures = metrics.headline(p, positive[counted].to_numpy().astype(int))
             rows.append(
                 {
                     "protocol": protocol,
@@ -140,7 +142,7 @@ def judged(folder: Path, backbone: str, split: str, seed: int) -> list[dict[str,
                     "seed": seed,
                     "backbone": backbone,
                     "network": network,
-                    **{name: found[name] for name in ("accuracy", "auc", "balanced_accuracy")},
+                    **{name: figures[name] for name in ("accuracy", "auc", "balanced_accuracy")},
                     "pictures": int(counted.sum()),
                 }
             )
@@ -149,7 +151,7 @@ def judged(folder: Path, backbone: str, split: str, seed: int) -> list[dict[str,
 
 def summed_up(rows: pd.DataFrame) -> list[dict[str, Any]]:
     """Mean over the seeds with its 95 % interval (Student's t), for each protocol, split, backbone and network."""
-    found = []
+    summary = []
     for keys, part in rows.groupby(["protocol", "split", "backbone", "network"], sort=False):
         row: dict[str, Any] = dict(zip(("protocol", "split", "backbone", "network"), keys, strict=True))
         row["seeds"] = count = len(part)
@@ -158,8 +160,8 @@ def summed_up(rows: pd.DataFrame) -> list[dict[str, Any]]:
             if count > 1:
                 half = float(t.ppf(0.975, count - 1) * part[name].std(ddof=1) / count**0.5)
                 row |= {f"{name}_low": mean - half, f"{name}_high": mean + half}
-        found.append(row)
-    return found
+        summary.append(row)
+    return summary
 
 
 if __name__ == "__main__":

@@ -1,12 +1,14 @@
-"""How fast thaw predict is beside embed: processor time a picture and view, in pairs, in one
-process.
+"""What thaw predict takes beside embed, and how much memory for few and many pictures.
 
-python -m benchmarks.predict PACKAGE FOLDER [PAIRS]
+    python -m benchmarks.predict PACKAGE FOLDER [PAIRS]    # processor time a picture and view, in pairs, in one process
+    python -m benchmarks.predict --memory 1000 100000      # peak memory with as many pictures, a process each
 
-Both see the same pictures of the folder in one view. Embed has them decoded; predict reads the
-files.
+Embed and predict see the same pictures of the folder in one view. Embed has them decoded; predict
+reads the files. For the memory a tiny network and a few pictures are drawn, and linked many times.
 """
 
+import os
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -15,6 +17,7 @@ from io import StringIO
 from itertools import islice
 from pathlib import Path
 from statistics import median
+from tempfile import TemporaryDirectory
 
 import numpy as np
 
@@ -24,6 +27,7 @@ from thaw.learning.prediction import features_of
 from thaw.model.model import BATCH, Model, Network
 from thaw.model.sources import pictures
 
+ROOT = Path(__file__).resolve().parents[1]
 COUNT = 256
 
 
@@ -38,18 +42,18 @@ def processor_time(work: Callable[[], object]) -> float:
 def main(package: str, folder: str, pairs: int = 5) -> None:
     keep_freed_memory()
     model = Model.load(Path(package), "cpu", views="none")
-    network, found = model.predictor, list(islice(pictures([folder]), COUNT))
+    network, sources = model.predictor, list(islice(pictures([folder]), COUNT))
     assert isinstance(network, Network)
-    decoded = np.stack([decode(picture.path, model.about.shape) for picture in found])
-    rows, views = np.arange(len(found)), np.zeros((len(found), 1), np.int64)
-    features = np.empty((len(found), 1, network.model.head.in_features), np.float32)
-    kept = Pictures([picture.path for picture in found], model.about.shape, decoded, model.workers)
+    decoded = np.stack([decode(picture.path, model.about.shape) for picture in sources])
+    rows, views = np.arange(len(sources)), np.zeros((len(sources), 1), np.int64)
+    features = np.empty((len(sources), 1, network.model.head.in_features), np.float32)
+    kept = Pictures([picture.path for picture in sources], model.about.shape, decoded, model.workers)
 
     def embed() -> None:
         features_of(network.model, kept, rows, network.normalise, views, BATCH, features)
 
     def predict() -> None:
-        list(model.stream(found))
+        list(model.stream(sources))
 
     processor_time(embed)
     processor_time(predict)
@@ -58,10 +62,36 @@ def main(package: str, folder: str, pairs: int = 5) -> None:
         before, after = processor_time(embed), processor_time(predict)
         ratios.append(after / before)
         print(
-            f"embed {1000 * before / len(found):.1f} ms a picture, predict {1000 * after / len(found):.1f}", flush=True
+            f"embed {1000 * before / len(sources):.1f} ms a picture, predict {1000 * after / len(sources):.1f}",
+            flush=True,
         )
     print(f"predict takes {median(ratios):.2f} times as long as embed ({min(ratios):.2f} to {max(ratios):.2f})")
 
 
+def memory(counts: list[int]) -> None:
+    """The peak memory of `thaw predict` with as many pictures each."""
+    sys.path.insert(0, str(ROOT / "tests/support"))
+    from packages import make
+
+    with TemporaryDirectory() as scratch:
+        package, _, drawn = make(Path(scratch, "made"))
+        pictures = sorted(drawn.rglob("*.png"))
+        for count in counts:
+            folder = Path(scratch, str(count))
+            folder.mkdir()
+            for number in range(count):
+                (folder / f"{number:07}.png").symlink_to(pictures[number % len(pictures)])
+            command = [sys.executable, "-m", "thaw", "predict", folder, "--model", package, "--out", f"{folder}.csv"]
+            child = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
+            _, status, used = os.wait4(child.pid, 0)
+            assert status == 0
+            with open(f"{folder}.csv") as file:
+                rows = sum(1 for _ in file) - 1
+            print(f"{rows:,} pictures: {used.ru_maxrss / 1024:,.0f} MB at most", flush=True)
+
+
 if __name__ == "__main__":
-    main(*sys.argv[1:3], *map(int, sys.argv[3:]))
+    if sys.argv[1] == "--memory":
+        memory([int(count) for count in sys.argv[2:]])
+    else:
+        main(*sys.argv[1:3], *map(int, sys.argv[3:]))

@@ -63,10 +63,12 @@ def main() -> None:
     for classes, pictures, trend in ((2, 660, 0.0), (10, 200, 0.0), (2, 660, 0.03)):
         what = f"{pictures} in {classes} classes" + (f", models gain {100 * trend:.0f} points a year" if trend else "")
         for name, rule in RULES.items():
-            all_ = [year(np.random.default_rng(number), classes, pictures, trend, rule) for number in range(years)]
-            worse, promoted, good, refused = (sum(each[place] for each in all_) for place in range(4))
+            years_of_rule = [
+                year(np.random.default_rng(number), classes, pictures, trend, rule) for number in range(years)
+            ]
+            worse, promoted, good, refused = (sum(figures[place] for figures in years_of_rule) for place in range(4))
             alike = equals(classes, pictures, rule, 20 * years)
-            end, seen = (np.mean([each[place] for each in all_]) for place in (4, 5))
+            end, seen = (np.mean([figures[place] for figures in years_of_rule]) for place in (4, 5))
             print(
                 f"| {what} | {name} | {100 * alike:.0f} % | {100 * promoted / worse:.0f} % "
                 f"| {100 * refused / good:.0f} % | {100 * end:.1f} % | {100 * seen:.1f} % |",
@@ -127,10 +129,10 @@ def _answers(
 def _accepted(before: Probabilities, after: Probabilities, labels: Codes, rule: Rule) -> bool:
     limits = Limits("accuracy", {}, 0.01, rule.sure, 0.05, 0.05, 20)
     names: Sequence[str] = [str(number) for number in range(before.shape[1])]
-    found = decide(before, after, labels, names, None, pd.DataFrame(index=labels), limits)
+    decision = decide(before, after, labels, names, None, pd.DataFrame(index=labels), limits)
     if not rule.plain:
-        return found.promoted
-    return found.gain["floor"] >= -0.01 and all(row["change"] >= -0.05 - 1e-9 for row in found.falls)
+        return decision.promoted
+    return decision.gain["floor"] >= -0.01 and all(row["change"] >= -0.05 - 1e-9 for row in decision.falls)
 
 
 if __name__ == "__main__":

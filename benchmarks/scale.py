@@ -72,13 +72,13 @@ def workspace(folder: Path, data: Path, count: int, way: str) -> None:
     rows = {"path": map(_path, number), "label": np.where(number % 2, "striped", "plain")}
     rows |= {"group": [f"g{n // 10}" for n in number], "line": [f"line {n % 3}" for n in number]}
     pd.DataFrame(rows).to_csv(folder / "data/labels.csv", index=False)
-    chosen = settings.read(ROOT / "params.yaml").model_dump()
-    chosen["prepare"] |= {"resolution": SIZE, "cache_gb": 1000.0 if way == "kept decoded" else 0.0}
-    chosen["head"] |= {"max_epochs": 5, "patience": 5}
-    chosen["unfreeze"] |= {"epochs": 1, "blocks": 1}
+    params = settings.read(ROOT / "params.yaml").model_dump()
+    params["prepare"] |= {"resolution": SIZE, "cache_gb": 1000.0 if way == "kept decoded" else 0.0}
+    params["head"] |= {"max_epochs": 5, "patience": 5}
+    params["unfreeze"] |= {"epochs": 1, "blocks": 1}
     for phase in ("embed", "unfreeze", "evaluate"):
-        chosen[phase]["views"] = "none"
-    (folder / "params.yaml").write_text(json.dumps(chosen))  # JSON is YAML
+        params[phase]["views"] = "none"
+    (folder / "params.yaml").write_text(json.dumps(params))  # JSON is YAML
 
 
 def measure(folder: Path, phase: str) -> dict[str, float]:
@@ -93,8 +93,8 @@ def measure(folder: Path, phase: str) -> dict[str, float]:
         resident, own = 0.0, 0.0
         while child.poll() is None:
             pages = [_memory(process) for process in _tree(child.pid)]
-            resident = max(resident, sum(each["VmRSS"] for each in pages))
-            own = max(own, sum(each["RssAnon"] + each["RssShmem"] for each in pages))
+            resident = max(resident, sum(page["VmRSS"] for page in pages))
+            own = max(own, sum(page["RssAnon"] + page["RssShmem"] for page in pages))
             time.sleep(0.02)
         seconds = time.perf_counter() - started
     if child.returncode:
@@ -114,13 +114,13 @@ def _tree(process: int) -> Iterator[int]:
 
 
 def _memory(process: int) -> dict[str, float]:
-    found = {"VmRSS": 0.0, "RssAnon": 0.0, "RssShmem": 0.0}
+    memory = {"VmRSS": 0.0, "RssAnon": 0.0, "RssShmem": 0.0}
     try:
         lines = Path(f"/proc/{process}/status").read_text().splitlines()
     except OSError:  # it has ended
-        return found
-    return found | {name: int(value.split()[0]) / 1e3 for name, _, value in (line.partition(":") for line in lines)
-                    if name in found}  # fmt: skip
+        return memory
+    return memory | {name: int(value.split()[0]) / 1e3 for name, _, value in (line.partition(":") for line in lines)
+                    if name in memory}  # fmt: skip
 
 
 def run(folder: Path, counts: list[int], start: int, repeats: int) -> pd.DataFrame:
@@ -139,8 +139,8 @@ def run(folder: Path, counts: list[int], start: int, repeats: int) -> pd.DataFra
             often = max(1, min(repeats, 10_000 // count))
             if repeat >= often or (count, repeat, way, phase) in done:
                 continue
-            found = measure(folder / str(count), phase)
-            rows.append({"pictures": count, "repeat": repeat, "way": way, "phase": phase, **found})
+            measured = measure(folder / str(count), phase)
+            rows.append({"pictures": count, "repeat": repeat, "way": way, "phase": phase, **measured})
             print(" ".join(f"{value}" for value in rows[-1].values()), flush=True)
             with kept.open("a") as file:
                 file.write(json.dumps(rows[-1]) + "\n")
@@ -152,7 +152,7 @@ def summary(rows: pd.DataFrame, start: int) -> list[dict[str, Any]]:
 
     The million is a straight line through the two largest sets.
     """
-    found = []
+    summaries = []
     together = rows.groupby(["way", "pictures", "repeat"], sort=False, as_index=False).agg(
         {"seconds": "sum", "memory_mb": "max", "own_mb": "max"}
     )
@@ -163,39 +163,39 @@ def summary(rows: pd.DataFrame, start: int) -> list[dict[str, Any]]:
         counts = [int(count) for count in seconds.index if count != start]
         starts = part[part["pictures"] == start]["seconds"]
         above = {count: float(seconds[count] - seconds[start]) for count in counts}
-        each = {
+        per_picture = {
             count: round(1e3 * above[count] / (count - start), 4) if above[count] > 10 * np.ptp(starts) else None
             for count in counts
         }
-        told = [value for value in each.values() if value]
+        times = [value for value in per_picture.values() if value]
         before, last = list(seconds.index)[-2:]
 
         def at_a_million(values: pd.Series, before: int = before, last: int = last) -> float:
             slope = (values[last] - values[before]) / (last - before)
             return float(values[last] + slope * (MILLION - last))
 
-        found.append(
+        summaries.append(
             {
                 "way": way,
                 "phase": phase,
                 "start_s": round(float(seconds[start]), 2),
-                "ms_per_picture": each,
-                "spread": round(max(told) / min(told) - 1, 3) if len(told) > 1 else None,
+                "ms_per_picture": per_picture,
+                "spread": round(max(times) / min(times) - 1, 3) if len(times) > 1 else None,
                 "memory_mb": {count: int(memory[count]) for count in counts},
                 "own_mb": {count: int(own[count]) for count in counts},
                 "million_minutes": round(at_a_million(seconds) / 60, 1),
                 "million_mb": round(at_a_million(memory)),
             }
         )
-    return found
+    return summaries
 
 
-def table(found: list[dict[str, Any]]) -> str:
+def table(summaries: list[dict[str, Any]]) -> str:
     """The summary as Markdown."""
-    counts = list(found[0]["ms_per_picture"])
+    counts = list(summaries[0]["ms_per_picture"])
     heads = [*(f"ms, {n:,}" for n in counts), "apart", *(f"MB, {n:,}" for n in counts), "a million"]
     lines = ["| way | phase | start, s | " + " | ".join(heads) + " |", "|---|---|" + "---:|" * (len(heads) + 1)]
-    for row in found:
+    for row in summaries:
         cells = [row["way"], row["phase"], f"{row['start_s']:.1f}"]
         cells += ["–" if value is None else f"{value:.3f}" for value in row["ms_per_picture"].values()]
         cells += ["–" if row["spread"] is None else f"{100 * row['spread']:.0f} %"]
@@ -204,14 +204,14 @@ def table(found: list[dict[str, Any]]) -> str:
     return "\n".join(lines) + "\n\nMB: resident, in brackets what belongs to no file.\n"
 
 
-def plot(found: list[dict[str, Any]], file: Path) -> None:
+def plot(summaries: list[dict[str, Any]], file: Path) -> None:
     """Time per picture and memory against the number of pictures, dotted on to a million."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 4.2), layout="constrained")
     left, right = figure.subplots(1, 2)
-    names = list(dict.fromkeys(row["phase"] for row in found))[:-1]  # the last is all of them
-    for row in found:
+    names = list(dict.fromkeys(row["phase"] for row in summaries))[:-1]  # the last is all of them
+    for row in summaries:
         if row["phase"] not in names:
             continue
         counts, style = [int(count) for count in row["memory_mb"]], "-" if row["way"] == "kept decoded" else "--"
@@ -238,16 +238,16 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3, help="of sets below 10,000 pictures; larger ones run once")
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "thaw-scale")
     parser.add_argument("--results", type=Path, default=RESULTS)
-    given = parser.parse_args()
-    rows = run(given.folder, sorted(given.pictures), given.start, given.repeats)
-    found = summary(rows, given.start)
-    print("\n" + table(found))
-    given.results.mkdir(parents=True, exist_ok=True)
+    options = parser.parse_args()
+    rows = run(options.folder, sorted(options.pictures), options.start, options.repeats)
+    summaries = summary(rows, options.start)
+    print("\n" + table(summaries))
+    options.results.mkdir(parents=True, exist_ok=True)
     machine = {"processor": _processor(), "cores": os.cpu_count(), "python": platform.python_version()}
-    values = {"machine": machine, "phases": found, "runs": rows.to_dict("records")}
-    (given.results / "scale.json").write_text(json.dumps(values, indent=2) + "\n")
-    plot(found, given.results / "scale.png")
-    shutil.rmtree(given.folder)
+    values = {"machine": machine, "phases": summaries, "runs": rows.to_dict("records")}
+    (options.results / "scale.json").write_text(json.dumps(values, indent=2) + "\n")
+    plot(summaries, options.results / "scale.png")
+    shutil.rmtree(options.folder)
 
 
 def _processor() -> str:

@@ -1,10 +1,12 @@
 """What `thaw serve` answers in a second, how long a request takes, and that none is lost while the model changes.
 
     .venv/bin/python -m benchmarks.serving                            # artifacts/package, pictures of data/
+    .venv/bin/python -m benchmarks.serving --model artifacts/package model-onnx/model.onnx
     .venv/bin/python -m benchmarks.serving --seconds 30 --clients 8
 
 A server and clients, a process each, on the same machine: each client asks again as soon as it has its answer. `steady`
-keeps one model; `changing` loads it anew under another name each second, as a promotion does. One line for each.
+keeps one model; `changing` loads it anew under another name each second, as a promotion does. One line for each
+model and mode.
 """
 
 import argparse
@@ -16,7 +18,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from itertools import chain, cycle
+from itertools import chain, cycle, product
 from pathlib import Path
 
 import httpx
@@ -28,16 +30,14 @@ ROOT = Path(__file__).resolve().parents[1]
 Answer = tuple[int, float, str]  # status, seconds, the model that answered
 
 
-def serve(folder: Path, changing: bool) -> None:
+def serve(name: str, changing: bool) -> None:
     """The server: prints its port and answers until it is ended."""
     from thaw.learning.machine import keep_freed_memory
     from thaw.model import serve as serving
-    from thaw.model.model import Model
+    from thaw.project import models
 
     keep_freed_memory()
-    in_use = serving.InUse(
-        lambda: str(int(time.time())) if changing else "the one", lambda _: Model.load(folder, "cpu")
-    )
+    in_use = serving.InUse(lambda: str(int(time.time())) if changing else "the one", lambda _: models.load(name, "cpu"))
     listening = serving.listen("127.0.0.1", 0)
     app = serving.application(in_use, serving.Limits(files=64, megabytes=64), look_every=1.0)
     print(listening.getsockname()[1], flush=True)
@@ -45,9 +45,9 @@ def serve(folder: Path, changing: bool) -> None:
 
 
 @contextmanager
-def server(folder: Path, changing: bool) -> Iterator[str]:
+def server(name: str, changing: bool) -> Iterator[str]:
     """Its address, while it runs."""
-    command = [sys.executable, "-m", "benchmarks.serving", "--server", "--model", str(folder)]
+    command = [sys.executable, "-m", "benchmarks.serving", "--server", "--model", name]
     child = subprocess.Popen([*command, "--changing"] if changing else command, cwd=ROOT, stdout=subprocess.PIPE)
     try:
         assert child.stdout
@@ -57,12 +57,12 @@ def server(folder: Path, changing: bool) -> Iterator[str]:
         child.wait()
 
 
-def ask(url: str, files: list[Path], each: int, until: float) -> list[Answer]:
+def ask(url: str, files: list[Path], batch: int, until: float) -> list[Answer]:
     """A client: sends `each` pictures in one request, again and again."""
     answers, pictures = [], cycle([(file.name, file.read_bytes()) for file in files])
     with httpx.Client(timeout=60) as client:
         while time.monotonic() < until:
-            sent = [("files", next(pictures)) for _ in range(each)]
+            sent = [("files", next(pictures)) for _ in range(batch)]
             started = time.monotonic()
             answer = client.post(f"{url}/predict", files=sent)
             model = answer.json()["model"] if answer.status_code == 200 else ""
@@ -70,17 +70,17 @@ def ask(url: str, files: list[Path], each: int, until: float) -> list[Answer]:
     return answers
 
 
-def measure(url: str, files: list[Path], each: int, clients: int, seconds: float) -> list[Answer]:
+def measure(url: str, files: list[Path], batch: int, clients: int, seconds: float) -> list[Answer]:
     """What all clients together saw, after a second to warm up."""
-    ask(url, files, each, time.monotonic() + 1)
+    ask(url, files, batch, time.monotonic() + 1)
     until = time.monotonic() + seconds
     with ThreadPoolExecutor(clients) as threads:
-        return [*chain.from_iterable(threads.map(lambda _: ask(url, files, each, until), range(clients)))]
+        return [*chain.from_iterable(threads.map(lambda _: ask(url, files, batch, until), range(clients)))]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, default=ROOT / "artifacts" / "package")
+    parser.add_argument("--model", nargs="+", default=[str(ROOT / "artifacts/package")])
     parser.add_argument("--pictures", type=Path, default=ROOT / "data")
     parser.add_argument("--clients", type=int, default=4)
     parser.add_argument("--seconds", type=float, default=15)
@@ -88,20 +88,23 @@ def main() -> None:
     parser.add_argument("--changing", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.server:
-        serve(options.model, options.changing)
+        serve(options.model[0], options.changing)
         return
     files = [path for path in sorted(options.pictures.rglob("*")) if path.suffix in (".png", ".jpg")][:64]
     size = "x".join(map(str, open_image(files[0]).size))
     print(f"{platform.machine()}, {os.cpu_count()} cores, {options.clients} clients, pictures such as {size}")
-    for name, each, changing in (("steady", 1, False), ("steady", 16, False), ("changing", 1, True)):
-        with server(options.model, changing) as url:
-            answers = measure(url, files, each, options.clients, options.seconds)
-        lost, models = sum(status != 200 for status, _, _ in answers), len({model for _, _, model in answers})
+    modes = (("steady", 1, False), ("steady", 16, False), ("changing", 1, True))
+    for model, (name, batch, changing) in product(options.model, modes):
+        with server(str(Path(model).absolute()), changing) as url:
+            answers = measure(url, files, batch, options.clients, options.seconds)
+        failed, models = sum(status != 200 for status, _, _ in answers), len({model for _, _, model in answers})
         p50, p99 = np.percentile([1000 * took for _, took, _ in answers], [50, 99])
         rate = len(answers) / options.seconds
         print(
-            f"{name:8}  {each:2} pictures a request: {rate:5.1f} requests/s, {rate * each:5.1f} pictures/s, "
-            f"p50 {p50:.0f} ms, p99 {p99:.0f} ms; {lost} of {len(answers)} lost, {models} models answered"
+            f"{Path(model).name}, {name:8}  {batch:2} pictures a request: {rate:5.1f} requests/s, "
+            f"{rate * batch:5.1f} pictures/s, p50 {p50:.0f} ms, p99 {p99:.0f} ms; "
+            f"{failed} of {len(answers)} lost, {models} models answered",
+            flush=True,
         )
 
 

@@ -67,7 +67,7 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "sizes.jsonl"
 WEIGHTS = ROOT / "benchmarks" / "runs" / "sizes"  # of what choose trained and confirm has not tested yet
 RESOLUTION = 80  # 160 px, the default, would take three times as long
-MOST, TEST, VAL, JUDGES = 1500, 0.25, 0.2, 300
+MAX_PICTURES, TEST, VAL, JUDGES = 1500, 0.25, 0.2, 300
 SIZES: dict[str, int | float] = {"50": 50, "10 %": 0.1, "25 %": 0.25, "100 %": 1.0}
 SMALL = ("50", "10 %")
 EMA = 0.99
@@ -76,7 +76,7 @@ Rows = NDArray[np.int64]
 
 
 class Candidate(NamedTuple):
-    """A trajectory: eight epochs, or more where these are fewer than so many steps; the rest as described."""
+    """A trajectory: at least eight epochs and `steps` steps; the rest as described."""
 
     steps: int = 0
     ratio: float = 10
@@ -86,11 +86,11 @@ class Candidate(NamedTuple):
     all_labels: bool = False  # trains on validation pictures too
 
     def epochs(self, pictures: int) -> int:
-        """The epochs that so many training pictures get."""
+        """The number of epochs with that many training pictures."""
         return max(8, math.ceil(self.steps / len(order(np.arange(pictures), self.batch_size))))
 
     def name(self, pictures: int) -> str:
-        """Its name, or the one before it that is the same training with so many training pictures."""
+        """Its name, or that of an earlier candidate which is the same with that many training pictures."""
         alike = self._replace(steps=0) if self.epochs(pictures) == 8 else self
         return next(name for name, other in CANDIDATES.items() if other in (alike, self))
 
@@ -152,7 +152,7 @@ class Cell(NamedTuple):
 def load(folder: Path, config: settings.Settings) -> Set:
     """Read, thin, split and decode a folder."""
     rows = read_folder(folder).drop(columns="split", errors="ignore")
-    rows = rows.loc[sampled(rows["label"], MOST, 0)].reset_index(drop=True)
+    rows = rows.loc[sampled(rows["label"], MAX_PICTURES, 0)].reset_index(drop=True)
     rows["hash"] = [content_hash(folder / path) for path in rows["path"]]
     classes = classes_of(rows, None, 3)
     rows["split"] = assign_splits(rows, (1 - TEST) / 2, TEST, 0)
@@ -295,7 +295,7 @@ def train(
     return model, kept, at
 
 
-def answers(cell: Cell, model: Classifier, weights: Weights, rows: Rows, views: int) -> NDArray[np.float64]:
+def probabilities_of(cell: Cell, model: Classifier, weights: Weights, rows: Rows, views: int) -> NDArray[np.float64]:
     """Probabilities of the pictures."""
     model.load_state_dict(weights)
     logits = predict(model, cell.data.pictures, rows, cell.data.normalise, views, 64)
@@ -318,7 +318,7 @@ def head_only(cell: Cell, config: settings.Settings) -> tuple[Classifier, Weight
 
 
 class Key(NamedTuple):
-    """What names a training."""
+    """The name of a training."""
 
     set: str
     size: str
@@ -364,13 +364,15 @@ def run(sets: Sequence[Set], config: settings.Settings, stage: str, names: Seque
         if cell is None or (cell.data.name, cell.size, cell.seed) != key[:3]:
             cell = cell_of(by_name[key.set], config, key.size, key.seed)
             head_model, head_weights = head_only(cell, config)
-            head_judged = figures(cell, answers(cell, head_model, head_weights, cell.draw.judges, 1), cell.draw.judges)
+            head_judged = figures(
+                cell, probabilities_of(cell, head_model, head_weights, cell.draw.judges, 1), cell.draw.judges
+            )
         if key not in known("judged") or (stage == "confirm" and not key.weights.is_file()):
             began = time.perf_counter()
             model, kept, at = train(cell, config, CANDIDATES[key.candidate])
             seconds = round(time.perf_counter() - began, 1)
             judged = {
-                name: figures(cell, answers(cell, model, weights, cell.draw.judges, 1), cell.draw.judges)
+                name: figures(cell, probabilities_of(cell, model, weights, cell.draw.judges, 1), cell.draw.judges)
                 for name, weights in kept.items()
             }
             counts = {name: len(rows) for name, rows in cell.draw._asdict().items()}
@@ -390,7 +392,7 @@ def tested(cell: Cell, model: Classifier, networks: dict[str, Weights]) -> dict[
     test = cell.data.rows.index[cell.data.rows["split"] == "test"].to_numpy(np.int64)
     row: dict[str, Any] = {"train": len(cell.draw.train), "val": len(cell.draw.val)}
     for name, weights in networks.items():
-        p = answers(cell, model, weights, test, VIEWS["flip"])
+        p = probabilities_of(cell, model, weights, test, VIEWS["flip"])
         row[name] = {**figures(cell, p, test), "predicted": p.argmax(1).tolist()}
     return row
 
@@ -497,11 +499,11 @@ def _of_parts(
         }
     for part, inside in parts.items():
         row = {"set": name, "part": part, "size": size, "seeds": len(own), "test": int(inside.sum())}
-        row["labels"] = next(each["train"] + each["val"] for each in own.values())
+        row["labels"] = next(result["train"] + result["val"] for result in own.values())
         for network, values in right.items():
             row[network] = studies.over_seeds((100 * values[inside].mean()).tolist())["mean"]
             if not part:
-                row[f"{network}_auc"] = float(np.mean([each[network]["auc"] for each in own.values()]))
+                row[f"{network}_auc"] = float(np.mean([result[network]["auc"] for result in own.values()]))
         span = studies.difference(right["head"][inside], right[keep][inside], groups[inside])
         yield row | {f"gain_{end}": 100 * value for end, value in span.items()}
 
@@ -512,23 +514,23 @@ def main() -> None:
     parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER")
     parser.add_argument("--candidates", nargs="+", choices=list(CANDIDATES), default=list(CANDIDATES))
     parser.add_argument("--keep", choices=("last", "ema"), default="last", help="of which the last table is")
-    chosen = parser.parse_args()
+    options = parser.parse_args()
     keep_freed_memory()
     torch.set_num_threads(1)
     config = settings.read(ROOT / "params.yaml")
-    sets = [load(folder, config) for folder in chosen.folders]
-    if chosen.stage == "tables":
+    sets = [load(folder, config) for folder in options.folders]
+    if options.stage == "tables":
         pd.set_option("display.width", 200)
         print(choice(scores()).round(2).to_string(index=False))
-        for name in chosen.candidates:
-            print(name, lesson(sets, name, chosen.keep).round(3).to_string(index=False), sep="\n")
+        for name in options.candidates:
+            print(name, lesson(sets, name, options.keep).round(3).to_string(index=False), sep="\n")
         return
-    stages = ("choose", "confirm") if chosen.stage == "plan" else (chosen.stage,)
+    stages = ("choose", "confirm") if options.stage == "plan" else (options.stage,)
     for stage in stages:
-        keys = todo(sets, stage, chosen.candidates)
+        keys = todo(sets, stage, options.candidates)
         print(f"{stage}: {len(keys)} trainings, about {plan(sets, config, keys):.0f} minutes", flush=True)
-    if chosen.stage != "plan":
-        run(sets, config, chosen.stage, chosen.candidates)
+    if options.stage != "plan":
+        run(sets, config, options.stage, options.candidates)
 
 
 if __name__ == "__main__":

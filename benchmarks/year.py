@@ -32,7 +32,7 @@ from PIL import Image, ImageDraw
 
 CLASSES = ("ring", "stripe")
 SIDE = 32
-FIRST = 40  # pictures of each class at the beginning
+FIRST_PICTURES = 40  # pictures of each class at the beginning
 NEW_CLASS_IN, ROLLBACK_IN, REBOOT_IN = 7, 26, 23
 REMOTE_AWAY = (30, 31, 32)
 APPROVED = (36, 37, 38, 39)  # the answers to the models of these weeks, no to every other one, come a week later
@@ -59,15 +59,15 @@ class Delivery:
 
 def draw(path: Path, label: str, number: int) -> str:
     """Draw a picture of a class; the hash of its content."""
-    chance = random.Random(f"{label} {number}")
-    picture = Image.new("L", (SIDE, SIDE), chance.randrange(40, 120))
-    pen, place = ImageDraw.Draw(picture), chance.randrange(4, 14)
+    rng = random.Random(f"{label} {number}")
+    picture = Image.new("L", (SIDE, SIDE), rng.randrange(40, 120))
+    drawing, place = ImageDraw.Draw(picture), rng.randrange(4, 14)
     if label == "ring":
-        pen.ellipse((place, place, place + 12, place + 12), outline=255, width=3)
+        drawing.ellipse((place, place, place + 12, place + 12), outline=255, width=3)
     elif label == "stripe":
-        pen.line((place, 0, place + 10, SIDE), fill=255, width=4)
+        drawing.line((place, 0, place + 10, SIDE), fill=255, width=4)
     else:
-        pen.rectangle((place, place, place + 10, place + 10), fill=255)
+        drawing.rectangle((place, place, place + 10, place + 10), fill=255)
     picture.putpixel((0, 0), number % 251)
     path.parent.mkdir(parents=True, exist_ok=True)
     picture.save(path)
@@ -75,7 +75,7 @@ def draw(path: Path, label: str, number: int) -> str:
 
 
 def deliver(incoming: Path, week: int) -> Delivery:
-    """Put the pictures of a week there: four new ones, one of last week again; each third week also a broken one."""
+    """Put the pictures of a week into the folder: four new ones, one of last week, each third week a broken one."""
     arrived = Delivery()
     for place in range(4):
         label = CLASSES[place % 2]
@@ -92,44 +92,44 @@ def deliver(incoming: Path, week: int) -> Delivery:
     return arrived
 
 
-def lost(root: Path, deliveries: list[Delivery]) -> list[str]:
+def missing_pictures(root: Path, deliveries: list[Delivery]) -> list[str]:
     """What arrived and is neither in the data nor set aside, and what was not set aside as it should be."""
-    found = {
+    contents = {
         hashlib.sha256(file.read_bytes()).hexdigest()
         for folder in (root / "data", root / "archive" / "set-aside", root / "incoming")
         for file in folder.rglob("*.png")
     }
-    missing = set().union(*(delivery.kept for delivery in deliveries)) - found
+    missing = set().union(*(delivery.kept for delivery in deliveries)) - contents
     problems = [f"{len(missing)} pictures that arrived are nowhere"] if missing else []
-    aside = sum(1 for _ in (root / "archive" / "set-aside").glob("*/*/*.png"))
-    wanted = sum(delivery.set_aside for delivery in deliveries)
-    if aside != wanted:
-        problems.append(f"{aside} files were set aside, and {wanted} should have been")
+    set_aside = sum(1 for _ in (root / "archive" / "set-aside").glob("*/*/*.png"))
+    expected = sum(delivery.set_aside for delivery in deliveries)
+    if set_aside != expected:
+        problems.append(f"{set_aside} files were set aside, and {expected} should have been")
     return problems
 
 
 # ------------------------------------------------------------------------------------------------- the long year
 
 
-def make(root: Path) -> None:
-    """A project of its own with a tiny network, its first pictures, a commit and a DVC remote."""
+def make_project(root: Path) -> None:
+    """A project with a tiny network, its first pictures, a commit and a DVC remote."""
     _thaw(root.parent, "init", str(root))
     for label in CLASSES:
-        for number in range(FIRST):
+        for number in range(FIRST_PICTURES):
             draw(root / "data" / label / f"{number}.png", label, number)
-    _set(root, TINY)
+    _override(root, TINY)
     _call(root, sys.executable, "-m", "dvc", "remote", "add", "-q", "-d", "storage", str(_remote(root)))
     _call(root, sys.executable, "-m", "dvc", "add", "-q", "data")
     _call(root, "git", "add", "--all")
     _call(root, "git", "-c", "user.name=year", "-c", "user.email=year@localhost", "commit", "-qm", "start")
 
 
-def live(root: Path, weeks: int, minutes: int) -> list[dict[str, Any]]:
-    """Live through the weeks; a row of measurements for each."""
+def run_weeks(root: Path, weeks: int, minutes: int) -> list[dict[str, Any]]:
+    """Deliver, disturb and measure week by week; a row for each."""
     served = _serve(root, f"*/{minutes} * * * *")
     rows, deliveries = [], []
     try:
-        for week, due in enumerate(_slots(weeks, minutes)):
+        for week, due in enumerate(_due_times(weeks, minutes)):
             events = []
             if week % 10 == 9:
                 os.kill(json.loads((root / ".prefect" / "server.json").read_text())["pid"], signal.SIGKILL)
@@ -145,15 +145,15 @@ def live(root: Path, weeks: int, minutes: int) -> list[dict[str, Any]]:
                     _thaw(root, "rollback")
                     events.append("rolled back")
             if week % 8 == 5:
-                _set(root, {"seed": week})
+                _override(root, {"seed": week})
                 events.append("settings changed")
             if week == APPROVED[0]:
-                _set(root, {"promote.approve": "person"})
+                _override(root, {"promote.approve": "person"})
                 events.append("a person has to approve")
             if week - 1 in APPROVED:
                 events.append(_answer(root, "approve" if week % 2 else "reject"))
             if week == APPROVED[-1] + 1:
-                _set(root, {"promote.approve": "nobody"})
+                _override(root, {"promote.approve": "nobody"})
             if week in REMOTE_AWAY[:1]:
                 _remote(root).rename(root.parent / "away")
                 _remote(root).write_text("no folder")
@@ -173,7 +173,7 @@ def live(root: Path, weeks: int, minutes: int) -> list[dict[str, Any]]:
     outcomes = {datetime.fromisoformat(run["due"]): run["outcome"] for run in status["runs"] if run["schedule"]}
     for row in rows:
         row["outcome"] = outcomes.get(datetime.fromisoformat(row["due"]), "unknown")
-    for problem in [*lost(root, deliveries), *_judge(rows)]:
+    for problem in [*missing_pictures(root, deliveries), *_problems(rows)]:
         print(f"problem: {problem}")
     return rows
 
@@ -190,7 +190,7 @@ def _answer(root: Path, answer: str) -> str:
     return f"{waiting[0]}: {answer}"
 
 
-def _judge(rows: list[dict[str, Any]]) -> list[str]:
+def _problems(rows: list[dict[str, Any]]) -> list[str]:
     """Weeks without their true outcome, and what has grown from the first quarter to the last one."""
     problems = []
     for row in rows:
@@ -199,15 +199,15 @@ def _judge(rows: list[dict[str, Any]]) -> list[str]:
         if row["outcome"] != outcome and (week, row["outcome"]) != (REBOOT_IN, "Did not run"):
             problems.append(f"week {week} is {row['outcome']}, not {outcome}")
     quarter = max(1, len(rows) // 4)
-    for key, more in {"processes": 1, "open files": 5, "server MB": 150}.items():
+    for key, tolerated in {"processes": 1, "open files": 5, "server MB": 150}.items():
         early, late = (sorted(row[key] for row in part)[len(part) // 2] for part in (rows[:quarter], rows[-quarter:]))
-        if late > early + more:
+        if late > early + tolerated:
             problems.append(f"{key} grew from {early} to {late}")
     return problems
 
 
-def _slots(weeks: int, minutes: int) -> Iterator[datetime]:
-    """When the runs are due, each while there is time to prepare it."""
+def _due_times(weeks: int, minutes: int) -> Iterator[datetime]:
+    """When the runs are due."""
     now = (datetime.now().astimezone() + timedelta(seconds=20)).replace(second=0, microsecond=0)
     first = now + timedelta(minutes=minutes - now.minute % minutes)
     yield from (first + timedelta(minutes=minutes * week) for week in range(weeks))
@@ -219,10 +219,12 @@ def _sleep_until(when: datetime) -> None:
 
 def _serve(root: Path, cron: str | None = None) -> "subprocess.Popen[bytes]":
     options = ["--cron", cron, "--timezone", "UTC"] if cron else []
-    with (root.parent / "schedule.log").open("ab") as log:
+    file = root.parent / "schedule.log"
+    with file.open("ab") as log:
+        before = file.stat().st_size  # what an earlier one printed
         command = [sys.executable, "-m", "thaw", "schedule", *options]
         served = subprocess.Popen(command, cwd=root, env=_environment(), stdout=log, stderr=log)
-    while "Serving" not in (root.parent / "schedule.log").read_text():
+    while b"Serving" not in file.read_bytes()[before:]:
         time.sleep(1)
         if served.poll() is not None:
             raise RuntimeError(f"thaw schedule ended: see {root.parent / 'schedule.log'}")
@@ -232,16 +234,17 @@ def _serve(root: Path, cron: str | None = None) -> "subprocess.Popen[bytes]":
 def _kill_all(served: "subprocess.Popen[bytes]") -> None:
     """What a power cut does: the schedule, its server, and whatever they started."""
     for process in [*psutil.Process(served.pid).children(recursive=True), psutil.Process(served.pid)]:
-        process.kill()
+        with suppress(psutil.NoSuchProcess):  # it has ended by itself
+            process.kill()
     served.wait()
 
 
 def _measure(root: Path, served: "subprocess.Popen[bytes]") -> dict[str, Any]:
     """Processes, open files, memory, and what is on disk, in MB."""
-    family: list[Any] = []
+    processes: list[Any] = []
     if served.poll() is None:
-        family = [psutil.Process(served.pid), *psutil.Process(served.pid).children(recursive=True)]
-    server = [process for process in family if "server" in _command_of(process)]
+        processes = [psutil.Process(served.pid), *psutil.Process(served.pid).children(recursive=True)]
+    server = [process for process in processes if "server" in _command_of(process)]
     folders = {
         "data": "data",
         "cache": ".dvc/cache",
@@ -250,8 +253,8 @@ def _measure(root: Path, served: "subprocess.Popen[bytes]") -> dict[str, Any]:
         "archive": "archive",
     }
     return {
-        "processes": len(family),
-        "open files": family[0].num_fds() if family else 0,
+        "processes": len(processes),
+        "open files": processes[0].num_fds() if processes else 0,
         "server MB": round(sum(process.memory_info().rss for process in server) / 1e6),
         **{f"{name} MB": _megabytes(root / folder) for name, folder in folders.items()},
         "remote MB": _megabytes(_remote(root)),
@@ -266,10 +269,14 @@ def _command_of(process: Any) -> list[str]:
 
 
 def _megabytes(folder: Path) -> float:
-    return round(sum(file.lstat().st_size for file in folder.rglob("*") if file.is_file()) / 1e6, 1)
+    size = 0
+    for file in folder.rglob("*"):
+        with suppress(FileNotFoundError):  # a run or the server has deleted it meanwhile
+            size += file.lstat().st_size if file.is_file() else 0
+    return round(size / 1e6, 1)
 
 
-def _set(root: Path, values: dict[str, Any]) -> None:
+def _override(root: Path, values: dict[str, Any]) -> None:
     changes = [f"{key}={value}" for key, value in values.items()]
     code = "import sys; from thaw.project import settings; settings.override(sys.argv[1:])"
     _call(root, sys.executable, "-c", code, *changes)
@@ -301,12 +308,12 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--weeks", type=int, default=52)
     parser.add_argument("--minutes", type=int, default=2)
-    asked = parser.parse_args()
-    root = asked.folder.absolute() / "project"
-    shutil.rmtree(asked.folder, ignore_errors=True)
-    asked.folder.mkdir(parents=True)
-    make(root)
-    rows = live(root, asked.weeks, asked.minutes)
+    options = parser.parse_args()
+    root = options.folder.absolute() / "project"
+    shutil.rmtree(options.folder, ignore_errors=True)
+    options.folder.mkdir(parents=True)
+    make_project(root)
+    rows = run_weeks(root, options.weeks, options.minutes)
     columns = [key for key in rows[0] if key != "due"]
     print("| " + " | ".join(columns) + " |\n|" + "---|" * len(columns))
     for row in rows:

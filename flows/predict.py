@@ -47,13 +47,13 @@ def predict(source: str, model: str = "prod") -> Any:
             of a package.
     """
     about = {"flow": runs.PREDICT, "name": flow_run.name, "schedule": deployment.name}
-    try:
-        with runs.noted(flow_run.id, due=flow_run.scheduled_start_time.isoformat(), **about) as ended:
-            state = _predict(source, model)
-            ended(state.name or state.type.value, state.message or "")
+    with (
+        story.sending(),
+        runs.noted(flow_run.id, due=flow_run.scheduled_start_time.isoformat(), **about) as ended,
+    ):
+        state = _predict(source, model)
+        ended(state.name or state.type.value, state.message or "")
         return state
-    finally:
-        story.finish()
 
 
 def _predict(source: str, model: str) -> State[Any]:

@@ -47,7 +47,7 @@ def run_phases(run: Tasks, force: bool) -> None:
         state = run.do(name, phase, name, reason, ["--force"] if forced else [], why="; ".join(reason))
         stale |= state.name != Verdict.CACHED
         if name == "prepare":  # before anything is trained for a rule that does not fit the data
-            compare.check_prepared(run.settings.promote)
+            compare.check(run.settings.promote)
 
 
 def carry_out(force: bool, record: bool) -> Tasks:
@@ -95,15 +95,13 @@ def retrain(overrides: list[str] | None = None, force: bool = False, record: boo
         stay: keep the overrides in params.yaml, as `thaw run --set` does.
     """
     about = {"name": flow_run.name, "schedule": deployment.name, "recorded": record}
-    try:
+    with story.sending():
         with runs.noted(flow_run.id, due=flow_run.scheduled_start_time.isoformat(), **about) as ended:
             state = _retrain(overrides or [], force, record, stay)
             ended(state.name or state.type.value, state.message or "")
         if record:
             story.status()
         return state
-    finally:
-        story.finish()
 
 
 def _retrain(overrides: list[str], force: bool, record: bool, stay: bool) -> State[Any]:

@@ -9,13 +9,14 @@ import io
 import platform
 from functools import partial
 from importlib.metadata import version
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from thaw.data.manifest import read_manifest, read_predictions, read_table
+from thaw.data.manifest import groups_of, labels_of, read_manifest, read_predictions, read_table
 from thaw.data.overlay import beside, over
 from thaw.data.pictures import VIEWS, Normaliser, Shape, open_picture
 from thaw.learning import checkpoint
@@ -32,7 +33,8 @@ from thaw.report.forgetting import forgetting
 from thaw.report.mistakes import mistakes, worst_mistakes
 from thaw.report.page import html
 from thaw.report.summary import chosen_on_validation, temperatures
-from thaw.statistics.records import joined
+from thaw.statistics import promotion
+from thaw.statistics.records import NETWORKS, joined
 
 PACKAGES = ("torch", "torchvision", "prefect", "dvc", "pandas", "numpy", "scikit-learn")
 LARGEST = 240  # pixels of a shown picture's longer side
@@ -64,7 +66,9 @@ def report(config: Settings) -> None:
     pictures = with_maps(worst, config) if len(worst) else []
     decided = chosen_on_validation(head, metrics)
     page = [
-        sections.metrics_section(metrics, predictions, manifest, classes),
+        sections.metrics_section(
+            metrics, predictions, manifest, classes, deciding(config, manifest, predictions, metrics, classes)
+        ),
         sections.curves_section(plots["curves"], metrics, head, unfreeze_history),
         sections.confusion_section(plots["confusion"], classes),
         sections.calibration_section(plots["calibration"], metrics),
@@ -84,6 +88,27 @@ def report(config: Settings) -> None:
         (folder / "mistakes.png").write_bytes(mistakes(worst, pictures))
         text = html(title, top, [section for section in page if section])
         (folder / "report.html").write_text(text, encoding="utf-8")
+
+
+def deciding(
+    config: Settings, manifest: pd.DataFrame, predictions: pd.DataFrame, metrics: dict[str, Any], classes: list[str]
+) -> dict[str, Any] | None:
+    """Of both networks the figure that `promote.by` names, unless that is accuracy, which comes
+    first anyway."""
+    rule = config.promote
+    promotion.check(rule.by, rule.costs, classes)
+    if rule.by == "accuracy":
+        return None
+    before, after = (
+        predictions[[f"{network}_p_{label}" for label in classes]].to_numpy(np.float64) for network in NETWORKS
+    )
+    operating = metrics.get("operating") or {}
+    cut_before, cut_after = ((operating.get(network) or {}).get("threshold") for network in NETWORKS)
+    points = promotion.Points(1, cut_before, cut_after, config.evaluate.promise) if len(classes) == 2 else None
+    limits = promotion.Limits(**rule.model_dump(exclude={"approve", "wait"}))
+    rows = manifest[manifest["split"] == "test"].reset_index(drop=True)
+    assert rows["path"].tolist() == predictions["path"].tolist(), "evaluate saw other test pictures"
+    return promotion.deciding(before, after, labels_of(rows, classes), classes, groups_of(rows), limits, points)
 
 
 def with_maps(worst: pd.DataFrame, config: Settings) -> list[bytes]:

@@ -125,7 +125,7 @@ def _multiply_in_bfloat16(model: Classifier, device: torch.device) -> None:
 
 def _frozen(model: Classifier, example: torch.Tensor, most: float) -> Frozen | None:
     """The blocks before the first that is trained, if the network can be cut there."""
-    trained = [any(each.requires_grad for each in block.parameters) for block in blocks(model.backbone)]
+    trained = [any(weight.requires_grad for weight in block.parameters) for block in blocks(model.backbone)]
     parts = cut(model, trained.index(True), example)
     return Frozen(parts, workspace.scratch(), most) if parts else None
 

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import ClassVar
 
@@ -53,6 +54,19 @@ class Installation:
         site = next(folder.glob("lib/python*/site-packages"))
         # Only the packages: thaw itself is here by a .pth file, which Python does not read in this place.
         (site / "dependencies.pth").write_text(f"{sysconfig.get_paths()['purelib']}\n{ROOT / 'tests/support/site'}\n")
+        # A path on which there is no Python, no dvc and no prefect, and thaw only where it is exposed.
+        self.path = folder.with_name(f"path of {folder.name}")
+        self.path.mkdir()
+        (self.path / "git").symlink_to(str(shutil.which("git")))
+
+    def expose(self, script: str) -> None:
+        """Put a script of the environment on the path, as `uv tool install` and pipx do."""
+        (entry_point,) = entry_points(group="console_scripts", name=script)
+        code = f"#!{self.bin}/python\nimport sys\nfrom {entry_point.module} import {entry_point.attr}\n"
+        if not (self.bin / script).exists():
+            (self.bin / script).write_text(f"{code}sys.exit({entry_point.attr}())\n")
+            (self.bin / script).chmod(0o755)
+        (self.path / script).symlink_to(self.bin / script)
 
     def install(self, wheel: Path) -> None:
         self.wheels = [*self.wheels, wheel]
@@ -61,10 +75,12 @@ class Installation:
         call(self.bin, *pip, "--disable-pip-version-check", "install", "--quiet", *flags, str(wheel))
 
     def thaw(self, folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
-        """Run the command as somebody whose path does not hold this Python."""
+        """Run the command by its place, as somebody whose path has little."""
+        return self.run(folder, str(self.bin / "thaw"), *arguments)
+
+    def run(self, folder: Path, *command: str) -> "subprocess.CompletedProcess[str]":
         environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
-        environment["THAW_WARM_PREFIX"] = os.pathsep.join(self.folders)
-        command = [str(self.bin / "thaw"), *arguments]
+        environment |= {"THAW_WARM_PREFIX": os.pathsep.join(self.folders), "PATH": str(self.path)}
         return subprocess.run(command, cwd=folder, env=environment, text=True, capture_output=True)
 
     def well(self, folder: Path, *arguments: str) -> str:
@@ -119,6 +135,23 @@ def test_a_second_run_finds_nothing_to_do_and_leaves_the_tree_clean(
 ) -> None:
     assert "nothing new: every phase is Cached" in installation.well(projects[0] / "tasks", "run")
     assert git(projects[0], "status", "--short") == ""
+
+
+def test_dvc_repro_runs_with_what_uv_and_pipx_put_on_the_path(installation: Installation, projects: list[Path]) -> None:
+    """`thaw run` needs nothing on the path: all tests here call it by its place."""
+    answer = installation.run(
+        projects[0],
+        str(installation.bin / "python"),
+        "-c",
+        "import shutil; print(*map(shutil.which, ('thaw', 'dvc', 'python')))",
+    )
+    assert answer.stdout == "None None None\n"
+    for script in ("thaw", "dvc"):
+        installation.expose(script)
+    done = installation.run(projects[0], str(installation.path / "dvc"), "repro", "--force", "--single-item", "report")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "> thaw phase report\n" in done.stdout
+    assert git(projects[0], "status", "--short") == "", "the same bytes"
 
 
 def test_a_project_made_by_the_wheel_and_this_repository_give_the_same_bytes(

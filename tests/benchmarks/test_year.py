@@ -52,7 +52,7 @@ def test_weeks_with_broken_pictures_twins_a_remote_that_is_away_and_a_rollback(s
                 registry.rollback()
         state: Any = retrain([f"seed={week}"], record=True, return_state=True)
         assert state.is_failed() == (week == 2), state.message
-        assert not year.lost(project, deliveries)
+        assert not year.missing_pictures(project, deliveries)
         opened.append(open_files())
     assert [run.outcome for run in runs.read()] == ["Completed", "Completed", "Failed", "Completed", "Completed"]
     assert runs.read()[2].message.startswith("push ")

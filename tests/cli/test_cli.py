@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 from children import alive, slow_phase, thaw
 from rich.console import Console
+from typer.testing import CliRunner
 
 from thaw import __version__
-from thaw.cli import tables
+from thaw.cli import app, tables
 from thaw.project import results
 
 ROOT = Path(__file__).parents[2]
@@ -87,6 +88,18 @@ def test_outside_of_a_project_a_command_ends_with_one_sentence_and_leaves_nothin
     assert re.fullmatch(r"error: [^\n]+\n", ended.stderr)
     assert sentence in ended.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_in_a_folder_that_has_been_deleted_a_command_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    ended = CliRunner().invoke(app, ["models"])
+    assert ended.exit_code == 2
+    assert (
+        ended.output
+        == "error: the current folder has been deleted: go to a project, or name it with `thaw -C FOLDER`\n"
+    )
 
 
 @pytest.mark.parametrize(("terminal", "width"), [(True, 40), (True, 20), (True, 200), (False, 40)])

@@ -296,7 +296,7 @@ def test_automations_tell_a_web_hook_which_run_failed_and_that_none_went_well(
                 lambda: [text for text in messages if text.startswith("no retraining went well\nNo retraining was")]
             )
         finally:
-            for name in ("a retraining needs a look", "no retraining went well"):
+            for name in ("a retraining needs a look", "no retraining went well", "a version waits for a person"):
                 for automation in client.read_automations_by_name(name):
                     client.delete_automation(automation.id)
             hook.shutdown()

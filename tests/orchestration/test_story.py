@@ -9,7 +9,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
-from children import alive, until
+from children import alive
 
 from thaw.project import results
 
@@ -152,11 +152,12 @@ def test_server_that_hangs_costs_a_run_one_short_wait_and_gets_the_last_word_lat
     monkeypatch.setattr(SyncPrefectClient, "read_artifacts", hang)
     monkeypatch.setattr(story, "PATIENCE", 0.2)
     table = story.PhaseTable()
-    for number in range(20):
-        table.row("head", f"State{number}", "0:01", "a | b")
-    assert not waited
-    answers.set()
-    until(lambda: threading.active_count() <= before)
+    with story.sending():
+        for number in range(20):
+            table.row("head", f"State{number}", "0:01", "a | b")
+        assert not waited
+        answers.set()
+    assert threading.active_count() <= before
     assert "| head | State19 | 0:01 | a | b |" in _text(run_id, "phases")
 
 

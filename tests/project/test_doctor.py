@@ -10,8 +10,11 @@ from children import git
 from typer.testing import CliRunner
 
 from thaw import cli
+from thaw.errors import InputError
 from thaw.project import doctor, provenance, settings
+from thaw.project.stage import StageError
 
+ROOT = Path(__file__).parents[2]
 Break = Callable[[Path, pytest.MonkeyPatch], Any]
 
 
@@ -78,6 +81,22 @@ def test_what_is_not_in_order_is_named_with_the_command_that_mends_it(
     assert finding.mend is not None
     assert mend in finding.mend
     assert str(finding).startswith(f"bad   {name}")
+
+
+@pytest.mark.parametrize("error", [InputError("no"), StageError("data", 255, ["no"]), OSError("no")])
+def test_what_cannot_be_looked_at_is_bad_and_the_rest_is_looked_at_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def broken(_: Any) -> Any:
+        raise error
+
+    (tmp_path / "params.yaml").write_text((ROOT / "params.yaml").read_text())
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(doctor, "LOOKS", {"data": broken, "disk": lambda _: doctor.Finding("disk", "much")})
+    data, disk = doctor.examine()
+    assert data.mend
+    assert "no" in data.text
+    assert not disk.mend
 
 
 def test_a_remote_that_is_not_made_yet_is_good(in_order: Path, tmp_path: Path) -> None:

@@ -1,12 +1,13 @@
 """Laws of upgrades: values stay, new settings come with their comments, and changes of both sides are merged."""
 
+import signal
 from pathlib import Path
 
 import pytest
 from ruamel.yaml import YAML
 
 from thaw.errors import InputError
-from thaw.project import recipe, settings, template
+from thaw.project import phase, recipe, settings, template
 from thaw.project.create import create
 from thaw.project.upgrade import merge, merge_settings, upgrade
 
@@ -120,6 +121,23 @@ def test_a_conflict_is_marked_and_the_project_is_not_called_upgraded(
     assert "<<<<<<< yours\nours\n" in (project / "tasks/head.py").read_text()
     with pytest.raises(InputError, match="thaw upgrade"):
         recipe.require_same()
+    with pytest.raises(InputError, match=r"tasks/head\.py cannot be read as Python: .* in line 1"):
+        list(upgrade(apply=True))
+    (project / "tasks/head.py").write_text("mended = 1\n")
+    list(upgrade(apply=True))
+    recipe.require_same()
+
+
+def test_a_phase_of_another_thaw_says_so_before_it_reads_settings_that_the_other_one_knows(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    recipe.write({"thaw": "0.0.1"})
+    (project / "params.yaml").write_text("{}\n")
+    with pytest.raises(SystemExit) as ended:
+        phase.start(lambda config: pytest.fail("it ran"))
+    assert ended.value.code == 2
+    assert "this project was made with thaw 0.0.1, and" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,15 @@ from thaw.report.page import html as page_of
 from thaw.report.promotion import markdown
 from thaw.report.promotion import page as promotion_page
 from thaw.report.sections import MOST_VALUES, largest, pairs, with_gain
-from thaw.report.summary import chosen_on_validation, headline_of, kept_epochs, summary, temperatures, warning
+from thaw.report.summary import (
+    chosen_on_validation,
+    headline_of,
+    kept_epochs,
+    metric_rows,
+    summary,
+    temperatures,
+    warning,
+)
 
 NAUGHTY = "<script>alert('x')</script>&\"$\\frac{"
 
@@ -198,7 +206,7 @@ def html(draw: bool = False, **values: Any) -> str:
     worst = worst_mistakes(predictions, classes)
     chosen = chosen_on_validation(values["head_figures"], metrics)
     parts = [
-        sections.metrics_section(metrics, predictions, values["manifest"], classes),
+        sections.metrics_section(metrics, predictions, values["manifest"], classes, values.get("deciding")),
         sections.curves_section(plots["curves"], metrics, values["head_figures"], values["unfreeze_history"]),
         sections.confusion_section(plots["confusion"], classes),
         sections.calibration_section(plots["calibration"], metrics),
@@ -255,6 +263,27 @@ def test_report_shows_operating_point_temperature_and_forgetting(page: str) -> N
     assert "No threshold keeps this promise on validation for the other network." in text
     assert "fine-tuned 1.31" in page
     assert "the same of 1000 classes for 72.3 %" in " ".join(page.split())
+
+
+@pytest.mark.parametrize("by", ["cost", "auc"])
+def test_the_figure_that_decides_comes_first_in_the_report_with_its_interval_and_once(by: str) -> None:
+    deciding = {
+        "by": by,
+        "unit": "score",
+        "before": 0.612,
+        "after": 0.499,
+        "change": -0.113,
+        "low": -0.2,
+        "high": -0.04,
+    }
+    shown = html(**example(["functional", "defective"]), deciding=deciding | {"floor": -0.1})
+    table = shown.split('<table class="metrics">')[1].split("</table>")[0]
+    names = re.findall(r'<th scope="row">(.*?)</th>', table)
+    first = " ".join(re.sub(r"<[^>]+>", " ", table.split("<tbody>")[1].split("</tr>")[0]).split())
+    assert names[:2] == [{"cost": "mean cost of a picture", "auc": "AUC"}[by], "accuracy"]
+    assert len(names) == len(set(names))
+    assert "0.612 0.499 −0.113 −0.200 to −0.040 decides whether a new model" in first
+    assert ('class="good"' if by == "cost" else 'class="bad"') in table.split("</tr>")[1]
 
 
 def test_the_report_fits_a_phone_and_a_dark_screen(page: str) -> None:
@@ -586,6 +615,14 @@ def test_headline_without_an_interval_says_why_and_claims_nothing() -> None:
         "Phase 2 moved accuracy from 79.9 % to 81.9 % (+2.0 points), but without an interval this is no evidence of a "
         "change: an interval takes 6 groups of test pictures, there are 3.",
     )
+
+
+def test_a_figure_without_an_interval_says_why() -> None:
+    metrics = example_metrics()
+    why = "all pictures of a class are in one group"
+    metrics["gain"] |= {"auc": 0.1, "auc_low": None, "auc_high": None, "auc_no_interval": why}
+    assert [row["interval"] for row in metric_rows(metrics) if row["name"] == "AUC"] == [f"no interval: {why}"]
+    assert f"no interval: {why}" in summary(metrics)
 
 
 def test_headline_gives_both_accuracies_the_gain_and_its_interval() -> None:

@@ -173,6 +173,7 @@ def test_the_figure_that_is_named_decides_and_comes_first(by: str) -> None:
     assert FIGURES[by] in result.reason
     back = decide(after, before, LABELS, CLASSES, None, slices, LIMITS._replace(by=by), points)
     assert back.promoted == (by in ("accuracy", "macro_f1"))
+    assert [row.get("positives") for row in back.gain["figures"] if row["by"] == "recall"] == [(LABELS == 1).sum()]
 
 
 def test_costs_decide_against_a_model_with_fewer_but_dearer_mistakes() -> None:

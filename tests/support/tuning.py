@@ -33,7 +33,7 @@ def tune(
     train: tuple[Rows, Tensor],
     val: tuple[Rows, Tensor],
     normalise: Normaliser,
-    how: FineTuning,
+    settings: FineTuning,
     scratch: Path | None = None,
     unfreeze: Callable[[int], object] = lambda epoch: None,
     weight: Tensor | None = None,
@@ -42,10 +42,10 @@ def tune(
     """Phase 2 with cross-entropy; `weight` is how much each class counts."""
     data = TrainingData(pictures, normalise, Split(*train), Split(*val), frozen)
     return fine_tune(
-        model, data, how, Objective(cross_entropy(class_weights=weight), lowest_loss(weight)), unfreeze, scratch
+        model, data, settings, Objective(cross_entropy(class_weights=weight), lowest_loss(weight)), unfreeze, scratch
     )
 
 
-def fit(head: nn.Linear, train: Any, val: Any, how: HeadTraining) -> Trained:
+def fit(head: nn.Linear, train: Any, val: Any, settings: HeadTraining) -> Trained:
     """Phase 1 with cross-entropy."""
-    return fit_head(head, train, val, how, Objective(cross_entropy(), VAL_LOSS))
+    return fit_head(head, train, val, settings, Objective(cross_entropy(), VAL_LOSS))

@@ -1,4 +1,4 @@
-"""A law of the phase report: each of the worst mistakes stands beside the map of its own picture."""
+"""Laws of the phase report: each mistake beside the map of its own picture, and the figure that decides."""
 
 import io
 import shutil
@@ -13,6 +13,7 @@ from PIL import Image
 
 from tasks import report
 from thaw.data.pictures import VIEWS, Normaliser, Pictures, Preprocessing, decode
+from thaw.errors import InputError
 from thaw.learning import checkpoint
 from thaw.learning.attribution import evidence
 from thaw.project import networks, settings
@@ -48,3 +49,25 @@ def test_each_of_the_worst_mistakes_stands_beside_the_map_of_its_own_picture(
         own, other = (report.with_map(path, sign * maps[0].numpy(), SHAPE) for sign in (1, -1))
         assert abs(pixels_of(png) - pixels_of(own)).max() <= 3
         assert abs(pixels_of(png) - pixels_of(other)).max() > 30
+
+
+def test_the_figure_that_decides_is_that_of_both_networks_and_its_rule_fits_the_data() -> None:
+    config = settings.read(ROOT / "params.yaml")
+    labels = ["good"] * 30 + ["bad"] * 10
+    predictions = pd.DataFrame({"path": [f"{number}.png" for number in range(40)], "label": labels})
+    for network, right in (("head", 20), ("finetuned", 36)):
+        bad = [0.9 if (label == "bad") == (number < right) else 0.1 for number, label in enumerate(labels)]
+        predictions[f"{network}_p_bad"], predictions[f"{network}_p_good"] = bad, [1 - value for value in bad]
+    manifest = predictions[["path", "label"]].assign(group="", hash=predictions["path"], split="test")
+    manifest.loc[40] = ["seen.png", "bad", "", "seen.png", "train"]
+
+    def of(**rule: object) -> dict[str, object] | None:
+        changed = config.model_copy(update={"promote": config.promote.model_copy(update=rule)})
+        return report.deciding(changed, manifest, predictions, {}, ["bad", "good"])
+
+    assert of() is None, "accuracy comes first anyway"
+    row = of(by="cost", costs={"bad": {"good": 5.0}})
+    assert row is not None
+    assert (row["by"], row["before"], row["after"]) == ("cost", (10 + 10 * 5) / 40, 4 * 5 / 40)
+    with pytest.raises(InputError, match=r"promote\.costs names 'god', which is no class; the classes are bad, good"):
+        of(costs={"bad": {"god": 5.0}})

@@ -10,11 +10,9 @@ from thaw.cli.endings import one_sentence_endings, say, user_mistakes
 
 
 def init(
-    folder: Annotated[
-        Path, typer.Argument(help="Where to make it. [default: the current folder]", show_default=False)
-    ] = Path(),
+    folder: Annotated[Path, typer.Argument(help="Where to make it.", show_default="the current folder")] = Path(),
     name: Annotated[
-        str | None, typer.Option(help="Its name, also on a Prefect server. [default: that of the folder]")
+        str | None, typer.Option(help="Its name, also on a Prefect server.", show_default="that of the folder")
     ] = None,
     demo: Annotated[bool, typer.Option("--demo", help="With the demo's data: photographs of solar cells.")] = False,
 ) -> None:
@@ -51,7 +49,8 @@ def upgrade(
 def backup(
     file: Annotated[Path, typer.Argument(help="The tar file to write.")],
 ) -> None:
-    """Back up the git repository with records and versions, and the database of the project's own Prefect server.
+    """Back up the git repository with records and versions, and the database of the project's own
+    Prefect server.
 
     Pictures and models are not in it: a DVC remote is their backup.
     """
@@ -79,7 +78,8 @@ def clean(
         bool, typer.Option("--apply", help="Free it. Without it only what could be freed is said.")
     ] = False,
 ) -> None:
-    """Free decoded pictures and features of earlier data versions from DVC's cache; phases make them again if asked.
+    """Free decoded pictures and features of earlier data versions from DVC's cache; phases make
+    them again if asked.
 
     Pictures, models, metrics and manifests stay, and all that the last run left.
     """

@@ -48,8 +48,8 @@ def run(
         from thaw.project import reasons, recipe, results, workspace
 
         os.chdir(workspace.root())  # the current folder may be an output, which DVC deletes
+        recipe.require_same()  # another thaw knows other settings
         changes.settings_with(overrides or [])  # report mistakes before anything starts
-        recipe.require_same()
         if not record:  # a recorded run may take its first pictures from incoming/
             workspace.check_data()
         if not (overrides or record):  # these change the answer
@@ -112,7 +112,7 @@ def _wants_it_pinned(error: "DataDiffers") -> bool:
 
 def ui(
     port: Annotated[
-        int | None, typer.Option(help="Port of the server, if none runs yet. [default: 4200 or a free one]")
+        int | None, typer.Option(help="Port of the server, if none runs yet.", show_default="4200 or a free one")
     ] = None,
 ) -> None:
     """Show all runs in the browser: keeps the Prefect server running until Ctrl-C."""
@@ -127,12 +127,14 @@ def ui(
 
 
 def schedule(
-    name: Annotated[str | None, typer.Argument(help="Which schedule, if there are several. [default: weekly]")] = None,
+    name: Annotated[
+        str | None, typer.Argument(help="Which schedule, if there are several.", show_default="weekly")
+    ] = None,
     cron: Annotated[
         str | None, typer.Option(help="When: minute, hour, day, month and weekday, such as '0 3 * * 1'.")
     ] = None,
     timezone: Annotated[
-        str | None, typer.Option(help="Of --cron, such as Europe/Berlin. [default: that of this machine]")
+        str | None, typer.Option(help="Of --cron, such as Europe/Berlin.", show_default="that of this machine")
     ] = None,
     overrides: Annotated[
         list[str] | None,
@@ -149,7 +151,8 @@ def schedule(
     resume: Annotated[bool, typer.Option("--resume", help="Resume a paused schedule.")] = False,
     remove: Annotated[bool, typer.Option("--remove", help="Remove a schedule.")] = False,
 ) -> None:
-    """Retrain, or predict, on a schedule: serve the one that --cron gives, and those that exist, until Ctrl-C.
+    """Retrain, or predict, on a schedule: serve the one that --cron gives, and those that exist,
+    until Ctrl-C.
 
     A paused schedule stays paused, and a schedule stays when nothing serves it.
     """

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 Pool = Annotated[str | None, typer.Option(help="The Prefect work pool whose workers train; without it this machine.")]
 Parallel = Annotated[
-    int | None, typer.Option(min=1, help="Trainings at once on this machine. [default: as many as it carries]")
+    int | None, typer.Option(min=1, help="Trainings at once on this machine.", show_default="as many as it carries")
 ]
 Changes = Annotated[
     list[str] | None,

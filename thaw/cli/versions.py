@@ -88,7 +88,7 @@ def rollback() -> None:
 def reproduce(
     version: Annotated[str, typer.Argument(help="Such as v2.0.0; `thaw models` shows all.")],
     out: Annotated[
-        Path | None, typer.Option("--out", metavar="FOLDER", help="Where. [default: beside the project]")
+        Path | None, typer.Option("--out", metavar="FOLDER", help="Where.", show_default="beside the project")
     ] = None,
     source: Annotated[
         str | None,

@@ -46,7 +46,7 @@ WeightGradient = Callable[[Tensor, Tensor, Tensor, Geometry], Tensor]  # from th
 
 
 @dataclass(frozen=True)
-class How:
+class Variant:
     """How a convolution runs. `clamped`: with a fused ReLU6; `alone`: its output goes into a
     convolution only; `mixed`: it multiplies in bfloat16."""
 
@@ -144,8 +144,8 @@ def _has_quick_way(module: nn.Conv2d, mixed: bool) -> bool:
 def _replace(module: nn.Conv2d, clamped: bool, alone: bool, mixed: bool) -> None:
     geometry = Geometry(module.stride, module.padding, module.dilation, module.groups)
     mixed = mixed and _multiplies_in_bfloat16(module)
-    how = How(geometry, clamped, alone, mixed, _weight_gradient(module, mixed))
-    module._conv_forward = partial(_Convolution.apply, how)  # type: ignore[method-assign]
+    variant = Variant(geometry, clamped, alone, mixed, _weight_gradient(module, mixed))
+    module._conv_forward = partial(_Convolution.apply, variant)  # type: ignore[method-assign]
 
 
 class _Convolution(Function):
@@ -153,49 +153,49 @@ class _Convolution(Function):
 
     @staticmethod
     @custom_fwd(device_type="cpu", cast_inputs=torch.bfloat16)  # type: ignore[untyped-decorator]
-    def forward(ctx: Any, how: How, inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        if how.mixed:
+    def forward(ctx: Any, variant: Variant, inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        if variant.mixed:
             inputs, weight = inputs.bfloat16(), weight.bfloat16()
             bias = None if bias is None else bias.bfloat16()
-        if not how.clamped:
-            output = F.conv2d(inputs, weight, bias, *how.geometry)
-        elif _WITH_ACTIVATION and (inputs.dtype == torch.float32 or how.mixed):
-            stride, padding, *rest = how.geometry
+        if not variant.clamped:
+            output = F.conv2d(inputs, weight, bias, *variant.geometry)
+        elif _WITH_ACTIVATION and (inputs.dtype == torch.float32 or variant.mixed):
+            stride, padding, *rest = variant.geometry
             output = _WITH_ACTIVATION(inputs, weight, bias, padding, stride, *rest, "hardtanh", [0.0, 6.0], "")
         else:
-            output = F.conv2d(inputs, weight, bias, *how.geometry).clamp_(0, 6)
-        ctx.save_for_backward(inputs, weight, output if how.clamped else None)
-        ctx.how = how
-        return output.float() if how.mixed and not how.alone else output
+            output = F.conv2d(inputs, weight, bias, *variant.geometry).clamp_(0, 6)
+        ctx.save_for_backward(inputs, weight, output if variant.clamped else None)
+        ctx.variant = variant
+        return output.float() if variant.mixed and not variant.alone else output
 
     @staticmethod
     @custom_bwd(device_type="cpu")  # type: ignore[untyped-decorator]
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,) = gradients
         inputs, weight, clamped = ctx.saved_tensors
-        how = ctx.how
+        variant = ctx.variant
         gradient = gradient.to(inputs.dtype)
         if clamped is not None:
             # A gradient that comes from a single convolution has no other user and may be
             # overwritten.
-            target = gradient if how.alone else torch.empty_like(gradient)
+            target = gradient if variant.alone else torch.empty_like(gradient)
             gradient = torch.ops.aten.hardtanh_backward.grad_input(gradient, clamped, 0.0, 6.0, grad_input=target)
         _, needs_inputs, needs_weight, needs_bias = ctx.needs_input_grad
-        of_bias = gradient.sum((0, 2, 3), dtype=torch.float32 if how.mixed else None) if needs_bias else None
+        of_bias = gradient.sum((0, 2, 3), dtype=torch.float32 if variant.mixed else None) if needs_bias else None
 
         return (
             None,
-            _inputs_gradient(gradient, inputs, weight, how) if needs_inputs else None,
-            how.weight_gradient(gradient, inputs, weight, how.geometry) if needs_weight else None,
+            _inputs_gradient(gradient, inputs, weight, variant) if needs_inputs else None,
+            variant.weight_gradient(gradient, inputs, weight, variant.geometry) if needs_weight else None,
             of_bias,
         )
 
 
-def _inputs_gradient(gradient: Tensor, inputs: Tensor, weight: Tensor, how: How) -> Tensor:
-    if how.mixed and how.geometry.stride != (1, 1):
+def _inputs_gradient(gradient: Tensor, inputs: Tensor, weight: Tensor, variant: Variant) -> Tensor:
+    if variant.mixed and variant.geometry.stride != (1, 1):
         gradient, weight = gradient.float(), weight.float()
         inputs = torch.empty_like(inputs, dtype=torch.float32)  # only its shape matters
-    return _native(gradient, inputs, weight, how.geometry, 0)
+    return _native(gradient, inputs, weight, variant.geometry, 0)
 
 
 def _native(gradient: Tensor, inputs: Tensor, weight: Tensor, geometry: Geometry, argument: int) -> Tensor:
@@ -215,7 +215,8 @@ def _weight_gradient(module: nn.Conv2d, mixed: bool = False) -> WeightGradient:
 
 
 def _multiplies_in_bfloat16(module: nn.Conv2d) -> bool:
-    """Whether it is one of those that CPUs with bfloat16 are quicker with, or whose neighbours are."""
+    """Whether it is one of those that CPUs with bfloat16 are quicker with, or whose neighbours
+    are."""
     return _is_product(module) or 1 < module.groups == module.in_channels
 
 

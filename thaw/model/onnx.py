@@ -135,7 +135,8 @@ class Batches:
 def write_int8(file: Path, target: Path, batches: Iterable[Pixels]) -> None:
     """Write an exported network in 8 bits, with activation ranges measured on `batches`.
 
-    Weights get 7 bits, because 8 overflow on processors without VNNI.
+    Weights get 7 bits, because 8 overflow on processors without VNNI. The file does not say
+    `unlike`: its features lie farther from those of the training than the threshold allows for.
     """
     import onnx
     from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
@@ -160,7 +161,7 @@ def write_int8(file: Path, target: Path, batches: Iterable[Pixels]) -> None:
     finally:
         prepared.unlink(missing_ok=True)
     quantised = onnx.load(target)
-    properties = {entry.key: entry.value for entry in onnx.load(file).metadata_props}
+    properties = {entry.key: entry.value for entry in onnx.load(file).metadata_props} | {"unlike": "null"}
     onnx.helper.set_model_props(quantised, properties)  # drops what the quantisation added
     onnx.save(quantised, target)
 
@@ -209,4 +210,5 @@ def load(file: Path, device: str = "auto", workers: int = 2, views: str | None =
         raise InputError(f"the device is '{device}'; an exported model runs on the cpu: use its package for others")
     if views not in (None, exported.about.views):
         raise InputError(f"views is '{views}', and {file} has those of {exported.about.views}: use its package")
-    return Model(exported.about, exported, unlike.load(file.parent), workers)
+    neighbours = None if exported.about.far is None else unlike.load(file.parent)
+    return Model(exported.about, exported, neighbours, workers)

@@ -43,16 +43,88 @@ from thaw.statistics.records import same_networks
 PAUSE = 2.0  # seconds between two updates of a bar
 PATIENCE = 5.0  # seconds that a run waits for an artifact to be sent
 OUTAGE = 300.0  # seconds for which the server may be down and still get everything
-SENDER = "thaw-story"  # the name of the threads that send
 LAST_LINES = 20
 WITH_PICTURES = ("summary", "promotion")  # the artifacts that show pictures of the data
 WIDTH = 70  # characters of a code line that fit beside the details
 
 Answer = TypeVar("Answer")
 
-_turn = threading.Lock()
-_opening = threading.Lock()
-_clients: list[SyncPrefectClient] = []  # the client of this run, once it is needed
+
+class Sender:
+    """Sends what a run shows, with one client, because each new one reads certificates and asks for
+    a token. The client of the flow run itself belongs to its thread."""
+
+    def __init__(self) -> None:
+        self._turn, self._opening = threading.Lock(), threading.Lock()
+        self._client: SyncPrefectClient | None = None
+        self._threads: list[threading.Thread] = []
+
+    def start(self, body: Callable[[], None]) -> threading.Thread:
+        """Start a thread that may send."""
+        thread = threading.Thread(target=contextvars.copy_context().run, args=(body,), daemon=True)
+        self._threads.append(thread)
+        thread.start()
+        return thread
+
+    def call(self, body: Callable[[SyncPrefectClient], Any]) -> None:
+        """Call the API; retry while the server is down."""
+        patiently(lambda: body(self._opened()))
+
+    def send(self, subject: str, body: Callable[[SyncPrefectClient], Any]) -> None:
+        """Call the API in a thread, and wait for it for at most PATIENCE seconds.
+
+        Calls take turns. If one is still in progress, the next is queued without waiting.
+        """
+        problem = ["the server has not answered yet"]
+
+        def send() -> None:
+            try:
+                with self._turn:
+                    self.call(body)
+                problem.clear()
+            except Exception as error:
+                problem[:] = [f"{type(error).__name__}: {error}"]
+
+        patience = 0 if self._turn.locked() else PATIENCE
+        self.start(send).join(patience)
+        for sentence in problem:
+            _warn(f"could not show {subject}: {sentence}")
+
+    def finish(self) -> None:
+        """Wait for what is still to be sent, for at most OUTAGE seconds, and close the client."""
+        deadline = time.monotonic() + OUTAGE
+        for thread in self._threads:
+            thread.join(max(0, deadline - time.monotonic()))
+        with self._opening:
+            if self._client:
+                self._client.__exit__()
+                self._client = None
+
+    def _opened(self) -> SyncPrefectClient:
+        with self._opening:
+            if not self._client:
+                self._client = get_client(sync_client=True, httpx_settings={"timeout": 10}).__enter__()
+            return self._client
+
+
+_sender: contextvars.ContextVar[Sender] = contextvars.ContextVar("sender")
+
+
+@contextmanager
+def sending() -> Iterator[None]:
+    """What is shown within is sent by one sender, and waited for at the end."""
+    sender = Sender()
+    token = _sender.set(sender)
+    try:
+        yield
+    finally:
+        _sender.reset(token)
+        sender.finish()
+
+
+def _current() -> Sender:
+    """The sender of this run; a hook after the run has its own."""
+    return _sender.get(None) or Sender()
 
 
 class PhaseTable:
@@ -90,12 +162,13 @@ def progress(phase: str) -> Iterator[Callable[[str], None]]:
     """Yield a function that takes every line of a phase and keeps a progress artifact up to date.
 
     The function never blocks: a thread sends the latest value, at most every two seconds. A server
-    that is slow or down gets the last value when it is back. An exception gets the last lines as notes.
+    that is slow or down gets the last value when it is back. An exception gets the last lines as
+    notes.
     """
     latest: list[dict[str, Any]] = []
     last_lines: deque[str] = deque(maxlen=LAST_LINES)
     news, over = threading.Event(), threading.Event()
-    owner = _owner()
+    owner, current = _owner(), _current()
 
     def read(line: str) -> None:
         last_lines.append(line)
@@ -112,12 +185,12 @@ def progress(phase: str) -> Iterator[Callable[[str], None]]:
             if latest:
                 update = partial(_put, kind="progress", key=f"progress-{phase}", owner=owner, **latest.pop())
                 with suppress(Exception):
-                    _call(update)
+                    current.call(update)
             if over.is_set() and not latest:
                 return
             over.wait(PAUSE)
 
-    sender = _start(send)
+    sender = current.start(send)
     try:
         yield read
     except BaseException as error:
@@ -142,8 +215,8 @@ def _show_curves(phase: str, drawn: bytes) -> None:
 
 
 def outcome() -> None:
-    """Show the results: learning curves of both phases, metrics as a table, the data, and a page with
-    gain, confusion matrix and worst mistakes."""
+    """Show the results: learning curves of both phases, metrics as a table, the data, and a page
+    with gain, confusion matrix and worst mistakes."""
     with _kept_apart("the learning curves"):
         _show_curves("unfreeze", results.picture("curves"))
     with _kept_apart("the metrics"):
@@ -188,7 +261,8 @@ def predictions(predicted: Mapping[str, Any]) -> None:
 
 
 def failed(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
-    """Hook for a run that failed or crashed: show the phase, the reason, the last lines, and how to go on."""
+    """Hook for a run that failed or crashed: show the phase, the reason, the last lines, and how
+    to go on."""
     result = None
     with suppress(Exception):  # after a crash there is only a state
         result = state.result(raise_on_failure=False)
@@ -201,11 +275,12 @@ def failed(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
         text = _failure(phase, message, _last_lines(error), isinstance(error, TimeoutError))
         _put(client, "markdown", "failure", text, f"{phase or 'the run'} failed", owner)
 
-    _send("the failure", put)
+    _current().send("the failure", put)
 
 
 def _unfinished(client: SyncPrefectClient, run_id: UUID) -> str:
-    """The task of a run that began last, if the server says that it did not complete; else empty."""
+    """The task of a run that began last, if the server says that it did not complete; else
+    empty."""
     this_run = FlowRunFilter(id=FlowRunFilterId(any_=[run_id]))
     started = [
         (run.start_time, run.name, run.state.is_completed())
@@ -246,7 +321,7 @@ def describe(name: str, tags: list[str]) -> None:
         ]
         tagged = sorted({*flow_run.tags, *tags, *origin})
         run_id = UUID(flow_run.id)
-        _send("name and tags", lambda client: client.update_flow_run(run_id, name=name, tags=tagged))
+        _current().send("name and tags", lambda client: client.update_flow_run(run_id, name=name, tags=tagged))
 
 
 def metric_rows(metrics: dict[str, Any]) -> dict[str, dict[str, str]]:
@@ -301,9 +376,10 @@ def _owner() -> dict[str, UUID]:
 
 
 def _show(kind: str, key: str, data: object, description: str) -> None:
-    """Create or replace the artifact of this run under the key; `str(data)` is taken when it is sent."""
+    """Create or replace the artifact of this run under the key; `str(data)` is taken when it is
+    sent."""
     owner = _owner()
-    _send(f"'{key}'", lambda client: _put(client, kind, key, str(data), description, owner))
+    _current().send(f"'{key}'", lambda client: _put(client, kind, key, str(data), description, owner))
 
 
 def _put(client: SyncPrefectClient, kind: str, key: str, data: Any, description: str, owner: dict[str, UUID]) -> None:
@@ -321,31 +397,6 @@ def _find(client: SyncPrefectClient, key: str, run_id: UUID) -> Artifact | None:
     return artifacts[0] if artifacts else None
 
 
-def _send(subject: str, body: Callable[[SyncPrefectClient], Any]) -> None:
-    """Call the API in a thread, and wait for it for at most PATIENCE seconds.
-
-    Calls take turns. If one is still in progress, the next is queued without waiting.
-    """
-    problem = ["the server has not answered yet"]
-
-    def send() -> None:
-        try:
-            with _turn:
-                _call(body)
-            problem.clear()
-        except Exception as error:
-            problem[:] = [f"{type(error).__name__}: {error}"]
-
-    patience = 0 if _turn.locked() else PATIENCE
-    _start(send).join(patience)
-    for sentence in problem:
-        _warn(f"could not show {subject}: {sentence}")
-
-
-def _call(body: Callable[[SyncPrefectClient], Any]) -> None:
-    patiently(lambda: body(_client()))
-
-
 def patiently(body: Callable[[], Answer]) -> Answer:
     """Call the API; retry while the server is down, for at most OUTAGE seconds."""
     deadline = time.monotonic() + OUTAGE
@@ -357,23 +408,6 @@ def patiently(body: Callable[[], Answer]) -> Answer:
             if refused or time.monotonic() > deadline:
                 raise
         time.sleep(PAUSE)
-
-
-def _client() -> SyncPrefectClient:
-    """One client for all artifacts, because each new one reads certificates and asks for a token.
-
-    The client of the flow run itself belongs to its thread.
-    """
-    with _opening:
-        if not _clients:
-            _clients.append(get_client(sync_client=True, httpx_settings={"timeout": 10}).__enter__())
-        return _clients[0]
-
-
-def _start(body: Callable[[], None]) -> threading.Thread:
-    thread = threading.Thread(target=contextvars.copy_context().run, args=(body,), name=SENDER, daemon=True)
-    thread.start()
-    return thread
 
 
 def forget(data_hashes: list[str]) -> int:
@@ -388,17 +422,6 @@ def forget(data_hashes: list[str]) -> int:
                     client.delete_artifact(artifact.id)
                 deleted += len(artifacts)
     return deleted
-
-
-def finish() -> None:
-    """Wait for artifacts that are still to be sent, for at most OUTAGE seconds, and close the client."""
-    deadline = time.monotonic() + OUTAGE
-    for thread in threading.enumerate():
-        if thread.name == SENDER:
-            thread.join(max(0, deadline - time.monotonic()))
-    with _opening:
-        while _clients:
-            _clients.pop().__exit__()
 
 
 def wait_until_told(flow_run_id: str, patience: float = 10.0) -> None:

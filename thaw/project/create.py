@@ -44,9 +44,11 @@ def create(folder: Path, name: str | None = None, demo: bool = False) -> list[st
 
 
 def write_made(folder: Path, texts: dict[str, str]) -> None:
-    """Keep a copy of the project's files as they were made."""
+    """Keep a copy of the project's files as they were made; the recipe is not merged."""
     shutil.rmtree(folder / MADE, ignore_errors=True)
     for path, text in texts.items():
+        if path == recipe.NAME:
+            continue
         place = folder / MADE / path
         place.parent.mkdir(parents=True, exist_ok=True)
         place.write_text(text, encoding="utf-8")

@@ -19,6 +19,7 @@ from thaw.errors import InputError
 from thaw.project import experiment, heal, lock, pin, pipeline, provenance, recipe, settings, workspace
 from thaw.project.git import git
 from thaw.project.settings import Settings
+from thaw.project.stage import StageError
 
 PATIENCE = 60  # seconds for a remote to answer
 ASK_REMOTE = """
@@ -47,7 +48,7 @@ def examine() -> Iterator[Finding]:
     for name, look in LOOKS.items():
         try:
             yield look(values)
-        except InputError as error:
+        except (InputError, StageError) as error:
             yield Finding(name, str(error), "thaw run")
         except (OSError, subprocess.SubprocessError) as error:
             yield Finding(name, f"{type(error).__name__}: {error}", "thaw doctor")
@@ -56,9 +57,9 @@ def examine() -> Iterator[Finding]:
 def _packages(_: Settings) -> Finding:
     wrong = [problem for text in requires("thaw-vision") or [] if (problem := _why_unfit(Requirement(text)))]
     if wrong:
-        asked = " ".join(f"'{requirement}'" for requirement, _ in wrong)
+        missing = " ".join(f"'{requirement}'" for requirement, _ in wrong)
         texts = ", ".join(f"{requirement} is needed, and {there} installed" for requirement, there in wrong)
-        return Finding("packages", texts, f"{sys.executable} -m pip install {asked}")
+        return Finding("packages", texts, f"{sys.executable} -m pip install {missing}")
     return Finding("packages", f"thaw {thaw.__version__} with all that it needs")
 
 
@@ -66,12 +67,12 @@ def _why_unfit(requirement: Requirement) -> tuple[str, str] | None:
     """What is asked for and what is there, where that does not fit."""
     if requirement.marker and not requirement.marker.evaluate({"extra": ""}):
         return None
-    asked = f"{requirement.name}{requirement.specifier}"
+    needed = f"{requirement.name}{requirement.specifier}"
     try:
         there = version(requirement.name)
     except PackageNotFoundError:
-        return asked, "nothing is"
-    return None if requirement.specifier.contains(there, prereleases=True) else (asked, f"{there} is")
+        return needed, "nothing is"
+    return None if requirement.specifier.contains(there, prereleases=True) else (needed, f"{there} is")
 
 
 def _results(_: Settings) -> Finding:

@@ -12,7 +12,7 @@ from typing import Any
 
 from thaw.errors import InputError
 from thaw.learning import processes
-from thaw.project import provenance, scratch, settings, workspace
+from thaw.project import provenance, recipe, scratch, settings, workspace
 from thaw.project.settings import Settings
 
 
@@ -23,6 +23,7 @@ def start(phase: Callable[[Settings], None], shared: bool = False) -> None:
     """
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # so that `outputs` tidies up
     try:
+        recipe.require_same()  # another thaw knows other settings
         config = settings.read()
         count = config.resources.processes if shared else 1
         if count > (cores := os.cpu_count() or 1):

@@ -205,7 +205,10 @@ def _imported(file: Path) -> tuple[set[str], set[str]]:
 
 def _names(file: Path) -> list[str]:
     """Everything that a file imports, as full names; some are functions, not modules."""
-    return _names_in(file.read_text(encoding="utf-8"))
+    try:
+        return _names_in(file.read_text(encoding="utf-8"))
+    except SyntaxError as error:
+        raise InputError(f"{file} cannot be read as Python: {error.msg} in line {error.lineno}; mend it") from None
 
 
 @cache
@@ -247,7 +250,8 @@ def installed(package: str) -> str | None:
 
 
 def _weights(root: Path) -> str | None:
-    """The hash of the file, or the identity of the model, that backbone.weights names; None if it names neither."""
+    """The hash of the file, or the identity of the model, that backbone.weights names; None if it
+    names neither."""
     backbone = pipeline.load(root / "params.yaml").get("backbone")
     name = backbone.get("weights") if isinstance(backbone, dict) else None
     if root == workspace.root() and is_model(str(name)):

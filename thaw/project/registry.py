@@ -217,12 +217,12 @@ def assigned_after(version: str) -> list[str]:
 def in_use_when_asked(version: str) -> str | None:
     """The name of the version that was in use when this one began to wait for a person."""
     events = _events()
-    asked = max(
+    began = max(
         place
         for place, event in enumerate(events)
         if event["event"] == "assignment" and (event["version"], event["stage"]) == (version, WAITING)
     )
-    return next(iter(_line(events[:asked])[-1:]), None)
+    return next(iter(_line(events[:began])[-1:]), None)
 
 
 def rollback() -> Version:
@@ -285,7 +285,8 @@ def _tag(name: str, commit: str, message: str, events: list[dict[str, Any]]) -> 
 
 
 def hashes(text: str, deps: bool = False) -> dict[str, str]:
-    """Path and DVC's hash of each output that a dvc.lock or a .dvc file names; `deps`: also of what they depend on."""
+    """Path and DVC's hash of each output that a dvc.lock or a .dvc file names; `deps`: also of
+    what they depend on."""
     values = YAML(typ="safe").load(text) or {}
     stages = values.get("stages", {"": values}).values()
     parts = [part for stage in stages for kind in ("deps",) * deps + ("outs",) for part in stage.get(kind) or []]

@@ -1,7 +1,8 @@
-"""The log of runs: when each began and ended in this workspace, and how. No server is needed for it.
+"""The log of runs: when each began and ended in this workspace, and how. No server is needed for
+it.
 
-A line of JSON when a run begins and one when it ends, in `.prefect/runs.jsonl`. A run without an end whose process is
-gone was killed.
+A line of JSON when a run begins and one when it ends, in `.prefect/runs.jsonl`. A run without an
+end whose process is gone was killed.
 """
 
 import json
@@ -57,12 +58,12 @@ def noted(number: str, **about: Any) -> Iterator[Callable[[str, str], None]]:
 
 def read() -> list[Run]:
     """All runs that the log has, in the order in which they began."""
-    found: dict[str, dict[str, Any]] = {}
+    by_id: dict[str, dict[str, Any]] = {}
     for line in _file().read_text(encoding="utf-8").splitlines() if _file().is_file() else []:
         with suppress(ValueError):  # half a line, of a full disk
             values = json.loads(line)
-            found.setdefault(values["id"], {}).update(values)
-    return [_run(values) for values in found.values() if "began" in values]
+            by_id.setdefault(values["id"], {}).update(values)
+    return [_run(values) for values in by_id.values() if "began" in values]
 
 
 def _run(values: dict[str, Any]) -> Run:

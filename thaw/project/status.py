@@ -1,7 +1,8 @@
-"""Whether retraining goes well here: the model in use, the data, what became of each run, what comes next.
+"""Whether retraining goes well here: the model in use, the data, what became of each run, what
+comes next.
 
-`problems` is what somebody has to see to. All of it is known without a server, except for what was changed there since
-`thaw` last spoke to it.
+`problems` is what somebody has to see to. All of it is known without a server, except for what was
+changed there since `thaw` last spoke to it.
 """
 
 import shutil
@@ -59,7 +60,7 @@ def gather(
     pin = pipeline.read("data.dvc").get("outs", [{}])[0]
     begun = runs.read()
     late = timedelta(minutes=settings.late)
-    missed = [run for each in schedules for run in never_began(each, begun, now - late)]
+    missed = [run for planned in schedules for run in never_began(planned, begun, now - late)]
     return Status(
         now=now,
         model=registry.in_use(versions),
@@ -97,22 +98,22 @@ def never_began(schedule: Schedule, begun: list[Run], until: datetime) -> list[R
 
 def problems(status: Status, settings: Retrain) -> list[str]:
     """What somebody has to see to, a sentence each."""
-    found = []
+    sentences = []
     if not status.schedules:
         known = "" if status.server else ", and no server answers that might know one"
-        found.append(f"no schedule is known here{known}: `thaw schedule --cron` makes one")
+        sentences.append(f"no schedule is known here{known}: `thaw schedule --cron` makes one")
     for schedule in status.schedules:
         if not schedule.paused:
-            found += _of_last_run(schedule, status.runs)
+            sentences += _of_last_run(schedule, status.runs)
     if (model := status.model) and settings.oldest is not None:
         days = (status.now - model.when) / timedelta(days=1)
         if days > settings.oldest:
-            found.append(
+            sentences.append(
                 f"the model in use, {model.name}, is {days:.3g} days old; retrain.oldest is {settings.oldest:g}"
             )
     if status.disk_free < settings.disk_gb:
-        found.append(f"{status.disk_free:.1f} GB of disk are free; retrain.disk_gb asks for {settings.disk_gb:g}")
-    return found
+        sentences.append(f"{status.disk_free:.1f} GB of disk are free; retrain.disk_gb asks for {settings.disk_gb:g}")
+    return sentences
 
 
 def _is_of(run: Run, schedule: Schedule) -> bool:
@@ -169,17 +170,20 @@ def page(status: Status, settings: Retrain) -> str:
     from thaw.report.drawing import data_uri
     from thaw.report.versions import Point, versions_plot
 
-    points = [Point(each.name, each.when, each.metrics, each.in_use) for each in reversed(status.versions)]
+    points = [
+        Point(version.name, version.when, version.metrics, version.in_use) for version in reversed(status.versions)
+    ]
     picture = f"![all versions over time]({data_uri(versions_plot(points))})" if points else ""
     return markdown(facts(status), rows(status), picture, problems(status, settings))
 
 
 def rows(status: Status) -> list[tuple[str, str, str, str]]:
-    """The last runs of each schedule: when each was due, its schedule, its outcome, and what it said."""
-    of_each: dict[tuple[str | None, str], list[Run]] = {}
+    """The last runs of each schedule: when each was due, its schedule, its outcome, and what it
+    said."""
+    by_schedule: dict[tuple[str | None, str], list[Run]] = {}
     for run in status.runs:
-        of_each.setdefault((run.schedule, run.flow), []).append(run)
-    last = sorted((run for each in of_each.values() for run in each[-MOST:]), key=lambda run: run.due)
+        by_schedule.setdefault((run.schedule, run.flow), []).append(run)
+    last = sorted((run for runs_of_one in by_schedule.values() for run in runs_of_one[-MOST:]), key=lambda run: run.due)
     return [
         (moment(run.due), run.schedule or "by hand", run.outcome, " ".join(run.message.split())[:100]) for run in last
     ]

@@ -69,7 +69,7 @@ def upgrade(apply: bool) -> Iterator[str]:
     if plan.conflicts:
         raise InputError(
             f"{', '.join(plan.conflicts)}: both you and thaw changed the same lines; mend what stands between <<<<<<< "
-            "and >>>>>>>, then `thaw run`"
+            "and >>>>>>>, then `thaw upgrade --apply` again"
         )
     recipe.write({"thaw": thaw.__version__} | recipe.current())
     yield "done: look at it with `git diff`, keep it with `git commit`"
@@ -101,7 +101,7 @@ def _plan(new: dict[str, str]) -> Plan:
         for path in sorted((workspace.root() / MADE).rglob("*"))
         if path.is_file()
     }
-    old.pop(recipe.NAME, None)
+    old.pop(recipe.NAME, None)  # which projects made by the first versions have there
     for path, text in new.items():
         exists = (workspace.root() / path).is_file()
         if path == PARAMS and exists:

@@ -19,8 +19,16 @@ def find(start: Path) -> Path | None:
 
 def root() -> Path:
     """The project of the current folder; the folder itself if it belongs to none."""
-    folder = Path.cwd()
+    folder = _current_folder()
     return find(folder) or folder
+
+
+def _current_folder() -> Path:
+    try:
+        return Path.cwd()
+    except FileNotFoundError:
+        sentence = "the current folder has been deleted: go to a project, or name it with `thaw -C FOLDER`"
+        raise InputError(sentence) from None
 
 
 def data() -> Path:
@@ -40,7 +48,7 @@ def scratch() -> Path:
 
 def check() -> None:
     """Raise if the current folder belongs to no project."""
-    folder = Path.cwd()
+    folder = _current_folder()
     if find(folder) is None:
         raise InputError(
             f"{folder} is in no project, which is a folder with {' and '.join(MARKS)}: go into one, name it with "

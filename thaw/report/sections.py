@@ -13,6 +13,7 @@ from thaw.report.data import Notes, copies_of, data_summary, groups_of, notes_su
 from thaw.report.drawing import NETWORKS, Plot, data_uri
 from thaw.report.page import Section, rendered
 from thaw.report.summary import (
+    deciding_row,
     headline_of,
     kept_epochs,
     metric_rows,
@@ -50,8 +51,18 @@ def top(metrics: Mapping[str, Any], predictions: pd.DataFrame) -> "Markup":
 
 
 def metrics_section(
-    metrics: Mapping[str, Any], predictions: pd.DataFrame, manifest: pd.DataFrame, classes: Sequence[str]
+    metrics: Mapping[str, Any],
+    predictions: pd.DataFrame,
+    manifest: pd.DataFrame,
+    classes: Sequence[str],
+    deciding: Mapping[str, Any] | None = None,
 ) -> Section:
+    """`deciding` is the figure that decides about a new model where that is not accuracy; it comes
+    first."""
+    rows = metric_rows(metrics)
+    if deciding:
+        first = deciding_row(deciding, same_networks(metrics))
+        rows = [first, *(row for row in rows if row["name"] != first["name"])]
     groups = groups_of(predictions)
     body = rendered(
         "metrics_section",
@@ -60,7 +71,7 @@ def metrics_section(
         test_groups=count(groups.nunique()) if len(groups) else "",
         some_alone=0 < len(groups) < len(predictions),
         positive=_positive(classes),
-        metric_rows=metric_rows(metrics),
+        metric_rows=rows,
     )
     return Section("metrics", "Metrics", body)
 

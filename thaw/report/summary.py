@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from thaw.formats import DASH, Unit, change, count, escaped, number, percent, score
-from thaw.statistics.records import NETWORKS, same_networks
+from thaw.statistics.records import FIGURES, LOWER_IS_BETTER, NETWORKS, for_the_better, same_networks
 
 Verdict = Literal["gain", "none", "loss", "same"]
 
@@ -47,7 +47,8 @@ def verdict_of(low: float | None, high: float | None) -> Verdict:
 
 
 def warning(metrics: Mapping[str, Any]) -> str:
-    """One sentence about what is wrong with the network and one about the gain; empty if all is well."""
+    """One sentence about what is wrong with the network and one about the gain; empty if all is
+    well."""
     return " ".join(filter(None, [_one_class_warning(metrics), _gain_warning(metrics)]))
 
 
@@ -143,6 +144,8 @@ def metric_rows(metrics: Mapping[str, Any]) -> list[dict[str, str]]:
         if low is not None and high is not None:
             interval = f"{change(low, unit)} to {change(high, unit)}"
             verdict = verdict_of(low, high) if higher_is_better else verdict_of(-high, -low)
+        elif why := gain.get({"accuracy": "no_interval", "auc": "auc_no_interval"}.get(key, "")):
+            interval = f"no interval: {why}"
         points = " points" if unit == "percent" and difference is not None else ""
         rows.append(
             {
@@ -156,6 +159,23 @@ def metric_rows(metrics: Mapping[str, Any]) -> list[dict[str, str]]:
             }
         )
     return rows
+
+
+def deciding_row(row: Mapping[str, Any], same: bool) -> dict[str, str]:
+    """The same for the figure that decides about a new model; `same`: phase 2 was not kept."""
+    unit, shown = row["unit"], percent if row["unit"] == "percent" else score
+    least, most, _ = for_the_better(row)
+    has_interval = least is not None and not same
+    return {
+        "name": FIGURES[row["by"]],
+        "head": shown(row["before"]),
+        "finetuned": shown(row["after"]),
+        "gain": DASH if same else change(row["change"], unit) + " points" * (unit == "percent" and bool(row["change"])),
+        "interval": f"{change(row['low'], unit)} to {change(row['high'], unit)}" if has_interval else "",
+        "verdict": verdict_of(least, most) if has_interval else "none",
+        "meaning": "decides whether a new model takes the place of the one in use (promote.by)"
+        + (": lower is better" if row["by"] in LOWER_IS_BETTER else ""),
+    }
 
 
 def temperatures(metrics: Mapping[str, Any]) -> dict[str, float]:

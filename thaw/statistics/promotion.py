@@ -10,7 +10,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
+from thaw.errors import InputError
 from thaw.formats import percent, points, score
 from thaw.statistics import intervals
 from thaw.statistics.intervals import Codes, Figure, Mask, Span
@@ -49,9 +51,10 @@ class Decision:
 
     `gain` is about the deciding figure: before, after, change, low, high (95 %), floor (the
     largest change for the worse at the required probability), margin. `figures` has the same for
-    all figures, the deciding one first. `falls` has a row for each class (recall) and each slice
-    value (accuracy); its `limit` is None if there are too few pictures or groups, and it is `untold` if it
-    falls by more than its limit in too few groups.
+    all figures, the deciding one first; `positives` is the number of pictures of recall. `falls`
+    has a row for each class (recall) and each slice value (accuracy); its `limit` is None if
+    there are too few pictures or groups, and it is `untold` if it falls by more than its limit in
+    too few groups.
     """
 
     promoted: bool
@@ -90,10 +93,7 @@ def decide(
     The new one is promoted if it is better or, with the required probability, not worse by more
     than the margin, and if no class and no slice is shown to lose more than its limit.
     """
-    order = np.lexsort([labels, *before.T, *after.T])  # so that rounding does not depend on the order
-    in_order = None if groups is None else [groups[number] for number in order]
-    codes = intervals.codes_of(in_order, len(labels))
-    pictures = _Pictures(before[order], after[order], labels[order], codes)
+    pictures, order = _in_order(before, after, labels, groups)
     figures = _figures(pictures, classes, limits, points)
     gain = {
         "test_pictures": len(labels),
@@ -118,6 +118,42 @@ def decide(
     return Decision(enough and not part, reason, gain, falls)
 
 
+def check(by: str, costs: Mapping[str, Mapping[str, float]], classes: Sequence[str]) -> None:
+    """Raise `InputError` if the rule does not fit the classes of the data."""
+    if by == "recall" and len(classes) != 2:
+        raise InputError(
+            f"promote.by is recall, which is that of the positive one of two classes, and there are {len(classes)}; "
+            "set it to accuracy, auc or macro_f1"
+        )
+    named = {*costs, *(name for row in costs.values() for name in row)}
+    if unknown := sorted(named - set(classes)):
+        raise InputError(f"promote.costs names '{unknown[0]}', which is no class; the classes are {', '.join(classes)}")
+
+
+def deciding(
+    before: Probabilities,
+    after: Probabilities,
+    labels: Labels,
+    classes: Sequence[str],
+    groups: Sequence[str] | None,
+    limits: Limits,
+    points: Points | None = None,
+) -> dict[str, Any]:
+    """The figure that decides, of two networks, with its change and the interval of that."""
+    return _figures(_in_order(before, after, labels, groups)[0], classes, limits, points)[0]
+
+
+def _in_order(
+    before: Probabilities, after: Probabilities, labels: Labels, groups: Sequence[str] | None
+) -> tuple[_Pictures, NDArray[np.intp]]:
+    """The pictures in an order that depends on their values alone, so that rounding does too; and
+    that order."""
+    order = np.lexsort([labels, *before.T, *after.T])
+    in_order = None if groups is None else [groups[number] for number in order]
+    codes = intervals.codes_of(in_order, len(labels))
+    return _Pictures(before[order], after[order], labels[order], codes), order
+
+
 def _figures(
     pictures: _Pictures, classes: Sequence[str], limits: Limits, points: Points | None
 ) -> list[dict[str, Any]]:
@@ -136,7 +172,8 @@ def _figures(
         positive = labels == points.positive
         if positive.any():
             called = [calls[positive].astype(np.float64) for calls in _called(pictures, points)]
-            rows.append(_mean("recall", called[0], called[1], codes[positive], limits.sure))
+            row = _mean("recall", called[0], called[1], codes[positive], limits.sure)
+            rows.append(row | {"positives": int(positive.sum())})
     if limits.costs:
         costs = cost_table(classes, limits.costs)
         paid = [costs[labels, p.argmax(1)] for p in (before, after)]
@@ -273,11 +310,13 @@ def _judged(gain: dict[str, Any]) -> tuple[bool, str, str]:
         return True, f"not worse by more than the margin of {allowed}, {sure}", moved
     if most < 0:
         return False, "worse", moved
-    groups = f" in {gain['test_groups']} groups" if gain["test_groups"] else ""
+    of = f"{gain['test_pictures']} test pictures" + (f" in {gain['test_groups']} groups" if gain["test_groups"] else "")
+    if "positives" in gain:
+        of = f"{gain['positives']} positive test pictures"
     end = "less" if gain["by"] in LOWER_IS_BETTER else "more"
     why = (
         f"{moved}; {sure} is only that it changes by {_signed(gain['floor'], unit)} or {end}, and the margin is "
-        f"{allowed}; {gain['test_pictures']} test pictures{groups} cannot show more"
+        f"{allowed}; {of} cannot show more"
     )
     return False, "not shown to be as good", why
 
