@@ -39,10 +39,12 @@ def remove(
     ] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> None:
-    """Take pictures out of the data, and say which versions and records still hold them or learned from them.
+    """Take pictures out of the data, and say which versions and records still hold them or learned
+    from them.
 
-    Equal files go together, whatever their names. With --purge what was made of them goes too: decoded pictures,
-    features, pictures in reports and in the UI. Versions that lose data by it cannot be reproduced any more.
+    Equal files go together, whatever their names. With --purge what was made of them goes too:
+    decoded pictures, features, pictures in reports and in the UI. Versions that lose data by it
+    cannot be reproduced any more.
     """
     with one_sentence_endings():
         from thaw.project import withdraw
