@@ -1,10 +1,10 @@
-"""Every Python that a test starts reads this first: commands of DVC, thaw and prefect are forked from warm processes.
+"""Every Python that a test starts reads this first: DVC, phases and workers' flow runs are forked from warm processes.
 
 tests/conftest.py puts this folder on PYTHONPATH and names the folder of the sockets of tests/support/commands.py, which
 does the work. Importing DVC takes most of the time of most of its commands, and the suite calls it a thousand times;
-the same is true of torch in a phase on small pictures, of prefect in a flow of toys, and of a server that starts. This
-process stays as the one that the caller sees: it hands over its arguments, folder, environment and open files, passes
-signals on, and ends as the command ended. If anything is in the way, it runs the command itself.
+the same is true of torch in a phase on small pictures and of prefect in a flow of toys. This process stays as the one
+that the caller sees: it hands over its arguments, folder, environment and open files, passes signals on, and ends as
+the command ended. If anything is in the way, it runs the command itself.
 """
 
 import os
