@@ -170,10 +170,10 @@ def run_weeks(root: Path, weeks: int, minutes: int) -> list[dict[str, Any]]:
         served.terminate()
         served.wait(600)
     status = json.loads(_thaw(root, "status", "--json"))
-    outcomes = {datetime.fromisoformat(run["due"]): run["outcome"] for run in status["runs"] if run["schedule"]}
+    runs = {datetime.fromisoformat(run["due"]): run for run in status["runs"] if run["schedule"]}
     for row in rows:
-        row["outcome"] = outcomes.get(datetime.fromisoformat(row["due"]), "unknown")
-    for problem in [*missing_pictures(root, deliveries), *_problems(rows)]:
+        row["outcome"] = runs.get(datetime.fromisoformat(row["due"]), {}).get("outcome", "unknown")
+    for problem in [*missing_pictures(root, deliveries), *_problems(rows), *_too_slow(runs, minutes)]:
         print(f"problem: {problem}")
     return rows
 
@@ -204,6 +204,15 @@ def _problems(rows: list[dict[str, Any]]) -> list[str]:
         if late > early + tolerated:
             problems.append(f"{key} grew from {early} to {late}")
     return problems
+
+
+def _too_slow(runs: dict[datetime, Any], minutes: int) -> list[str]:
+    """Whether runs lasted into the next week, which then waited for them."""
+    ends = {due: datetime.fromisoformat(run["ended"]) for due, run in runs.items() if run["ended"]}
+    late = [due for due, end in ends.items() if end > due + timedelta(minutes=minutes)]
+    if not late:
+        return []
+    return [f"{len(late)} runs lasted longer than a week, so weeks waited: a quieter machine, or --minutes, is needed"]
 
 
 def _due_times(weeks: int, minutes: int) -> Iterator[datetime]:
