@@ -32,7 +32,7 @@ from thaw.learning.losses import VAL_LOSS, Criterion, LossFn, Objective
 from thaw.learning.prediction import predict
 from thaw.progress import Progress
 
-EPOCHS, FEWEST_STEPS = 8, 100  # of phase 2 where epochs are auto
+EPOCHS, FEWEST_STEPS = 8, 300  # of phase 2 where epochs are auto
 
 Weights = dict[str, Tensor]
 Figures = dict[str, float]
