@@ -1,4 +1,4 @@
-"""`thaw add` and `thaw data`."""
+"""`thaw add`, `remove` and `data`."""
 
 from pathlib import Path
 from typing import Annotated
@@ -64,7 +64,7 @@ def remove(
 
 
 def _forget(data_hashes: list[str]) -> None:
-    """Take pages with pictures of these data versions out of the UI."""
+    """Delete pages in the UI that show pictures of these data versions."""
     from thaw.orchestration.server import server
 
     with server(say=lambda line: None):

@@ -65,7 +65,7 @@ def restore(
     file: Annotated[Path, typer.Argument(help="What `thaw backup` wrote.")],
     folder: Annotated[Path, typer.Argument(help="Where to make the project; a new folder.")],
 ) -> None:
-    """Make a folder the project that a backup holds."""
+    """Restore the project of a backup into a new folder."""
     with user_mistakes():
         from thaw.project import backup as backups
 
