@@ -58,7 +58,7 @@ def server(name: str, changing: bool) -> Iterator[str]:
 
 
 def ask(url: str, files: list[Path], batch: int, until: float) -> list[Answer]:
-    """A client: sends `each` pictures in one request, again and again."""
+    """A client: sends `batch` pictures in one request, again and again."""
     answers, pictures = [], cycle([(file.name, file.read_bytes()) for file in files])
     with httpx.Client(timeout=60) as client:
         while time.monotonic() < until:

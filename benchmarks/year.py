@@ -170,10 +170,10 @@ def run_weeks(root: Path, weeks: int, minutes: int) -> list[dict[str, Any]]:
         served.terminate()
         served.wait(600)
     status = json.loads(_thaw(root, "status", "--json"))
-    outcomes = {datetime.fromisoformat(run["due"]): run["outcome"] for run in status["runs"] if run["schedule"]}
+    runs = {datetime.fromisoformat(run["due"]): run for run in status["runs"] if run["schedule"]}
     for row in rows:
-        row["outcome"] = outcomes.get(datetime.fromisoformat(row["due"]), "unknown")
-    for problem in [*missing_pictures(root, deliveries), *_problems(rows)]:
+        row["outcome"] = runs.get(datetime.fromisoformat(row["due"]), {}).get("outcome", "unknown")
+    for problem in [*missing_pictures(root, deliveries), *_problems(rows), *_too_slow(runs, minutes)]:
         print(f"problem: {problem}")
     return rows
 
@@ -206,6 +206,15 @@ def _problems(rows: list[dict[str, Any]]) -> list[str]:
     return problems
 
 
+def _too_slow(runs: dict[datetime, Any], minutes: int) -> list[str]:
+    """Whether runs lasted into the next week, which then waited for them."""
+    ends = {due: datetime.fromisoformat(run["ended"]) for due, run in runs.items() if run["ended"]}
+    late = [due for due, end in ends.items() if end > due + timedelta(minutes=minutes)]
+    if not late:
+        return []
+    return [f"{len(late)} runs lasted longer than a week, so weeks waited: a quieter machine, or --minutes, is needed"]
+
+
 def _due_times(weeks: int, minutes: int) -> Iterator[datetime]:
     """When the runs are due."""
     now = (datetime.now().astimezone() + timedelta(seconds=20)).replace(second=0, microsecond=0)
@@ -219,10 +228,12 @@ def _sleep_until(when: datetime) -> None:
 
 def _serve(root: Path, cron: str | None = None) -> "subprocess.Popen[bytes]":
     options = ["--cron", cron, "--timezone", "UTC"] if cron else []
-    with (root.parent / "schedule.log").open("ab") as log:
+    file = root.parent / "schedule.log"
+    with file.open("ab") as log:
+        before = file.stat().st_size  # what an earlier one printed
         command = [sys.executable, "-m", "thaw", "schedule", *options]
         served = subprocess.Popen(command, cwd=root, env=_environment(), stdout=log, stderr=log)
-    while "Serving" not in (root.parent / "schedule.log").read_text():
+    while b"Serving" not in file.read_bytes()[before:]:
         time.sleep(1)
         if served.poll() is not None:
             raise RuntimeError(f"thaw schedule ended: see {root.parent / 'schedule.log'}")
@@ -232,7 +243,8 @@ def _serve(root: Path, cron: str | None = None) -> "subprocess.Popen[bytes]":
 def _kill_all(served: "subprocess.Popen[bytes]") -> None:
     """What a power cut does: the schedule, its server, and whatever they started."""
     for process in [*psutil.Process(served.pid).children(recursive=True), psutil.Process(served.pid)]:
-        process.kill()
+        with suppress(psutil.NoSuchProcess):  # it has ended by itself
+            process.kill()
     served.wait()
 
 
@@ -266,7 +278,11 @@ def _command_of(process: Any) -> list[str]:
 
 
 def _megabytes(folder: Path) -> float:
-    return round(sum(file.lstat().st_size for file in folder.rglob("*") if file.is_file()) / 1e6, 1)
+    size = 0
+    for file in folder.rglob("*"):
+        with suppress(FileNotFoundError):  # a run or the server has deleted it meanwhile
+            size += file.lstat().st_size if file.is_file() else 0
+    return round(size / 1e6, 1)
 
 
 def _override(root: Path, values: dict[str, Any]) -> None:

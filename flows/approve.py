@@ -25,7 +25,7 @@ from thaw.project.registry import WAITING
 class Answer(RunInput):
     """The form in the UI."""
 
-    put_it_in_use: bool
+    put_it_in_use: bool  # without a default, so that an empty form is no answer
     note: str = ""
 
 
@@ -43,18 +43,21 @@ def approve(version: str, close: bool = False) -> Any:
 
 def _approve(version: str, close: bool) -> State[Any]:
     try:
+        settings = changes.settings_with([])
         if close:
-            message = approvals.close(version, changes.settings_with([]).promote.wait)
+            message = approvals.close(version, settings.promote.wait)
         elif registry.find(version).standing != WAITING:
             message = f"{version} {approvals.STANDINGS[registry.find(version).standing]}"
         else:
             decision = compare.decision()
             if decision and decision.model == registry.find(version).model:
                 story.decision(decision.to_json(), "waits")
-            form = Answer.with_initial_data(description=f"Is {version} put in use?", put_it_in_use=False)
+            form = Answer.with_initial_data(description=f"Is {version} put in use?")
             answer = suspend_flow_run(wait_for_input=form, key="answer")
-            act = approvals.approve if answer.put_it_in_use else approvals.reject
-            message = act(version, answer.note)
+            if answer.put_it_in_use:
+                message = approvals.approve(version, answer.note, story.tell, settings.retrain.wait)
+            else:
+                message = approvals.reject(version, answer.note)
         if registry.find(version).standing != WAITING:
             asking.end(version, message, but=UUID(flow_run.id))
         return Completed(message=message)

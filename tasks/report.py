@@ -93,7 +93,8 @@ def report(config: Settings) -> None:
 def deciding(
     config: Settings, manifest: pd.DataFrame, predictions: pd.DataFrame, metrics: dict[str, Any], classes: list[str]
 ) -> dict[str, Any] | None:
-    """Of both networks the figure that `promote.by` names, unless that is accuracy, which comes first anyway."""
+    """Of both networks the figure that `promote.by` names, unless that is accuracy, which comes
+    first anyway."""
     rule = config.promote
     promotion.check(rule.by, rule.costs, classes)
     if rule.by == "accuracy":

@@ -1,5 +1,6 @@
 """What tests share: a toy workspace with the names of the real phases, and one real Prefect server."""
 
+import gc
 import os
 import shutil
 import signal
@@ -9,6 +10,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import certifi
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -24,6 +26,11 @@ _RUN = Path(tempfile.mkdtemp(prefix="thaw-tests-") if _HANDS_OUT else os.environ
 _WATCHER = leftovers.watch(_RUN) if _HANDS_OUT else None
 _STATE = _RUN / os.environ.get("PYTEST_XDIST_WORKER", "alone")
 _STATE.mkdir(exist_ok=True)
+# Every client of prefect reads the certificates of its whole world, 22 ms each time; one is enough where all is http.
+_CERTIFICATE = _RUN / "certificate.pem"
+if _HANDS_OUT:
+    first, end, _ = Path(certifi.where()).read_text().partition("-----END CERTIFICATE-----\n")
+    _CERTIFICATE.write_text(first + end)
 
 # Before prefect or dvc is imported by any test: nothing of the user's own is read or changed.
 os.environ |= {
@@ -32,6 +39,7 @@ os.environ |= {
     "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
     "PREFECT_RUNNER_POLL_FREQUENCY": "2",  # seconds between two questions for work, else 10
     "PREFECT_WORKER_QUERY_SECONDS": "2",
+    "PREFECT_API_SSL_CERT_FILE": str(_CERTIFICATE),
     "DO_NOT_TRACK": "1",
     "DVC_NO_ANALYTICS": "1",
     "OMP_NUM_THREADS": "1",  # several processes test side by side; their threads would wait for one another
@@ -79,6 +87,13 @@ CALL_DVC = (
 def pytest_configure(config: pytest.Config) -> None:
     """Processes that test side by side get the longest files first, not those with the most tests."""
     config.option.loadscopereorder = False
+
+
+def pytest_collection_finish() -> None:
+    """What was imported stays: to search it for garbage again and again costs more than it finds."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(5_000)
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -15,6 +15,15 @@ from children import until
 from thaw.project import heal
 
 THAW = str(Path(sys.executable).parent / "thaw")
+LATE = """
+import os, sys
+print("prefect" in sys.modules, sys.argv)
+os.environ["PREFECT_HOME"] = os.path.abspath("elsewhere")
+from prefect.settings import PREFECT_HOME
+import prefect
+print(PREFECT_HOME.value(), prefect.__spec__.origin)
+sys.exit(3)
+"""
 
 
 @pytest.fixture
@@ -57,6 +66,16 @@ def test_a_forked_phase_prints_and_ends_as_a_phase_does(forked: Path, phase: str
     (forked / "tasks" / "__init__.py").touch()
     (forked / "tasks" / "head.py").write_text("import sys\nprint(sys.argv[1:], sys.path, __name__)\nsys.exit(3)\n")
     _ends_alike(forked, [THAW, "phase", phase])
+
+
+def test_a_forked_thaw_imports_prefect_when_it_does_so_by_itself_and_prefect_reads_its_settings_then(
+    forked: Path,
+) -> None:
+    folder = forked / "late"
+    (folder / "thaw").mkdir(parents=True)
+    (folder / "thaw" / "__init__.py").touch()
+    (folder / "thaw" / "__main__.py").write_text(LATE)
+    _ends_alike(folder, [sys.executable, "-m", "thaw", "run"])
 
 
 def _ends_alike(folder: Path, command: list[str]) -> None:

@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[1]
 HOUSE = ("thaw", "tasks", "flows", "dvc.yaml", "params.yaml", "thaw.yaml", "pyproject.toml", ".gitignore", ".dvcignore")
 PHASES = ("data", "prepare", "embed", "head", "unfreeze", "evaluate", "package", "report")
 SMALL = {"resolution: 160": "resolution: 48", "max_epochs: 100": "max_epochs: 5", "views: square": "views: none"}
-EPOCHS = re.compile(r"^  epochs: \d+ ", re.MULTILINE)
+EPOCHS = re.compile(r"^  epochs: auto ", re.MULTILINE)
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 

@@ -262,8 +262,11 @@ def plot_over_time(rows: Sequence[dict[str, Any]], path: Path) -> None:
     axes = figure.subplots()
     for name, curve in curves.items():
         seconds, values = zip(*curve, strict=True)
-        axes.step(seconds, [100 * value for value in values], where="post", label=NAMES[name])
+        width = 2.5 if name.startswith("thaw") else 1.2
+        axes.step(seconds, [100 * value for value in values], where="post", label=NAMES[name], linewidth=width)
     axes.set_xscale("log")
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter(lambda at, _: f"{at:g}" if f"{at:e}"[0] in "25" else "")
     axes.set_xlabel("seconds since the start of the first process")
     axes.set_title("best accuracy on validation so far, %", loc="left", fontsize=10)
     axes.spines[["top", "right"]].set_visible(False)

@@ -1,6 +1,6 @@
 """Laws of promote.approve: a version waits until a person says yes, in the UI or at a terminal, and for that long."""
 
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -97,3 +97,14 @@ def test_an_answer_at_a_terminal_ends_the_run_that_asks(asked: Any) -> None:
     state = client.read_flow_run(runs["approve v1.0.0"]).state
     assert (state.name, state.message) == ("Answered", "v1.0.0 is in use")
     assert asking._open(client, "v1.0.0") == []
+
+
+@pytest.mark.parametrize("form", [{}, {"note": "seen"}, {"put_it_in_use": "perhaps"}, {"put_it_in_use": True}])
+def test_a_form_that_says_neither_yes_nor_no_is_no_answer(form: dict[str, Any]) -> None:
+    from prefect.utilities.schema_tools import ValidationError, validate
+
+    from flows.approve import Answer
+
+    schema = Answer.with_initial_data(description="Is v1.0.0 put in use?").model_json_schema()
+    with nullcontext() if form.get("put_it_in_use") is True else pytest.raises(ValidationError):
+        validate(form, schema, raise_on_error=True)

@@ -142,6 +142,8 @@ def test_a_server_that_died_is_started_again_and_leaves_no_zombie(
     with module._kept_alive(tmp_path, "http://127.0.0.1:1/api", children, print):
         until(lambda: len(children) > 3 and all(child.returncode == 0 for child in children[:3]))
     assert started[:2] == children[1:3]
+    for child in children:
+        child.wait()
 
 
 def test_environment_is_as_before_afterwards(monkeypatch: pytest.MonkeyPatch) -> None:

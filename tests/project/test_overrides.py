@@ -50,7 +50,7 @@ def test_settings_of_a_run_are_there_while_it_lasts_and_gone_to_the_byte_after_i
             with overrides.for_this_run(CHANGES):
                 read = settings.read(params)
                 assert (read.unfreeze.epochs, read.prepare.resolution, read.class_weights) == (4, 96, "balanced")
-                assert "# or auto: 8" in params.read_text()
+                assert "# a number, or auto: 8" in params.read_text()
                 if error:
                     raise error
         except (KeyboardInterrupt, RuntimeError):
@@ -87,7 +87,7 @@ def test_a_file_that_is_half_edited_waits_for_its_other_half(params: Path) -> No
     params.write_text(half.replace("[30", "30"))
     mend.mend_if_idle()
     read = settings.read(params)
-    assert (read.unfreeze.ratio, read.unfreeze.epochs, read.prepare.resolution) == (30, 8, 160)
+    assert (read.unfreeze.ratio, read.unfreeze.epochs, read.prepare.resolution) == (30, "auto", 160)
 
 
 def test_any_command_takes_back_what_a_killed_run_left(killed: Path) -> None:
@@ -100,7 +100,7 @@ def test_what_the_user_edits_after_a_kill_stays(killed: Path) -> None:
     killed.write_text(killed.read_text().replace("  ratio: 10 ", "  ratio: 30 "))
     mend.mend_if_idle()
     read = settings.read(killed)
-    assert (read.unfreeze.ratio, read.unfreeze.epochs) == (30, 8)
+    assert (read.unfreeze.ratio, read.unfreeze.epochs) == (30, "auto")
 
 
 def test_nobody_takes_the_settings_of_a_run_back_while_it_or_its_training_lives(killed: Path) -> None:

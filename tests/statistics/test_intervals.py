@@ -22,7 +22,7 @@ def drawn(seed: int, groups: int = 9, classes: int = 3, more: int = 60) -> tuple
 @pytest.mark.parametrize("classes", [2, 4])
 @pytest.mark.parametrize("grouped", [False, True])
 @given(seed=st.integers(0, 1000))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=6, deadline=None)
 def test_figures_without_a_group_are_those_of_the_other_pictures(classes: int, grouped: bool, seed: int) -> None:
     p, labels, codes = drawn(seed, classes=classes, more=60 if grouped else 20)
     if not grouped:

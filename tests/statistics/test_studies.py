@@ -13,10 +13,10 @@ from thaw.report.ablation import ablation_plot
 from thaw.report.differences import differences
 from thaw.statistics import metrics
 from thaw.statistics import studies as study
-from thaw.statistics.studies import Run
+from thaw.statistics.studies import Training
 
 
-def _run(setting: str, seed: int, right: dict[str, list[bool]], groups: int = 10) -> Run:
+def _run(setting: str, seed: int, right: dict[str, list[bool]], groups: int = 10) -> Training:
     """A run over as many pictures as verdicts, all of class `a`, in ten groups."""
     count = len(right["head"])
     predictions = pd.DataFrame(
@@ -35,10 +35,10 @@ def _run(setting: str, seed: int, right: dict[str, list[bool]], groups: int = 10
         metrics[network] = {
             "accuracy": float(np.mean(verdicts)), "balanced_accuracy": 0.5, "auc": None if seed else 0.5, "ece": 0.1,
         }  # fmt: skip
-    return Run(setting, seed, metrics, pd.DataFrame(), predictions)
+    return Training(setting, seed, metrics, pd.DataFrame(), predictions)
 
 
-def _drawn(setting: str, seed: int, head: float, finetuned: float, count: int = 400) -> Run:
+def _drawn(setting: str, seed: int, head: float, finetuned: float, count: int = 400) -> Training:
     random = np.random.default_rng([seed, len(setting)])
     return _run(setting, seed, {"head": random.random(count) < head, "finetuned": random.random(count) < finetuned})
 
@@ -106,7 +106,7 @@ def test_where_no_seed_kept_anything_of_phase_2_there_is_no_gain() -> None:
 def test_folds_of_one_seed_are_one_answer() -> None:
     whole = _drawn("x", 0, 0.7, 0.8)
     parts = [
-        Run("x", 0, whole.metrics, whole.history, whole.predictions.iloc[rows])
+        Training("x", 0, whole.metrics, whole.history, whole.predictions.iloc[rows])
         for rows in (slice(0, 150), slice(150, None))
     ]
     pd.testing.assert_frame_equal(study.verdicts([whole], "head"), study.verdicts(parts, "head"))
@@ -126,7 +126,7 @@ def test_ablation_compares_each_arm_with_head_only_and_with_the_recipe() -> None
 
 
 def test_auc_of_arms_differs_by_as_much_as_their_own_auc_does() -> None:
-    def scored(setting: str, seed: int, noise: float) -> Run:
+    def scored(setting: str, seed: int, noise: float) -> Training:
         run = _drawn(setting, seed, 0.7, 0.8)
         labels = np.arange(len(run.predictions)) % 2
         p = labels + noise * np.random.default_rng(seed).normal(size=len(labels))

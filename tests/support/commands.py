@@ -1,20 +1,19 @@
 """Commands forked from a process that has their packages imported. See tests/support/site/sitecustomize.py.
 
-`ask` runs in the process that was to be the command, `serve` in the one that forks: one forks what computes with torch,
-one what is made of DVC, and one what runs a flow for a worker. The first who asks starts it; it ends with the suite
-(leftovers.py).
+The process that was to be the command asks (asking.py), and `serve` runs in the one that forks: one forks what computes
+with torch, one what is made of DVC, one what imports prefect, and one its server. The first who asks starts it; it ends
+with the suite (leftovers.py).
 """
 
-import json
+import marshal
 import os
 import signal
 import socket
-import subprocess
 import sys
-import time
 from contextlib import suppress
-from types import FrameType
 from typing import Any
+
+from asking import MOST_FILES, PASSED_ON, open_files
 
 # Packages that DVC imports when it needs them, all of them.
 DVC_PACKAGES = (
@@ -27,96 +26,25 @@ DVC_PACKAGES = (
     "scmrepo",
     "sqltrie",
 )
-DVC_MODULES = ("dvc.cli.parser", "dvc.cachemgr", "dvc.output", "dvc_http", "networkx", "dulwich.porcelain", "pygit2")
+DVC_MODULES = (
+    "dvc.cli.parser", "dvc.cachemgr", "dvc.output", "dvc.data_cloud", "dvc.dirs", "dvc.ui.table",
+    "dvc.utils.strictyaml", "dvc_http", "networkx", "dulwich.porcelain", "dulwich.worktree", "dulwich.filters",
+    "dulwich.stash", "dulwich.gc", "pygit2", "ruamel.yaml", "ruamel.yaml.mergevalue",
+    "fsspec.implementations.memory", "rich.table", "rich.status",
+)  # fmt: skip
 # What phases import of others: nothing of this project, and nothing that reads the environment.
 TORCH_MODULES = (
     "torch", "torch._dynamo", "torchvision", "torchvision.transforms.v2.functional", "safetensors.torch", "pandas",
     "scipy.stats", "scipy.optimize", "sklearn.metrics", "sklearn.model_selection", "sklearn.linear_model",
-    "matplotlib.pyplot", "PIL.ImageOps", "ruamel.yaml", "jinja2", "pydantic", "typer.main", "rich.table",
+    "matplotlib.pyplot", "PIL.ImageOps", "ruamel.yaml", "jinja2", "pydantic.main", "typer.main", "rich.table",
 )  # fmt: skip
 # prefect reads its settings when it is imported; `_settings_anew` has it read them once more.
 FLOW_MODULES = (
-    "prefect.main", "prefect.flow_engine", "prefect.runner", "prefect.workers.process",
-    "prefect.deployments.steps.pull", "ruamel.yaml", "pandas", "matplotlib.backends.backend_agg", "gto.api",
+    "prefect.main", "prefect.cli", "prefect.flow_engine", "prefect.runner", "prefect.workers.process",
+    "prefect.deployments.steps.pull", "prefect.deployments.flow_runs", "prefect.artifacts", "pydantic.v1",
+    "ruamel.yaml", "pandas", "matplotlib.backends.backend_agg", "gto.api", "typer.main", "rich.table",
 )  # fmt: skip
-PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-MOST_FILES = 32
-
-
-def ask(folder: str, name: str, program: str, arguments: list[str]) -> None:
-    """Let a program run in a fork of that name and end as it ended; return if nobody is there to fork."""
-    connection = _connected(folder, name)
-    files = [number for number in _open_files() if os.get_inheritable(number)]
-    if not connection or len(files) > MOST_FILES:
-        return
-    request = {
-        "program": program,
-        "arguments": arguments,
-        "path": sys.path[:-1],  # without the folder of this file
-        "python": [sys.executable, sys.prefix, sys.exec_prefix],
-        "folder": os.getcwd(),  # noqa: PTH109
-        "environment": dict(os.environ),
-        "files": files,
-        "ignored": [number for number in PASSED_ON if signal.getsignal(number) == signal.SIG_IGN],
-    }
-    content = json.dumps(request).encode()
-    socket.send_fds(connection, [len(content).to_bytes(8, "big")], files)
-    connection.sendall(content)
-    answers = connection.makefile()
-    if not (begun := answers.readline()):
-        return
-    child = int(begun)
-
-    def pass_on(number: int, frame: FrameType | None) -> None:
-        with suppress(ProcessLookupError):
-            os.killpg(child, number)
-
-    for number in PASSED_ON:
-        if number not in request["ignored"]:
-            signal.signal(number, pass_on)
-    ended = answers.readline()
-    code = int(ended) if ended else 255
-    if code < 0:
-        with suppress(OSError):  # SIGKILL is as it is
-            signal.signal(-code, signal.SIG_DFL)
-        os.kill(os.getpid(), -code)
-    os._exit(code)
-
-
-def _connected(folder: str, name: str) -> socket.socket | None:
-    """A connection to who forks, which is started if need be; it answers once it has imported everything."""
-    deadline = 0.0
-    while True:
-        connection = socket.socket(socket.AF_UNIX)
-        with suppress(OSError):
-            connection.connect(f"{folder}/{name}")
-            return connection
-        if not deadline:
-            deadline = time.monotonic() + 5
-            _start(folder, name)
-        elif time.monotonic() > deadline:
-            return None
-        time.sleep(0.02)
-
-
-def _open_files() -> list[int]:
-    results = []
-    for name in os.listdir("/dev/fd"):  # noqa: PTH208
-        with suppress(OSError):
-            os.fstat(int(name))
-            results.append(int(name))
-    return sorted(results)
-
-
-def _start(folder: str, name: str) -> None:
-    subprocess.Popen(
-        [sys.executable, __file__, folder, name, " " * 4096],
-        cwd="/",
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    ).returncode = 0  # nobody waits for it
+SERVER_MODULES = ("prefect.cli.server", "prefect.cli._server_utils", "prefect.server.api.server")
 
 
 def serve(folder: str, name: str) -> None:
@@ -146,13 +74,18 @@ def _import_everything(name: str) -> None:
     import importlib
     import pkgutil
 
-    names = [*{"dvc": (*DVC_MODULES, *DVC_PACKAGES), "torch": TORCH_MODULES, "flow": FLOW_MODULES}[name]]
+    modules = {"torch": TORCH_MODULES, "flow": FLOW_MODULES, "server": SERVER_MODULES}
+    names = [*modules.get(name, (*DVC_MODULES, *DVC_PACKAGES))]
     for package in DVC_PACKAGES if name == "dvc" else ():
         result = pkgutil.walk_packages(importlib.import_module(package).__path__, f"{package}.", onerror=lambda _: None)
         names += [module.name for module in result]
     for name in names:
         with suppress(ImportError):  # of an extra that is not installed
             importlib.import_module(name)
+    if "dvc.cli.parser" in names:
+        from dvc.cli.parser import get_main_parser
+
+        get_main_parser()  # which keeps it
 
 
 def _watch(connection: socket.socket) -> None:
@@ -168,7 +101,7 @@ def _watch(connection: socket.socket) -> None:
         os.setsid()
         connection.sendall(f"{os.getpid()}\n".encode())
         connection.close()
-        _become(json.loads(content), files)
+        _become(marshal.loads(content), files)
     for number in files:
         os.close(number)
     life = os.pidfd_open(child)
@@ -186,6 +119,7 @@ def _become(request: dict[str, Any], files: list[int]) -> None:
     import atexit
     import fcntl
     import importlib
+    import tempfile
     import threading
 
     _show([request["program"], *request["arguments"]] if request["program"] != "dvc" else request["arguments"])
@@ -198,7 +132,7 @@ def _become(request: dict[str, Any], files: list[int]) -> None:
     for number, copy in zip(request["files"], copies, strict=True):
         os.dup2(copy, number)
     kept = {0, 1, 2, *request["files"]}
-    for number in _open_files():
+    for number in open_files():
         if number not in kept:
             os.close(number)
     os.environ.clear()
@@ -207,8 +141,12 @@ def _become(request: dict[str, Any], files: list[int]) -> None:
     sys.executable, sys.prefix, sys.exec_prefix = request["python"]
     sys.path[:] = [request["folder"], *request["path"]]
     importlib.invalidate_caches()
+    tempfile.tempdir = None  # TMPDIR may be another one
     if "prefect" in sys.modules:
-        _settings_anew()
+        if request["program"].rpartition("/")[2] == "thaw":
+            sys.meta_path.insert(0, _Later())
+        else:
+            _settings_anew()
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(write_through="PYTHONUNBUFFERED" in os.environ)  # type: ignore[union-attr]
     code: Any = 1
@@ -224,6 +162,31 @@ def _become(request: dict[str, Any], files: list[int]) -> None:
         with suppress(OSError, ValueError):
             stream.flush()
     os._exit(code if isinstance(code, int) else 1)
+
+
+class _Later:
+    """Hides prefect until it is imported: thaw sets environment variables before, and asks whether it is there."""
+
+    def __init__(self) -> None:
+        names = [name for name in sys.modules if name.partition(".")[0] == "prefect"]
+        self.modules = {name: sys.modules.pop(name) for name in names}
+        self.spec = self.modules["prefect"].__spec__
+
+    def find_spec(self, name: str, *_: Any) -> Any:
+        from importlib.machinery import ModuleSpec
+
+        if name != "prefect":
+            return None
+        sys.meta_path.remove(self)  # type: ignore[arg-type]
+        return ModuleSpec(name, self)  # type: ignore[arg-type]
+
+    def create_module(self, spec: Any) -> Any:
+        return self.modules["prefect"]
+
+    def exec_module(self, module: Any) -> None:
+        module.__spec__ = self.spec
+        sys.modules.update(self.modules)
+        _settings_anew()
 
 
 def _settings_anew() -> None:

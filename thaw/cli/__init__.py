@@ -74,7 +74,8 @@ COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
 
 
 def _help(command: Callable[..., None]) -> str:
-    """A command's docstring with its paragraphs in one line each, so that a terminal breaks them."""
+    """A command's docstring with its paragraphs in one line each, so that a terminal breaks
+    them."""
     paragraphs = (inspect.getdoc(command) or "").split("\n\n")
     return "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
 

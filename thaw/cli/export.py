@@ -28,8 +28,8 @@ def export(
 ) -> None:
     """Write a model as a file for other programs.
 
-    It is compared with the model on all test pictures and on drawn ones of every odd kind. Where the
-    answers differ, nothing is written.
+    It is compared with the model on all test pictures and on drawn ones of every odd kind. Where
+    the answers differ, nothing is written.
     """
     search_less_for_garbage()
     with user_mistakes():

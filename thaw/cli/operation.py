@@ -1,4 +1,4 @@
-"""How retraining goes here: `thaw status` and `thaw doctor`."""
+"""`thaw status` and `thaw doctor`."""
 
 import itertools
 import json
@@ -16,10 +16,12 @@ def status(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON, with every run and version.")] = False,
 ) -> None:
-    """Show the model in use, the data, the schedules with what became of their runs, what comes next, and the disk.
+    """Show the model in use, the data, the schedules with their last and next runs, and the free
+    disk space.
 
-    Needs no server. `--check` is for cron and monitoring: a run that is late, did not begin, failed or was cancelled, a
-    model older than retrain.oldest, and a disk with less than retrain.disk_gb are one sentence and exit code 1.
+    Needs no server. `--check` is for cron and monitoring: a run that is late, did not begin,
+    failed or was cancelled, a model older than retrain.oldest, and a disk with less than
+    retrain.disk_gb are one sentence and exit code 1.
     """
     with one_sentence_endings():
         from thaw.orchestration import status as orchestration
@@ -41,9 +43,11 @@ def status(
 
 
 def doctor() -> None:
-    """Look whether everything that a retraining needs is as it should be, and name the command that mends what is not.
+    """Check everything that a retraining needs, and name the command that repairs what is
+    wrong.
 
-    Versions against those that made the results, git, data, the DVC remote, locks, disk, device, server and schedules.
+    Versions against those that made the results, git, data, the DVC remote, locks, disk, device,
+    server and schedules.
     """
     with one_sentence_endings():
         from thaw.orchestration.status import server_and_schedules

@@ -1,4 +1,4 @@
-"""`thaw add` and `thaw data`."""
+"""`thaw add`, `remove` and `data`."""
 
 from pathlib import Path
 from typing import Annotated
@@ -39,10 +39,12 @@ def remove(
     ] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> None:
-    """Take pictures out of the data, and say which versions and records still hold them or learned from them.
+    """Take pictures out of the data, and say which versions and records still hold them or learned
+    from them.
 
-    Equal files go together, whatever their names. With --purge what was made of them goes too: decoded pictures,
-    features, pictures in reports and in the UI. Versions that lose data by it cannot be reproduced any more.
+    Equal files go together, whatever their names. With --purge what was made of them goes too:
+    decoded pictures, features, pictures in reports and in the UI. Versions that lose data by it
+    cannot be reproduced any more.
     """
     with one_sentence_endings():
         from thaw.project import withdraw
@@ -62,7 +64,7 @@ def remove(
 
 
 def _forget(data_hashes: list[str]) -> None:
-    """Take pages with pictures of these data versions out of the UI."""
+    """Delete pages in the UI that show pictures of these data versions."""
     from thaw.orchestration.server import server
 
     with server(say=lambda line: None):

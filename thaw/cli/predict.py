@@ -31,7 +31,7 @@ def predict(
     workers: Annotated[int, typer.Option(min=1, help="Threads that decode pictures.")] = 2,
     device: Device = "auto",
 ) -> None:
-    """Name the class of pictures: one row each, with calibrated probabilities and the decision.
+    """Classify pictures: one row each, with calibrated probabilities and the decision.
 
     Works in a project and outside. A picture that cannot be read is a row with the reason.
     """

@@ -49,7 +49,8 @@ def upgrade(
 def backup(
     file: Annotated[Path, typer.Argument(help="The tar file to write.")],
 ) -> None:
-    """Back up the git repository with records and versions, and the database of the project's own Prefect server.
+    """Back up the git repository with records and versions, and the database of the project's own
+    Prefect server.
 
     Pictures and models are not in it: a DVC remote is their backup.
     """
@@ -64,7 +65,7 @@ def restore(
     file: Annotated[Path, typer.Argument(help="What `thaw backup` wrote.")],
     folder: Annotated[Path, typer.Argument(help="Where to make the project; a new folder.")],
 ) -> None:
-    """Make a folder the project that a backup holds."""
+    """Restore the project of a backup into a new folder."""
     with user_mistakes():
         from thaw.project import backup as backups
 
@@ -77,7 +78,8 @@ def clean(
         bool, typer.Option("--apply", help="Free it. Without it only what could be freed is said.")
     ] = False,
 ) -> None:
-    """Free decoded pictures and features of earlier data versions from DVC's cache; phases make them again if asked.
+    """Free decoded pictures and features of earlier data versions from DVC's cache; phases make
+    them again if asked.
 
     Pictures, models, metrics and manifests stay, and all that the last run left.
     """

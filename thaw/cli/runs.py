@@ -151,7 +151,8 @@ def schedule(
     resume: Annotated[bool, typer.Option("--resume", help="Resume a paused schedule.")] = False,
     remove: Annotated[bool, typer.Option("--remove", help="Remove a schedule.")] = False,
 ) -> None:
-    """Retrain, or predict, on a schedule: serve the one that --cron gives, and those that exist, until Ctrl-C.
+    """Retrain, or predict, on a schedule: serve the one that --cron gives, and those that exist,
+    until Ctrl-C.
 
     A paused schedule stays paused, and a schedule stays when nothing serves it.
     """

@@ -27,7 +27,8 @@ def serve(
     megabytes: Annotated[int, typer.Option(min=1, help="How large one request may be.")] = 64,
     device: Device = "auto",
 ) -> None:
-    """Answer over HTTP what `thaw predict` says of pictures, with the model in use, also after it changes."""
+    """Serve the answers of `thaw predict` over HTTP; a newly promoted model is taken over while it
+    runs."""
     search_less_for_garbage()
     with user_mistakes():
         try:

@@ -1,4 +1,4 @@
-"""Versions of the model: `thaw models`, `promote` and `rollback`."""
+"""Versions of the model: `thaw models`, `promote`, `approve`, `reject`, `rollback`, `reproduce`."""
 
 import json
 from dataclasses import asdict
@@ -43,7 +43,7 @@ Note = Annotated[str, typer.Option("--note", help="Why; stays with the version."
 def approve(
     version: Annotated[str, typer.Argument(help="A version that waits; `thaw models` shows all.")], note: Note = ""
 ) -> None:
-    """Say yes to a version that waits for a person (promote.approve): it is put in use."""
+    """Approve a version that waits for a person (promote.approve): it is put in use."""
     with one_sentence_endings():
         from thaw.project import approvals, registry
 
@@ -56,7 +56,7 @@ def approve(
 def reject(
     version: Annotated[str, typer.Argument(help="A version that waits; `thaw models` shows all.")], note: Note = ""
 ) -> None:
-    """Say no to a version that waits for a person: the model in use stays."""
+    """Reject a version that waits for a person: the model in use stays."""
     with one_sentence_endings():
         from thaw.project import approvals
 
@@ -64,7 +64,7 @@ def reject(
 
 
 def _answered(version: str, message: str) -> None:
-    """Say what came of an answer, to the run that asked too where its server is running."""
+    """Print the outcome of an answer; tell it to the run that asked, if its server is running."""
     from thaw.orchestration.server import running
     from thaw.project import registry
 

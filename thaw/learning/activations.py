@@ -61,8 +61,8 @@ class Frozen:
     def keep(
         self, pictures: Pictures, rows: Rows, normalise: Normaliser, views: Rows, batch_size: int
     ) -> Activations | None:
-        """Their outputs for the pictures in `rows`, each in its views (n, views); None if there is no
-        room for them."""
+        """Their outputs for the pictures in `rows`, each in its views (n, views); None if there is
+        no room for them."""
         one = self.before(pictures.shape.blank().to(normalise.device))
         if (size := views.size * one.nbytes) > self.left:
             return None

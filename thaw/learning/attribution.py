@@ -1,8 +1,9 @@
 """Attribution: where in a picture the evidence for a class lies.
 
-The last features that still have places are multiplied by the gradient of the class's log-odds and summed over
-channels. For a network that ends in pooling and a linear head that is Grad-CAM, and the map adds up to the log-odds
-without their bias; for a vision transformer they are the tokens of its last block.
+The last features that still have places are multiplied by the gradient of the class's log-odds and
+summed over channels. For a network that ends in pooling and a linear head that is Grad-CAM, and
+the map adds up to the log-odds without their bias; for a vision transformer they are the tokens of
+its last block.
 """
 
 import math
@@ -21,10 +22,11 @@ from thaw.learning.convolutions import is_turned
 def evidence(
     model: Classifier, pixels: Tensor, normalise: Normaliser, views: int, targets: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Maps (n, side, side) of the evidence for one class of each picture, and the logits (n, classes).
+    """Maps (n, side, side) of the evidence for one class of each picture, and the logits (n,
+    classes).
 
-    Both are averages over the first `views` views, each map turned back. Negative is evidence against the class.
-    Without `targets` (n) it is the class that the network names.
+    Both are averages over the first `views` views, each map turned back. Negative is evidence
+    against the class. Without `targets` (n) it is the class that the network names.
     """
     model.eval()
     layer = _last_with_places(model.backbone, pixels.shape[-1])
@@ -58,16 +60,19 @@ def evidence(
 
 
 def log_odds(logits: Tensor, targets: Tensor) -> Tensor:
-    """log p / (1 - p) of each row's target class: what all classes share counts for none of them."""
+    """log p / (1 - p) of each row's target class: what all classes share counts for none of
+    them."""
     of_target = targets[:, None].to(logits.device)
     others = logits.scatter(1, of_target, -torch.inf).logsumexp(1)
     return logits.gather(1, of_target)[:, 0] - others
 
 
 def _last_with_places(backbone: nn.Module, size: int) -> nn.Module:
-    """The last module whose output has places of which more than one counts, as seen in a pass of noise.
+    """The last module whose output has places of which more than one counts, as seen in a pass of
+    noise.
 
-    What comes after a vision transformer's last attention has tokens, but only the class token goes on from there.
+    What comes after a vision transformer's last attention has tokens, but only the class token
+    goes on from there.
     """
     outputs: list[tuple[nn.Module, Tensor]] = []
 
@@ -96,7 +101,8 @@ def _last_with_places(backbone: nn.Module, size: int) -> nn.Module:
 
 
 def _by_place(values: Tensor) -> Tensor | None:
-    """(n, channels, side, side), or (n, tokens, channels) with or without a class token, as (n, places, channels)."""
+    """(n, channels, side, side), or (n, tokens, channels) with or without a class token, as (n,
+    places, channels)."""
     if values.ndim == 4 and values.shape[2] == values.shape[3] > 1:
         return values.flatten(2).transpose(1, 2)
     side = math.isqrt(values.shape[1]) if values.ndim == 3 else 0

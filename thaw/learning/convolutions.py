@@ -215,7 +215,8 @@ def _weight_gradient(module: nn.Conv2d, mixed: bool = False) -> WeightGradient:
 
 
 def _multiplies_in_bfloat16(module: nn.Conv2d) -> bool:
-    """Whether it is one of those that CPUs with bfloat16 are quicker with, or whose neighbours are."""
+    """Whether it is one of those that CPUs with bfloat16 are quicker with, or whose neighbours
+    are."""
     return _is_product(module) or 1 < module.groups == module.in_channels
 
 

@@ -57,7 +57,8 @@ def _stop(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
 
 
 def cut(model: Classifier, number: int, example: Tensor) -> Cut | None:
-    """The network cut before block `number`; None if nothing is before it or it cannot be cut there.
+    """The network cut before block `number`; None if nothing is before it or it cannot be cut
+    there.
 
     `example` is a picture whose size and device the network takes; what it shows does not matter.
     """
@@ -92,7 +93,8 @@ def after(model: Classifier, number: int) -> Classifier:
 
 
 def in_common(one: nn.Module, other: nn.Module) -> int:
-    """How many of the first blocks of two backbones have equal weights; the last one is not counted."""
+    """How many of the first blocks of two backbones have equal weights; the last one is not
+    counted."""
     pairs = list(zip(blocks(one), blocks(other), strict=True))
     return next((number for number, (a, b) in enumerate(pairs) if not _same(a, b)), len(pairs) - 1)
 

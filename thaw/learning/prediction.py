@@ -57,8 +57,8 @@ def predict(
     progress: Progress | None = None,
     label: str = "",
 ) -> Tensor:
-    """Logits (n, classes), or of a pair of networks (n, 2, classes), of the pictures in `rows`, averaged over their
-    first `views` views.
+    """Logits (n, classes), or of a pair of networks (n, 2, classes), of the pictures in `rows`,
+    averaged over their first `views` views.
 
     Each rank computes its own part and gets the result for all.
     """

@@ -32,7 +32,7 @@ from thaw.learning.losses import VAL_LOSS, Criterion, LossFn, Objective
 from thaw.learning.prediction import predict
 from thaw.progress import Progress
 
-EPOCHS, FEWEST_STEPS = 8, 100  # of phase 2 where epochs are auto
+EPOCHS, FEWEST_STEPS = 8, 300  # of phase 2 where epochs are auto
 
 Weights = dict[str, Tensor]
 Figures = dict[str, float]
@@ -279,8 +279,8 @@ def fine_tune(
     """Train the unfrozen weights; epoch 0 of the history is the start.
 
     Keeps the weights after the last epoch, or the best by the criterion (epoch 0 included, the
-    first of equal ones). `unfreeze` is called with the number of each epoch before it starts, and may
-    unfreeze more.
+    first of equal ones). `unfreeze` is called with the number of each epoch before it starts, and
+    may unfreeze more.
 
     The state after each epoch is written to `scratch_file`, and a later run resumes from it. The
     file's name is a hash of everything that decides the result. A file that is damaged or cannot

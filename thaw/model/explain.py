@@ -41,7 +41,8 @@ class Row(NamedTuple):
 
 
 def explain(model: Model, pictures: Iterable[Picture], folder: Path, label: str | None = None) -> Iterator[Row]:
-    """Draw each picture into a new folder, under the map of a class: the most probable one, or `label`.
+    """Draw each picture into a new folder, under the map of a class: the most probable one, or
+    `label`.
 
     Files in the new folder are skipped, in case it lies inside one of the sources.
     """

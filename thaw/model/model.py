@@ -88,7 +88,8 @@ class Network:
 
 
 class Model:
-    """A predictor, and the metadata that turn pictures into pixels and probabilities into decisions."""
+    """A predictor, and the metadata that turn pictures into pixels and probabilities into
+    decisions."""
 
     def __init__(self, about: Package, predictor: Predictor, neighbours: Neighbours | None, workers: int = 2) -> None:
         self.about = about

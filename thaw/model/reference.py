@@ -35,7 +35,8 @@ class Exported:
         return probabilities, features
 
     def decision(self, probabilities: np.ndarray) -> str:
-        """The decision for probabilities (classes,); of two classes, the second from its threshold on."""
+        """The decision for probabilities (classes,); of two classes, the second from its threshold
+        on."""
         threshold = (self.about["operating"] or {}).get("threshold")
         index = probabilities.argmax() if threshold is None else int(probabilities[1] >= threshold)
         return str(self.about["classes"][index])

@@ -73,7 +73,8 @@ class About(BaseModel):
 
 
 class Health(BaseModel):
-    """That the server is up; `problem` where the model in use could not be loaded and the one before still answers."""
+    """That the server is up; `problem` where the model in use could not be loaded and the one
+    before still answers."""
 
     model: str
     problem: str | None
@@ -253,7 +254,8 @@ class _Door:
 
 
 async def _read_rest(receive: Receive, most: int) -> None:
-    """Read and drop the rest of a request: a client that is cut off while it sends never reads why."""
+    """Read and drop the rest of a request: a client that is cut off while it sends never reads
+    why."""
     read = 0
     while read < most:
         message = await receive()

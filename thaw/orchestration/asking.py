@@ -1,4 +1,5 @@
-"""Runs of the flow `approve`, which ask a person about a version: made after a retraining, ended by the answer.
+"""Runs of the flow `approve`, which ask a person about a version: made after a retraining, ended
+by the answer.
 
 Each is a run of the deployment `approve PROJECT/NAME` beside the schedule `retrain PROJECT/NAME`.
 While it waits it is suspended, so it holds no process and no lock, and survives a reboot. A second
@@ -25,7 +26,8 @@ def flow_name() -> str:
 
 
 def ask(version: str, schedule: str, days: float) -> bool:
-    """Create the runs that ask about a version; returns False if the schedule has no deployment for it."""
+    """Create the runs that ask about a version; returns False if the schedule has no deployment
+    for it."""
     with get_client(sync_client=True) as client:
         try:
             deployment = client.read_deployment_by_name(f"{flow_name()}/{schedule}")

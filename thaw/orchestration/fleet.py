@@ -196,7 +196,8 @@ def _read(client: SyncPrefectClient, ids: list[UUID]) -> list[FlowRun]:
 
 
 class SignsOfLife:
-    """The last heartbeat of each run, by the clock of this process: the workers' clocks may differ."""
+    """The last heartbeat of each run, by the clock of this process: the workers' clocks may
+    differ."""
 
     def __init__(self, client: SyncPrefectClient) -> None:
         self.client = client
@@ -291,7 +292,8 @@ def _is_online(pool: str) -> bool:
 
 @contextmanager
 def worker(pool: str, at_once: int) -> Iterator[None]:
-    """A process pool with one worker, which runs in a thread of this process while the block lasts."""
+    """A process pool with one worker, which runs in a thread of this process while the block
+    lasts."""
     with get_client(sync_client=True) as client, suppress(ObjectAlreadyExists):
         client.create_work_pool(WorkPoolCreate(name=pool, type="process"))
     loop = asyncio.new_event_loop()

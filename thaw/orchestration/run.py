@@ -1,4 +1,5 @@
-"""The tasks of a run: each phase is one DVC stage with a time limit, a state and a row in the UI's table.
+"""The tasks of a run: each phase is one DVC stage with a time limit, a state and a row in the UI's
+table.
 
 A task's state says what DVC did: Completed (it ran), Cached (nothing changed) or Restored (the
 outputs came from the cache). Prefect persists and caches nothing.
@@ -62,7 +63,8 @@ def storage_failed(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> b
 
 
 class Tasks:
-    """The tasks of one flow run, one after the other, each with a time limit and a row in the UI's table."""
+    """The tasks of one flow run, one after the other, each with a time limit and a row in the UI's
+    table."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -70,7 +72,8 @@ class Tasks:
         self.table = story.PhaseTable()
 
     def do(self, name: str, body: "Task[..., State[Any]]", *arguments: Any, why: str | None = None) -> State[Any]:
-        """Run one task, or raise `PhaseFailed`. An empty `why` means that there is nothing to do."""
+        """Run one task, or raise `PhaseFailed`. An empty `why` means that there is nothing to
+        do."""
         minutes = getattr(self.settings.timeouts, name, None)
         needs_storage = name in ("data", "push")
         configured = body.with_options(
@@ -95,7 +98,8 @@ class Tasks:
 
 
 def _carry_out(name: str, body: Callable[[OnLine], tuple[str, str]]) -> State[Any]:
-    """Run the body of a task. Its lines go to the log and the progress bar; it returns verdict and message."""
+    """Run the body of a task. Its lines go to the log and the progress bar; it returns verdict and
+    message."""
     logger = get_run_logger()
     with story.progress(name) as follow:
 
@@ -143,7 +147,8 @@ def incoming(retrain: Retrain) -> State[Any]:
 
 @task(cache_policy=NO_CACHE, persist_result=False)
 def predict(source: str, model: str) -> State[Any]:
-    """Predict the pictures of a source that have no prediction yet, and version the table with DVC."""
+    """Predict the pictures of a source that have no prediction yet, and version the table with
+    DVC."""
 
     def body(on_line: OnLine) -> tuple[str, str]:
         predicted = predicting.run(source, model, on_line)
@@ -213,7 +218,8 @@ def ask(days: float) -> State[Any]:
 
 @task(cache_policy=NO_CACHE, persist_result=False)
 def push(git_remote: str | None) -> State[Any]:
-    """Push data and outputs to the DVC remote, records and versions to the git remote, if there are any."""
+    """Push data and outputs to the DVC remote, records and versions to the git remote, if there
+    are any."""
 
     def body(on_line: OnLine) -> tuple[str, str]:
         sent = {}

@@ -1,4 +1,5 @@
-"""Schedules: `thaw schedule --cron "0 3 * * 1"` stores one on the Prefect server and serves it here.
+"""Schedules: `thaw schedule --cron "0 3 * * 1"` stores one on the Prefect server and serves it
+here.
 
 A schedule is a Prefect deployment of the flow. The flow carries the project's name, so two projects
 on one server stay apart; a tag names the folder, so two clones of one project do too. One process
@@ -152,8 +153,8 @@ def _runner(client: "SyncPrefectClient", served: dict[str, dict[str, Any]], say:
 
 
 def _poll(runner: "Runner", renewed: "Callable[[], Runner]", api: str, say: server.Say) -> None:
-    """Start the runs that are due until an error or a signal comes; then end the current run and its
-    children.
+    """Start the runs that are due until an error or a signal comes; then end the current run and
+    its children.
 
     In a thread, because on the main one the runner's own signal handlers would leave a training
     behind.
@@ -174,7 +175,8 @@ def _poll(runner: "Runner", renewed: "Callable[[], Runner]", api: str, say: serv
 
 
 async def _serve(runner: "Runner", api: str, say: server.Say, over: threading.Event) -> bool:
-    """Start due runs until `over`, then end the current one; returns whether another runner takes over."""
+    """Start due runs until `over`, then end the current one; returns whether another runner takes
+    over."""
     async with runner:
         polling = asyncio.create_task(_start_due(runner, api, say))
         while not polling.done() and not over.is_set():
@@ -467,7 +469,8 @@ def _zone(schedule: "DeploymentSchedule") -> str:
 def dates(
     rule: dict[str, Any], start: datetime | None = None, end: datetime | None = None, most: int = 1
 ) -> list[datetime]:
-    """When a rule is due, from now on or in between; the server's own arithmetic, daylight saving included."""
+    """When a rule is due, from now on or in between; the server's own arithmetic, daylight saving
+    included."""
     from prefect.server.schemas import schedules
 
     kinds = {"cron": schedules.CronSchedule, "interval": schedules.IntervalSchedule, "rrule": schedules.RRuleSchedule}

@@ -68,7 +68,8 @@ def answering() -> str | None:
 
 @contextmanager
 def running() -> Iterator[str | None]:
-    """The address of the configured or the project's own Prefect API if it answers; no server is started for it."""
+    """The address of the configured or the project's own Prefect API if it answers; no server is
+    started for it."""
     api = answering()
     with environment(api) if api else nullcontext():
         yield api
@@ -87,7 +88,8 @@ def address() -> str:
 
 
 def is_own(api: str) -> bool:
-    """Whether an API is that of the project's own server, whose state belongs to this workspace alone."""
+    """Whether an API is that of the project's own server, whose state belongs to this workspace
+    alone."""
     record = _home() / "server.json"
     return record.exists() and json.loads(record.read_text())["api"] == api
 
@@ -103,7 +105,8 @@ def page(api: str, flow_run_id: str) -> str:
 
 @contextmanager
 def _signals_end_the_block() -> Iterator[None]:
-    """SIGTERM and a closed terminal unwind the stack like Ctrl-C does, so that everything is tidied up."""
+    """SIGTERM and a closed terminal unwind the stack like Ctrl-C does, so that everything is
+    tidied up."""
 
     def leave(number: int, frame: FrameType | None) -> None:
         raise SystemExit(128 + number)
@@ -123,7 +126,8 @@ def _signals_end_the_block() -> Iterator[None]:
 
 @contextmanager
 def environment(api: str) -> Iterator[None]:
-    """What prefect reads when it is imported; afterwards its last logs are sent and the old values back."""
+    """What prefect reads when it is imported; afterwards its last logs are sent and the old values
+    back."""
     before = dict(os.environ)
     os.environ.update(_settings(_home()), PREFECT_API_URL=api, PREFECT_SERVER_ALLOW_EPHEMERAL_MODE="false")
     for name in ("PREFECT_PROFILE", "PREFECT_PROFILES_PATH"):
@@ -147,7 +151,8 @@ def environment(api: str) -> Iterator[None]:
 
 
 def flush() -> None:
-    """Send what prefect still holds back: log lines, and the events that carry the states of task runs."""
+    """Send what prefect still holds back: log lines, and the events that carry the states of task
+    runs."""
     if "prefect" not in sys.modules:
         return
     from prefect.events.worker import EventsWorker
@@ -167,10 +172,12 @@ def _settings(home: Path) -> dict[str, str]:
 
 
 def _only_its_own_pages(port: int) -> dict[str, str]:
-    """No other page that the user's browser shows may read from the server, or change anything on it.
+    """No other page that the user's browser shows may read from the server, or change anything on
+    it.
 
-    `localhost` is one of the two names because people type it: the UI opened there asks 127.0.0.1 for its data,
-    which is another origin. Only a process of this machine can serve a page there, and it could ask without a browser.
+    `localhost` is one of the two names because people type it: the UI opened there asks 127.0.0.1
+    for its data, which is another origin. Only a process of this machine can serve a page there,
+    and it could ask without a browser.
     """
     return {
         # Prefect also knows these without API in their names, but the long names win where both are set.
@@ -242,7 +249,8 @@ def _kept_alive(home: Path, api: str, children: "list[subprocess.Popen[bytes]]",
 
 @contextmanager
 def ended_without(api: str) -> Iterator[None]:
-    """End this process if its server stays away: Prefect would retry for nine minutes, then print a traceback.
+    """End this process if its server stays away: Prefect would retry for nine minutes, then print
+    a traceback.
 
     A running phase finishes first. At any other point a run can be cut off: the next one recovers.
     """
@@ -276,7 +284,8 @@ def _leave(sentence: str) -> None:
 
 @contextmanager
 def _turn(home: Path, say: Say) -> Iterator[None]:
-    """Hold the lock for starting and stopping: two runs must not start two servers, nor stop each other's."""
+    """Hold the lock for starting and stopping: two runs must not start two servers, nor stop each
+    other's."""
     with open(home / "server.turn", "a") as turn:
         try:
             fcntl.flock(turn, fcntl.LOCK_EX | fcntl.LOCK_NB)

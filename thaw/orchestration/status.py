@@ -1,4 +1,5 @@
-"""The content of `thaw status` and of its page in the UI. It asks a running server and starts none."""
+"""The content of `thaw status` and of its page in the UI. It asks a running server and starts
+none."""
 
 import os
 from datetime import datetime, timedelta
@@ -59,7 +60,8 @@ def page(address: str) -> str:
 
 
 def server_and_schedules() -> list[Finding]:
-    """Whether the server answers, and whether every schedule is served: what `thaw doctor` asks of Prefect."""
+    """Whether the server answers, and whether every schedule is served: what `thaw doctor` asks of
+    Prefect."""
     named, api = os.environ.get("PREFECT_API_URL"), server.answering()
     if named and not api:
         return [Finding("server", f"PREFECT_API_URL is {named}, and nothing answers there", "unset PREFECT_API_URL")]

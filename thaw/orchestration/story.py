@@ -162,7 +162,8 @@ def progress(phase: str) -> Iterator[Callable[[str], None]]:
     """Yield a function that takes every line of a phase and keeps a progress artifact up to date.
 
     The function never blocks: a thread sends the latest value, at most every two seconds. A server
-    that is slow or down gets the last value when it is back. An exception gets the last lines as notes.
+    that is slow or down gets the last value when it is back. An exception gets the last lines as
+    notes.
     """
     latest: list[dict[str, Any]] = []
     last_lines: deque[str] = deque(maxlen=LAST_LINES)
@@ -214,8 +215,8 @@ def _show_curves(phase: str, drawn: bytes) -> None:
 
 
 def outcome() -> None:
-    """Show the results: learning curves of both phases, metrics as a table, the data, and a page with
-    gain, confusion matrix and worst mistakes."""
+    """Show the results: learning curves of both phases, metrics as a table, the data, and a page
+    with gain, confusion matrix and worst mistakes."""
     with _kept_apart("the learning curves"):
         _show_curves("unfreeze", results.picture("curves"))
     with _kept_apart("the metrics"):
@@ -260,7 +261,8 @@ def predictions(predicted: Mapping[str, Any]) -> None:
 
 
 def failed(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
-    """Hook for a run that failed or crashed: show the phase, the reason, the last lines, and how to go on."""
+    """Hook for a run that failed or crashed: show the phase, the reason, the last lines, and how
+    to go on."""
     result = None
     with suppress(Exception):  # after a crash there is only a state
         result = state.result(raise_on_failure=False)
@@ -277,7 +279,8 @@ def failed(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
 
 
 def _unfinished(client: SyncPrefectClient, run_id: UUID) -> str:
-    """The task of a run that began last, if the server says that it did not complete; else empty."""
+    """The task of a run that began last, if the server says that it did not complete; else
+    empty."""
     this_run = FlowRunFilter(id=FlowRunFilterId(any_=[run_id]))
     started = [
         (run.start_time, run.name, run.state.is_completed())
@@ -373,7 +376,8 @@ def _owner() -> dict[str, UUID]:
 
 
 def _show(kind: str, key: str, data: object, description: str) -> None:
-    """Create or replace the artifact of this run under the key; `str(data)` is taken when it is sent."""
+    """Create or replace the artifact of this run under the key; `str(data)` is taken when it is
+    sent."""
     owner = _owner()
     _current().send(f"'{key}'", lambda client: _put(client, kind, key, str(data), description, owner))
 

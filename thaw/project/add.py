@@ -69,7 +69,8 @@ def add(path: Path, new_classes: bool = False, on_line: OnLine = print, dry_run:
 
 
 def add_held(path: Path, new_classes: bool = False, on_line: OnLine = print, dry_run: bool = False) -> Added:
-    """`add` for a caller that holds the workspace. `Refused` names all pictures that cannot join."""
+    """`add` for a caller that holds the workspace. `Refused` names all pictures that cannot
+    join."""
     from thaw.data import manifest, splits
     from thaw.data.parallel import gather, stream
     from thaw.data.pictures import open_picture
@@ -159,7 +160,8 @@ def add_held(path: Path, new_classes: bool = False, on_line: OnLine = print, dry
 
 
 def recover() -> None:
-    """Undo an add that was killed half-way. The caller holds the workspace, so no dvc of it still runs."""
+    """Undo an add that was killed half-way. The caller holds the workspace, so no dvc of it still
+    runs."""
     scratch = _scratch()
     if journal().is_file():
         begun = json.loads(journal().read_text(encoding="utf-8"))
@@ -208,7 +210,8 @@ def _read(path: Path) -> "pd.DataFrame":
 
 @contextmanager
 def _data_at_fault() -> Iterator[None]:
-    """Turn `Refused` about the data that are there into a plain error: the new pictures are not at fault."""
+    """Turn `Refused` about the data that are there into a plain error: the new pictures are not at
+    fault."""
     try:
         yield
     except Refused as mistake:
@@ -271,7 +274,8 @@ def _check_classes(new: "pd.DataFrame", old: "pd.DataFrame", path: Path, data: P
 
 
 def _places(new: "pd.DataFrame", splits: "pd.Series", data: Path) -> list[str]:
-    """The path of each new picture relative to data/, in its layout; a name that is taken gets a hash."""
+    """The path of each new picture relative to data/, in its layout; a name that is taken gets a
+    hash."""
     from thaw.data import manifest
 
     table = (data / "labels.csv").is_file()

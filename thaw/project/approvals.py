@@ -24,12 +24,13 @@ def waiting(name: str) -> Version:
     return version
 
 
-def approve(name: str, note: str, on_line: OnLine = print) -> str:
+def approve(name: str, note: str, on_line: OnLine = print, minutes: float = 0) -> str:
     """Put a version in use because a person says so; returns the outcome as a sentence.
 
-    If another model has come into use since the comparison, it is compared with that one first.
+    If another model has come into use since the comparison, it is compared with that one first. Waits up to `minutes`
+    while a retraining holds the workspace.
     """
-    with only_retraining(f"approve {name}"):
+    with only_retraining(f"approve {name}", minutes, on_line):
         version = waiting(name)
         champion = registry.in_use(registry.versions())
         if champion and champion.name != registry.in_use_when_asked(version.name):

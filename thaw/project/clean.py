@@ -71,7 +71,8 @@ def clean() -> Leftovers:
 
 
 def states() -> list[dict[str, str]]:
-    """The hashes of data and outputs in every dvc.lock and .dvc file, of git and of the workspace."""
+    """The hashes of data and outputs in every dvc.lock and .dvc file, of git and of the
+    workspace."""
     paths = ("dvc.lock", "*.dvc")
     commits = git("log", "--all", "--format=%H", "--", *paths).split()
     names = git("log", "--all", "--relative", "--name-only", "--format=", "--", *paths).splitlines()

@@ -1,9 +1,11 @@
-"""compare: whether the new model takes the place of the one in use, judged on the test pictures of today.
+"""compare: whether the new model takes the place of the one in use, judged on the test pictures of
+today.
 
     python -m thaw.project.compare FOLDER VERSION [FOLDER VERSION] [--new FOLDER VERSION]
 
-The first is the model in use, the second the best that was in use, if that is another one; `--new` is the new one where
-it is not the model of the workspace. Writes artifacts/promotion/{decision.json,changes.png}.
+The first is the model in use, the second the best that was in use, if that is another one; `--new`
+is the new one where it is not the model of the workspace. Writes
+artifacts/promotion/{decision.json,changes.png}.
 
 No DVC stage, since what it finds hangs on which model is in use. `run()` is how the flow starts it.
 """
@@ -40,10 +42,11 @@ MANY = 20  # comparisons on the same test pictures; docs/operation.md shows what
 class Outcome:
     """What is to become of the new model, and why.
 
-    `state` is "first" (no model was in use), "same" (it is the model in use) or "compared" (with `champion`).
-    `gain` and `falls` are those of `thaw.statistics.promotion.Decision`; `inputs` tells whether it need be found again.
-    `anchor` is the best version that was in use, if that is another one, with the reason and gain of the comparison
-    with it. `notes` are sentences about what to distrust. `model` is DVC's hash of the new model.
+    `state` is "first" (no model was in use), "same" (it is the model in use) or "compared" (with
+    `champion`). `gain` and `falls` are those of `thaw.statistics.promotion.Decision`; `inputs`
+    tells whether it need be found again. `anchor` is the best version that was in use, if that is
+    another one, with the reason and gain of the comparison with it. `notes` are sentences about
+    what to distrust. `model` is DVC's hash of the new model.
     """
 
     state: str
@@ -63,7 +66,8 @@ class Outcome:
 
 
 def run(champion: Version | None, on_line: OnLine = print) -> Outcome:
-    """Decide about the model that lies in the workspace against the one in use, and put that on top of the report."""
+    """Decide about the model that lies in the workspace against the one in use, and put that on
+    top of the report."""
     from thaw.report.promotion import page
 
     _folder().mkdir(parents=True, exist_ok=True)
@@ -93,8 +97,8 @@ def again(version: Version, champion: Version, on_line: OnLine = print) -> Outco
 
 
 def changes() -> bytes:
-    """The test pictures that the model in use gets right and the new one wrong, the surest mistakes first, as PNG;
-    empty where there are none."""
+    """The test pictures that the model in use gets right and the new one wrong, the surest
+    mistakes first, as PNG; empty where there are none."""
     picture = _folder() / CHANGES
     return picture.read_bytes() if picture.is_file() else b""
 
@@ -108,14 +112,16 @@ def decision() -> Outcome | None:
 
 
 def check(promote: Promote) -> None:
-    """Raise `InputError` if the rule does not fit the classes of the data that `prepare` has read."""
+    """Raise `InputError` if the rule does not fit the classes of the data that `prepare` has
+    read."""
     from thaw.statistics import promotion
 
     promotion.check(promote.by, promote.costs, phase.read_json(workspace.artifacts("prepare/meta.json"))["classes"])
 
 
 def compare(config: Settings, others: list[tuple[Path, str]], new: tuple[Path, str] | None = None) -> None:
-    """The child process: the new model against the one in use, and against an anchor if there is one."""
+    """The child process: the new model against the one in use, and against an anchor if there is
+    one."""
     from thaw.data.manifest import groups_of, labels_of, read_predictions
     from thaw.project import networks
     from thaw.statistics import promotion
@@ -194,7 +200,8 @@ def _write_changes(table: "pd.DataFrame") -> None:
 def _said(
     config: Settings, data: "Dataset", device: "torch.device", folder: Path, version: str
 ) -> "tuple[Any, list[str], float | None]":
-    """What an earlier model says of today's test pictures: probabilities, its classes, and of two its threshold.
+    """What an earlier model says of today's test pictures: probabilities, its classes, and of two
+    its threshold.
 
     Its temperature and threshold are those of today's validation pictures, as the new model's are.
     """
@@ -231,7 +238,8 @@ def _said(
 
 
 def _learned(table: Path, version: str, hashes: "pd.Series") -> list[str]:
-    """Whether a version was trained or chosen on some of today's test pictures, by their content."""
+    """Whether a version was trained or chosen on some of today's test pictures, by their
+    content."""
     from thaw.data.manifest import read_manifest
 
     if not table.is_file():
@@ -280,8 +288,9 @@ def _compared(champion: Version, on_line: OnLine, new: Version | None = None) ->
 
 
 def anchor(champion: Version, versions: list[Version], by: str) -> Version | None:
-    """The version that was in use and had the highest figure when it was new, if that is higher than the one in use:
-    so that many small losses do not add up. Where costs decide it is accuracy, since versions bear no costs."""
+    """The version that was in use and had the highest figure when it was new, if that is higher
+    than the one in use: so that many small losses do not add up. Where costs decide it is
+    accuracy, since versions bear no costs."""
     names = registry.were_in_use()
     candidates = [version for version in versions if version.name in names and version.model != champion.model]
     best = max(candidates, key=lambda version: _figure(version, by), default=None)
@@ -319,7 +328,8 @@ def _inputs(champion: Version, best: Version | None) -> dict[str, Any]:
 
 @contextmanager
 def _files(version: Version) -> Iterator[Path]:
-    """The files of a version while the block lasts, and beside them its table of pictures if there is one."""
+    """The files of a version while the block lasts, and beside them its table of pictures if there
+    is one."""
     with models.files(version) as folder:
         models.get(version, models.MANIFEST, Path(f"{folder}.csv"))
         yield folder

@@ -122,7 +122,8 @@ def _probabilities(predictor: Model | onnx.Exported, files: Sequence[Path], what
 
 
 def _evaluated(folder: Path, network: Model, test: pd.DataFrame) -> Probabilities | None:
-    """Evaluate's probabilities of the test pictures, if it had this model and nothing changed since."""
+    """Evaluate's probabilities of the test pictures, if it had this model and nothing changed
+    since."""
     table, current = (workspace.artifacts(name) for name in ("evaluate/predictions.csv", "package"))
     same = (current / package.META).is_file() and package.identity(current) == package.identity(folder)
     if not same or not table.is_file() or provenance.misfits().keys() & {"evaluate", "package"}:

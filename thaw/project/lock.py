@@ -1,4 +1,5 @@
-"""The locks of the workspace: one retraining at a time, and one prediction; another one waits its turn.
+"""The locks of the workspace: one retraining at a time, and one prediction; another one waits its
+turn.
 
 Child processes inherit them, so a training that outlives a killed caller keeps others out.
 """

@@ -143,7 +143,8 @@ def _is_package(folder: Path) -> bool:
 
 
 def _make_package(network: Path, version: Version) -> Path:
-    """Make a package for a version from before there were packages, in a folder beside its network."""
+    """Make a package for a version from before there were packages, in a folder beside its
+    network."""
     from thaw.learning import checkpoint
     from thaw.model import package
 

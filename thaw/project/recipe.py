@@ -250,7 +250,8 @@ def installed(package: str) -> str | None:
 
 
 def _weights(root: Path) -> str | None:
-    """The hash of the file, or the identity of the model, that backbone.weights names; None if it names neither."""
+    """The hash of the file, or the identity of the model, that backbone.weights names; None if it
+    names neither."""
     backbone = pipeline.load(root / "params.yaml").get("backbone")
     name = backbone.get("weights") if isinstance(backbone, dict) else None
     if root == workspace.root() and is_model(str(name)):

@@ -285,7 +285,8 @@ def _tag(name: str, commit: str, message: str, events: list[dict[str, Any]]) -> 
 
 
 def hashes(text: str, deps: bool = False) -> dict[str, str]:
-    """Path and DVC's hash of each output that a dvc.lock or a .dvc file names; `deps`: also of what they depend on."""
+    """Path and DVC's hash of each output that a dvc.lock or a .dvc file names; `deps`: also of
+    what they depend on."""
     values = YAML(typ="safe").load(text) or {}
     stages = values.get("stages", {"": values}).values()
     parts = [part for stage in stages for kind in ("deps",) * deps + ("outs",) for part in stage.get(kind) or []]

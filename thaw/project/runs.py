@@ -1,7 +1,8 @@
-"""The log of runs: when each began and ended in this workspace, and how. No server is needed for it.
+"""The log of runs: when each began and ended in this workspace, and how. No server is needed for
+it.
 
-A line of JSON when a run begins and one when it ends, in `.prefect/runs.jsonl`. A run without an end whose process is
-gone was killed.
+A line of JSON when a run begins and one when it ends, in `.prefect/runs.jsonl`. A run without an
+end whose process is gone was killed.
 """
 
 import json

@@ -47,7 +47,8 @@ def meta(config: Settings) -> dict[str, Any]:
 
 
 def check_unseen(rows: "pd.DataFrame", weights: str) -> None:
-    """Raise if the start model, or one that it started from, learned from a test picture of today."""
+    """Raise if the start model, or one that it started from, learned from a test picture of
+    today."""
     from thaw.data.manifest import read_manifest
 
     test = rows[rows["split"] == "test"]

@@ -1,7 +1,8 @@
-"""Whether retraining goes well here: the model in use, the data, what became of each run, what comes next.
+"""Whether retraining goes well here: the model in use, the data, what became of each run, what
+comes next.
 
-`problems` is what somebody has to see to. All of it is known without a server, except for what was changed there since
-`thaw` last spoke to it.
+`problems` is what somebody has to see to. All of it is known without a server, except for what was
+changed there since `thaw` last spoke to it.
 """
 
 import shutil
@@ -177,7 +178,8 @@ def page(status: Status, settings: Retrain) -> str:
 
 
 def rows(status: Status) -> list[tuple[str, str, str, str]]:
-    """The last runs of each schedule: when each was due, its schedule, its outcome, and what it said."""
+    """The last runs of each schedule: when each was due, its schedule, its outcome, and what it
+    said."""
     by_schedule: dict[tuple[str | None, str], list[Run]] = {}
     for run in status.runs:
         by_schedule.setdefault((run.schedule, run.flow), []).append(run)

@@ -22,7 +22,7 @@ from thaw.project.sweep import Sweep, finished, reference
 from thaw.statistics.records import NETWORKS, is_whole, joined
 
 if TYPE_CHECKING:
-    from thaw.statistics.studies import Run
+    from thaw.statistics.studies import Training
 
 RECIPE = "recipe"
 NO_HEAD = "head.max_epochs=0"
@@ -178,13 +178,13 @@ def answer(question: str, of: Sweep) -> Answer | None:
     return Answer(tables, figures, folder)
 
 
-def _run(of: Sweep, arm: Arm) -> "Run":
+def _run(of: Sweep, arm: Arm) -> "Training":
     """The results of an arm, read from its experiment: small files from git, predictions from
     DVC."""
     import pandas as pd
 
     from thaw.data.manifest import read_predictions
-    from thaw.statistics.studies import Run
+    from thaw.statistics.studies import Training
 
     commit = reference(of, arm.name)
     metrics = json.loads(git("show", f"{commit}:artifacts/evaluate/metrics.json"))
@@ -192,7 +192,7 @@ def _run(of: Sweep, arm: Arm) -> "Run":
         metrics = joined(metrics, json.loads(_file(commit, "details.json", arm.name)))
     history = pd.read_csv(io.StringIO(git("show", f"{commit}:artifacts/unfreeze/history.csv")))
     predictions = read_predictions(io.BytesIO(_file(commit, "predictions.csv", arm.name)))
-    return Run(arm.setting, arm.settings.seed, metrics, history, predictions)
+    return Training(arm.setting, arm.settings.seed, metrics, history, predictions)
 
 
 @cache

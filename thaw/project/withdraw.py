@@ -1,4 +1,5 @@
-"""withdraw: take pictures out of the data, list what still holds them, and with `purge` delete them there.
+"""withdraw: take pictures out of the data, list what still holds them, and with `purge` delete
+them there.
 
     thaw remove PATHS…  |  --where patient=17   [--purge]
 
@@ -43,7 +44,8 @@ class Picture:
 
 @dataclass(frozen=True)
 class Holder:
-    """A version, record or branch that holds such pictures; `learned` counts those that its model learned from."""
+    """A version, record or branch that holds such pictures; `learned` counts those that its model
+    learned from."""
 
     name: str
     pictures: int
@@ -98,7 +100,8 @@ def _named(rows: "pd.DataFrame", paths: list[str], where: str | None) -> "pd.Dat
 
 
 def holders(pictures: list[Picture]) -> list[Holder]:
-    """Versions, records and branches whose data hold some of the pictures, if the cache has their lists."""
+    """Versions, records and branches whose data hold some of the pictures, if the cache has their
+    lists."""
     cache, md5 = cache_folder(), {picture.md5 for picture in pictures}
     names = {version.commit: version.name for version in registry.versions()}
     for line in git("for-each-ref", "--format=%(objectname) %(refname)", "refs/exps/*/*/*", "refs/heads").splitlines():
@@ -129,7 +132,8 @@ def _learned(rows: "pd.DataFrame | None", pictures: list[Picture]) -> int | None
 
 
 def withdraw(pictures: list[Picture], purge: bool, on_line: OnLine = print) -> list[str]:
-    """Take pictures out of the data, with `purge` from everywhere; returns sentences on what was done."""
+    """Take pictures out of the data, with `purge` from everywhere; returns sentences on what was
+    done."""
     with only_retraining("thaw remove"):
         pin.check()
         names = [picture.path for picture in pictures]
@@ -166,7 +170,8 @@ def _drop_rows(paths: set[str]) -> None:
 
 
 def _purge(md5: set[str], on_line: OnLine) -> list[str]:
-    """Delete pictures and what was made from them: in the workspace, DVC's cache and remote, the archive."""
+    """Delete pictures and what was made from them: in the workspace, DVC's cache and remote, the
+    archive."""
     cache = cache_folder()
     affected, others = _states(cache, md5)
     kept = {digest for outs in others for output in outs for digest in _objects(cache, output, outs)}
@@ -214,7 +219,8 @@ def is_reproducible(version: str) -> bool:
 
 
 def data_hashes(pictures: list[Picture]) -> list[str]:
-    """The short hashes of the data versions that hold some of the pictures, as in tags of flow runs."""
+    """The short hashes of the data versions that hold some of the pictures, as in tags of flow
+    runs."""
     affected, _ = _states(cache_folder(), {picture.md5 for picture in pictures})
     return sorted(_data_of(affected))
 
@@ -226,7 +232,8 @@ def _noted() -> dict[str, list[str]]:
 
 
 def _states(cache: Path, md5: set[str]) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
-    """Split the states (see `clean.states`) into those that may hold some of the pictures and the rest.
+    """Split the states (see `clean.states`) into those that may hold some of the pictures and the
+    rest.
 
     A state whose data cannot be listed may hold some.
     """

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 import pandas as pd
 
 from thaw.report.drawing import INK, canvas, png_of, tidy
-from thaw.statistics.studies import Run
+from thaw.statistics.studies import Training
 
 ARM_COLOURS = ("#d9642a", "#b3372f", "#7a5195", "#3f7fb5", "#7b8794")
 
 
-def ablation_plot(runs: Sequence[Run], table: pd.DataFrame) -> bytes:
+def ablation_plot(runs: Sequence[Training], table: pd.DataFrame) -> bytes:
     """Validation accuracy per epoch of phase 2 with the spread over seeds, and how far each arm
     moved, as PNG."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, PercentFormatter

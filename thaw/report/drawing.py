@@ -52,7 +52,8 @@ def tidy(axes: "Axes") -> None:
 
 
 def panels(figure: "Figure") -> "Iterator[tuple[str, Axes]]":
-    """A panel for accuracy and one for AUC; each gets its title and legend once it is drawn into."""
+    """A panel for accuracy and one for AUC; each gets its title and legend once it is drawn
+    into."""
     from matplotlib.ticker import PercentFormatter
 
     for axes, measure in zip(figure.subplots(1, 2), ("accuracy", "auc"), strict=True):

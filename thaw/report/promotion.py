@@ -11,7 +11,8 @@ from thaw.statistics.records import FIGURES, for_the_better
 
 
 def page(report: str, changes: bytes = b"", **decision: Any) -> str:
-    """The report with a section at its top: `promoted`, `reason`, `gain`, `falls`, and `champion`, the model in use.
+    """The report with a section at its top: `promoted`, `reason`, `gain`, `falls`, and `champion`,
+    the model in use.
 
     `changes` shows pictures that the new model gets wrong and the one in use does not.
     """
@@ -66,9 +67,11 @@ def rows_of(gain: Mapping[str, Any], falls: Sequence[Mapping[str, Any]]) -> list
 
 
 def markdown(decision: Mapping[str, Any], standing: str = "is") -> str:
-    """A promotion's decision as Markdown: the verdict, its reason, what each class and slice lost or won.
+    """A promotion's decision as Markdown: the verdict, its reason, what each class and slice lost
+    or won.
 
-    `standing`: the model "is" promoted, "would be" in a run that records nothing, or "waits" for a person to say so.
+    `standing`: the model "is" promoted, "would be" in a run that records nothing, or "waits" for a
+    person to say so.
     """
     gain, falls = decision.get("gain") or {}, decision.get("falls") or []
     champion = escaped(decision.get("champion") or "the model in use")

@@ -57,7 +57,8 @@ def metrics_section(
     classes: Sequence[str],
     deciding: Mapping[str, Any] | None = None,
 ) -> Section:
-    """`deciding` is the figure that decides about a new model where that is not accuracy; it comes first."""
+    """`deciding` is the figure that decides about a new model where that is not accuracy; it comes
+    first."""
     rows = metric_rows(metrics)
     if deciding:
         first = deciding_row(deciding, same_networks(metrics))

@@ -47,7 +47,8 @@ def verdict_of(low: float | None, high: float | None) -> Verdict:
 
 
 def warning(metrics: Mapping[str, Any]) -> str:
-    """One sentence about what is wrong with the network and one about the gain; empty if all is well."""
+    """One sentence about what is wrong with the network and one about the gain; empty if all is
+    well."""
     return " ".join(filter(None, [_one_class_warning(metrics), _gain_warning(metrics)]))
 
 

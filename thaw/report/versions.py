@@ -17,7 +17,8 @@ class Point(NamedTuple):
 
 
 def versions_plot(points: Sequence[Point]) -> bytes:
-    """Accuracy and AUC on the test pictures of each version's own day, both networks, the oldest version first."""
+    """Accuracy and AUC on the test pictures of each version's own day, both networks, the oldest
+    version first."""
     figure = canvas(10, 4.2)
     for measure, axes in panels(figure):
         for network in NETWORKS:

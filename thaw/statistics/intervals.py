@@ -95,8 +95,8 @@ def wilson(share: float, count: float, quantile: float = 1.96) -> Span:
 
 
 def of_figure(figures: Sequence[Figure], sizes: Numbers, least: float = 0.0, confidence: float = CONFIDENCE) -> Span:
-    """Interval of the mean of one figure per seed, between -1 and 1; `least` is the half width if no group changes
-    the figure."""
+    """Interval of the mean of one figure per seed, between -1 and 1; `least` is the half width if
+    no group changes the figure."""
     if few := too_few(sizes, len(figures)):
         return few
     value = float(np.mean([figure.value for figure in figures]))

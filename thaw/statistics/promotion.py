@@ -146,7 +146,8 @@ def deciding(
 def _in_order(
     before: Probabilities, after: Probabilities, labels: Labels, groups: Sequence[str] | None
 ) -> tuple[_Pictures, NDArray[np.intp]]:
-    """The pictures in an order that depends on their values alone, so that rounding does too; and that order."""
+    """The pictures in an order that depends on their values alone, so that rounding does too; and
+    that order."""
     order = np.lexsort([labels, *before.T, *after.T])
     in_order = None if groups is None else [groups[number] for number in order]
     codes = intervals.codes_of(in_order, len(labels))

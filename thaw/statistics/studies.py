@@ -19,7 +19,7 @@ SPREAD = "_spread"
 
 
 @dataclass(frozen=True)
-class Run:
+class Training:
     """One training: its setting, seed, metrics, history, and predictions for its test pictures."""
 
     setting: str
@@ -29,7 +29,7 @@ class Run:
     predictions: pd.DataFrame
 
 
-def verdicts(runs: Sequence[Run], network: str) -> pd.DataFrame:
+def verdicts(runs: Sequence[Training], network: str) -> pd.DataFrame:
     """Whether each test picture (a row, by path) was classified correctly with each seed (a
     column)."""
     parts = []
@@ -39,7 +39,7 @@ def verdicts(runs: Sequence[Run], network: str) -> pd.DataFrame:
     return pd.concat(parts).pivot(index="path", columns="seed", values="right")
 
 
-def scores(runs: Sequence[Run], network: str) -> dict[int, pd.DataFrame]:
+def scores(runs: Sequence[Training], network: str) -> dict[int, pd.DataFrame]:
     """For each seed the probability of each class (a column) for each test picture (a row, by
     path)."""
     start = f"{network}_p_"
@@ -51,7 +51,7 @@ def scores(runs: Sequence[Run], network: str) -> dict[int, pd.DataFrame]:
     return {seed: pd.concat(tables) for seed, tables in parts.items()}
 
 
-def averaged(runs: Sequence[Run]) -> list[Run]:
+def averaged(runs: Sequence[Training]) -> list[Training]:
     """The runs of one setting with their probabilities averaged over the seeds.
 
     There are as many runs as before, all with the same predictions, so that each is paired with
@@ -73,7 +73,7 @@ def averaged(runs: Sequence[Run]) -> list[Run]:
     return result
 
 
-def groups_of(runs: Sequence[Run]) -> pd.Series:
+def groups_of(runs: Sequence[Training]) -> pd.Series:
     """The group of each test picture, by path; one without is a group of its own."""
     rows = pd.concat([run.predictions[["path", "group"]] for run in runs]).drop_duplicates("path").set_index("path")
     return rows["group"].where(rows["group"] != "", rows.index.to_series())
@@ -131,7 +131,7 @@ def over_seeds(values: Sequence[float]) -> dict[str, float | None]:
     return {"mean": float(array.mean()), "spread": float(array.std(ddof=1)) if len(array) > 1 else None}
 
 
-def seeds(runs: Sequence[Run], slices: Sequence[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
+def seeds(runs: Sequence[Training], slices: Sequence[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The figures of a setting over its seeds: a row for each figure, and a row for each slice
     value.
 
@@ -170,7 +170,7 @@ def seeds(runs: Sequence[Run], slices: Sequence[str]) -> tuple[pd.DataFrame, pd.
     return pd.DataFrame(rows), pd.DataFrame(parts)
 
 
-def _values(runs: Sequence[Run], network: str, figure: str) -> list[float]:
+def _values(runs: Sequence[Training], network: str, figure: str) -> list[float]:
     return [value for run in runs if (value := run.metrics[network].get(figure)) is not None]
 
 
@@ -178,7 +178,7 @@ def _prefixed(prefix: str, values: dict[str, float]) -> dict[str, float]:
     return {prefix if name == "mean" else f"{prefix}_{name}": value for name, value in values.items()}
 
 
-def curve(runs: Sequence[Run]) -> pd.DataFrame:
+def curve(runs: Sequence[Training]) -> pd.DataFrame:
     """A row for each share of the labels: accuracy and AUC of both networks, mean and spread over
     the seeds."""
     rows = []
@@ -193,7 +193,7 @@ def curve(runs: Sequence[Run]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def ablation(runs: Sequence[Run], recipe: str) -> pd.DataFrame:
+def ablation(runs: Sequence[Training], recipe: str) -> pd.DataFrame:
     """A row for head only and for each setting: accuracy, AUC, the differences to head only and to
     the recipe with their intervals, and how far the network moved."""
     groups = groups_of(runs)

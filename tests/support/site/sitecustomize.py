@@ -10,42 +10,49 @@ the command ended. If anything is in the way, it runs the command itself.
 import os
 import sys
 
+ENGINES = ("prefect.engine", "prefect.runner._workspace_supervisor")
+
 
 def _slow() -> str | None:
-    """The phase of the toy that is to last until it is ended."""
+    """The phase of the toy that is to last until it is ended, in runs of this workspace."""
     try:
         with open(".dvc/tmp/slow") as file:
             return file.read()
     except OSError:
-        return os.environ.get("TOY_SLOW")
+        return None
 
 
 def _command() -> tuple[str, str, list[str]] | None:
     """Who forks this command, its program and its arguments; None if nobody does, as where a test is about its end."""
     known = os.environ.get("THAW_WARM_PREFIX", "").split(os.pathsep)  # environments with these packages
-    if sys.prefix not in known or not os.environ.get("THAW_WARM") or _slow() in sys.orig_argv:
+    slow, to_last = _slow(), os.environ.get("TOY_SLOW")
+    if sys.prefix not in known or not os.environ.get("THAW_WARM") or {slow, to_last} & {*sys.orig_argv}:
         return None
     first, *rest = [*sys.orig_argv[1:], ""]
-    if os.environ.get("TOY_SLOW") and ("dvc" in rest or first.endswith("/bin/dvc")):
+    if first == "-m":
+        program, *arguments = rest[:-1]
+    else:
+        program, arguments = first, rest[:-1]
+    if to_last and (program == "dvc" or program.endswith("/bin/dvc")):
         return None  # a test that kills a flow run finds it among the parents of the phase that hangs
-    if first == "-m" and rest[0] in ("dvc", "thaw.project.send"):
-        return "dvc", rest[0], rest[1:-1]
-    if first == "-m" and rest[0] in ("prefect.engine", "prefect.runner._workspace_supervisor") and not _slow():
-        return "flow", rest[0], rest[1:-1]
-    if first == "-m" and (rest[0].startswith("tasks.") or rest[0] == "thaw.project.compare"):
-        return "torch", rest[0], rest[1:-1]
-    if first.endswith("/bin/dvc"):
-        return "dvc", "dvc", rest[:-1]
-    if first == "-c" and os.environ.pop("THAW_WARM_CODE", None):
-        return "torch", "-c", rest[:-1]
-    if first.endswith("/bin/thaw") and rest[0] == "phase":
-        return "torch", first, rest[:-1]
+    if program.endswith("/bin/dvc"):
+        return "dvc", "dvc", arguments
+    if program in ("dvc", "thaw.project.send"):
+        return "dvc", program, arguments
+    if program == "-c" and os.environ.pop("THAW_WARM_CODE", None):
+        return "torch", program, arguments
+    if program.startswith("tasks.") or program == "thaw.project.compare":
+        return "torch", program, arguments
+    if program in ENGINES and not slow and not to_last:
+        return "flow", program, arguments
+    if program.endswith("/bin/thaw") and arguments[:1] == ["phase"]:
+        return "torch", program, arguments
     return None
 
 
 if (command := _command()) is not None:
     sys.path.append(os.path.join(os.path.dirname(__file__), ".."))  # noqa: PTH118, PTH120
-    import commands
+    import asking
 
-    commands.ask(os.environ["THAW_WARM"], *command)
+    asking.ask(os.environ["THAW_WARM"], *command)
     sys.path.pop()
