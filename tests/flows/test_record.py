@@ -38,6 +38,24 @@ def _records(root: Path) -> list[str]:
     return git(root, "for-each-ref", "--format=%(refname:lstrip=4)", "refs/exps/*/*/*").split()
 
 
+def _storage_that_fails_twice(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The tries to push; the first two fail."""
+    from thaw.orchestration import run
+
+    tries: list[int] = []
+    push = experiment.push
+
+    def fail_twice(*arguments: Any) -> int:
+        tries.append(len(tries))
+        if len(tries) < 3:
+            raise StageError("push", 1, ["ERROR: failed to connect"])
+        return push(*arguments)
+
+    monkeypatch.setattr(run, "PAUSES", [0.1])
+    monkeypatch.setattr(experiment, "push", fail_twice)
+    return tries
+
+
 def test_recorded_runs_keep_every_new_model_and_use_the_better_one(
     server: str, kept_toy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -45,10 +63,13 @@ def test_recorded_runs_keep_every_new_model_and_use_the_better_one(
         git(kept_toy, "config", key, "true")
     git(kept_toy, "config", "gpg.program", "false")
     head = git(kept_toy, "rev-parse", "HEAD")
+    params = (kept_toy / "params.yaml").read_bytes()
     cached = dict.fromkeys(["incoming", *PHASES], "Cached")
 
+    tries = _storage_that_fails_twice(monkeypatch)
     first = _run().result()
     assert first == {**cached, "promote": "Promoted", "record": "Completed", "push": "Completed"}
+    assert len(tries) == 3, "storage that fails for a moment is tried again"
     assert len(_records(kept_toy)) == 1
     assert [version.name for version in registry.versions() if version.in_use] == ["v1.0.0"]
     assert any(path.is_file() for path in (kept_toy.parent / "remote").rglob("*"))
@@ -62,15 +83,26 @@ def test_recorded_runs_keep_every_new_model_and_use_the_better_one(
     worse = _run(["unfreeze.ratio=20"]).result()
     assert (worse["head"], worse["unfreeze"], worse["promote"]) == ("Cached", "Completed", "Kept")
     assert {version.name: version.in_use for version in registry.versions()} == {"v2.0.0": False, "v1.0.0": True}
-
     monkeypatch.delenv("TOY_KEEP")
+
+    before = _records(kept_toy)
     better = _run(["unfreeze.ratio=30"]).result()
     assert better["promote"] == "Promoted"
     assert registry.in_use(registry.versions()).name == "v3.0.0"  # type: ignore[union-attr]
-    assert len(_records(kept_toy)) == 3
+    (record,) = set(_records(kept_toy)) - set(before)
+    assert len(before) == 2
+    (commit,) = git(kept_toy, "for-each-ref", "--format=%(objectname)", f"refs/exps/*/*/{record}").split()
+    assert "  ratio: 30 " in git(kept_toy, "show", f"{commit}:params.yaml"), "settings of a run are recorded with it"
+    assert (kept_toy / "params.yaml").read_bytes() == params, "and gone after it"
+    monkeypatch.setenv("TOY_BREAK", "unfreeze")
+    assert _run(["unfreeze.epochs=3"]).is_failed()
+    assert (kept_toy / "params.yaml").read_bytes() == params, "after one that failed too"
+    monkeypatch.delenv("TOY_BREAK")
+
     registry.rollback()
-    again = _run(["unfreeze.ratio=30"])  # what a person took back is not promoted again
-    assert again.result()["promote"] == "Cached"
+    again = _run(["unfreeze.ratio=30"])
+    assert again.result()["unfreeze"] in ("Cached", "Restored"), "what was computed before the failure stays"
+    assert again.result()["promote"] == "Cached", "what a person took back is not promoted again"
     assert registry.in_use(registry.versions()).name == "v1.0.0"  # type: ignore[union-attr]
 
     message = _run(["unfreeze.ratio=40"], record=False)
@@ -78,26 +110,13 @@ def test_recorded_runs_keep_every_new_model_and_use_the_better_one(
     assert len(registry.versions()) == 3
     assert len(_records(kept_toy)) == 3
     assert git(kept_toy, "rev-parse", "HEAD") == head
-    assert [(run.outcome, run.recorded) for run in runs.read()] == [("Completed", True)] * 5 + [("Completed", False)]
+    outcomes = ["Completed"] * 4 + ["Failed", "Completed", "Completed"]
+    assert [(run.outcome, run.recorded) for run in runs.read()] == [
+        (outcome, number < 6) for number, outcome in enumerate(outcomes)
+    ]
     page = _page(again.state_details.flow_run_id)
     assert "v1.0.0" in page
     assert "data:image/png;base64," in page
-
-
-def test_settings_of_a_run_are_recorded_with_it_and_gone_after_it(
-    server: str, kept_toy: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    before = (kept_toy / "params.yaml").read_bytes()
-    assert _run(["unfreeze.epochs=4"]).result()["unfreeze"] == "Completed"
-    assert (kept_toy / "params.yaml").read_bytes() == before
-    record = git(kept_toy, "for-each-ref", "--format=%(refname)", "refs/exps/*/*/*")
-    assert "  epochs: 4 " in git(kept_toy, "show", f"{record}:params.yaml")
-    monkeypatch.setenv("TOY_BREAK", "unfreeze")
-    assert _run(["unfreeze.epochs=3"]).is_failed()
-    assert (kept_toy / "params.yaml").read_bytes() == before
-    monkeypatch.delenv("TOY_BREAK")
-    again = _run(["unfreeze.epochs=4"], record=False).result()
-    assert again["unfreeze"] in ("Cached", "Restored")
 
 
 def test_pictures_that_arrived_are_taken_first(server: str, kept_toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -117,22 +136,3 @@ def test_pictures_that_arrived_are_taken_first(server: str, kept_toy: Path, monk
     assert states["prepare"] == "Completed"
     assert _run(record=False).result()["data"] == "Cached"
     assert len(taken) == 1  # runs that are not recorded take nothing
-
-
-def test_storage_that_fails_for_a_moment_is_tried_again(
-    server: str, kept_toy: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from thaw.orchestration import run as module
-
-    tries = []
-
-    def push(*_: Any) -> int:
-        tries.append(len(tries))
-        if len(tries) < 3:
-            raise StageError("push", 1, ["ERROR: failed to connect"])
-        return 1
-
-    monkeypatch.setattr(module, "PAUSES", [0.1])
-    monkeypatch.setattr(experiment, "push", push)
-    assert _run().result()["push"] == "Completed"
-    assert len(tries) == 3

@@ -45,6 +45,10 @@ def _command() -> tuple[str, str, list[str]] | None:
         return "torch", program, arguments
     if program in ENGINES and not slow and not to_last:
         return "flow", program, arguments
+    if program == "prefect" and arguments[:2] == ["server", "start"]:
+        return "server", program, arguments
+    if program == "thaw" and not slow and not to_last and "schedule" not in arguments:  # which is told by its own id
+        return "flow", program, arguments
     if program.endswith("/bin/thaw") and arguments[:1] == ["phase"]:
         return "torch", program, arguments
     return None
