@@ -15,7 +15,7 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -197,15 +197,14 @@ def _in_fleet(workspace: Path, experiment: str) -> dict[str, bytes]:
     return files
 
 
-def _descendants(pid: int) -> list[int]:
-    """A process and everything that it started."""
-    parents: dict[int, list[int]] = {}
-    for status in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            parents.setdefault(int(status.read_text().rsplit(")", 1)[1].split()[1]), []).append(int(status.parent.name))
-        except FileNotFoundError:
-            continue
-    return [pid, *(grandchild for child in parents.get(pid, []) for grandchild in _descendants(child))]
+def _processes(variable: str, value: str) -> list[int]:
+    """The processes that were started with this in their environment."""
+    results = []
+    for environment in Path("/proc").glob("[0-9]*/environ"):
+        with suppress(OSError):
+            if f"{variable}={value}".encode() in environment.read_bytes().split(b"\0"):
+                results.append(int(environment.parent.name))
+    return results
 
 
 def _hanging(folder: Path, known: list[int]) -> list[int]:
@@ -214,11 +213,11 @@ def _hanging(folder: Path, known: list[int]) -> list[int]:
     return next((pair for pair in pids if len(pair) == 2 and pair != known), [])
 
 
-def _flow_process(pid: int) -> int:
+def _flow_process(phase: int) -> int:
     """The process of the flow run that a phase belongs to."""
-    while "prefect" not in Path(f"/proc/{pid}/cmdline").read_text():
-        pid = int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
-    return pid
+    (run_id,) = re.findall(rb"\0PREFECT__FLOW_RUN_ID=([^\0]+)", Path(f"/proc/{phase}/environ").read_bytes())
+    of_run = _processes("PREFECT__FLOW_RUN_ID", run_id.decode())
+    return next(pid for pid in of_run if b"prefect.engine" in Path(f"/proc/{pid}/cmdline").read_bytes())
 
 
 # ------------------------------------------------------------------------------------------------------ the laws
@@ -238,21 +237,18 @@ def test_a_fleet_computes_each_phase_once_and_loses_nothing_when_a_worker_dies(
     start = ["prefect", "worker", "start", "--pool", "fleet", "--limit"]
     quick = environment | {"PREFECT_WORKER_QUERY_SECONDS": "1"}
     with (
-        _process(tmp_path / "one", *start, "1", TOY_SLOW="unfreeze", **quick) as one,  # hangs in this phase
+        _process(tmp_path / "one", *start, "1", TOY_SLOW="unfreeze", **quick),  # hangs in this phase
         _process(workspace, "thaw", "sweep", *options, "--pool", "fleet", **environment) as command,
         ExitStack() as later,
     ):
         phase, deaf = until(lambda: _hanging(tmp_path / "one", []))
         os.kill(_flow_process(phase), signal.SIGKILL)
         until(lambda: _hanging(tmp_path / "one", [phase, deaf]))
-        for pid in _descendants(one.pid):
-            os.kill(pid, signal.SIGKILL)
-        later.enter_context(_process(tmp_path / "two", *start, "2", **quick))  # before, it would leave nothing to lose
-        try:
-            command.wait(600)
-        finally:
-            for pid in (phase, deaf):
+        for pid in _processes("TMPDIR", str(tmp_path / "one")):  # its machine is gone
+            with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+        later.enter_context(_process(tmp_path / "two", *start, "2", **quick))  # before, it would leave nothing to lose
+        command.wait(600)
         printed = (workspace / "printed").read_text()
         assert command.returncode == 0, printed
     name = re.findall(r"sweep-[0-9a-f]{6}", printed)[0]

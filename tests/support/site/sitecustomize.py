@@ -33,8 +33,6 @@ def _command() -> tuple[str, str, list[str]] | None:
         program, *arguments = rest[:-1]
     else:
         program, arguments = first, rest[:-1]
-    if to_last and (program == "dvc" or program.endswith("/bin/dvc")):
-        return None  # a test that kills a flow run finds it among the parents of the phase that hangs
     if program.endswith("/bin/dvc"):
         return "dvc", "dvc", arguments
     if program in ("dvc", "thaw.project.send"):
@@ -43,14 +41,14 @@ def _command() -> tuple[str, str, list[str]] | None:
         return "torch", program, arguments
     if program.startswith("tasks.") or program == "thaw.project.compare":
         return "torch", program, arguments
-    if program in ENGINES and not slow and not to_last:
+    if program in ENGINES and not slow:
         return "flow", program, arguments
-    if program == "prefect" and arguments[:2] == ["server", "start"]:
-        return "server", program, arguments
-    if program == "thaw" and not slow and not to_last and "schedule" not in arguments:  # which is told by its own id
-        return "flow", program, arguments
-    if program.endswith("/bin/thaw") and arguments[:1] == ["phase"]:
-        return "torch", program, arguments
+    if program == "prefect":
+        return "server" if arguments[:2] == ["server", "start"] else "flow", program, arguments
+    if program == "thaw" or program.endswith("/bin/thaw"):
+        if slow or to_last or "schedule" in arguments:  # which is told by its own id
+            return None
+        return "torch" if arguments[:1] == ["phase"] else "flow", program, arguments
     return None
 
 
