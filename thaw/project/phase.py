@@ -46,6 +46,9 @@ def start(phase: Callable[[Settings], None], shared: bool = False) -> None:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         sys.exit(2)
+    finally:
+        if processes.world_size() > 1:  # another rank's failure ends this one: not while Python itself ends
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 @contextmanager

@@ -45,11 +45,12 @@ def reproduce(
             f"{project}, follow its README"
         )
     python = _python_in(environment) if environment else environments.python_for(project, source, on_line)
+    there = _environment_of(python)
     _bring_data(project, python, on_line)
     _bring_start(version, project)
     lock = project / "dvc.lock"
     locked = registry.hashes(lock.read_text(encoding="utf-8"))
-    finish("reproduce", [*_thaw_of(python), "-m", "dvc", "--cd", str(project), "repro", "--force"], on_line)
+    finish("reproduce", [str(python), "-m", "dvc", "--cd", str(project), "repro", "--force"], on_line, there)
     computed = registry.hashes(lock.read_text(encoding="utf-8"))
     return [Output(path, computed.get(path) == digest) for path, digest in locked.items()]
 
@@ -81,13 +82,12 @@ def _python_in(environment: Path) -> Path:
 def _bring_data(project: Path, python: Path, on_line: OnLine) -> None:
     """Get the data of the version: from the cache of this project, else as any clone does."""
     cache = subprocess.run(dvc("cache", "dir"), cwd=workspace.root(), text=True, capture_output=True).stdout.strip()
-    dvc_there = [*_thaw_of(python), "-m", "dvc", "--cd", str(project)]
-    finish("data", [*dvc_there, "remote", "add", "--local", "--force", "here", cache], on_line)
-    with_here = subprocess.run(
-        [*dvc_there, "pull", "--quiet", "--remote", "here", "data.dvc"], text=True, capture_output=True
-    )
+    there, dvc_there = _environment_of(python), [str(python), "-m", "dvc", "--cd", str(project)]
+    finish("data", [*dvc_there, "remote", "add", "--local", "--force", "here", cache], on_line, there)
+    pull = [*dvc_there, "pull", "--quiet", "--remote", "here", "data.dvc"]
+    with_here = subprocess.run(pull, env=os.environ | there, capture_output=True)
     if with_here.returncode:
-        finish("data", [*_thaw_of(python), "-m", "thaw", "-C", str(project), "data"], on_line)
+        finish("data", [str(python), "-m", "thaw", "-C", str(project), "data"], on_line, there)
 
 
 def _bring_start(version: registry.Version, project: Path) -> None:
@@ -105,11 +105,10 @@ def _bring_start(version: registry.Version, project: Path) -> None:
     shutil.copytree(here, project / here.relative_to(workspace.root()))
 
 
-def _thaw_of(python: Path) -> list[str]:
-    """The start of a command that runs `python`, with its programs first on PATH and without our
-    PYTHONPATH."""
+def _environment_of(python: Path) -> dict[str, str]:
+    """What a command of that Python gets: its programs first on PATH, and not our PYTHONPATH."""
     path = f"{python.parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
-    return ["env", "--unset=PYTHONPATH", f"PATH={path}", str(python)]
+    return {"PATH": path, "PYTHONPATH": ""}
 
 
 def lines(outputs: list[Output]) -> Iterator[str]:

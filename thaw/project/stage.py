@@ -157,13 +157,13 @@ def run(command: list[str], on_line: OnLine, environment: Mapping[str, str] = NO
     """
     environment = (
         os.environ
-        | dict(environment)
         | {
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
             "PYTHONUNBUFFERED": "1",
             "DVC_NO_ANALYTICS": "1",
             "DVC_DAEMON": "1",  # dvc's daemon would inherit the lock
         }
+        | dict(environment)
     )
     child = subprocess.Popen(
         command,
