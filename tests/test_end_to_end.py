@@ -80,7 +80,9 @@ def workspace(tmp_path_factory: pytest.TempPathFactory, server: str) -> Path:
     (folder / "params.yaml").write_text(EPOCHS.sub("  epochs: 1 ", text))
     call(folder, "git", "init", "-q")
     dvc(folder, "init", "-q")
-    made = call(folder, sys.executable, "-c", "from thaw.project import bring, workspace; bring.make_elpv(workspace.data())")
+    made = call(
+        folder, sys.executable, "-c", "from thaw.project import bring, workspace; bring.make_elpv(workspace.data())"
+    )
     assert made.returncode == 0, made.stderr
     labels = pd.read_csv(folder / "data/labels.csv")
     kept = labels.iloc[::14]

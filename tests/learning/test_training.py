@@ -539,9 +539,7 @@ def test_head_judged_on_validation_in_parts_is_the_head_judged_on_the_whole() ->
 
 
 @given(pictures=st.integers(3, 5000), batch_size=st.integers(2, 256))
-def test_few_pictures_get_as_many_epochs_as_make_300_steps_and_many_get_eight(
-    pictures: int, batch_size: int
-) -> None:
+def test_few_pictures_get_as_many_epochs_as_make_300_steps_and_many_get_eight(pictures: int, batch_size: int) -> None:
     epochs, steps = enough_epochs(pictures, batch_size), len(order(np.arange(pictures), batch_size))
     assert epochs >= 8
     assert epochs * steps >= 300
