@@ -30,6 +30,9 @@ is worse there at 100 % by more than a point. The tables name the sets that got 
 next), and by the rule above nothing is taken. The best candidate was `slow-head`, which differs from `epochs` in two
 things, and the rule compares no such pair. So `confirm` compares the two on new seeds, 1 to 4. `slow-head` becomes the
 default if the same two conditions hold over all sizes, and at 100 % alone it is not worse by more than a point.
+
+**Added after seed 1 of `choose`.** By the rule `steps-300` is taken, so `confirm` compares it with `epochs`; of
+`slow-head` there are one or two seeds.
 """
 
 import argparse
