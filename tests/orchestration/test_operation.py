@@ -79,6 +79,8 @@ def served(server: str, _trained_template: Path, tmp_path_factory: pytest.TempPa
 @pytest.fixture(scope="module")
 def worked(server: str, _trained_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A workspace whose deployment `weekly` a worker runs; made by the commands at the head of prefect.yaml."""
+    from prefect import get_client
+
     commands = re.findall(r"^#  +prefect (.+)$", (ROOT / "prefect.yaml").read_text(), re.MULTILINE)
     *preparing, working = [line.split() for line in commands]
     root = _copy(_trained_template, tmp_path_factory.mktemp("worked") / "toy")
@@ -93,6 +95,10 @@ def worked(server: str, _trained_template: Path, tmp_path_factory: pytest.TempPa
     yield root
     child.kill()  # asked politely, it first waits for a server that was restarted
     child.wait()
+    with get_client(sync_client=True) as client:  # other tests of this server have schedules of these names
+        for deployment in client.read_deployments():
+            if deployment.work_pool_name:
+                client.delete_deployment(deployment.id)
 
 
 def _members(session: int) -> list[int]:
