@@ -54,7 +54,7 @@ from thaw.learning.freezing import scale_dropout, unfreeze
 from thaw.learning.losses import VAL_LOSS, Objective, cross_entropy
 from thaw.learning.machine import keep_freed_memory
 from thaw.learning.prediction import predict
-from thaw.learning.training import FineTuning, Weights, fine_tune
+from thaw.learning.training import Weights, fine_tune
 from thaw.project import settings
 from thaw.statistics import intervals
 
@@ -101,7 +101,7 @@ class Key(NamedTuple):
 
 def sets_of(folders: Sequence[Path], config: settings.Settings) -> list[Set]:
     """The sets of all folders."""
-    return [each for folder in folders for each in both_ways(sizes.load(folder, config))]
+    return [data for folder in folders for data in both_ways(sizes.load(folder, config))]
 
 
 def both_ways(data: Set) -> Iterator[Set]:
@@ -149,13 +149,8 @@ def train(cell: Cell, config: settings.Settings, arm: Arm) -> tuple[Weights, flo
     fold_batchnorm(model, data.pictures.shape.blank())
     quicken(model, arm.mixed)
     scale_dropout(model, config.unfreeze.drop)
-    taken = {"blocks", "batchnorm", "views", "precision", "drop", "label_smoothing"}
-    own = {"draws": arm.draws, "epochs": EPOCHS, "ratio": 10, "head_ratio": 1, "batch_size": 32, "ema": 0.0}
-    fine_tuning = FineTuning(
-        seed=cell.seed,
-        learning_rate=config.head.learning_rate,
-        views=VIEWS[config.unfreeze.views],
-        **config.unfreeze.model_dump(exclude=taken) | own | {"keep": "last"},
+    fine_tuning = sizes.phase_2(
+        config, cell.seed, draws=arm.draws, epochs=EPOCHS, ratio=10, head_ratio=1, batch_size=32, ema=0.0
     )
     pictures = Growing(data.pictures, drawn.train) if arm.growing else data.pictures
     splits = (Split(rows, data.targets[rows]) for rows in (drawn.train, drawn.val))
@@ -209,24 +204,24 @@ def known() -> dict[Key, dict[str, Any]]:
 def todo(sets: Sequence[Set], size: str, arms: Sequence[str], seeds: int) -> list[Key]:
     """What is missing, in its order: all arms of a set together, all sets before the next seed."""
     keys, done = product(range(seeds), sets, arms), known()
-    wanted = (Key(data.name, size_of(data, size), seed, arm) for seed, data, arm in keys)
-    return [key for key in wanted if key not in done]
+    all_keys = (Key(data.name, size_of(data, size), seed, arm) for seed, data, arm in keys)
+    return [key for key in all_keys if key not in done]
 
 
 def plan(sets: Sequence[Set], config: settings.Settings, keys: Sequence[Key]) -> dict[str, float]:
     """The CPU minutes that these trainings will take, by arm, from trainings of a few pictures."""
-    by_name, data = {each.name: each for each in sets}, sets[0]
+    by_name, data = {one.name: one for one in sets}, sets[0]
     rows = np.array(data.rows.index[data.rows["split"] != "test"], np.int64)
     few = Cell(data, "", 0, Draw(rows[:64], rows[64:80], rows[:1]), sizes.network(data, config, 0).head.state_dict())
     train(few, config, ARMS["plain"])  # so that memory is there
-    each = {arm: train(few, config, ARMS[arm])[1] / 80 for arm in {key.arm for key in keys} & {*ARMS}}
+    of_arm = {arm: train(few, config, ARMS[arm])[1] / 80 for arm in {key.arm for key in keys} & {*ARMS}}
     began = time.process_time()
     predict(sizes.network(data, config, 0), data.pictures, rows[:64], data.normalise, 1, 64)
     look, minutes = (time.process_time() - began) / 64, dict.fromkeys((key.arm for key in keys), 0.0)
     for key in keys:
         drawn = sizes.draw(by_name[key.set].rows, key.size, key.seed)
         test = len(rows_of(by_name[key.set], drawn, "test"))
-        seconds = each.get(key.arm, 3 * look) * (len(drawn.train) + len(drawn.val))  # of head only, its features
+        seconds = of_arm.get(key.arm, 3 * look) * (len(drawn.train) + len(drawn.val))  # of head only, its features
         minutes[key.arm] += (seconds + look * (len(drawn.judges) + 2 * test)) / 60
     return minutes
 
@@ -317,22 +312,22 @@ def main() -> None:
     parser.add_argument("--arms", nargs="+", choices=(*ARMS, HEAD), default=[*ARMS, HEAD])
     parser.add_argument("--seeds", type=int, default=5, help="so many (5)")
     parser.add_argument("--size", choices=[*sizes.SIZES], default="25 %", help="of each set (25 %%)")
-    chosen = parser.parse_args()
+    options = parser.parse_args()
     keep_freed_memory()
     torch.set_num_threads(1)
     config = settings.read(sizes.ROOT / "params.yaml")
-    sets = sets_of(chosen.folders, config)
-    if chosen.stage == "table":
-        tell(sets, chosen.size)
+    sets = sets_of(options.folders, config)
+    if options.stage == "table":
+        tell(sets, options.size)
         return
-    keys = todo(sets, chosen.size, chosen.arms, chosen.seeds)
+    keys = todo(sets, options.size, options.arms, options.seeds)
     if keys:
         minutes = plan(sets, config, keys)
-        arms = "; ".join(f"{arm} {each:.1f}" for arm, each in minutes.items())
+        arms = "; ".join(f"{arm} {count:.1f}" for arm, count in minutes.items())
         print(f"{len(keys)} trainings, about {sum(minutes.values()):.0f} minutes of one core: {arms}", flush=True)
-    if chosen.stage == "train":
+    if options.stage == "train":
         run(sets, config, keys)
-        tell(sets, chosen.size)
+        tell(sets, options.size)
 
 
 if __name__ == "__main__":

@@ -210,16 +210,26 @@ def cell_of(data: Set, config: settings.Settings, size: str, seed: int) -> Cell:
     drawn = draw(data.rows, size, seed)
     model = network(data, config, seed)
     fold_batchnorm(model, data.pictures.shape.blank())
+    return Cell(data, size, seed, drawn, trained_head(data, config, model, seed, drawn.train, drawn.val))
+
+
+def trained_head(data: Set, config: settings.Settings, model: Classifier, seed: int, train: Rows, val: Rows) -> Weights:
+    """The weights of the head after phase 1 on these pictures."""
     features = []
-    for rows, views in ((drawn.train, VIEWS[config.embed.views]), (drawn.val, 1)):
+    for rows, views in ((train, VIEWS[config.embed.views]), (val, 1)):
         numbers = drawn_views(len(rows), views, config.embed.draws)
         out = np.empty((*numbers.shape, model.head.in_features), np.float32)
         features_of(model, data.pictures, rows, data.normalise, numbers, 64, out)
         features.append((out, data.targets[rows]))
     head = HeadTraining(seed=seed, **config.head.model_dump())
-    return Cell(
-        data, size, seed, drawn, fit_head(model.head, *features, head, Objective(cross_entropy(), VAL_LOSS)).weights
-    )
+    return fit_head(model.head, *features, head, Objective(cross_entropy(), VAL_LOSS)).weights
+
+
+def phase_2(config: settings.Settings, seed: int, **changes: Any) -> FineTuning:
+    """Phase 2 with the settings of a run, and these changes of them."""
+    taken = {"blocks", "batchnorm", "views", "precision", "drop", "label_smoothing"}
+    section = config.unfreeze.model_dump(exclude=taken) | {"draws": None, "keep": "last"} | changes
+    return FineTuning(seed=seed, learning_rate=config.head.learning_rate, views=VIEWS[config.unfreeze.views], **section)
 
 
 class Watch:
@@ -269,21 +279,14 @@ def train(
     fold_batchnorm(model, data.pictures.shape.blank())
     scale_dropout(model, config.unfreeze.drop)
     rows = np.concatenate([drawn.train, drawn.val]) if candidate.all_labels else drawn.train
-    taken = {"blocks", "batchnorm", "views", "precision", "drop", "label_smoothing"}
-    section = config.unfreeze.model_dump(exclude=taken) | {
-        "draws": None,
-        "epochs": (epochs := candidate.epochs(len(rows))),
-        "ratio": candidate.ratio,
-        "head_ratio": candidate.ratio if candidate.slow_head else 1,
-        "batch_size": candidate.batch_size,
-        "ema": EMA,
-        "keep": "last",
-    }
-    fine_tuning = FineTuning(
-        seed=cell.seed,
-        learning_rate=config.head.learning_rate,
-        views=VIEWS[config.unfreeze.views],
-        **section,
+    fine_tuning = phase_2(
+        config,
+        cell.seed,
+        epochs=(epochs := candidate.epochs(len(rows))),
+        ratio=candidate.ratio,
+        head_ratio=candidate.ratio if candidate.slow_head else 1,
+        batch_size=candidate.batch_size,
+        ema=EMA,
     )
     train_split, val_split = (Split(part, data.targets[part]) for part in (rows, drawn.val))
     training_data = TrainingData(data.pictures, data.normalise, train_split, val_split)

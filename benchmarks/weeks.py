@@ -21,14 +21,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from benchmarks.sizes import ROOT, Set, load, network
-from thaw.data.pictures import VIEWS, drawn_views
+from benchmarks.sizes import ROOT, Set, load, network, phase_2, trained_head
+from thaw.data.pictures import VIEWS
 from thaw.learning.batches import Split, TrainingData
 from thaw.learning.folding import fold_batchnorm
 from thaw.learning.freezing import unfreeze
 from thaw.learning.losses import VAL_LOSS, Objective, cross_entropy
-from thaw.learning.prediction import features_of, predict
-from thaw.learning.training import FineTuning, HeadTraining, enough_epochs, fine_tune, fit_head
+from thaw.learning.prediction import predict
+from thaw.learning.training import enough_epochs, fine_tune
 from thaw.project import settings
 from thaw.statistics import calibration, metrics
 
@@ -62,29 +62,17 @@ def retrained(data: Set, config: settings.Settings, seed: int, train: Any, val: 
     fold_batchnorm(model, data.pictures.shape.blank())
     if backbone:
         model.backbone.load_state_dict(backbone)
-    features = []
-    for rows, views in ((train, VIEWS[config.embed.views]), (val, 1)):
-        numbers = drawn_views(len(rows), views, config.embed.draws)
-        out = np.empty((*numbers.shape, model.head.in_features), np.float32)
-        features_of(model, data.pictures, rows, data.normalise, numbers, 64, out)
-        features.append((out, data.targets[rows]))
-    head = HeadTraining(seed=seed, **config.head.model_dump())
-    model.head.load_state_dict(fit_head(model.head, *features, head, Objective(cross_entropy(), VAL_LOSS)).weights)
+    model.head.load_state_dict(trained_head(data, config, model, seed, train, val))
     unfreeze(model, "all", "frozen")
-    section = config.unfreeze.model_dump(
-        exclude={"blocks", "batchnorm", "views", "precision", "drop", "label_smoothing"}
-    ) | {"draws": None, "keep": "last"}
-    if section["epochs"] == "auto":
-        section["epochs"] = enough_epochs(len(train), config.unfreeze.batch_size)
-    fine_tuning = FineTuning(
-        seed=seed, learning_rate=config.head.learning_rate, views=VIEWS[config.unfreeze.views], **section
-    )
+    epochs = config.unfreeze.epochs
+    if epochs == "auto":
+        epochs = enough_epochs(len(train), config.unfreeze.batch_size)
     parts = (Split(rows, data.targets[rows]) for rows in (train, val))
     with contextlib.redirect_stdout(io.StringIO()):
         weights = fine_tune(
             model,
             TrainingData(data.pictures, data.normalise, *parts),
-            fine_tuning,
+            phase_2(config, seed, epochs=epochs),
             Objective(cross_entropy(), VAL_LOSS),
         ).weights
     model.load_state_dict(weights)

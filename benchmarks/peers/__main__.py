@@ -94,15 +94,15 @@ def main() -> None:
     parser.add_argument("--tune", action="store_true", help="only find the learning rates of the peers")
     parser.add_argument("--only", action="append", choices=CONTESTANTS, metavar="NAME", help=", ".join(CONTESTANTS))
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results/peers.json", help="the file of results")
-    chosen = parser.parse_args()
-    contest = prepare(chosen.size, chosen.head_epochs, chosen.epochs, chosen.pictures)
-    wanted = chosen.only or CONTESTANTS
+    options = parser.parse_args()
+    contest = prepare(options.size, options.head_epochs, options.epochs, options.pictures)
+    contestants = options.only or CONTESTANTS
     protocol = protocol_of(contest)
-    if chosen.tune:
-        tune([name for name in wanted if name in PEERS], contest, protocol)
+    if options.tune:
+        tune([name for name in contestants if name in PEERS], contest, protocol)
         return
-    jobs = [(repeat, name) for repeat in range(1, chosen.repeats + 1) for name in wanted]
-    jobs += [(results.WHOLE, name) for name in wanted if name in LEARNERS and not chosen.samples]
+    jobs = [(repeat, name) for repeat in range(1, options.repeats + 1) for name in contestants]
+    jobs += [(results.WHOLE, name) for name in contestants if name in LEARNERS and not options.samples]
     missing = [job for job in jobs if not (folder_of(job[1], job[0], contest, tuned(job[1])) / "row.json").is_file()]
     print(f"{len(missing)} runs, about {minutes_of(missing, protocol):.0f} minutes, from {EARLIER}", flush=True)
     rows = []
@@ -110,7 +110,7 @@ def main() -> None:
         rows.append(run(name, repeat, contest, tuned(name)))
         what = f"repeat {repeat}" if repeat != results.WHOLE else "all epochs"
         print(f"[{number}/{len(jobs)}] {what}, {name}: {rows[-1]['seconds']:.0f} s", flush=True)
-    tell(add_scores(rows, contest), protocol, chosen.out)
+    tell(add_scores(rows, contest), protocol, options.out)
 
 
 def minutes_of(jobs: Sequence[tuple[int, str]], protocol: dict[str, Any]) -> float:
@@ -121,8 +121,8 @@ def minutes_of(jobs: Sequence[tuple[int, str]], protocol: dict[str, Any]) -> flo
         known.setdefault((row["repeat"] == results.WHOLE, row["contestant"]), []).append(row["seconds"])
     scale = protocol["pictures"] / before["pictures"] * (protocol["size"] / before["size"]) ** 2
     slowest = known[True, "thaw"]  # of what the earlier bench did not have
-    each = (median(known.get((repeat == results.WHOLE, name), slowest)) for repeat, name in jobs)
-    return sum(START + max(0.0, seconds - START) * scale for seconds in each) / 60
+    runs = (median(known.get((repeat == results.WHOLE, name), slowest)) for repeat, name in jobs)
+    return sum(START + max(0.0, seconds - START) * scale for seconds in runs) / 60
 
 
 def tuned(contestant: str) -> float:
@@ -138,8 +138,8 @@ def tune(peers: Sequence[str], contest: Contest, protocol: dict[str, Any]) -> No
     for name in peers:
 
         def judge(rate: float, name: str = name) -> float:
-            told = run(name, results.WHOLE, contest, rate)["told"]
-            best: float = max(told["val accuracy"][contest.head_epochs :])
+            accuracies = run(name, results.WHOLE, contest, rate)["told"]["val accuracy"]
+            best: float = max(accuracies[contest.head_epochs :])
             print(f"{name}, rate times {rate:.3g}: {best:.1%} on validation", flush=True)
             return best
 
@@ -331,11 +331,11 @@ def machine() -> dict[str, Any]:
 def tell(rows: list[dict[str, Any]], protocol: dict[str, Any], out: Path) -> None:
     """Print the tables and the ratios; write them with all rows, and the plots."""
     epochs = protocol["head_epochs"], protocol["epochs"]
-    found = results.ratios(rows, *epochs)
-    print("", results.table(rows, protocol), results.ratio_table(found), results.time_table(rows), sep="\n\n")
+    ratios = results.ratios(rows, *epochs)
+    print("", results.table(rows, protocol), results.ratio_table(ratios), results.time_table(rows), sep="\n\n")
     rows = [row | {"figures": results.figures(row, *epochs)} for row in rows]
     out.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps({"machine": machine(), "protocol": protocol, "ratios": found, "rows": rows}, indent=1)
+    text = json.dumps({"machine": machine(), "protocol": protocol, "ratios": ratios, "rows": rows}, indent=1)
     out.write_text(f"{text}\n")
     results.plot(rows, protocol, out.with_suffix(".png"))
     results.plot_over_time(rows, out.with_name(f"{out.stem}-time.png"))

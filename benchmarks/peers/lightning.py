@@ -37,11 +37,11 @@ class TransferLearning(LightningModule):
     def validation_step(self, batch: tuple[Tensor, Tensor], _: int) -> None:
         inputs, labels = batch
         logits = self(inputs)
-        found = {
+        figures = {
             "val_loss": F.cross_entropy(logits, labels),
             "val_accuracy": (logits.argmax(1) == labels).float().mean(),
         }
-        self.log_dict(found, batch_size=len(labels))
+        self.log_dict(figures, batch_size=len(labels))
 
     def predict_step(self, batch: tuple[Tensor, Tensor], _: int) -> Tensor:
         return self(batch[0]).softmax(1)

@@ -27,8 +27,8 @@ def waiting(name: str) -> Version:
 def approve(name: str, note: str, on_line: OnLine = print, minutes: float = 0) -> str:
     """Put a version in use because a person says so; returns the outcome as a sentence.
 
-    If another model has come into use since the comparison, it is compared with that one first. Waits up to `minutes`
-    while a retraining holds the workspace.
+    If another model has come into use since the comparison, it is compared with that one first.
+    Waits up to `minutes` while a retraining holds the workspace.
     """
     with only_retraining(f"approve {name}", minutes, on_line):
         version = waiting(name)

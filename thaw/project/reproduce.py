@@ -46,7 +46,7 @@ def reproduce(
         )
     python = _python_in(environment) if environment else environments.python_for(project, source, on_line)
     there = _environment_of(python)
-    _bring_data(project, python, on_line)
+    _bring_data(project, python, there, on_line)
     _bring_start(version, project)
     lock = project / "dvc.lock"
     locked = registry.hashes(lock.read_text(encoding="utf-8"))
@@ -79,10 +79,10 @@ def _python_in(environment: Path) -> Path:
     return python
 
 
-def _bring_data(project: Path, python: Path, on_line: OnLine) -> None:
+def _bring_data(project: Path, python: Path, there: dict[str, str], on_line: OnLine) -> None:
     """Get the data of the version: from the cache of this project, else as any clone does."""
     cache = subprocess.run(dvc("cache", "dir"), cwd=workspace.root(), text=True, capture_output=True).stdout.strip()
-    there, dvc_there = _environment_of(python), [str(python), "-m", "dvc", "--cd", str(project)]
+    dvc_there = [str(python), "-m", "dvc", "--cd", str(project)]
     finish("data", [*dvc_there, "remote", "add", "--local", "--force", "here", cache], on_line, there)
     pull = [*dvc_there, "pull", "--quiet", "--remote", "here", "data.dvc"]
     with_here = subprocess.run(pull, env=os.environ | there, capture_output=True)
