@@ -6,7 +6,7 @@ It shows the comparison and the pictures that only the new model gets wrong, and
 somebody answers in the form of the UI. Prefect then runs it again from the top.
 """
 
-from typing import Any
+from typing import Any, Literal
 from uuid import UUID
 
 from prefect import flow, suspend_flow_run
@@ -25,7 +25,7 @@ from thaw.project.registry import WAITING
 class Answer(RunInput):
     """The form in the UI."""
 
-    put_it_in_use: bool  # without a default, so that an empty form is no answer
+    answer: Literal["yes", "no"]  # without a default, so that an empty form is no answer
     note: str = ""
 
 
@@ -53,11 +53,11 @@ def _approve(version: str, close: bool) -> State[Any]:
             if decision and decision.model == registry.find(version).model:
                 story.decision(decision.to_json(), "waits")
             form = Answer.with_initial_data(description=f"Is {version} put in use?")
-            answer = suspend_flow_run(wait_for_input=form, key="answer")
-            if answer.put_it_in_use:
-                message = approvals.approve(version, answer.note, story.tell, settings.retrain.wait)
+            given = suspend_flow_run(wait_for_input=form, key="answer")
+            if given.answer == "yes":
+                message = approvals.approve(version, given.note, story.tell, settings.retrain.wait)
             else:
-                message = approvals.reject(version, answer.note)
+                message = approvals.reject(version, given.note)
         if registry.find(version).standing != WAITING:
             asking.end(version, message, but=UUID(flow_run.id))
         return Completed(message=message)

@@ -6,13 +6,15 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import pytest
-from children import until
+from children import git, until
+from flow_runs import execute
 
 pytestmark = [pytest.mark.server, pytest.mark.browser]
 
@@ -108,9 +110,8 @@ def test_a_person_finds_states_reasons_and_results_of_a_run(
 
     from flows.retrain import retrain
 
-    git = ["git", "-c", "user.name=test", "-c", "user.email=test@localhost"]
-    for command in (["add", "--all"], ["commit", "-qm", "start"]):
-        subprocess.run([*git, *command], cwd=trained_toy, check=True)
+    git(trained_toy, "add", "--all")
+    git(trained_toy, "commit", "-qm", "start")
     changed = retrain(["unfreeze.ratio=25"], record=True, return_state=True)
     assert changed.is_completed(), changed.message
     ui = server.removesuffix("/api")
@@ -145,6 +146,39 @@ def test_a_person_finds_states_reasons_and_results_of_a_run(
     _open_run(page, ui, "(head.patience=9)")
     _open_artifact(page, "failure")
     expect(page.get_by_text("KeyError: 'a mistake of ours'").first).to_be_visible()
+
+
+def test_a_person_puts_a_version_in_use_with_the_form(page: Any, server: str, trained_toy: Path) -> None:
+    from playwright.sync_api import expect
+    from prefect import get_client
+
+    from flows.approve import approve
+    from thaw.orchestration import asking
+    from thaw.project import registry
+
+    git(trained_toy, "add", "--all")
+    git(trained_toy, "commit", "-qm", "start")
+    registry.register("HEAD", "good enough")
+    registry.assign("v1.0.0", registry.WAITING, "good enough")
+    flow = approve.with_options(name=asking.flow_name())
+    with get_client(sync_client=True) as client, ThreadPoolExecutor(1) as beside:  # playwright's loop runs in this one
+        beside.submit(lambda: flow.to_deployment("asked-in-the-ui").apply()).result()
+        assert beside.submit(asking.ask, "v1.0.0", "asked-in-the-ui", 14).result()
+        (run,) = (run for run in asking._open(client, "v1.0.0") if run.name == "approve v1.0.0")
+        assert beside.submit(execute, flow, client, run.id).result().name == "Suspended"
+        page.goto(f"{server.removesuffix('/api')}/v2/runs/flow-run/{run.id}")
+        page.locator("button[aria-haspopup=menu]").last.click()  # the three dots beside the title
+        page.get_by_role("menuitem", name="Resume").click()
+        form = page.get_by_role("dialog")
+        expect(form.get_by_text("Is v1.0.0 put in use?")).to_be_visible()
+        form.get_by_label("Select Answer").click()
+        page.get_by_role("option", name="yes").click()
+        form.get_by_role("textbox").fill("seen by a person")
+        form.get_by_role("button", name="Resume").click()
+        until(lambda: client.read_flow_run(run.id).state.name == "Resuming")
+        assert beside.submit(execute, flow, client, run.id).result().message == "v1.0.0 is in use"
+    assert registry.find("v1.0.0").in_use
+    assert "approved: seen by a person" in git(trained_toy, "for-each-ref", "--format=%(contents)", "refs/tags")
 
 
 def test_a_person_finds_the_deployment_with_its_schedule(page: Any, server: str, weekly: UUID) -> None:

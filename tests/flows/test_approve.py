@@ -1,10 +1,11 @@
 """Laws of promote.approve: a version waits until a person says yes, in the UI or at a terminal, and for that long."""
 
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from flow_runs import execute
 from typer.testing import CliRunner
 
 from thaw.cli import app
@@ -49,25 +50,14 @@ def asked(server: str, kept_toy: Any) -> Any:
         client.delete_deployment(made)
 
 
-def _execute(flow: Any, client: Any, run_id: Any) -> Any:
-    """Run it in this process, as a worker would in one of its own; the state that the server has of it then."""
-    from prefect.exceptions import Pause
-    from prefect.flow_engine import run_flow
-
-    run = client.read_flow_run(run_id)
-    with suppress(Pause):
-        run_flow(flow, flow_run=run, parameters=run.parameters, return_type="state")
-    return client.read_flow_run(run_id).state
-
-
 @pytest.mark.parametrize("yes", [True, False])
 def test_the_run_that_asks_is_suspended_and_does_what_the_form_says(asked: Any, yes: bool) -> None:
     flow, client, runs = asked
     assert set(runs) == {"approve v1.0.0", "close v1.0.0"}
-    assert _execute(flow, client, runs["approve v1.0.0"]).name == "Suspended"
+    assert execute(flow, client, runs["approve v1.0.0"]).name == "Suspended"
     assert _standings() == {"v1.0.0": "waiting"}
-    client.resume_flow_run(runs["approve v1.0.0"], run_input={"put_it_in_use": yes, "note": "seen"})
-    ended = _execute(flow, client, runs["approve v1.0.0"])
+    client.resume_flow_run(runs["approve v1.0.0"], run_input={"answer": "yes" if yes else "no", "note": "seen"})
+    ended = execute(flow, client, runs["approve v1.0.0"])
     assert (ended.name, ended.message) == ("Completed", "v1.0.0 " + ("is in use" if yes else "was turned down"))
     assert _standings() == {"v1.0.0": "prod" if yes else "rejected"}
     assert asking._open(client, "v1.0.0") == []  # nothing is left to close
@@ -79,12 +69,12 @@ def test_what_nobody_answers_is_closed_after_some_days_and_not_before(
     from prefect.states import Scheduled
 
     flow, client, runs = asked
-    _execute(flow, client, runs["approve v1.0.0"])
+    execute(flow, client, runs["approve v1.0.0"])
     assert "waits for a person until" in approvals.close("v1.0.0", 14)
     assert _standings() == {"v1.0.0": "waiting"}
     monkeypatch.setattr(approvals, "timedelta", lambda days: approvals.datetime.resolution * 0)
     client.set_flow_run_state(runs["close v1.0.0"], Scheduled(scheduled_time=datetime.now(UTC)), force=True)  # due now
-    ended = _execute(flow, client, runs["close v1.0.0"])
+    ended = execute(flow, client, runs["close v1.0.0"])
     assert ended.message == "v1.0.0 was not put in use: nobody answered in 14 days"
     assert _standings() == {"v1.0.0": "rejected"}
     assert client.read_flow_run(runs["approve v1.0.0"]).state.name == "Answered"
@@ -92,19 +82,19 @@ def test_what_nobody_answers_is_closed_after_some_days_and_not_before(
 
 def test_an_answer_at_a_terminal_ends_the_run_that_asks(asked: Any) -> None:
     flow, client, runs = asked
-    _execute(flow, client, runs["approve v1.0.0"])
+    execute(flow, client, runs["approve v1.0.0"])
     assert _thaw("approve", "v1.0.0")[0] == 0
     state = client.read_flow_run(runs["approve v1.0.0"]).state
     assert (state.name, state.message) == ("Answered", "v1.0.0 is in use")
     assert asking._open(client, "v1.0.0") == []
 
 
-@pytest.mark.parametrize("form", [{}, {"note": "seen"}, {"put_it_in_use": "perhaps"}, {"put_it_in_use": True}])
+@pytest.mark.parametrize("form", [{}, {"note": "seen"}, {"answer": "perhaps"}, {"answer": "yes"}])
 def test_a_form_that_says_neither_yes_nor_no_is_no_answer(form: dict[str, Any]) -> None:
     from prefect.utilities.schema_tools import ValidationError, validate
 
     from flows.approve import Answer
 
     schema = Answer.with_initial_data(description="Is v1.0.0 put in use?").model_json_schema()
-    with nullcontext() if form.get("put_it_in_use") is True else pytest.raises(ValidationError):
+    with nullcontext() if form.get("answer") == "yes" else pytest.raises(ValidationError):
         validate(form, schema, raise_on_error=True)
