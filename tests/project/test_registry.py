@@ -1,6 +1,7 @@
 """Laws of versions, on a real git and DVC repository with three recorded trainings."""
 
 import json
+import logging
 import os
 import shutil
 import signal
@@ -125,6 +126,20 @@ def test_two_projects_in_one_repository_have_versions_of_their_own(
     ]
     dvc(tmp_path, "artifacts", "get", ".", registry.artifact(), "--stage", "prod", "--out", "brought")
     assert "models/tiles" in (tmp_path / "brought/weights").read_text()
+
+
+def test_versions_are_read_without_touching_the_handlers_of_others(
+    commits: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To flush Prefect's under the lock of logging can wait for ever."""
+    for name in [name for name in sys.modules if name.partition(".")[0] == "gto"]:
+        monkeypatch.delitem(sys.modules, name)
+    handler, flushed = logging.StreamHandler(), list[bool]()
+    monkeypatch.setattr(handler, "flush", lambda: flushed.append(True))
+    assert in_use() == "v3.0.0"
+    assert "gto.api" in sys.modules
+    assert not flushed
+    assert handler in [reference() for reference in logging._handlerList]  # type: ignore[attr-defined]
 
 
 def test_a_version_says_what_it_is(commits: list[str]) -> None:

@@ -9,9 +9,11 @@ marks a version that waits for a person, and `classifier#rejected#5` one that wa
 import json
 import os
 import subprocess
+import sys
 import time
 from dataclasses import dataclass
 from datetime import datetime
+from types import ModuleType
 from typing import Any
 
 from ruamel.yaml import YAML
@@ -245,10 +247,20 @@ def _events() -> list[dict[str, Any]]:
     """What gto's tags tell, in the order in which it happened."""
     if not git("tag", "--list", f"{_tagged()}[@#]*"):  # or no repository: gto would take half a second to say so
         return []
+    top = git("rev-parse", "--show-toplevel")
+    return list(_gto().history(top, artifact(), ascending=True))
+
+
+def _gto() -> Any:
+    """gto's functions, imported without its set-up of logging.
+
+    That replaces all handlers of this process under a lock, and those of Prefect wait for a thread
+    that may be waiting for the lock: a retraining hung there for ever.
+    """
+    sys.modules.setdefault("gto.log", ModuleType("gto.log"))
     import gto.api
 
-    top = git("rev-parse", "--show-toplevel")
-    return list(gto.api.history(top, artifact(), ascending=True))
+    return gto.api
 
 
 def _registered(events: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
