@@ -81,7 +81,10 @@ CALL_DVC = (
     "test_recipe",
     "test_registry",
     "test_upgrade",
+    "test_withdraw",
 )
+# what takes seconds to make: a trained toy, an export, a process that is killed
+SLOW_FIXTURES = {"_trained_template", "exported", "killed"}
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -98,9 +101,9 @@ def pytest_collection_finish() -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What calls DVC is slow. The longest files come first, so that no process waits for another one at the end."""
+    """Mark what is slow. The longest files come first, so that no process waits for another one at the end."""
     for item in items:
-        if item.path.stem in CALL_DVC or "_trained_template" in getattr(item, "fixturenames", ()):
+        if item.path.stem in CALL_DVC or SLOW_FIXTURES.intersection(getattr(item, "fixturenames", ())):
             item.add_marker("slow")
     items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
 

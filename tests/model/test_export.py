@@ -265,6 +265,7 @@ def test_what_evaluate_said_of_this_very_model_is_what_an_export_has_to_say(pack
         export("artifacts/package", project / "other", False)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quick")
 def test_8_bits_say_what_they_cost_and_are_refused_beyond_the_margin(
     packaged: Packaged, project: Path, monkeypatch: pytest.MonkeyPatch

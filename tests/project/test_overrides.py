@@ -109,6 +109,7 @@ def test_nobody_takes_the_settings_of_a_run_back_while_it_or_its_training_lives(
     assert settings.read(killed).unfreeze.epochs == 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("point", ["overrides.replace", "pathlib.Path.unlink"])
 def test_a_kill_while_settings_are_written_or_taken_back_leaves_nothing_to_take_back(params: Path, point: str) -> None:
     before = params.read_bytes()
