@@ -1,26 +1,30 @@
-"""What the levers of speed cost in accuracy and give in time: each against the plain recipe, on the same draws.
+"""What each lever of speed costs in accuracy and saves in time, against the plain recipe.
 
-    python -m benchmarks.accuracy plan FOLDER ...      # trains a few pictures; says how long the rest will take
+    python -m benchmarks.accuracy plan FOLDER ...      # trains a little; how long the rest takes
     python -m benchmarks.accuracy train FOLDER ...     # every arm on every set, seed by seed
     python -m benchmarks.accuracy table FOLDER ...     # what is known so far
 
-A FOLDER is what `thaw run` takes for data/; given splits are not used. A folder with groups is two sets: with groups
-apart, and split at random. `train` continues where it was stopped: every training is a line of
-benchmarks/results/accuracy.jsonl. `--arms`, `--seeds` and `--size` choose less, or more.
+A FOLDER is what `thaw run` takes for data/; given splits are not used. A folder with groups is two
+sets: with groups apart, and split at random. `train` continues where it was stopped: every
+training is a line of benchmarks/results/accuracy.jsonl. `--arms`, `--seeds` and `--size` choose
+less, or more.
 
-**Sets** are those of `benchmarks.sizes`: at most 1,500 pictures at 80 px, a quarter of them test. `--size "25 %"` draws
-a quarter of the others for each seed anew, a fifth of them validation; up to 300 pictures that are in neither judge. A
-set too small for that gives all its pictures, and its validation pictures judge.
+**Sets** are those of `benchmarks.sizes`: at most 1,500 pictures at 80 px, a quarter of them test.
+`--size "25 %"` draws a quarter of the others for each seed anew, a fifth of them validation; up to
+300 pictures that are in neither judge. A set too small for that gives all its pictures, and its
+validation pictures judge.
 
-**Arms** (ARMS) train 8 epochs from the same head, and the weights after the last one are judged, in float32. `growing`
-shows training pictures at 48, 64, then 80 px, a third of the epochs each. Seconds are CPU seconds of one thread: all of
-phase 2, with its validations and the making of what is kept.
+**Arms** (ARMS) train 8 epochs from the same head, and the weights after the last one are judged,
+in float32. `growing` shows training pictures at 48, 64, then 80 px, a third of the epochs each.
+Seconds are CPU seconds of one thread: all of phase 2, with its validations and the making of what
+is kept.
 
-**Rule.** The change of an arm is its accuracy minus that of `plain`, over the same pictures and seeds of all sets, each
-picture with the same weight; its 95 % interval resamples whole groups. The recommended arm is the fastest whose lower
-end on the judging pictures is above -1 point. Its change on the test pictures, which no choice has seen, is the result:
-the goal is reached if the lower end there, over other pictures and other seeds, is above -1 point. If it is not, no arm
-is recommended.
+**Rule.** The change of an arm is its accuracy minus that of `plain`, over the same pictures and
+seeds of all sets, each picture with the same weight; its 95 % interval resamples whole groups. The
+recommended arm is the fastest whose lower end on the judging pictures is above -1 point. Its
+change on the test pictures, which no choice has seen, is the result: the goal is reached if the
+lower end there, over other pictures and other seeds, is above -1 point. If it is not, no arm is
+recommended.
 """
 
 import argparse
@@ -96,7 +100,7 @@ class Key(NamedTuple):
     arm: str
 
 
-# ------------------------------------------------------------------------------------------------ sets
+# --------------------------------------------------------------------------------------------- sets
 
 
 def sets_of(folders: Sequence[Path], config: settings.Settings) -> list[Set]:
@@ -136,7 +140,7 @@ class Growing(Pictures):
             yield F.interpolate(pixels, self.side, mode="bilinear", antialias=True) if small else pixels
 
 
-# ------------------------------------------------------------------------------------------------ training
+# ----------------------------------------------------------------------------------------- training
 
 
 def train(cell: Cell, config: settings.Settings, arm: Arm) -> tuple[Weights, float]:
@@ -221,18 +225,20 @@ def plan(sets: Sequence[Set], config: settings.Settings, keys: Sequence[Key]) ->
     for key in keys:
         drawn = sizes.draw(by_name[key.set].rows, key.size, key.seed)
         test = len(rows_of(by_name[key.set], drawn, "test"))
-        seconds = of_arm.get(key.arm, 3 * look) * (len(drawn.train) + len(drawn.val))  # of head only, its features
+        # `head` only computes features
+        seconds = of_arm.get(key.arm, 3 * look) * (len(drawn.train) + len(drawn.val))
         minutes[key.arm] += (seconds + look * (len(drawn.judges) + 2 * test)) / 60
     return minutes
 
 
-# ------------------------------------------------------------------------------------------------ tables
+# ------------------------------------------------------------------------------------------- tables
 
 
 def verdicts(sets: Sequence[Set], size: str, part: str) -> pd.DataFrame:
-    """For each training and picture whether it was right: set, seed, arm, path, group, right, seconds."""
+    """A row for each training and picture: set, seed, arm, path, group, right, seconds."""
     parts = []
-    of_folder: dict[str, pd.Series] = {}  # the pictures of a folder have the same groups in both of its sets
+    # a folder's pictures have the same groups in both of its sets
+    of_folder: dict[str, pd.Series] = {}
     for data in sets:
         rows = data.rows
         own = of_folder.setdefault(folder_of(data.name), rows["group"].where(rows["group"] != "", rows["hash"]))
@@ -252,7 +258,7 @@ def folder_of(name: str) -> str:
 
 
 def changes(table: pd.DataFrame, arm: str, seeds_too: bool) -> dict[str, float | None]:
-    """How much more often an arm is right than plain, in points, with its interval over other pictures or seeds too."""
+    """An arm's accuracy minus plain's, in points; the interval covers pictures and seeds."""
     by_arm = table.pivot(index=["set", "path", "group", "seed"], columns="arm", values="right")
     change = (by_arm[arm] - by_arm["plain"]).dropna()
     if seeds_too:  # those that every picture has
@@ -268,7 +274,7 @@ def changes(table: pd.DataFrame, arm: str, seeds_too: bool) -> dict[str, float |
 
 
 def summary(judged: pd.DataFrame, tested: pd.DataFrame) -> pd.DataFrame:
-    """A row for each arm: its seconds against those of plain, and its change on judging and on test pictures."""
+    """A row for each arm: its relative seconds, and its change on judging and on test pictures."""
     trainings = judged.groupby(["set", "seed", "arm"])["seconds"].first().unstack("arm")
     rows = []
     for arm in [name for name in (*ARMS, HEAD) if name in trainings and name != "plain"]:
@@ -288,7 +294,8 @@ def recommended(table: pd.DataFrame) -> str | None:
 
 def by_set(tested: pd.DataFrame) -> pd.DataFrame:
     """For each set the accuracy of plain on test, and the change of each arm, in points."""
-    right = tested.pivot(index=["set", "path", "seed"], columns="arm", values="right").dropna()  # that all arms have
+    # only pictures that every arm has predicted
+    right = tested.pivot(index=["set", "path", "seed"], columns="arm", values="right").dropna()
     means = 100 * right.groupby("set").mean()
     others = [name for name in (*ARMS, HEAD) if name in means and name != "plain"]
     return means[others].sub(means["plain"], axis=0).assign(plain=means["plain"])

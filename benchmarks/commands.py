@@ -1,9 +1,9 @@
-"""How long commands take that find nothing to do: whole processes, one after the other, in a clone of the repository.
+"""How long commands take when nothing changed: whole processes, in turn, in a fresh clone.
 
-    python benchmarks/commands.py [--repeats 5]      -> a table, and benchmarks/results/commands.json
+    python benchmarks/commands.py [--repeats 5]   # prints and writes results/commands.json
 
-The clone is of the last commit, with the DVC cache of this repository: its default run must be in there (`make run`).
-The Prefect server is up and kept, as `thaw ui` does.
+The clone is of the last commit, with the DVC cache of this repository: its default run must be in
+there (`make run`). The Prefect server is up and kept, as `thaw ui` does.
 """
 
 import argparse

@@ -1,9 +1,10 @@
-"""What each lever of speed gives: the work with it and without it, in turn, in one process; ratios of each pair.
+"""What each lever of speed saves: work with and without it, in turn, in one process.
 
-    python -m benchmarks.levers [--rounds 5] [--only evaluate]      -> a table, and benchmarks/results/levers.json
+    python -m benchmarks.levers [--rounds 5] [--only evaluate]   # writes results/levers.json
 
-The default backbone and size, drawn pictures, batches of 16: what one core gets of a batch of 32. One thread, and CPU
-seconds, not those of the clock, so that neighbours on the machine disturb little. Three minutes.
+The default backbone and size, drawn pictures, batches of 16: what one core gets of a batch of 32.
+One thread, and CPU seconds, not those of the clock, so that neighbours on the machine disturb
+little. Three minutes.
 """
 
 import argparse
@@ -37,7 +38,7 @@ Work = Callable[[], object]
 
 
 def main(rounds: int, only: str) -> None:
-    """Every pair in turn, round for round; the first round, in which memory and threads are had, does not count."""
+    """Time every pair in turn, round after round; the first round warms up and does not count."""
     keep_freed_memory()
     torch.set_num_threads(1)
     made: dict[str, Callable[[], tuple[Work, Work]]] = {}
@@ -73,7 +74,7 @@ def pair_of(work: Callable[..., Work], given: dict[str, Any], **lever: Any) -> C
 
 
 def looks_at_both(last: int) -> tuple[Work, Work]:
-    """Two networks that differ in the last blocks look at one batch: each on its own, and as a pair."""
+    """Two networks that share their first blocks predict one batch: one by one, and as a pair."""
     one = network()
     other = copy.deepcopy(one)
     with torch.no_grad():
@@ -102,7 +103,7 @@ def looks(mixed: bool = False) -> Work:
 
 
 def learns(which: Selection, kept: bool = False, is_cut: bool = False, mixed: bool = False, side: int = SIZE) -> Work:
-    """A step of phase 2 on one batch, as it was before the network could be cut, or with a lever."""
+    """A step of phase 2 on one batch: plain on the uncut network, or with a lever."""
     model = network()
     quicken(model, mixed)
     unfrozen = unfreeze(model, which, "frozen")

@@ -1,7 +1,7 @@
 """What thaw predict takes beside embed, and how much memory for few and many pictures.
 
-    python -m benchmarks.predict PACKAGE FOLDER [PAIRS]    # processor time a picture and view, in pairs, in one process
-    python -m benchmarks.predict --memory 1000 100000      # peak memory with as many pictures, a process each
+    python -m benchmarks.predict PACKAGE FOLDER [PAIRS]    # CPU time a picture and view, in pairs
+    python -m benchmarks.predict --memory 1000 100000      # peak memory, one process a size
 
 Embed and predict see the same pictures of the folder in one view. Embed has them decoded; predict
 reads the files. For the memory a tiny network and a few pictures are drawn, and linked many times.

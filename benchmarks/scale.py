@@ -1,16 +1,18 @@
 """How time and memory of every phase grow with the number of pictures.
 
-    .venv/bin/python -m benchmarks.scale                          # 2,600, 26,000 and 100,000 pictures
+    .venv/bin/python -m benchmarks.scale                       # 2,600, 26,000, 100,000 pictures
     .venv/bin/python -m benchmarks.scale --pictures 300 3000      # a first look
 
-Draws grey pictures of 64 x 64, runs the phases on them as DVC does, one child process each, all sizes in turn, and
-writes `benchmarks/results/scale.json` and `scale.png`. Pictures are read in both ways: kept decoded, and decoded on
-the fly. A run that was stopped goes on after the last finished child if it is started again.
+Draws grey pictures of 64 x 64, runs the phases on them as DVC does, one child process each, all
+sizes in turn, and writes `benchmarks/results/scale.json` and `scale.png`. Pictures are read in
+both ways: kept decoded, and decoded on the fly. A run that was stopped goes on after the last
+finished child if it is started again.
 
-Time per picture is what a phase takes for each picture beyond those of the smallest set, `--start`: what a process
-needs before its first picture is a constant, shown beside it. Where that time is less than ten times what starts differ
-by, it would be noise and is left out. Memory is the most that the process tree has resident,
-pages of memory maps included; `own` is the part of it that belongs to no file, which the kernel cannot drop.
+Time per picture is what a phase takes for each picture beyond those of the smallest set,
+`--start`: what a process needs before its first picture is a constant, shown beside it. Where that
+time is less than ten times what starts differ by, it would be noise and is left out. Memory is the
+most that the process tree has resident, pages of memory maps included; `own` is the part of it
+that belongs to no file, which the kernel cannot drop.
 """
 
 import argparse
@@ -45,7 +47,7 @@ MILLION = 1_000_000
 
 
 def draw(folder: Path, count: int) -> None:
-    """The first `count` pictures, each unlike any other; every second one has stripes, ten are a group."""
+    """The first `count` pictures, no two alike; every second one is striped, ten are a group."""
     for number in range(count):
         file = folder / _path(number)
         if file.is_file():
@@ -82,7 +84,7 @@ def workspace(folder: Path, data: Path, count: int, way: str) -> None:
 
 
 def measure(folder: Path, phase: str) -> dict[str, float]:
-    """Run a phase in a child process; its seconds, and the most memory of its process tree in MB."""
+    """Run a phase in a child process; its seconds, and its process tree's peak memory in MB."""
     shutil.rmtree(folder / "artifacts" / phase, ignore_errors=True)
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     with (folder / f"{phase}.log").open("w") as log:
@@ -135,7 +137,8 @@ def run(folder: Path, counts: list[int], start: int, repeats: int) -> pd.DataFra
     for way, phases in PHASES.items():
         for count in counts:
             workspace(folder / str(count), folder, count, way)
-        for phase, repeat, count in product(phases, range(max(1, repeats)), counts):  # all sizes at the same pace
+        # sizes in turn, so that a slow hour of the machine slows all of them
+        for phase, repeat, count in product(phases, range(max(1, repeats)), counts):
             often = max(1, min(repeats, 10_000 // count))
             if repeat >= often or (count, repeat, way, phase) in done:
                 continue
@@ -148,7 +151,7 @@ def run(folder: Path, counts: list[int], start: int, repeats: int) -> pd.DataFra
 
 
 def summary(rows: pd.DataFrame, start: int) -> list[dict[str, Any]]:
-    """For each way and phase: start, time per picture and memory by number of pictures, and what a million would take.
+    """By way and phase: start, time per picture and memory at each size, extrapolated to a million.
 
     The million is a straight line through the two largest sets.
     """

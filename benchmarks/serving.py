@@ -1,12 +1,12 @@
-"""What `thaw serve` answers in a second, how long a request takes, and that none is lost while the model changes.
+"""`thaw serve`: requests a second, latency, and whether a change of model loses a request.
 
-    .venv/bin/python -m benchmarks.serving                            # artifacts/package, pictures of data/
+    .venv/bin/python -m benchmarks.serving                   # artifacts/package, pictures of data/
     .venv/bin/python -m benchmarks.serving --model artifacts/package model-onnx/model.onnx
     .venv/bin/python -m benchmarks.serving --seconds 30 --clients 8
 
-A server and clients, a process each, on the same machine: each client asks again as soon as it has its answer. `steady`
-keeps one model; `changing` loads it anew under another name each second, as a promotion does. One line for each
-model and mode.
+A server and clients, a process each, on the same machine: each client asks again as soon as it has
+its answer. `steady` keeps one model; `changing` loads it anew under another name each second, as a
+promotion does. One line for each model and mode.
 """
 
 import argparse

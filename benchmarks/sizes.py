@@ -1,38 +1,41 @@
-"""Which recipe of phase 2 is right from 50 to 5,000 pictures: candidates, and the rule that chooses among them.
+"""Which recipe of phase 2 is right from 50 to 5,000 pictures: candidates and a rule to choose.
 
     python -m benchmarks.sizes plan FOLDER ...       # trains nothing; says how long it will take
-    python -m benchmarks.sizes choose FOLDER ...     # all candidates at the small sizes, two seeds; no test picture
-    python -m benchmarks.sizes confirm FOLDER ... --candidates epochs steps-100    # these at all sizes, five seeds
+    python -m benchmarks.sizes choose FOLDER ...     # all candidates, small sizes, two seeds
+    python -m benchmarks.sizes confirm FOLDER ... --candidates epochs steps-100   # five seeds
     python -m benchmarks.sizes tables FOLDER ...     # what is known so far
 
-A FOLDER is what `thaw run` takes for data/; given splits are not used. Each stage goes on where it was stopped: every
-finished training is a line of benchmarks/results/sizes.jsonl.
+A FOLDER is what `thaw run` takes for data/; given splits are not used. Each stage goes on where it
+was stopped: every finished training is a line of benchmarks/results/sizes.jsonl.
 
-**Sizes.** Of each set at most 1,500 pictures, at 80 px. A quarter is the test, whole groups, the same in every
-training. Half of the others are left out. From the other half 50 pictures are drawn, or 10 % or 25 % of both halves (no
-10 % where these are fewer than 50); 100 % are both halves. What is drawn is then split: a fifth of it is validation, as
-in the default run. Each seed draws anew.
+**Sizes.** Of each set at most 1,500 pictures, at 80 px. A quarter is the test, whole groups, the
+same in every training. Half of the others are left out. From the other half 50 pictures are drawn,
+or 10 % or 25 % of both halves (no 10 % where these are fewer than 50); 100 % are both halves. What
+is drawn is then split: a fifth of it is validation, as in the default run. Each seed draws anew.
 
-**Candidates** are trajectories (CANDIDATES) and what is kept of each (KEEP). One training gives all that may be kept.
-`batch-16` and `all-labels` are trained last, if there is time.
+**Candidates** are trajectories (CANDIDATES) and what is kept of each (KEEP). One training gives
+all that may be kept. `batch-16` and `all-labels` are trained last, if there is time.
 
-**Figures.** Networks are judged on up to 300 of the pictures left out, at 100 % on validation, in one view. The score
-of a network is what it is better than the head alone, in points: the mean of its gains in accuracy and in AUC.
+**Figures.** Networks are judged on up to 300 of the pictures left out, at 100 % on validation, in
+one view. The score of a network is what it is better than the head alone, in points: the mean of
+its gains in accuracy and in AUC.
 
-**Rule.** A change is compared with what it changes: numbers of steps with `epochs`, other trajectories with
-`steps-100`, what is kept with `last` of the same trajectory. Its difference is averaged over seeds, then over sets and
-sizes. It is taken if that mean is above two of its standard errors over sets and sizes, and if no set is worse by more
-than a point. Of two numbers of steps the smaller one is taken, unless the larger one is better by more than one
-standard error. All that is taken is put together. It and `epochs` go to `confirm`, and it becomes the default unless it
-is worse there at 100 % by more than a point. The tables name the sets that got worse.
+**Rule.** A change is compared with what it changes: numbers of steps with `epochs`, other
+trajectories with `steps-100`, what is kept with `last` of the same trajectory. Its difference is
+averaged over seeds, then over sets and sizes. It is taken if that mean is above two of its
+standard errors over sets and sizes, and if no set is worse by more than a point. Of two numbers of
+steps the smaller one is taken, unless the larger one is better by more than one standard error.
+All that is taken is put together. It and `epochs` go to `confirm`, and it becomes the default
+unless it is worse there at 100 % by more than a point. The tables name the sets that got worse.
 
-**Added after seed 0 of `choose`, before `confirm`.** There was time for one seed (and for one set of 50 pictures of the
-next), and by the rule above nothing is taken. The best candidate was `slow-head`, which differs from `epochs` in two
-things, and the rule compares no such pair. So `confirm` compares the two on new seeds, 1 to 4. `slow-head` becomes the
-default if the same two conditions hold over all sizes, and at 100 % alone it is not worse by more than a point.
+**Added after seed 0 of `choose`, before `confirm`.** There was time for one seed (and for one set
+of 50 pictures of the next), and by the rule above nothing is taken. The best candidate was
+`slow-head`, which differs from `epochs` in two things, and the rule compares no such pair. So
+`confirm` compares the two on new seeds, 1 to 4. `slow-head` becomes the default if the same two
+conditions hold over all sizes, and at 100 % alone it is not worse by more than a point.
 
-**Added after seed 1 of `choose`.** By the rule `steps-300` is taken, so `confirm` compares it with `epochs`; of
-`slow-head` there are one or two seeds.
+**Added after seed 1 of `choose`.** By the rule `steps-300` is taken, so `confirm` compares it with
+`epochs`; of `slow-head` there are one or two seeds.
 """
 
 import argparse
@@ -68,7 +71,8 @@ from thaw.statistics import calibration, metrics, studies
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "sizes.jsonl"
-WEIGHTS = ROOT / "benchmarks" / "runs" / "sizes"  # of what choose trained and confirm has not tested yet
+# what choose trained and confirm has not tested yet
+WEIGHTS = ROOT / "benchmarks" / "runs" / "sizes"
 RESOLUTION = 80  # 160 px, the default, would take three times as long
 MAX_PICTURES, TEST, VAL, JUDGES = 1500, 0.25, 0.2, 300
 SIZES: dict[str, int | float] = {"50": 50, "10 %": 0.1, "25 %": 0.25, "100 %": 1.0}
@@ -93,7 +97,7 @@ class Candidate(NamedTuple):
         return max(8, math.ceil(self.steps / len(order(np.arange(pictures), self.batch_size))))
 
     def name(self, pictures: int) -> str:
-        """Its name, or that of an earlier candidate which is the same with that many training pictures."""
+        """Its name, or that of an earlier candidate that trains the same on that many pictures."""
         alike = self._replace(steps=0) if self.epochs(pictures) == 8 else self
         return next(name for name, other in CANDIDATES.items() if other in (alike, self))
 
@@ -118,7 +122,7 @@ KEEP = {
 
 
 class Set(NamedTuple):
-    """A data set, decoded. The split of a row says what it is for: train may be drawn, val is left out, test stays."""
+    """A decoded data set. Of its split, train may be drawn, val is left out, test stays."""
 
     name: str
     rows: pd.DataFrame
@@ -132,7 +136,7 @@ class Set(NamedTuple):
 
 
 class Draw(NamedTuple):
-    """The pictures of one size and seed, by row number; `judges` are what candidates are compared on."""
+    """Row numbers of one size and seed; candidates are compared on `judges`."""
 
     train: Rows
     val: Rows
@@ -149,7 +153,7 @@ class Cell(NamedTuple):
     head: Weights
 
 
-# ------------------------------------------------------------------------------------------------ data
+# --------------------------------------------------------------------------------------------- data
 
 
 def load(folder: Path, config: settings.Settings) -> Set:
@@ -196,7 +200,7 @@ def draw(rows: pd.DataFrame, size: str, seed: int) -> Draw:
     return Draw(train, val, val if size == "100 %" else left.loc[sampled(left["label"], JUDGES, seed)].index.to_numpy())
 
 
-# ------------------------------------------------------------------------------------------------ training
+# ----------------------------------------------------------------------------------------- training
 
 
 def network(data: Set, config: settings.Settings, seed: int) -> Classifier:
@@ -233,7 +237,7 @@ def phase_2(config: settings.Settings, seed: int, **changes: Any) -> FineTuning:
 
 
 class Watch:
-    """Looks at validation before each epoch, and keeps the best weights by each figure, those of the start too."""
+    """Validates before each epoch, and keeps the best weights by each figure, epoch 0 included."""
 
     def __init__(self, cell: Cell, model: Classifier) -> None:
         self.cell, self.model = cell, model
@@ -320,7 +324,7 @@ def head_only(cell: Cell, config: settings.Settings) -> tuple[Classifier, Weight
     return model, copied(model)
 
 
-# ------------------------------------------------------------------------------------------------ stages
+# ------------------------------------------------------------------------------------------- stages
 
 
 class Key(NamedTuple):
@@ -404,7 +408,7 @@ def tested(cell: Cell, model: Classifier, networks: dict[str, Weights]) -> dict[
 
 
 def plan(sets: Sequence[Set], config: settings.Settings, keys: Sequence[Key]) -> float:
-    """The minutes that these trainings will take, from a few batches of training and prediction on this machine."""
+    """The minutes that these trainings will take, timed on a few batches on this machine."""
     data = sets[0]
     cell = Cell(data, "50", 0, draw(data.rows, "50", 0), network(data, config, 0).head.state_dict())
     rows = cell.draw.train[:32]
@@ -426,11 +430,11 @@ def plan(sets: Sequence[Set], config: settings.Settings, keys: Sequence[Key]) ->
     return seconds / 60
 
 
-# ------------------------------------------------------------------------------------------------ tables
+# ------------------------------------------------------------------------------------------- tables
 
 
 def scores() -> pd.DataFrame:
-    """A row for each training and what is kept of it: its gains over head only on the judging pictures, in points."""
+    """A row for each training and `keep`: gains over the head alone when judged, in points."""
     rows = []
     for key, row in known("judged").items():
         for name in KEEP:
@@ -441,7 +445,7 @@ def scores() -> pd.DataFrame:
 
 
 def compared(table: pd.DataFrame, one: tuple[str, str], other: tuple[str, str]) -> dict[str, Any]:
-    """How much better `other` (candidate, keep) scores than `one` in the cells that both have, and where not."""
+    """How much better `other` (candidate, keep) scores than `one`, and on which sets worse."""
     parts = [table[(table["candidate"] == name) & (table["keep"] == keep)] for name, keep in (one, other)]
     before, after = (part.set_index(["set", "size", "seed"])["score"] for part in parts)
     cells = (after - before).dropna().groupby(["set", "size"]).mean()
@@ -472,7 +476,7 @@ def choice(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def lesson(sets: Sequence[Set], candidate: str, keep: str = "last") -> pd.DataFrame:
-    """For each set and size: head only, fine-tuned, and the gain with its interval over seeds and test pictures."""
+    """By set and size: head only, fine-tuned, and the gain with its interval."""
     rows = []
     for data, size in product(sets, SIZES):
         own = {

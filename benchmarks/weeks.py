@@ -2,12 +2,13 @@
 
     python -m benchmarks.weeks FOLDER ... [--seeds 3]
 
-A FOLDER is what `thaw run` takes for data/; sets are thinned, split and decoded as `benchmarks.sizes` does. A tenth of
-the pictures is there in the first week, and another tenth arrives in each that follows; every fifth one is validation,
-and the test split stays. Both arms train each week with the settings of params.yaml on all that is there: a new head,
-then phase 2. The second arm starts with the backbone that it had at the end of the week before, as `backbone.weights:
-prod` does where every model is promoted. Each finished week is a line of benchmarks/results/weeks.jsonl; a run that was
-stopped goes on with the next seed.
+A FOLDER is what `thaw run` takes for data/; sets are thinned, split and decoded as
+`benchmarks.sizes` does. A tenth of the pictures is there in the first week, and another tenth
+arrives in each that follows; every fifth one is validation, and the test split stays. Both arms
+train each week with the settings of params.yaml on all that is there: a new head, then phase 2.
+The second arm starts with the backbone that it had at the end of the week before, as
+`backbone.weights: prod` does where every model is promoted. Each finished week is a line of
+benchmarks/results/weeks.jsonl; a run that was stopped goes on with the next seed.
 """
 
 import argparse
@@ -80,7 +81,7 @@ def retrained(data: Set, config: settings.Settings, seed: int, train: Any, val: 
 
 
 def table(results: pd.DataFrame) -> pd.DataFrame:
-    """By set and arm, the mean over seeds in some weeks, and of the paired differences in all of them."""
+    """By set and arm: the mean over seeds of some weeks, and paired differences of all weeks."""
     means = results.pivot_table(index=["set", "arm"], columns="week", values=["accuracy", "auc"])
     figures = means[[("accuracy", week) for week in (1, 2, 4, 7, WEEKS)] + [("auc", WEEKS)]]
     both = results.pivot_table(index=["set", "seed", "week"], columns="arm", values="accuracy")

@@ -1,4 +1,4 @@
-"""Laws of the house: stages, files, settings and folders use the same words, and DVC knows what each stage reads."""
+"""Laws of the house: one word for a phase everywhere, and DVC knows what each stage reads."""
 
 import re
 from pathlib import Path

@@ -1,19 +1,20 @@
-"""thaw against its peers on the default data: one split, one backbone, one resolution, as many epochs.
+"""thaw against its peers on the default data: the same split, backbone, resolution and epochs.
 
-    make bench                                       # three repeats, then all epochs once for accuracy
+    make bench                                       # three repeats, then accuracy
     make bench ARGS="--samples"                      # the repeats only: faster, and no accuracy
-    make bench ARGS="--samples --repeats 1 --pictures 400"       # the ratios in a quarter of an hour
-    make bench ARGS="--tune --pictures 600"          # only finds a learning rate for each peer, on validation
+    make bench ARGS="--samples --repeats 1 --pictures 400"   # the ratios, in 15 minutes
+    make bench ARGS="--tune --pictures 600"          # a learning rate for each peer
     make bench ARGS="--only plain --only thaw"
 
-Every run is a process of its own, alone on the machine; each repeat runs every contestant once, one after the other.
-Most of these runs are samples: one epoch of each phase, from which the seconds of all are computed. Those of `thaw run`
-and those that keep the outputs of frozen blocks train all epochs. At the end what trains both phases trains all epochs
-once, for accuracy, AUC, and accuracy over time. The tables and the ratios are printed and written to
-`benchmarks/results/peers.json`, `peers.png` and `peers-time.png`.
-Before it begins, the bench says how long it will take. Rows lie in `benchmarks/runs/` as they come, and a bench that
-was stopped continues from there; one with other settings, code or pictures begins anew.
-`--tune` trains each peer with all epochs at up to five multiples of its learning rate and writes the best one on
+Every run is a process of its own, alone on the machine; each repeat runs every contestant once,
+one after the other. Most of these runs are samples: one epoch of each phase, from which the
+seconds of all are computed. Those of `thaw run` and those that keep the outputs of frozen blocks
+train all epochs. At the end what trains both phases trains all epochs once, for accuracy, AUC, and
+accuracy over time. The tables and the ratios are printed and written to
+`benchmarks/results/peers.json`, `peers.png` and `peers-time.png`. Before it begins, the bench says
+how long it will take. Rows lie in `benchmarks/runs/` as they come, and a bench that was stopped
+continues from there; one with other settings, code or pictures begins anew. `--tune` trains each
+peer with all epochs at up to five multiples of its learning rate and writes the best one on
 validation to `benchmarks/results/rates.json`, which later benches use.
 """
 
@@ -50,7 +51,8 @@ RUNS = ROOT / "benchmarks" / "runs"
 EARLIER = "benchmarks/results/peers.json"
 RATES = ROOT / "benchmarks" / "results" / "rates.json"
 # In the order of a repeat: what is compared stands together.
-FROM_PHASE_1 = ("plain-last", "thaw-last", "thaw-last-quick", "thaw-all-quick")  # of the whole recipe of plain or thaw
+# these start from phase 1 of plain or thaw
+FROM_PHASE_1 = ("plain-last", "thaw-last", "thaw-last-quick", "thaw-all-quick")
 WHOLE_RUNS = ("thaw-quick", "thaw-last-quick", "run", "run-quick")  # in repeats too
 CONTESTANTS = (
     "plain", "thaw", "thaw-quick", "bare", *FROM_PHASE_1, *results.FRAMEWORKS, "run", "run-quick",
@@ -58,7 +60,8 @@ CONTESTANTS = (
 PEERS = ("plain", *results.FRAMEWORKS)
 LEARNERS = ("thaw", "thaw-quick", *PEERS)  # of both phases
 OF_ALL = ("params.yaml", "thaw", "tasks", "benchmarks/peers")
-TRIALS, STEP = 5, 3.0  # of a peer's learning rate: at most so many, each so many times the one before
+# learning rates tried for a peer: at most 5, each 3 times the one before
+TRIALS, STEP = 5, 3.0
 START = 15  # seconds of a run, about, that do not grow with the pictures
 PACKAGES = ("torch", "torchvision", "fastai", "lightning", "transformers", "accelerate")
 NOTES = (
@@ -79,7 +82,8 @@ NOTES = (
 
 def main() -> None:
     """Run what is missing, then tell."""
-    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # so that the running child is ended
+    # so that the running child is ended
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     parser = argparse.ArgumentParser(
         usage='make bench ARGS="[options]"', description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
@@ -114,7 +118,7 @@ def main() -> None:
 
 
 def minutes_of(jobs: Sequence[tuple[int, str]], protocol: dict[str, Any]) -> float:
-    """The minutes that runs will take at the pace of an earlier bench, in proportion to pictures and pixels."""
+    """The minutes that runs will take, scaled from an earlier bench by pictures and pixels."""
     earlier = json.loads((ROOT / EARLIER).read_text())
     before, known = earlier["protocol"], dict[tuple[bool, str], list[float]]()
     for row in earlier["rows"]:
@@ -152,7 +156,7 @@ def tune(peers: Sequence[str], contest: Contest, protocol: dict[str, Any]) -> No
 
 
 def climb(judge: Callable[[float], float]) -> dict[float, float]:
-    """What each multiple of the rate is worth: upwards as long as it gets better, else downwards."""
+    """The score of each multiple of the rate: upwards while it improves, else downwards."""
     trials = {1.0: judge(1.0)}
     for step in (STEP, 1 / STEP):
         rate = 1.0
@@ -168,14 +172,14 @@ def climb(judge: Callable[[float], float]) -> dict[float, float]:
 
 
 def prepare(size: int, head_epochs: int, epochs: int, pictures: int | None) -> Contest:
-    """The shared workspace: the pictures without soft targets, and the split that thaw's prepare makes of them."""
+    """The shared workspace: pictures with hard labels, and the split that thaw's prepare makes."""
     rows = manifest.read_folder(ROOT / "data")
     rows = rows.iloc[:: max(1, len(rows) // pictures)] if pictures else rows
     protocol = f"{size} {head_epochs} {epochs} {manifest.fingerprint(rows)}"
     folder = RUNS / key_of(protocol, *OF_ALL)
     contest = Contest(str(folder / "workspace"), "", size, 0, head_epochs, epochs)
     workspace = Path(contest.workspace)
-    splits = workspace / "data/splits.csv"  # with it every prepare keeps this split, whatever its seed
+    splits = workspace / "data/splits.csv"  # every prepare keeps this split, whatever its seed
     if not splits.is_file():
         shutil.rmtree(folder, ignore_errors=True)
         (workspace / "data").mkdir(parents=True)
@@ -234,7 +238,7 @@ def run(contestant: str, repeat: int, contest: Contest, rate: float = 1.0) -> di
 
 
 def watch(name: str, contest: Contest) -> dict[str, Any]:
-    """Run a contestant to its end: the seconds, the most memory that its processes had together, what it told."""
+    """Run a contestant: its seconds, the peak memory of its process tree, and what it printed."""
     command = [sys.executable, "-m", f"benchmarks.peers.{name}", json.dumps(asdict(contest))]
     environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1", "DO_NOT_TRACK": "1"}
     environment["PYTHONPATH"] = str(ROOT)
@@ -267,7 +271,7 @@ def watch(name: str, contest: Contest) -> dict[str, Any]:
 
 
 def _measure(child: psutil.Process, peak: list[int], done: threading.Event) -> None:
-    """Twice a second the memory of a process and all below it; a page that they share counts once."""
+    """Twice a second, the memory of a process tree; a page that processes share counts once."""
     while not done.wait(0.5):
         total = 0
         with suppress(psutil.Error):  # one has ended since

@@ -1,4 +1,4 @@
-"""The ceiling: embed and the training of phase 2 against bare loops of the same work on one batch of floats in memory.
+"""The ceiling: embed and phase 2 against bare loops over one batch of floats in memory.
 
 All run in this process, in turn, so that what disturbs the machine disturbs both.
 """
@@ -54,7 +54,8 @@ def main(contest: Contest) -> None:
     ))  # fmt: skip
 
     rows = data.split("train")[: BATCHES * BATCH_SIZE]
-    one = data.split("val")[:1]  # its two validations are counted as training, and take no time to speak of
+    # fine_tune validates twice; on one picture that takes no time to speak of
+    one = data.split("val")[:1]
     how = FineTuning(
         seed=contest.seed,
         learning_rate=config.head.learning_rate,
@@ -83,7 +84,7 @@ def main(contest: Contest) -> None:
 
 
 def in_turn(what: str, batch: int, bare: Callable[[], object], pictures: int, ours: Callable[[], object]) -> None:
-    """The pictures/s of both, round for round; the first round, in which memory and threads are had, does not count."""
+    """Print the pictures/s of both, in turn; the first round warms up and does not count."""
     count = math.ceil(pictures / batch)
     for number in range(ROUNDS + 1):
         seconds = seconds_of(lambda: [bare() for _ in range(count)]), seconds_of(ours)

@@ -1,6 +1,7 @@
-"""What a contestant is told, and how it tells what it took. Light on purpose: importing it costs nothing.
+"""What the bench asks of a contestant, and how a contestant answers. Cheap to import.
 
-A contestant is a process of its own, `python -m benchmarks.peers.NAME CONTEST`, with the contest as JSON.
+A contestant is a process of its own, `python -m benchmarks.peers.NAME CONTEST`, with the contest
+as JSON.
 """
 
 import csv
@@ -14,7 +15,8 @@ from pathlib import Path
 BATCH_SIZE = 32
 WORKERS = 2
 LAST_BLOCKS = 4
-# What thaw's own settings add in the contestants that have levers. The first is what `benchmarks.accuracy` recommends.
+# What thaw's own settings add in the contestants that have levers. The first is what
+# `benchmarks.accuracy` recommends.
 LEVERS: dict[str, dict[str, object]] = {
     "thaw-quick": {"unfreeze.blocks": 12, "unfreeze.draws": 4, "unfreeze.precision": "bfloat16"},
     "thaw-all-quick": {"unfreeze.blocks": "all", "unfreeze.precision": "bfloat16"},
@@ -33,7 +35,8 @@ class Contest:
     seed: int
     head_epochs: int
     epochs: int
-    before: str | None = None  # `out` of another run: only phase 2 of the last blocks, on top of its phase 1
+    # `out` of another run: train only phase 2 of the last blocks, from its phase 1
+    before: str | None = None
     rate: float = 1.0  # of a peer: its learning rate is so many times the usual one
     levers: dict[str, object] = field(default_factory=dict)  # of thaw: settings
 
@@ -49,7 +52,7 @@ def tell(what: str, value: float, at: float | None = None) -> None:
 
 
 def laps(contest: Contest) -> Callable[[float], None]:
-    """Begin to time; the result is called at the end of each epoch of both phases with its validation accuracy."""
+    """Start the clock; call the result with the validation accuracy at the end of each epoch."""
     left = [0 if contest.before else contest.head_epochs]
     since = [time.perf_counter()]
 

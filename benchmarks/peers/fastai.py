@@ -1,6 +1,7 @@
-"""fastai's `fine_tune`: freeze, one cycle on the head, unfreeze, one cycle on all, lower rates for the backbone.
+"""fastai's `fine_tune`: one cycle on the head, then one on all with lower backbone rates.
 
-Best settings: channels last, BatchNorm frozen with the backbone (its default trains it, and so is slower in phase 1).
+Best settings: channels last, BatchNorm frozen with the backbone (its default trains it, and so is
+slower in phase 1).
 """
 
 from fastai.callback.channelslast import ChannelsLast

@@ -1,6 +1,7 @@
 """Lightning's `BackboneFinetuning`, as its documentation shows it. Best setting: channels last.
 
-The callback leaves BatchNorm trainable while the backbone is frozen, so phase 1 pays for gradients up to the input.
+The callback leaves BatchNorm trainable while the backbone is frozen, so phase 1 pays for gradients
+up to the input.
 """
 
 from collections.abc import Callable

@@ -1,6 +1,6 @@
-"""Runs a phase of thaw as `python -m tasks.PHASE` does, and writes when each step of its progress was done.
+"""Run a phase of thaw as `python -m tasks.PHASE` does, and time each step of its progress.
 
-python -m benchmarks.peers.parts embed parts.json      {"features": {"seconds": 58.2, "end": 1764342000.5}}
+python -m benchmarks.peers.parts embed parts.json   # {"features": {"seconds": 58.2, ...}}
 """
 
 import json
@@ -14,9 +14,10 @@ from thaw.progress import Progress
 
 
 class Timed(Progress):
-    """Notes when each step of the loop was done; the first one counts from where the progress began."""
+    """Times each step of the loop; the first one from the start of the progress."""
 
-    parts: dict[str, dict[str, float]]  # of the whole process, by the part's name: its seconds, and when it ended
+    # of the whole process: by name of the part, its seconds and when it ended
+    parts: dict[str, dict[str, float]]
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)

@@ -1,4 +1,4 @@
-"""The shared split as a PyTorch tutorial reads it, and the shared network: equal weights, equal first head."""
+"""The shared split as a PyTorch tutorial reads it, and the shared network with its first head."""
 
 import json
 from pathlib import Path
@@ -42,7 +42,7 @@ def network(contest: Contest) -> Classifier:
 
 
 class Files(Dataset[tuple[Tensor, int]]):
-    """Image files of a split, decoded, squeezed and normalised when they are asked for; training ones are turned."""
+    """Files of a split: decoded, resized and normalised on access; training ones augmented."""
 
     def __init__(self, contest: Contest, split: str) -> None:
         rows, classes = rows_of(contest, split), classes_of(contest)

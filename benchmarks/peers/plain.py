@@ -1,6 +1,7 @@
 """The two-phase script that every tutorial shows, in plain PyTorch.
 
-Freeze the backbone, Adam 1e-3 on the head through the frozen backbone; unfreeze, Adam 1e-5; the best epoch is kept.
+Freeze the backbone, Adam 1e-3 on the head through the frozen backbone; unfreeze, Adam 1e-5; the
+best epoch is kept.
 """
 
 import copy

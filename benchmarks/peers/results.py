@@ -1,8 +1,8 @@
 """What the rows of all runs say: figures, ratios, scores, a table and a plot.
 
-A row is what one run took: contestant, repeat, seconds and peak_gb of its processes, and `told`, the lists of what it
-printed. It is a sample of one epoch of each phase, completed at the pace of that epoch, or of repeat 0: all epochs,
-for accuracy.
+A row is what one run took: contestant, repeat, seconds and peak_gb of its processes, and `told`,
+the lists of what it printed. It is a sample of one epoch of each phase, completed at the pace of
+that epoch, or of repeat 0: all epochs, for accuracy.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,7 +17,8 @@ import pandas as pd
 from thaw.data.manifest import labels_of
 from thaw.statistics import metrics
 
-WHOLE = 0  # the repeat that trains all epochs; with it nothing is timed, because kept runs may be older
+# the repeat that trains all epochs; not timed, because its rows may come from an earlier bench
+WHOLE = 0
 FRAMEWORKS = ("fastai", "lightning", "transformers")
 NAMES = {
     "plain": "plain PyTorch",
@@ -31,7 +32,8 @@ NAMES = {
     "thaw-last": "thaw, last blocks",
     "thaw-last-quick": "thaw, last blocks, with levers",
 }
-# Learning rates of phase 1; of phase 2: those of tutorials and defaults. `--tune` finds multiples of them.
+# Learning rates of phase 1; of phase 2: those of tutorials and defaults. `--tune` finds multiples
+# of them.
 RATES = {
     "plain": "1e-3; 1e-5",
     "fastai": "2e-3; backbone 1e-5, head 1e-3",
@@ -44,7 +46,8 @@ RATES = {
     "thaw-last": "params.yaml",
     "thaw-last-quick": "params.yaml",
 }
-# All say how many times as fast thaw is: the other's seconds over thaw's, or thaw's rate over the bare loop's.
+# All say how many times as fast thaw is: the other's seconds over thaw's, or thaw's rate over the
+# bare loop's.
 RATIOS: dict[str, Callable[[dict[str, Any]], float]] = {
     "phase1_vs_plain": lambda at: at["plain"]["phase1"] / at["thaw"]["phase1"],
     "phase2_vs_plain": lambda at: at["plain"]["epoch"] / at["thaw"]["epoch"],
@@ -74,7 +77,7 @@ GOALS = {
 
 
 def figures(row: dict[str, Any], head_epochs: int, epochs: int) -> dict[str, float]:
-    """Seconds of phase 1, of an epoch of phase 2 and in total, and pictures/s, as far as the contestant has them."""
+    """Seconds of phase 1, of an epoch of phase 2 and in total, and pictures/s, where measured."""
     told: dict[str, list[float]] = row["told"]
     total, found = row["seconds"], {}
     if "phase 1" in told:
@@ -94,7 +97,7 @@ def figures(row: dict[str, Any], head_epochs: int, epochs: int) -> dict[str, flo
 
 
 def ratios(rows: Sequence[dict[str, Any]], head_epochs: int, epochs: int) -> dict[str, dict[str, float]]:
-    """Median, least and greatest of each ratio over the repeats, runs of one repeat against each other.
+    """Median, minimum and maximum of each ratio over the repeats, each taken within one repeat.
 
     Left out is a ratio whose contestants did not all run.
     """
@@ -110,7 +113,7 @@ def ratios(rows: Sequence[dict[str, Any]], head_epochs: int, epochs: int) -> dic
 
 
 def scores(test: pd.DataFrame, classes: Sequence[str], predictions: Path, plain: Path) -> dict[str, Any]:
-    """Accuracy and AUC of a file of predictions, and its gain over plain's with the paired interval, by group."""
+    """Accuracy and AUC of predictions, and the gain over plain with its paired interval."""
     labels, found = labels_of(test, classes), _probabilities(predictions, test)
     scored: dict[str, Any] = {name: metrics.headline(found, labels)[name] for name in ("accuracy", "auc")}
     if plain.is_file():
@@ -120,14 +123,14 @@ def scores(test: pd.DataFrame, classes: Sequence[str], predictions: Path, plain:
 
 
 def _probabilities(predictions: Path, test: pd.DataFrame) -> metrics.Probabilities:
-    """Class probabilities in the order of the test rows; every test picture must be there, and no other."""
+    """Class probabilities in the order of the test rows; exactly these pictures must be there."""
     found = pd.read_csv(predictions, header=None, index_col=0)
     assert sorted(found.index) == sorted(test["path"]), f"{predictions} is not about the test pictures"
     return found.loc[test["path"]].to_numpy(dtype=np.float64)
 
 
 def table(rows: Sequence[dict[str, Any]], protocol: dict[str, Any]) -> str:
-    """Medians over the repeats, and the most memory, as Markdown; accuracy and AUC are of the run of all epochs."""
+    """Medians over the repeats and peak memory, as Markdown; accuracy after all epochs."""
     head_epochs, epochs, pictures = (protocol[name] for name in ("head_epochs", "epochs", "training_pictures"))
     rates: dict[str, float] = protocol.get("rates", {})
     lines = [
@@ -170,7 +173,7 @@ def ratio_table(found: dict[str, dict[str, float]]) -> str:
 
 
 def over_time(rows: Sequence[dict[str, Any]]) -> dict[str, list[tuple[float, float]]]:
-    """By contestant the seconds since its first process started, and its best accuracy on validation until then."""
+    """By contestant: seconds since its start, and its best validation accuracy so far."""
     found = {}
     for row in rows:
         if row["repeat"] == WHOLE and row.get("curve"):
@@ -180,7 +183,7 @@ def over_time(rows: Sequence[dict[str, Any]]) -> dict[str, list[tuple[float, flo
 
 
 def reached(rows: Sequence[dict[str, Any]]) -> dict[str, float | None]:
-    """When each contestant reached the validation accuracy of the plain script's last epoch; None if it never did."""
+    """When each contestant reached the validation accuracy of plain's last epoch; None if never."""
     last = [row["curve"][-1][1] for row in rows if row["contestant"] == "plain" and row["repeat"] == WHOLE]
     curves = over_time(rows) if last else {}
     return {name: next((at for at, value in curve if value >= last[0]), None) for name, curve in curves.items()}
@@ -213,7 +216,7 @@ def _interval(gain: dict[str, float] | None) -> str:
 
 
 def plot(rows: Sequence[dict[str, Any]], protocol: dict[str, Any], path: Path) -> None:
-    """Where the time goes, in total and in an epoch of phase 2; lines reach from the fastest to the slowest repeat."""
+    """Where the time goes, in total and in an epoch of phase 2; lines span the repeats."""
     from matplotlib.figure import Figure
 
     head_epochs, epochs = protocol["head_epochs"], protocol["epochs"]

@@ -1,7 +1,7 @@
-"""`thaw run` as `make run` calls it, after set-up: a new project with the shared pictures, and the server of the run.
+"""`thaw run` as `make run` calls it: a new project with the shared pictures, and its server.
 
-The commands are those of `.venv`, where Prefect and DVC are; evaluate runs once more, alone, to be timed. The project
-lies in a temporary folder, because none may lie in another.
+The commands are those of `.venv`, where Prefect and DVC are; evaluate runs once more, alone, to be
+timed. The project lies in a temporary folder, because none may lie in another.
 """
 
 import os

@@ -1,7 +1,8 @@
-"""thaw itself: its phases one after the other, each a process, with the default settings but for what all share.
+"""thaw itself: one process a phase, default settings except for what all contestants share.
 
-Phase 1 is embed and head, to convergence. Only the last setting below leaves the defaults for equal terms: one view of
-each test picture. With `before` only phase 2 of the last blocks, and evaluate. Levers are further settings.
+Phase 1 is embed and head, to convergence. Only the last setting below leaves the defaults for
+equal terms: one view of each test picture. With `before` only phase 2 of the last blocks, and
+evaluate. Levers are further settings.
 """
 
 import csv
@@ -35,7 +36,7 @@ def main(contest: Contest) -> None:
 
 
 def tell_epochs(contest: Contest, parts: Parts, history: list[dict[str, str]]) -> None:
-    """Each epoch of phase 2 with its share of what is made once, and the validation accuracy, that of the head too."""
+    """Print each epoch of phase 2 with its share of one-off work, and its validation accuracy."""
     once = parts.get("outputs of frozen blocks", {"seconds": 0.0})["seconds"] / contest.epochs
     for epoch, row in enumerate(history):
         what = f"epoch {epoch}/{contest.epochs}"
@@ -46,7 +47,7 @@ def tell_epochs(contest: Contest, parts: Parts, history: list[dict[str, str]]) -
 
 
 def workspace_of(contest: Contest) -> Path:
-    """A fresh workspace with the shared pictures and split; with `before`, what that run prepared and its head too."""
+    """A fresh workspace with the shared split; with `before`, that run's phase 1 too."""
     root = Path(contest.out, "workspace")
     root.mkdir()
     shutil.copytree(Path(contest.workspace, "data"), root / "data", copy_function=os.link)

@@ -1,4 +1,4 @@
-"""Hugging Face's Trainer, twice: the head on the frozen backbone, then all. Best setting: channels last."""
+"""Hugging Face's Trainer, twice: the head on a frozen backbone, then all. Channels last."""
 
 import torch
 from torch import Tensor, nn

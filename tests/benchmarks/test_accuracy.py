@@ -39,7 +39,7 @@ def test_training_pictures_grow_to_their_full_side_and_others_have_it_at_once() 
 
 @pytest.fixture
 def known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[sizes.Set]:
-    """Trainings of three seeds on one set in both ways: by arm the share of its pictures that it gets wrong."""
+    """Trainings of three seeds on one set in both ways: by arm, the share of wrong answers."""
     sets = [*both_ways(data_set(900, groups=60))]
     monkeypatch.setattr(accuracy, "RESULTS", tmp_path / "accuracy.jsonl")
     monkeypatch.setattr(accuracy, "FEWEST", 100)

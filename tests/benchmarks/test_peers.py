@@ -1,4 +1,4 @@
-"""Laws of the comparison with peers: what the ratios say, one split for all, and no run is made twice."""
+"""Laws of the comparison with peers: its ratios, one split for all, no run made twice."""
 
 import json
 import shutil
@@ -26,7 +26,7 @@ def row(contestant: str, repeat: int, seconds: float = 0.0, **told: list[float])
 
 
 def repeat_of(repeat: int, slower: float) -> list[dict[str, Any]]:
-    """All contestants in one repeat; plain is `slower` times as slow as thaw, the bare loop a quarter faster."""
+    """All contestants in one repeat; plain takes `slower` times as long as thaw."""
     epochs, heads = [5.0] * EPOCHS, [3.0] * HEAD_EPOCHS
     slow = [slower * seconds for seconds in epochs]
     rates = {"embed_rate": [200.0], "bare_embed_rate": [250.0], "training_rate": [60.0], "bare_training_rate": [75.0]}
@@ -119,7 +119,8 @@ def test_a_resumed_bench_runs_only_what_is_missing(tmp_path: Path, monkeypatch: 
         bench.run("fastai", 1, contest)
     assert ran[2:] == [("fastai", 1, 1)]
     bench.run("thaw", 1, contest)
-    whole = bench.run("thaw", results.WHOLE, contest)  # a sample does not stand for a run of all epochs
+    # a sample does not replace a run of all epochs
+    whole = bench.run("thaw", results.WHOLE, contest)
     assert ran[3:] == [("thaw", 1, 1), ("thaw", 10, 8)]
     assert bench.run("thaw", results.WHOLE, contest) == whole
     bench.run("thaw-quick", 1, contest)  # what it keeps pays over all epochs

@@ -1,4 +1,4 @@
-"""Laws of the bench over sizes of data: which pictures a draw has, what is trained once, and the rule of choice."""
+"""Laws of the bench over sizes: what a draw holds, what is trained once, how the rule chooses."""
 
 import json
 from pathlib import Path

@@ -48,7 +48,7 @@ def test_unknown_setting_is_one_sentence_before_anything_starts(toy: Path) -> No
 
 @pytest.fixture
 def broken(tmp_path: Path) -> Path:
-    """A project whose params.yaml has a mistake, so that every command says which project it works on."""
+    """A project with a mistake in params.yaml, so that every command names its project."""
     folder = tmp_path / "broken"
     (folder / "data" / "deep").mkdir(parents=True)
     (folder / "dvc.yaml").write_text("stages: {}\n")

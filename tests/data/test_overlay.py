@@ -1,4 +1,4 @@
-"""Laws of overlays: the map lies where its square came from in the picture, and its sign is seen."""
+"""Laws of overlays: the map lies over its square of the picture, and its sign can be seen."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Laws of promote.approve: a version waits until a person says yes, in the UI or at a terminal, and for that long."""
+"""Laws of promote.approve: a version waits for a person's yes, in the UI or at a terminal."""
 
 from contextlib import nullcontext
 from datetime import UTC, datetime
@@ -73,7 +73,8 @@ def test_what_nobody_answers_is_closed_after_some_days_and_not_before(
     assert "waits for a person until" in approvals.close("v1.0.0", 14)
     assert _standings() == {"v1.0.0": "waiting"}
     monkeypatch.setattr(approvals, "timedelta", lambda days: approvals.datetime.resolution * 0)
-    client.set_flow_run_state(runs["close v1.0.0"], Scheduled(scheduled_time=datetime.now(UTC)), force=True)  # due now
+    # due now
+    client.set_flow_run_state(runs["close v1.0.0"], Scheduled(scheduled_time=datetime.now(UTC)), force=True)
     ended = execute(flow, client, runs["close v1.0.0"])
     assert ended.message == "v1.0.0 was not put in use: nobody answered in 14 days"
     assert _standings() == {"v1.0.0": "rejected"}

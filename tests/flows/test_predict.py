@@ -20,14 +20,16 @@ from thaw.report.predictions import markdown
 
 pytestmark = pytest.mark.server
 
-OUTCOMES = ["Completed", "Cached", "Completed", "Failed", "Cached", "Failed"]  # of the runs below, in turn
+# of the runs below, in turn
+OUTCOMES = ["Completed", "Cached", "Completed", "Failed", "Cached", "Failed"]
 
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A project with a model in use, and six pictures that arrived."""
     packaged = make(tmp_path / "packaged")
-    folder = tmp_path / "toy"  # flows take the project's name when they are imported: one for all tests of a process
+    # flows read the project's name at import, so all tests of a process share one
+    folder = tmp_path / "toy"
     folder.mkdir()
     make_project(folder, packaged)
     monkeypatch.chdir(folder)

@@ -1,4 +1,4 @@
-"""Laws of kept activations: they change the time of a training and nothing else, and leave nothing behind."""
+"""Laws of kept activations: they save time, change nothing else, and leave no file behind."""
 
 import errno
 import os
@@ -35,7 +35,7 @@ Learn = Callable[..., tuple[Trained, int]]
 def learn(
     network: Callable[..., Classifier], pictures: Pictures, targets: torch.Tensor, normalise: Normaliser, tmp_path: Path
 ) -> Learn:
-    """Phase 2 of the last blocks; what was trained, and how many batches the first block has seen."""
+    """Phase 2 of the last blocks: the result, and the number of batches that block 1 has seen."""
 
     def run(how: FineTuning = HOW, most: float = 1e9, **more: Any) -> tuple[Trained, int]:
         model, seen = network(), []
@@ -96,7 +96,7 @@ def test_the_quick_ways_learn_what_the_plain_one_learns_to_their_tolerance(
         )  # fmt: skip
         losses.append(torch.tensor(trained.history["val_loss"]))
     plain, other = losses
-    assert plain.max() - plain.min() > 10 * tolerance * plain[0]  # it has learnt, more than it may differ
+    assert plain.max() - plain.min() > 10 * tolerance * plain[0]  # it has learnt more than that
     torch.testing.assert_close(other, plain, rtol=tolerance, atol=0)
 
 

@@ -1,7 +1,7 @@
 """Laws of every classifier of torchvision: its head, its blocks, and what freezing leaves alone.
 
-Structure is checked on all of them, on the meta device, where a network of 600 million weights costs a second and no
-memory; numbers on one small member of each family.
+Structure is checked on all of them, on the meta device, where a network of 600 million weights
+costs a second and no memory; numbers on one small member of each family.
 """
 
 from collections.abc import Iterator
@@ -61,7 +61,8 @@ class Walk(NamedTuple):
     name: str
     model: Classifier
     blocks: list[Block]
-    order: list[int]  # the number of a block each time that a module of it ended or a parameter of it was used
+    # a block's number, each time one of its modules ends or one of its parameters is used
+    order: list[int]
     used: set[nn.Parameter]
     ends: dict[int, Any]  # where the output of each block is in the graph of gradients
     features: Tensor
@@ -82,7 +83,7 @@ class ParametersUsed(TorchFunctionMode):
 
 @pytest.fixture(scope="module", params=each(names()))
 def walk(request: pytest.FixtureRequest) -> Walk:
-    """Each network, and what happened to two pictures on their way through its backbone in training mode."""
+    """Each network, and the path of two pictures through its backbone in training mode."""
     model = on_meta(request.param).train()
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -148,7 +149,7 @@ def test_blocks_run_one_after_the_other_from_input_to_output(walk: Walk) -> None
 
 
 def test_no_block_is_cut_in_two(walk: Walk) -> None:
-    """What comes after a block sees what came before through the block's output alone: no shortcut leads around."""
+    """Later blocks see earlier ones through the block's output alone: no shortcut bypasses it."""
     of_parameter = {parameter: number for number, block in enumerate(walk.blocks) for parameter in block.parameters}
     for number in range(len(walk.blocks) - 1):
         around = parameters_behind(walk.features.grad_fn, walk.ends[number])
@@ -183,7 +184,8 @@ def test_decay_is_for_weights_of_layers_alone_and_each_block_learns_slower_than_
     layers = [part for part in walk.model.modules() if isinstance(part, (nn.Conv2d, nn.Linear))]
     weights = {layer.weight for layer in layers}
     weights |= {part.in_proj_weight for part in walk.model.modules() if isinstance(part, nn.MultiheadAttention)}
-    tables = {parameter for name, parameter in walk.model.named_parameters() if "cpb_mlp" in name}  # Swin v2 makes them
+    # Swin v2 computes its tables from these
+    tables = {parameter for name, parameter in walk.model.named_parameters() if "cpb_mlp" in name}
     assert {p for group in groups if group["weight_decay"] for p in group["params"]} == weights - tables
     rates = {parameter: group["lr"] for group in groups for parameter in group["params"]}
     for before, block in enumerate(reversed(walk.blocks)):
@@ -192,9 +194,10 @@ def test_decay_is_for_weights_of_layers_alone_and_each_block_learns_slower_than_
 
 
 class Step(NamedTuple):
-    """A training step of one block in the middle, all others having dropout of one half, and a prediction after it."""
+    """A training step of a middle block while all others have dropout, then a prediction."""
 
-    frozen: list[tuple[Tensor, Tensor]]  # parameters and buffers outside the block, before and after
+    # parameters and buffers outside the block, before and after
+    frozen: list[tuple[Tensor, Tensor]]
     trained: list[tuple[Tensor, Tensor]]
     into: list[Tensor]  # what came to the block, in the step and in the prediction
 
@@ -290,7 +293,7 @@ def test_sizes_that_a_backbone_cannot_take_are_refused_with_one_that_it_can(
 def test_a_checkpoint_rebuilds_what_pretrained_weights_made(
     name: str, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Registered weights come with arguments of their own: auxiliary heads, input scaling, the size of pictures."""
+    """Registered weights bring their own auxiliary heads, input scaling and picture size."""
     weights = "IMAGENET1K_SWAG_E2E_V1" if name == "vit_b_16" else "IMAGENET1K_V1"
     pretend_weights(name, weights, monkeypatch)
     size = preprocessing_of(name, weights).size if name.startswith("vit_") else size_for(name)

@@ -1,4 +1,4 @@
-"""Laws of forgetting: what stays is not forgotten, what moves is, and the old head finds its place again."""
+"""Laws of forgetting: blocks that stay have not moved, and the old head is matched again."""
 
 from collections.abc import Callable
 from copy import deepcopy

@@ -1,4 +1,4 @@
-"""Laws of freezing: what is frozen does not change in any bit, and the optimizer holds just what is trained."""
+"""Laws of freezing: no bit of what is frozen changes; the optimizer holds only what trains."""
 
 from collections.abc import Callable
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Laws of the options of phase 2 that are off by default: each does what its name says, and off it does nothing."""
+"""Laws of phase 2's options: each does what its name says, and does nothing when off."""
 
 from collections.abc import Callable
 from dataclasses import replace

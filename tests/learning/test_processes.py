@@ -1,4 +1,4 @@
-"""Laws of several processes: they train as one does, and end together, with one sentence where a user can mend it."""
+"""Laws of several processes: they train like one, and end together, with one sentence."""
 
 import os
 import subprocess
@@ -51,7 +51,7 @@ processes.leave()
 def test_three_processes_train_as_one_with_the_same_batches(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, float]
 ) -> None:
-    """Of batches of 5, 5, 5 and 2, so that shares are uneven and one is empty; blocks are unfrozen gradually."""
+    """Batches of 5, 5, 5 and 2: shares are uneven, one is empty. Blocks are unfrozen gradually."""
     for name, value in environment(ROOT, ROOT / "tests/support").items():
         monkeypatch.setenv(name, value)
     for count in (1, 3):

@@ -1,4 +1,4 @@
-"""Laws of training: it learns, it repeats itself to the bit, and an interruption leaves no trace."""
+"""Laws of training: it learns, repeats bit for bit, and an interruption leaves no trace."""
 
 import errno
 import os
@@ -54,7 +54,8 @@ def train(
     which: Selection = 6,
     how: FineTuning = HOW,
 ) -> Trained:
-    model = network("efficientnet_lite0")  # has dropout and stochastic depth, so global random numbers matter
+    # dropout and stochastic depth: global random numbers matter
+    model = network("efficientnet_lite0")
     before = partial(unfreeze, model, which, "frozen", epochs=HOW.epochs)
     split = [(rows, targets[rows]) for rows in (TRAIN, VAL)]
     return tune(model, pictures, split[0], split[1], normalise, how, scratch, before)
@@ -62,7 +63,7 @@ def train(
 
 @pytest.fixture(scope="module")
 def undisturbed() -> dict[str, Trained]:
-    """What trainings that nothing disturbs come to, each made once; they repeat themselves to the bit."""
+    """Results of undisturbed trainings, each made once; they repeat bit for bit."""
     return {}
 
 
@@ -111,7 +112,7 @@ def test_an_interrupted_run_equals_the_uninterrupted_one(
     assert_equal(train(network, pictures, targets, normalise, scratch, which), whole)
 
 
-# ------------------------------------------------------------------------------------------------ scratch files
+# ------------------------------------------------------------------------------------ scratch files
 
 ONE_EPOCH = replace(HOW, epochs=1)
 Damage = Callable[[Path], object]
@@ -241,7 +242,8 @@ def test_a_scratch_file_that_cannot_be_written_is_a_warning_and_leaves_nothing_b
     else:
         folder.write_text("a file")
     assert_equal(train(network, pictures, targets, normalise, folder / "unfreeze-1.pt", how=ONE_EPOCH), whole)
-    assert capsys.readouterr().out.count("unfreeze-1.pt cannot be written (") >= 2  # after each epoch
+    # after each epoch
+    assert capsys.readouterr().out.count("unfreeze-1.pt cannot be written (") >= 2
     assert folder.read_text() == "a file" if fault is None else not list(folder.iterdir())
 
 
@@ -391,7 +393,8 @@ def test_phase_2_runs_all_its_epochs_whatever_validation_says(
     trained = train(network, pictures, targets, normalise, how=replace(HOW, epochs=6, keep=keep))
     assert trained.history["val_loss"].is_monotonic_increasing
     assert trained.history["epoch"].tolist() == list(range(7))
-    assert trained.history["learning_rate"].iloc[-1] < 0.01 * HOW.learning_rate  # the cosine has ended
+    # the cosine has ended
+    assert trained.history["learning_rate"].iloc[-1] < 0.01 * HOW.learning_rate
     assert trained.kept["epoch"] == (0 if keep == "best" else 6)
 
 
@@ -564,7 +567,7 @@ def test_the_fast_path_gives_the_logits_and_gradients_of_the_plain_one(
     tmp_path: Path,
     which: Selection,
 ) -> None:
-    """Plain: files opened one by one, turned by PIL, normalised by torchvision, NCHW, BatchNorm a layer of its own."""
+    """The plain way: PIL opens and turns files, torchvision normalises, BatchNorm stays a layer."""
     numbers = torch.arange(8)
     plain = network("efficientnet_lite0").to(memory_format=torch.contiguous_format)
     unfreeze(plain, which, "frozen")

@@ -1,4 +1,4 @@
-"""Laws of explain: one map a picture, of the class and the probability that the model gives, or the reason why not."""
+"""Laws of explain: one map a picture for the class that the model gives, or why there is none."""
 
 import shutil
 from pathlib import Path

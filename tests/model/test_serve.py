@@ -1,4 +1,4 @@
-"""Laws of serve: its answers are the model's, what it refuses it says why, and a change of model loses no request."""
+"""Laws of serve: answers are the model's, refusals give a reason, and no request is lost."""
 
 import re
 import threading

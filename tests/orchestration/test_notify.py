@@ -1,4 +1,4 @@
-"""Laws of automations/notify.yaml: which events of which flows make a message, by the server's own rules."""
+"""Laws of automations/notify.yaml: which events send a message, by the server's own rules."""
 
 from datetime import UTC, datetime
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Laws of schedules: mistakes are one sentence before anything starts, and nobody touches another's schedule."""
+"""Laws of schedules: a mistake is one sentence before anything starts; others' stay untouched."""
 
 import asyncio
 import os
@@ -84,7 +84,7 @@ def test_one_process_serves_a_workspace(toy: Path) -> None:
 
 
 class Runner:
-    """Plays Prefect's runner, whose polls end as they are told to; after the last one it is over."""
+    """Stands in for Prefect's runner: its polls end as the test says; the last one stops it."""
 
     query_seconds = 0.01
 
@@ -171,7 +171,7 @@ def test_no_deployment_has_a_slot_on_the_server_that_outlives_its_holder() -> No
 
 
 def test_prefect_deploy_gives_a_deployment_the_tags_that_it_claims() -> None:
-    """It drops unknown placeholders in a list before build steps run, so the tags are one placeholder."""
+    """Prefect drops unknown placeholders in a list, so the tags are one placeholder."""
     from prefect.utilities.templating import apply_values
 
     deployments = YAML(typ="safe").load(ROOT / "prefect.yaml")["deployments"]

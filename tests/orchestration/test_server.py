@@ -1,4 +1,4 @@
-"""Laws of the project's own Prefect server: it is shared, adopted, and gone with the last who uses it."""
+"""Laws of the project's own server: it is shared, adopted, and ends with its last user."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Laws of what the UI is told: what each phase did and why, what failed and how, and nothing twice or at any price."""
+"""Laws of what the UI shows: what each phase did and why, and how a failed one failed; once."""
 
 import json
 import subprocess
@@ -26,7 +26,7 @@ def _shown(run_id: UUID) -> list[Any]:
 
 
 def _text(run_id: UUID, key: str) -> str:
-    """What a run shows under a key, without the backslashes that keep Markdown from reading more into it."""
+    """What a run shows under a key, without the backslashes that escape Markdown."""
     outcome = [artifact for artifact in _shown(run_id) if artifact.key == key]
     assert len(outcome) == 1, [artifact.key for artifact in _shown(run_id)]
     return str(outcome[0].data).replace("\\", "")

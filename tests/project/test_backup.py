@@ -1,4 +1,4 @@
-"""Laws of backups: what only this machine has comes back, and nothing is overwritten or half written."""
+"""Laws of backups: they restore what only this machine has, and overwrite nothing."""
 
 import shutil
 import sqlite3
@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A project in a folder of a larger repository: a version, a record, changes, and a server's database."""
+    """A project inside a larger repository: a version, a record, changes, a server's database."""
     folder = tmp_path / "larger" / "tiles"
     (folder / "data").mkdir(parents=True)
     git(folder.parent, "init", "-q", "-b", "trunk")

@@ -1,4 +1,4 @@
-"""Laws of new projects: they hold the files of this repository, and nothing that was there is overwritten."""
+"""Laws of new projects: they hold this repository's files, and overwrite nothing."""
 
 from pathlib import Path
 

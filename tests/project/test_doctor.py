@@ -1,4 +1,4 @@
-"""Laws of `thaw doctor`: a workspace in order is good in every line, and a fault is named with what mends it."""
+"""Laws of `thaw doctor`: a healthy workspace is good in every line; a fault comes with a remedy."""
 
 import shutil
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Laws of mending DVC's files: only what is proven broken is touched, and afterwards nothing valid runs again."""
+"""Laws of mending DVC's files: only what is broken changes, and nothing valid runs again."""
 
 import json
 import os

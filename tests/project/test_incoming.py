@@ -1,4 +1,4 @@
-"""Laws of pictures that arrive: good ones join, bad ones are set aside with a reason, and no file is lost."""
+"""Laws of arriving pictures: good ones join, bad ones are set aside with a reason, none is lost."""
 
 import shutil
 from collections.abc import Callable

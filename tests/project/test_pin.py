@@ -1,4 +1,4 @@
-"""Laws of the pin, with a real dvc: what differs is counted, and nothing but an accept makes it the data."""
+"""Laws of the pin, with a real dvc: differences are counted, and only an accept changes it."""
 
 import shutil
 import subprocess

@@ -1,4 +1,4 @@
-"""Laws of the reasons: each thing that makes DVC run a phase is said in words, and nothing else is."""
+"""Laws of reasons: whatever makes DVC run a phase is put in words, and nothing else is."""
 
 import shutil
 from collections.abc import Callable

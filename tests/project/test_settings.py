@@ -1,4 +1,4 @@
-"""Laws of the settings: one file with every default, mistakes told in one sentence, nothing half-written."""
+"""Laws of settings: one file with all defaults, one sentence for a mistake."""
 
 import re
 import shutil

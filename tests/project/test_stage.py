@@ -138,7 +138,8 @@ def test_process_left_behind_does_not_hold_the_caller_up(toy: Path) -> None:
 def test_last_lines_that_come_after_the_end_of_a_child_are_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def late(child: Any, lines: Any) -> None:  # on a machine that is busy, where the child prints and ends at once
+    # on a busy machine, where the child prints and ends at once
+    def late(child: Any, lines: Any) -> None:
         child.wait()
         time.sleep(0.7)
         empty(child, lines)
@@ -164,7 +165,8 @@ def test_interruption_ends_the_whole_process_tree(trained_toy: Path, monkeypatch
         repro("unfreeze", "--force", on_line=_quiet)
     assert not any(alive(pid) for pid in slow_phase(trained_toy))
     monkeypatch.delenv("TOY_SLOW")
-    assert repro("unfreeze", "--force", on_line=_quiet) is Verdict.COMPLETED  # no lock was left either
+    # no lock was left
+    assert repro("unfreeze", "--force", on_line=_quiet) is Verdict.COMPLETED
 
 
 def test_group_that_ignores_sigterm_is_killed_after_the_grace() -> None:

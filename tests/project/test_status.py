@@ -1,4 +1,4 @@
-"""Laws of status: every run has its true outcome, one that did not begin is noticed, and none of it needs a server."""
+"""Laws of status: every outcome is true, a run that never began is noticed, no server is needed."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Laws of a sweep: which arms there are, in which order they share phases, what they start from, what came out."""
+"""Laws of a sweep: its arms, which phases they share, what they start from, and their results."""
 
 import subprocess
 from itertools import combinations

@@ -1,4 +1,4 @@
-"""Laws of upgrades: values stay, new settings come with their comments, and changes of both sides are merged."""
+"""Laws of upgrades: values stay, new settings come with comments, both sides' edits merge."""
 
 import signal
 from pathlib import Path

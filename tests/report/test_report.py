@@ -1,4 +1,4 @@
-"""Laws of the report: honest headline, nothing from outside, nothing left out, nothing unescaped."""
+"""Laws of the report: an honest headline, self-contained, complete, everything escaped."""
 
 import copy
 import io
@@ -190,7 +190,7 @@ def example(
 
 
 def html(draw: bool = False, **values: Any) -> str:
-    """The page of a run, made as tasks/report.py makes it; without drawing, for laws about its words."""
+    """The page of a run, made as tasks/report.py does, without plots: for laws about its words."""
     metrics, predictions, classes = (values[name] for name in ("metrics", "predictions", "classes"))
     empty = Plot(b"", b"")
     plots = (

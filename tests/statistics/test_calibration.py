@@ -1,4 +1,4 @@
-"""Laws of calibration: the temperature undoes what made a network too sure, and a threshold keeps its promise."""
+"""Laws of calibration: the temperature removes overconfidence, a threshold keeps its promise."""
 
 import re
 from pathlib import Path

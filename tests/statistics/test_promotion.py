@@ -21,7 +21,8 @@ LIMITS = Limits(by="accuracy", costs={}, margin=0.01, sure=0.975, class_limit=0.
 PICTURES = 400
 LABELS = np.arange(PICTURES) % 2
 WAFER = np.where(np.arange(PICTURES) % 8 < 2, "mono", "poly")  # both classes in each
-MONO, POLY = np.flatnonzero(WAFER == "mono"), np.flatnonzero(WAFER == "poly")  # 100 and 300 pictures
+# 100 and 300 pictures
+MONO, POLY = np.flatnonzero(WAFER == "mono"), np.flatnonzero(WAFER == "poly")
 CLASSES = ["functional", "defective"]
 
 
@@ -177,7 +178,7 @@ def test_the_figure_that_is_named_decides_and_comes_first(by: str) -> None:
 
 
 def test_costs_decide_against_a_model_with_fewer_but_dearer_mistakes() -> None:
-    """One takes 40 of 200 functional cells for defective, the other misses 20 defects, at 10 each."""
+    """One takes 40 of 200 functional cells for defective; the other misses 20 defects."""
     cautious, careless = answers(np.flatnonzero(LABELS == 0)[:40]), answers(np.flatnonzero(LABELS == 1)[:20])
     costs = {"defective": {"functional": 10.0}}
     changes: Any = {"costs": costs, "class_limit": 1.0, "slice_limit": 1.0}
@@ -214,7 +215,7 @@ def test_where_no_threshold_keeps_the_promise_nothing_is_found() -> None:
 
 
 def test_recall_that_is_bought_with_precision_is_refused() -> None:
-    """The new model calls everything positive from its threshold on: it finds all, and half of what it calls is not."""
+    """The new model's threshold finds every defect, and half of what it flags is none."""
     before, after = answers(np.flatnonzero(LABELS == 1)[:60]), np.full((PICTURES, 2), 0.5)
     slices = pd.DataFrame({"wafer": WAFER})
     for promise in ("precision", "specificity"):
@@ -247,7 +248,8 @@ def test_auc_is_over_the_classes_that_have_pictures() -> None:
 
 
 def test_a_class_the_model_in_use_does_not_know_counts_for_the_one_that_does() -> None:
-    labels = np.arange(PICTURES) % 4 // 2 + (np.arange(PICTURES) % 4 == 3)  # every fourth picture is of class 2
+    # every fourth is of class 2
+    labels = np.arange(PICTURES) % 4 // 2 + (np.arange(PICTURES) % 4 == 3)
     known = ["defective", "functional"]  # in another order, too
     classes = ["functional", "defective", "cracked"]
     before = aligned(answers(labels=1 - np.minimum(labels, 1)), known, classes)

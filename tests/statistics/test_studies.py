@@ -1,4 +1,4 @@
-"""Laws of studies: what the seeds say together is what each says alone, and intervals hold both chances."""
+"""Laws of studies: figures over seeds are those of each seed, intervals cover both chances."""
 
 import io
 from dataclasses import replace
@@ -150,7 +150,8 @@ def test_auc_of_arms_differs_by_as_much_as_their_own_auc_does() -> None:
 
 
 def test_averaged_seeds_say_what_the_mean_of_their_probabilities_says() -> None:
-    sure, unsure = [True, True, False, False], [True, False, True, False]  # 0.9 where right, 0.3 where wrong
+    # 0.9 where right, 0.3 where wrong
+    sure, unsure = [True, True, False, False], [True, False, True, False]
     runs = [_run("x", seed, {"head": output, "finetuned": output}) for seed, output in enumerate((sure, unsure))]
     for run in study.averaged(runs):
         assert (run.predictions["finetuned_prediction"] == "a").tolist() == [True, True, True, False]

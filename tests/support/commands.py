@@ -1,8 +1,8 @@
-"""Commands forked from a process that has their packages imported. See tests/support/site/sitecustomize.py.
+"""Commands forked from a process that has imported their packages. See site/sitecustomize.py.
 
-The process that was to be the command asks (asking.py), and `serve` runs in the one that forks: one forks what computes
-with torch, one what is made of DVC, one what imports prefect, and one its server. The first who asks starts it; it ends
-with the suite (leftovers.py).
+The process that was to be the command asks (asking.py), and `serve` runs in the one that forks:
+one forks what computes with torch, one what is made of DVC, one what imports prefect, and one its
+server. The first who asks starts it; it ends with the suite (leftovers.py).
 """
 
 import marshal
@@ -89,7 +89,7 @@ def _import_everything(name: str) -> None:
 
 
 def _watch(connection: socket.socket) -> None:
-    """Fork the command, in a session of its own; say how it ended, and end it if whoever asked for it is gone."""
+    """Fork the command in its own session; report how it ended, and end it if the asker is gone."""
     import select
 
     head, files, _, _ = socket.recv_fds(connection, 8, MOST_FILES)
@@ -165,7 +165,7 @@ def _become(request: dict[str, Any], files: list[int]) -> None:
 
 
 class _Later:
-    """Hides prefect until it is imported: thaw sets environment variables before, and asks whether it is there."""
+    """Hides prefect until it is imported: thaw sets its environment variables before."""
 
     def __init__(self) -> None:
         names = [name for name in sys.modules if name.partition(".")[0] == "prefect"]
@@ -223,7 +223,7 @@ def _run(program: str, arguments: list[str]) -> int:
 
 
 def _show(arguments: list[str]) -> None:
-    """Let the system list this process by the arguments of the command, as thaw/project/heal.py expects."""
+    """List this process with the command's arguments, as thaw/project/heal.py expects."""
     import ctypes
 
     start, end = map(int, open("/proc/self/stat").read().rsplit(")", 1)[1].split()[45:47])  # noqa: SIM115

@@ -591,7 +591,8 @@ def test_the_card_of_a_model_has_its_data_results_operating_point_and_licence(co
 def test_the_state_of_a_training_stays_until_dvc_has_locked_in_what_it_made(finished: Path, copied: Path) -> None:
     scratch = copied / ".dvc/tmp/thaw"
     assert execute(copied, STOPPED).returncode == 3
-    for output in ("resuming after epoch 1", "resuming after epoch 2"):  # DVC failed to write dvc.lock after the first
+    # after the first, DVC failed to write dvc.lock
+    for output in ("resuming after epoch 1", "resuming after epoch 2"):
         shutil.rmtree(copied / "artifacts/unfreeze", ignore_errors=True)
         done = run(copied, "unfreeze")
         assert output in done.stdout, done.stdout + done.stderr
@@ -645,7 +646,7 @@ def test_a_stopped_phase_2_goes_on_only_where_all_that_decides_its_bits_is_the_s
     assert len(set(keys)) == len(keys)
 
 
-# ------------------------------------------------------------------------------------- what settings change
+# ----------------------------------------------------------------------------- what settings change
 
 
 MADE = {  # by a phase, and depends on nothing but its inputs and what it reads of the settings
@@ -701,7 +702,7 @@ def lopsided(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def changed(lopsided: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """What each phase makes of a changed setting from what the phases before it made without the change.
+    """Each phase's outputs after a changed setting, from the earlier phases' outputs without it.
 
     The last phase goes first, so that it finds those.
     """
@@ -735,7 +736,7 @@ def test_weights_are_interpolated_where_that_is_asked_for(changed: dict[str, Pat
 def test_figures_of_a_phase_are_those_of_the_weights_that_it_saved(
     changed: dict[str, Path], change: str, phase: str
 ) -> None:
-    """Measured anew with the saved network; the loss is the plain one, so that it compares with any other's."""
+    """Measured again with the saved network, by plain cross-entropy, so that runs compare."""
     made = changed[change]
     meta = json.loads((made / "prepare/meta.json").read_text())
     rows = read_manifest(made / "prepare/manifest.csv")

@@ -1,4 +1,4 @@
-"""Laws of the phase report: each mistake beside the map of its own picture, and the figure that decides."""
+"""Laws of the phase report: each mistake with the map of its own picture."""
 
 import io
 import shutil

@@ -132,7 +132,8 @@ def _runner(client: "SyncPrefectClient", served: dict[str, dict[str, Any]], say:
     from prefect.runner import Runner
     from prefect.types.entrypoint import EntrypointType
 
-    flows = {name: getattr(import_module(f"flows.{name}"), name) for name in (RETRAIN, PREDICT, ASKS)}  # the project's
+    # the project's flows, not thaw's
+    flows = {name: getattr(import_module(f"flows.{name}"), name) for name in (RETRAIN, PREDICT, ASKS)}
     runner = Runner(name="thaw", limit=1, pause_on_shutdown=False)
     for name, options in served.items():
         flow = _flow_of(options)

@@ -36,7 +36,8 @@ class Added:
     known: int
     splits: dict[str, int]
     paths: list[str] = field(default_factory=list)
-    left_out: dict[str, str] = field(default_factory=dict)  # files that look like pictures: why they did not join
+    # files that look like pictures, and why they did not join
+    left_out: dict[str, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
         splits = ", ".join(f"{count} {split}" for split, count in self.splits.items())

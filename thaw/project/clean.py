@@ -15,7 +15,8 @@ from thaw.project.git import contents, git
 from thaw.project.heal import cache_folder, members, place
 from thaw.project.lock import only_retraining
 
-REBUILT = {"artifacts/prepare": ("pictures.npy",), "artifacts/embed": ("",)}  # output: prefixes of the names in it
+# output: prefixes of the names in it
+REBUILT = {"artifacts/prepare": ("pictures.npy",), "artifacts/embed": ("",)}
 
 
 @dataclass

@@ -1,6 +1,7 @@
-"""doctor: whether everything that a retraining needs is as it should be, and the command that mends what is not.
+"""doctor: check everything that a retraining needs, and name the command that mends a fault.
 
-Nothing is changed by looking, and no network is used except to ask the remotes whether they are there.
+Nothing is changed by looking, and no network is used except to ask the remotes whether they are
+there.
 """
 
 import os
@@ -125,7 +126,8 @@ def _remote(_: Settings) -> Finding:
     done = subprocess.run(command, cwd=workspace.root(), text=True, capture_output=True, timeout=PATIENCE)
     answer = (done.stdout.strip() or done.stderr.strip() or "it says nothing").splitlines()[-1]
     place = Path(answer.rpartition(" at ")[2])  # files/md5 of the remote
-    is_away = place.is_absolute() and not place.parents[2].is_dir()  # what should hold it is not mounted
+    # its mount point is missing
+    is_away = place.is_absolute() and not place.parents[2].is_dir()
     if done.returncode or is_away:
         return Finding("DVC remote", f"does not answer: {answer}", "dvc push -v data.dvc")
     return Finding("DVC remote", answer)

@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 JOURNAL = Journal("withdrawal")
 REMOVED = ".thaw/removed.json"  # hashes of purged pictures, and the versions that lost data
 UNLIKE = "artifacts/package/unlike.safetensors"  # features of training pictures
-DERIVED = ("artifacts/prepare", "artifacts/embed", "artifacts/report", UNLIKE)  # outputs made from pictures
+# outputs made from pictures
+DERIVED = ("artifacts/prepare", "artifacts/embed", "artifacts/report", UNLIKE)
 SHOWN = ("artifacts/promotion", "artifacts/studies")  # pages that DVC does not track
 
 
@@ -190,7 +191,8 @@ def _purge(md5: set[str], on_line: OnLine) -> list[str]:
     if (features := workspace.root() / UNLIKE).is_file() and _md5(features) in gone:
         _delete(features)
     for file in workspace.scratch().rglob("*"):
-        if file.is_file() and file.suffix != ".json":  # journals stay, kept activations and the like go
+        # journals stay; kept activations and the like go
+        if file.is_file() and file.suffix != ".json":
             _delete(file)
     retrain = settings.read().retrain
     folders = {workspace.root() / name for name in (retrain.archive, retrain.incoming) if name}

@@ -1,4 +1,6 @@
-"""A toy of `python -m thaw.project.compare`: promotes unless `TOY_KEEP` is set. Who imports it gets the real one."""
+"""A toy of `python -m thaw.project.compare`: promotes unless `TOY_KEEP` is set. An import gets
+the real one.
+"""
 
 import json
 import os
