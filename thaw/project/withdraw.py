@@ -190,7 +190,8 @@ def _purge(md5: set[str], on_line: OnLine) -> list[str]:
     if (features := workspace.root() / UNLIKE).is_file() and _md5(features) in gone:
         _delete(features)
     for file in workspace.scratch().rglob("*"):
-        if file.is_file() and file.suffix != ".json":  # journals stay, kept activations and the like go
+        # journals stay; kept activations and the like go
+        if file.is_file() and file.suffix != ".json":
             _delete(file)
     retrain = settings.read().retrain
     folders = {workspace.root() / name for name in (retrain.archive, retrain.incoming) if name}
