@@ -37,6 +37,11 @@ conditions hold over all sizes, and at 100 % alone it is not worse by more than 
 
 **Added after seed 1 of `choose`.** By the rule `steps-300` is taken, so `confirm` compares it with
 `epochs`; `slow-head` has only one or two seeds.
+
+**Added before the first training with more than 1,500 pictures.** From 1,200 training pictures on
+`steps-300` is `epochs`. `--pictures 6000 --full` compares it with `slow-head`, and the last epoch
+with the other epochs of KEEP, on the sets that are large enough. The default stays unless one of
+these scores more than a point higher, over both sets and seeds.
 """
 
 import argparse
