@@ -81,7 +81,7 @@ NOTES = (
 
 
 def main() -> None:
-    """Run what is missing, then tell."""
+    """Run what is missing, then print and write the results."""
     # so that the running child is ended
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     parser = argparse.ArgumentParser(
@@ -112,21 +112,21 @@ def main() -> None:
     rows = []
     for number, (repeat, name) in enumerate(jobs, 1):
         rows.append(run(name, repeat, contest, tuned(name)))
-        what = f"repeat {repeat}" if repeat != results.WHOLE else "all epochs"
-        print(f"[{number}/{len(jobs)}] {what}, {name}: {rows[-1]['seconds']:.0f} s", flush=True)
-    tell(add_scores(rows, contest), protocol, options.out)
+        which_epochs = f"repeat {repeat}" if repeat != results.WHOLE else "all epochs"
+        print(f"[{number}/{len(jobs)}] {which_epochs}, {name}: {rows[-1]['seconds']:.0f} s", flush=True)
+    write_results(add_scores(rows, contest), protocol, options.out)
 
 
 def minutes_of(jobs: Sequence[tuple[int, str]], protocol: dict[str, Any]) -> float:
     """The minutes that runs will take, scaled from an earlier bench by pictures and pixels."""
     earlier = json.loads((ROOT / EARLIER).read_text())
-    before, known = earlier["protocol"], dict[tuple[bool, str], list[float]]()
+    past, seconds_of = earlier["protocol"], dict[tuple[bool, str], list[float]]()
     for row in earlier["rows"]:
-        known.setdefault((row["repeat"] == results.WHOLE, row["contestant"]), []).append(row["seconds"])
-    scale = protocol["pictures"] / before["pictures"] * (protocol["size"] / before["size"]) ** 2
-    slowest = known[True, "thaw"]  # of what the earlier bench did not have
-    runs = (median(known.get((repeat == results.WHOLE, name), slowest)) for repeat, name in jobs)
-    return sum(START + max(0.0, seconds - START) * scale for seconds in runs) / 60
+        seconds_of.setdefault((row["repeat"] == results.WHOLE, row["contestant"]), []).append(row["seconds"])
+    scale = protocol["pictures"] / past["pictures"] * (protocol["size"] / past["size"]) ** 2
+    slowest = seconds_of[True, "thaw"]  # of what the earlier bench did not have
+    estimates = (median(seconds_of.get((repeat == results.WHOLE, name), slowest)) for repeat, name in jobs)
+    return sum(START + max(0.0, seconds - START) * scale for seconds in estimates) / 60
 
 
 def tuned(contestant: str) -> float:
@@ -137,8 +137,8 @@ def tuned(contestant: str) -> float:
 
 def tune(peers: Sequence[str], contest: Contest, protocol: dict[str, Any]) -> None:
     """Find the best rate of each peer, and write it down with all trials."""
-    most = minutes_of([(results.WHOLE, name) for name in peers], protocol)
-    print(f"at most {TRIALS} trials of each of {len(peers)} peers, {most:.0f} minutes if each took one", flush=True)
+    minutes = minutes_of([(results.WHOLE, name) for name in peers], protocol)
+    print(f"at most {TRIALS} trials of each of {len(peers)} peers, {minutes:.0f} minutes if each took one", flush=True)
     for name in peers:
 
         def judge(rate: float, name: str = name) -> float:
@@ -150,8 +150,12 @@ def tune(peers: Sequence[str], contest: Contest, protocol: dict[str, Any]) -> No
         trials = climb(judge)
         known = json.loads(RATES.read_text()) if RATES.is_file() else {}
         best = max(trials, key=lambda rate: trials[rate])
-        about = {key: protocol[key] for key in ("pictures", "size", "head_epochs", "epochs")}
-        known[name] = {"rate": best, "trials": {f"{rate:.3g}": value for rate, value in trials.items()}, **about}
+        settings_used = {key: protocol[key] for key in ("pictures", "size", "head_epochs", "epochs")}
+        known[name] = {
+            "rate": best,
+            "trials": {f"{rate:.3g}": value for rate, value in trials.items()},
+            **settings_used,
+        }
         RATES.write_text(json.dumps(known, indent=1) + "\n")
 
 
@@ -194,14 +198,14 @@ def prepare(size: int, head_epochs: int, epochs: int, pictures: int | None) -> C
         environment = os.environ | {"PYTHONPATH": str(ROOT)}
         if subprocess.run([sys.executable, "-m", "tasks.prepare"], cwd=workspace, env=environment).returncode:
             sys.exit(2)  # it has said why
-        found = pd.read_csv(workspace / "artifacts/prepare/manifest.csv", keep_default_na=False)
-        found[["path", "split"]].to_csv(splits, index=False)
+        drawn = pd.read_csv(workspace / "artifacts/prepare/manifest.csv", keep_default_na=False)
+        drawn[["path", "split"]].to_csv(splits, index=False)
     return contest
 
 
-def key_of(what: str, *sources: str) -> str:
+def key_of(purpose: str, *sources: str) -> str:
     """Stands for one state of sources, which are files and folders, and what they were used for."""
-    key = hashlib.sha256(what.encode())
+    key = hashlib.sha256(purpose.encode())
     for source in sources:
         path = ROOT / source
         for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
@@ -217,23 +221,23 @@ def folder_of(contestant: str, repeat: int, contest: Contest, rate: float) -> Pa
 def run(contestant: str, repeat: int, contest: Contest, rate: float = 1.0) -> dict[str, Any]:
     """The row of one run: that of an earlier one if there is one, else made now."""
     folder = folder_of(contestant, repeat, contest, rate)
-    kept = folder / "row.json"
-    if kept.is_file():
-        row: dict[str, Any] = json.loads(kept.read_text())
+    file = folder / "row.json"
+    if file.is_file():
+        row: dict[str, Any] = json.loads(file.read_text())
         return row
-    name, goes_on = contestant.partition("-")[0], contestant in FROM_PHASE_1
+    name, from_phase_1 = contestant.partition("-")[0], contestant in FROM_PHASE_1
     before = folder_of(name, repeat, contest, rate)
-    if goes_on and not (before / "row.json").is_file():
+    if from_phase_1 and not (before / "row.json").is_file():
         sys.exit(f"error: {contestant} goes on from the phase 1 of {name}; run both, with --only {name} too")
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     levers = LEVERS.get(contestant, {})
-    contest = replace(contest, out=str(folder), seed=repeat, before=str(before) if goes_on else None)
+    contest = replace(contest, out=str(folder), seed=repeat, before=str(before) if from_phase_1 else None)
     contest = replace(contest, rate=rate, levers=levers)
     if repeat != results.WHOLE and contestant not in WHOLE_RUNS:
         contest = replace(contest, head_epochs=min(1, contest.head_epochs), epochs=1)
     row = {"contestant": contestant, "repeat": repeat} | watch(name, contest)
-    kept.write_text(json.dumps(row))  # last: it says that the run is complete
+    file.write_text(json.dumps(row))  # last: it says that the run is complete
     return row
 
 
@@ -261,13 +265,13 @@ def watch(name: str, contest: Contest) -> dict[str, Any]:
     lines = log.read_text().splitlines()
     if code:
         sys.exit("\n".join([*lines[-15:], f"error: {name} ended with {code}; all that it printed is in {log}"]))
-    told: dict[str, list[float]] = {}
+    values: dict[str, list[float]] = {}
     curve = []  # seconds since the start, and the accuracy on validation then
-    for event in (json.loads(line) for line in lines if line.startswith('{"what": ')):
-        told.setdefault(event["what"], []).append(event["value"])
-        if event["what"] == "val accuracy":
+    for event in (json.loads(line) for line in lines if line.startswith('{"name": ')):
+        values.setdefault(event["name"], []).append(event["value"])
+        if event["name"] == "val accuracy":
             curve.append((event["at"] - clock, event["value"]))
-    return {"seconds": seconds, "peak_gb": peak[0] / 1e9, "told": told, "curve": curve}
+    return {"seconds": seconds, "peak_gb": peak[0] / 1e9, "told": values, "curve": curve}
 
 
 def _measure(child: psutil.Process, peak: list[int], done: threading.Event) -> None:
@@ -284,8 +288,8 @@ def _measure(child: psutil.Process, peak: list[int], done: threading.Event) -> N
 def add_scores(rows: list[dict[str, Any]], contest: Contest) -> list[dict[str, Any]]:
     """The rows, those of all epochs with accuracy and AUC."""
     folder = Path(contest.workspace, "artifacts/prepare")
-    found = pd.read_csv(folder / "manifest.csv", keep_default_na=False)
-    test = found[found["split"] == "test"]
+    pictures = pd.read_csv(folder / "manifest.csv", keep_default_na=False)
+    test = pictures[pictures["split"] == "test"]
     classes = json.loads((folder / "meta.json").read_text())["classes"]
 
     def predictions(contestant: str) -> Path:
@@ -301,11 +305,11 @@ def add_scores(rows: list[dict[str, Any]], contest: Contest) -> list[dict[str, A
 
 def protocol_of(contest: Contest) -> dict[str, Any]:
     """How it was measured."""
-    found = pd.read_csv(Path(contest.workspace, "artifacts/prepare/manifest.csv"))
+    pictures = pd.read_csv(Path(contest.workspace, "artifacts/prepare/manifest.csv"))
     return {
-        "pictures": len(found),
-        "training_pictures": int((found["split"] == "train").sum()),
-        "test_pictures": int((found["split"] == "test").sum()),
+        "pictures": len(pictures),
+        "training_pictures": int((pictures["split"] == "train").sum()),
+        "test_pictures": int((pictures["split"] == "test").sum()),
         "size": contest.size,
         "head_epochs": contest.head_epochs,
         "epochs": contest.epochs,
@@ -332,7 +336,7 @@ def machine() -> dict[str, Any]:
     }
 
 
-def tell(rows: list[dict[str, Any]], protocol: dict[str, Any], out: Path) -> None:
+def write_results(rows: list[dict[str, Any]], protocol: dict[str, Any], out: Path) -> None:
     """Print the tables and the ratios; write them with all rows, and the plots."""
     epochs = protocol["head_epochs"], protocol["epochs"]
     ratios = results.ratios(rows, *epochs)

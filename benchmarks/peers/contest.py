@@ -41,27 +41,27 @@ class Contest:
     levers: dict[str, object] = field(default_factory=dict)  # of thaw: settings
 
 
-def given() -> Contest:
+def from_command_line() -> Contest:
     """The contest on the command line."""
     return Contest(**json.loads(sys.argv[1]))
 
 
-def tell(what: str, value: float, at: float | None = None) -> None:
+def emit(name: str, value: float, at: float | None = None) -> None:
     """Print one line that the runner reads: what was measured, and when it was (now)."""
-    print(json.dumps({"what": what, "value": value, "at": at or time.time()}), flush=True)
+    print(json.dumps({"name": name, "value": value, "at": at or time.time()}), flush=True)
 
 
 def laps(contest: Contest) -> Callable[[float], None]:
     """Start the clock; call the result with the validation accuracy at the end of each epoch."""
-    left = [0 if contest.before else contest.head_epochs]
-    since = [time.perf_counter()]
+    remaining = [0 if contest.before else contest.head_epochs]
+    start = [time.perf_counter()]
 
     def lap(accuracy: float) -> None:
         now = time.perf_counter()
-        tell("val accuracy", accuracy)
-        tell("head epoch" if left[0] > 0 else "unfreeze epoch", now - since[0])
-        left[0] -= 1
-        since[0] = now
+        emit("val accuracy", accuracy)
+        emit("head epoch" if remaining[0] > 0 else "unfreeze epoch", now - start[0])
+        remaining[0] -= 1
+        start[0] = now
 
     return lap
 
@@ -69,4 +69,4 @@ def laps(contest: Contest) -> Callable[[float], None]:
 def write_predictions(contest: Contest, paths: list[str], probabilities: list[list[float]]) -> None:
     """Keep the class probabilities of the test pictures, classes in the order of `meta.json`."""
     with Path(contest.out, "predictions.csv").open("w", newline="") as file:
-        csv.writer(file).writerows([path, *found] for path, found in zip(paths, probabilities, strict=True))
+        csv.writer(file).writerows([path, *shares] for path, shares in zip(paths, probabilities, strict=True))

@@ -23,11 +23,11 @@ class Timed(Progress):
         super().__init__(*arguments, **named)
         self.since = time.perf_counter()
 
-    def step(self, pictures: int, what: str) -> None:
-        super().step(pictures, what)
+    def step(self, pictures: int, label: str) -> None:
+        super().step(pictures, label)
         now = time.perf_counter()
-        before = Timed.parts.get(what, {"seconds": 0.0})
-        Timed.parts[what] = {"seconds": before["seconds"] + now - self.since, "end": time.time()}
+        before = Timed.parts.get(label, {"seconds": 0.0})
+        Timed.parts[label] = {"seconds": before["seconds"] + now - self.since, "end": time.time()}
         self.since = now
 
 

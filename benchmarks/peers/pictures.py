@@ -19,8 +19,8 @@ BACKBONE = ("efficientnet_lite0", "IMAGENET1K_V1")
 
 def classes_of(contest: Contest) -> list[str]:
     """The class names in thaw's order: of two, the positive one is last."""
-    found: list[str] = _meta(contest)["classes"]
-    return found
+    classes: list[str] = _meta(contest)["classes"]
+    return classes
 
 
 def statistics(contest: Contest) -> tuple[list[float], list[float]]:
@@ -76,5 +76,5 @@ def loader(contest: Contest, split: str) -> DataLoader[tuple[Tensor, int]]:
 
 
 def _meta(contest: Contest) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(Path(contest.workspace, "artifacts/prepare/meta.json").read_text())
-    return found
+    meta: dict[str, Any] = json.loads(Path(contest.workspace, "artifacts/prepare/meta.json").read_text())
+    return meta

@@ -13,7 +13,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from benchmarks.peers import pictures
-from benchmarks.peers.contest import LAST_BLOCKS, Contest, given, laps, write_predictions
+from benchmarks.peers.contest import LAST_BLOCKS, Contest, from_command_line, laps, write_predictions
 from thaw.learning.backbones import blocks
 
 
@@ -38,8 +38,8 @@ def main(contest: Contest) -> None:
 
     model.eval()
     with torch.no_grad():
-        found = torch.cat([model(inputs).softmax(1) for inputs, _ in loaders["test"]])
-    write_predictions(contest, loaders["test"].dataset.paths, found.tolist())
+        probabilities = torch.cat([model(inputs).softmax(1) for inputs, _ in loaders["test"]])
+    write_predictions(contest, loaders["test"].dataset.paths, probabilities.tolist())
 
 
 def fit(
@@ -76,4 +76,4 @@ def fit(
 
 
 if __name__ == "__main__":
-    main(given())
+    main(from_command_line())

@@ -78,22 +78,24 @@ GOALS = {
 
 def figures(row: dict[str, Any], head_epochs: int, epochs: int) -> dict[str, float]:
     """Seconds of phase 1, of an epoch of phase 2 and in total, and pictures/s, where measured."""
-    told: dict[str, list[float]] = row["told"]
-    total, found = row["seconds"], {}
-    if "phase 1" in told:
-        found["phase1"] = sum(told["phase 1"])
-    elif "head epoch" in told:
-        assert len(told["head epoch"]) <= head_epochs
-        missing = (head_epochs - len(told["head epoch"])) * median(told["head epoch"])
-        found["phase1"] = sum(told["head epoch"]) + missing
+    printed: dict[str, list[float]] = row["told"]
+    total, result = row["seconds"], {}
+    if "phase 1" in printed:
+        result["phase1"] = sum(printed["phase 1"])
+    elif "head epoch" in printed:
+        assert len(printed["head epoch"]) <= head_epochs
+        missing = (head_epochs - len(printed["head epoch"])) * median(printed["head epoch"])
+        result["phase1"] = sum(printed["head epoch"]) + missing
         total += missing
-    if "unfreeze epoch" in told:
-        assert len(told["unfreeze epoch"]) <= epochs
-        found["epoch"] = median(told["unfreeze epoch"])
-        if "phase1" in found:
-            found["total"] = total + (epochs - len(told["unfreeze epoch"])) * found["epoch"]
-    others = {what: values for what, values in told.items() if what.endswith(" rate") or what in ("run", "evaluate")}
-    return found | {what.replace(" ", "_"): median(values) for what, values in others.items()}
+    if "unfreeze epoch" in printed:
+        assert len(printed["unfreeze epoch"]) <= epochs
+        result["epoch"] = median(printed["unfreeze epoch"])
+        if "phase1" in result:
+            result["total"] = total + (epochs - len(printed["unfreeze epoch"])) * result["epoch"]
+    measured = {
+        name: values for name, values in printed.items() if name.endswith(" rate") or name in ("run", "evaluate")
+    }
+    return result | {name.replace(" ", "_"): median(values) for name, values in measured.items()}
 
 
 def ratios(rows: Sequence[dict[str, Any]], head_epochs: int, epochs: int) -> dict[str, dict[str, float]]:
@@ -101,32 +103,36 @@ def ratios(rows: Sequence[dict[str, Any]], head_epochs: int, epochs: int) -> dic
 
     Left out is a ratio whose contestants did not all run.
     """
-    found: dict[str, list[float]] = {name: [] for name in RATIOS}
+    by_name: dict[str, list[float]] = {name: [] for name in RATIOS}
     for repeat in sorted({row["repeat"] for row in rows} - {WHOLE}):
         at = {row["contestant"]: figures(row, head_epochs, epochs) for row in rows if row["repeat"] == repeat}
         for name, ratio in RATIOS.items():
             try:
-                found[name].append(ratio(at))
+                by_name[name].append(ratio(at))
             except KeyError:
                 continue
-    return {name: {"median": median(all_), "min": min(all_), "max": max(all_)} for name, all_ in found.items() if all_}
+    return {
+        name: {"median": median(values), "min": min(values), "max": max(values)}
+        for name, values in by_name.items()
+        if values
+    }
 
 
 def scores(test: pd.DataFrame, classes: Sequence[str], predictions: Path, plain: Path) -> dict[str, Any]:
     """Accuracy and AUC of predictions, and the gain over plain with its paired interval."""
-    labels, found = labels_of(test, classes), _probabilities(predictions, test)
-    scored: dict[str, Any] = {name: metrics.headline(found, labels)[name] for name in ("accuracy", "auc")}
+    labels, probabilities = labels_of(test, classes), _probabilities(predictions, test)
+    scored: dict[str, Any] = {name: metrics.headline(probabilities, labels)[name] for name in ("accuracy", "auc")}
     if plain.is_file():
         groups = test["group"].where(test["group"] != "", test["hash"]).tolist()
-        scored["over_plain"] = metrics.gain(_probabilities(plain, test), found, labels, groups)
+        scored["over_plain"] = metrics.gain(_probabilities(plain, test), probabilities, labels, groups)
     return scored
 
 
 def _probabilities(predictions: Path, test: pd.DataFrame) -> metrics.Probabilities:
     """Class probabilities in the order of the test rows; exactly these pictures must be there."""
-    found = pd.read_csv(predictions, header=None, index_col=0)
-    assert sorted(found.index) == sorted(test["path"]), f"{predictions} is not about the test pictures"
-    return found.loc[test["path"]].to_numpy(dtype=np.float64)
+    frame = pd.read_csv(predictions, header=None, index_col=0)
+    assert sorted(frame.index) == sorted(test["path"]), f"{predictions} is not about the test pictures"
+    return frame.loc[test["path"]].to_numpy(dtype=np.float64)
 
 
 def table(rows: Sequence[dict[str, Any]], protocol: dict[str, Any]) -> str:
@@ -140,11 +146,11 @@ def table(rows: Sequence[dict[str, Any]], protocol: dict[str, Any]) -> str:
         "|---|---:|---:|---:|---:|---:|---:|---:|---:|---|",
     ]
     for contestant, name in NAMES.items():
-        own = _timed(rows, contestant)
-        if not own:
+        timed = _timed(rows, contestant)
+        if not timed:
             continue
-        each = [figures(row, head_epochs, epochs) for row in own]
-        phase1, epoch, total = (_median(each, key) for key in ("phase1", "epoch", "total"))
+        repeats = [figures(row, head_epochs, epochs) for row in timed]
+        phase1, epoch, total = (_median(repeats, key) for key in ("phase1", "epoch", "total"))
         scored = [row["scores"] for row in rows if row["contestant"] == contestant and "scores" in row]
         cells = [
             name,
@@ -163,10 +169,10 @@ def table(rows: Sequence[dict[str, Any]], protocol: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def ratio_table(found: dict[str, dict[str, float]]) -> str:
+def ratio_table(spreads: dict[str, dict[str, float]]) -> str:
     """The ratios with their spread and goals, as Markdown."""
     lines = ["| so many times as fast | median | least | most | goal |", "|---|---:|---:|---:|---:|"]
-    for name, ratio in found.items():
+    for name, ratio in spreads.items():
         cells = [f"{ratio[key]:.2f}" for key in ("median", "min", "max")]
         lines.append(f"| {' | '.join([name.replace('_', ' '), *cells, str(GOALS.get(name, ''))])} |")
     return "\n".join(lines)
@@ -174,12 +180,12 @@ def ratio_table(found: dict[str, dict[str, float]]) -> str:
 
 def over_time(rows: Sequence[dict[str, Any]]) -> dict[str, list[tuple[float, float]]]:
     """By contestant: seconds since its start, and its best validation accuracy so far."""
-    found = {}
+    curves = {}
     for row in rows:
         if row["repeat"] == WHOLE and row.get("curve"):
             seconds, values = zip(*row["curve"], strict=True)
-            found[row["contestant"]] = list(zip(seconds, accumulate(values, max), strict=True))
-    return {name: found[name] for name in NAMES if name in found}
+            curves[row["contestant"]] = list(zip(seconds, accumulate(values, max), strict=True))
+    return {name: curves[name] for name in NAMES if name in curves}
 
 
 def reached(rows: Sequence[dict[str, Any]]) -> dict[str, float | None]:
@@ -202,8 +208,8 @@ def _timed(rows: Sequence[dict[str, Any]], contestant: str) -> list[dict[str, An
     return [row for row in rows if row["contestant"] == contestant and row["repeat"] != WHOLE]
 
 
-def _median(each: Sequence[dict[str, Any]], key: str) -> float | None:
-    values = [one[key] for one in each if one.get(key) is not None]
+def _median(rows: Sequence[dict[str, Any]], key: str) -> float | None:
+    values = [row[key] for row in rows if row.get(key) is not None]
     return median(values) if values else None
 
 
@@ -220,15 +226,15 @@ def plot(rows: Sequence[dict[str, Any]], protocol: dict[str, Any], path: Path) -
     from matplotlib.figure import Figure
 
     head_epochs, epochs = protocol["head_epochs"], protocol["epochs"]
-    each = {name: [figures(row, head_epochs, epochs) for row in _timed(rows, name)] for name in NAMES}
+    by_contestant = {name: [figures(row, head_epochs, epochs) for row in _timed(rows, name)] for name in NAMES}
     figure = Figure(figsize=(10, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2)
-    for contestant, found in each.items():
-        phase1, epoch, total = (_median(found, key) for key in ("phase1", "epoch", "total"))
+    for contestant, repeats in by_contestant.items():
+        phase1, epoch, total = (_median(repeats, key) for key in ("phase1", "epoch", "total"))
         if epoch is None:
             continue
         name, ours = NAMES[contestant], contestant.startswith("thaw")
-        seconds = [one["epoch"] for one in found]
+        seconds = [repeat["epoch"] for repeat in repeats]
         spread = [[epoch - min(seconds)], [max(seconds) - epoch]]
         right.barh(name, epoch, xerr=spread, color="#2f6690" if ours else "#a9bccf", ecolor="#333333")
         right.text(max(seconds), name, f"  {epoch:.0f} s", va="center")

@@ -11,7 +11,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from benchmarks.peers.contest import Contest, given, tell
+from benchmarks.peers.contest import Contest, emit, from_command_line
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -24,8 +24,8 @@ def main(contest: Contest) -> None:
         project = Path(folder, "project")
         seconds_of(project.parent, "init", project.name)
         shutil.copytree(Path(contest.workspace, "data"), project / "data", dirs_exist_ok=True)
-        tell("run", seconds_of(project, "run", *settings))
-        tell("evaluate", seconds_of(project, "phase", "evaluate"))
+        emit("run", seconds_of(project, "run", *settings))
+        emit("evaluate", seconds_of(project, "phase", "evaluate"))
 
 
 def seconds_of(folder: Path, *arguments: str) -> float:
@@ -39,4 +39,4 @@ def seconds_of(folder: Path, *arguments: str) -> float:
 
 
 if __name__ == "__main__":
-    main(given())
+    main(from_command_line())
