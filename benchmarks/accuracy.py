@@ -45,7 +45,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from benchmarks import sizes
-from benchmarks.sizes import Cell, Draw, Rows, Set
+from benchmarks.sizes import Cell, DataSet, Draw, Rows
 from thaw.data.pictures import VIEWS, Pictures
 from thaw.data.splits import assign_splits
 from thaw.learning.activations import Frozen
@@ -103,12 +103,12 @@ class Key(NamedTuple):
 # --------------------------------------------------------------------------------------------- sets
 
 
-def sets_of(folders: Sequence[Path], config: settings.Settings) -> list[Set]:
+def sets_of(folders: Sequence[Path], config: settings.Settings) -> list[DataSet]:
     """The sets of all folders."""
     return [data for folder in folders for data in both_ways(sizes.load(folder, config))]
 
 
-def both_ways(data: Set) -> Iterator[Set]:
+def both_ways(data: DataSet) -> Iterator[DataSet]:
     """The set, and if it has groups the same pictures split without regard to them."""
     yield data
     if (data.rows["group"] != "").any():
@@ -117,7 +117,7 @@ def both_ways(data: Set) -> Iterator[Set]:
         yield data._replace(name=f"{data.name}, at random", rows=rows.assign(split=split))
 
 
-def size_of(data: Set, size: str) -> str:
+def size_of(data: DataSet, size: str) -> str:
     """The size that is drawn: all, if the set is small."""
     return size if (data.rows["split"] != "test").sum() >= FEWEST else "100 %"
 
@@ -174,7 +174,7 @@ def train(cell: Cell, config: settings.Settings, arm: Arm) -> tuple[Weights, flo
     return kept, time.process_time() - began
 
 
-def run(sets: Sequence[Set], config: settings.Settings, keys: Sequence[Key]) -> None:
+def run(sets: Sequence[DataSet], config: settings.Settings, keys: Sequence[Key]) -> None:
     """Train and judge."""
     by_name, cell, start = {data.name: data for data in sets}, None, time.perf_counter()
     for number, key in enumerate(keys, 1):
@@ -194,7 +194,7 @@ def run(sets: Sequence[Set], config: settings.Settings, keys: Sequence[Key]) -> 
         print(f"{number}/{len(keys)} {' '.join(map(str, key))}: {seconds:.0f} s; {minutes:.0f} min in all", flush=True)
 
 
-def rows_of(data: Set, drawn: Draw, part: str) -> Rows:
+def rows_of(data: DataSet, drawn: Draw, part: str) -> Rows:
     """Those of the test, or those that judge."""
     return drawn.judges if part == "judges" else np.array(data.rows.index[data.rows["split"] == "test"], np.int64)
 
@@ -205,16 +205,16 @@ def known() -> dict[Key, dict[str, Any]]:
     return {Key(*row["key"]): row for row in map(json.loads, lines)}
 
 
-def todo(sets: Sequence[Set], size: str, arms: Sequence[str], seeds: int) -> list[Key]:
+def todo(sets: Sequence[DataSet], size: str, arms: Sequence[str], seeds: int) -> list[Key]:
     """What is missing, in its order: all arms of a set together, all sets before the next seed."""
     keys, done = product(range(seeds), sets, arms), known()
     all_keys = (Key(data.name, size_of(data, size), seed, arm) for seed, data, arm in keys)
     return [key for key in all_keys if key not in done]
 
 
-def plan(sets: Sequence[Set], config: settings.Settings, keys: Sequence[Key]) -> dict[str, float]:
+def plan(sets: Sequence[DataSet], config: settings.Settings, keys: Sequence[Key]) -> dict[str, float]:
     """The CPU minutes that these trainings will take, by arm, from trainings of a few pictures."""
-    by_name, data = {one.name: one for one in sets}, sets[0]
+    by_name, data = {data_set.name: data_set for data_set in sets}, sets[0]
     rows = np.array(data.rows.index[data.rows["split"] != "test"], np.int64)
     few = Cell(data, "", 0, Draw(rows[:64], rows[64:80], rows[:1]), sizes.network(data, config, 0).head.state_dict())
     train(few, config, ARMS["plain"])  # so that memory is there
@@ -234,7 +234,7 @@ def plan(sets: Sequence[Set], config: settings.Settings, keys: Sequence[Key]) ->
 # ------------------------------------------------------------------------------------------- tables
 
 
-def verdicts(sets: Sequence[Set], size: str, part: str) -> pd.DataFrame:
+def verdicts(sets: Sequence[DataSet], size: str, part: str) -> pd.DataFrame:
     """A row for each training and picture: set, seed, arm, path, group, right, seconds."""
     parts = []
     # a folder's pictures have the same groups in both of its sets
@@ -301,7 +301,7 @@ def by_set(tested: pd.DataFrame) -> pd.DataFrame:
     return means[others].sub(means["plain"], axis=0).assign(plain=means["plain"])
 
 
-def tell(sets: Sequence[Set], size: str) -> None:
+def tell(sets: Sequence[DataSet], size: str) -> None:
     """Print the tables and what the rule says."""
     pd.set_option("display.width", 250)
     judged, tested = (verdicts(sets, size, part) for part in ("judges", "test"))

@@ -45,14 +45,14 @@ def main(rounds: int, only: str) -> None:
     for last in LAST:
         made |= {
             f"evaluate, last {last} blocks trained: in common once": partial(looks_at_both, last),
-            f"step, last {last} blocks: activations kept": pair_of(learns, {"which": last}, kept=True),
-            f"step, last {last} blocks: cut, nothing kept": pair_of(learns, {"which": last}, is_cut=True),
-            f"step, last {last} blocks, kept: bfloat16": pair_of(learns, {"which": last, "kept": True}, mixed=True),
+            f"step, last {last} blocks: activations kept": pair_of(learns, {"selection": last}, kept=True),
+            f"step, last {last} blocks: cut, nothing kept": pair_of(learns, {"selection": last}, is_cut=True),
+            f"step, last {last} blocks, kept: bfloat16": pair_of(learns, {"selection": last, "kept": True}, mixed=True),
         }
-    made["step, all blocks: bfloat16"] = pair_of(learns, {"which": "all"}, mixed=True)
+    made["step, all blocks: bfloat16"] = pair_of(learns, {"selection": "all"}, mixed=True)
     for side in SMALLER:
-        made[f"step, all blocks: {side} px"] = pair_of(learns, {"which": "all"}, side=side)
-        made[f"step, all blocks, bfloat16: {side} px"] = pair_of(learns, {"which": "all", "mixed": True}, side=side)
+        made[f"step, all blocks: {side} px"] = pair_of(learns, {"selection": "all"}, side=side)
+        made[f"step, all blocks, bfloat16: {side} px"] = pair_of(learns, {"selection": "all", "mixed": True}, side=side)
     made["forward pass: bfloat16"] = pair_of(looks, {}, mixed=True)
     pairs = {name: make() for name, make in made.items() if only in name}
     ratios: dict[str, list[float]] = {name: [] for name in pairs}
@@ -62,32 +62,32 @@ def main(rounds: int, only: str) -> None:
             if number:
                 ratios[name].append(ratio)
     print(f"{'so many times as fast':<58}{'median':>8}{'least':>8}{'most':>8}")
-    for name, each in ratios.items():
-        print(f"{name:<58}{statistics.median(each):8.2f}{min(each):8.2f}{max(each):8.2f}")
+    for name, values in ratios.items():
+        print(f"{name:<58}{statistics.median(values):8.2f}{min(values):8.2f}{max(values):8.2f}")
     if not only:
         RESULTS.write_text(json.dumps({"machine": machine(), "ratios": ratios}, indent=2) + "\n", encoding="utf-8")
 
 
-def pair_of(work: Callable[..., Work], given: dict[str, Any], **lever: Any) -> Callable[[], tuple[Work, Work]]:
+def pair_of(work: Callable[..., Work], arguments: dict[str, Any], **lever: Any) -> Callable[[], tuple[Work, Work]]:
     """Makes the same work without and with a lever."""
-    return lambda: (work(**given), work(**given, **lever))
+    return lambda: (work(**arguments), work(**arguments, **lever))
 
 
 def looks_at_both(last: int) -> tuple[Work, Work]:
     """Two networks that share their first blocks predict one batch: one by one, and as a pair."""
-    one = network()
-    other = copy.deepcopy(one)
+    before = network()
+    after = copy.deepcopy(before)
     with torch.no_grad():
-        blocks(other.backbone)[-last].parameters[0].mul_(1.1)
+        blocks(after.backbone)[-last].parameters[0].mul_(1.1)
     batch = pictures(BATCH)
-    pair = Pair(one, other, batch[:1])
+    pair = Pair(before, after, batch[:1])
 
     def run(*networks: nn.Module) -> None:
         with torch.inference_mode():
-            for each in networks:
-                each(batch)
+            for model in networks:
+                model(batch)
 
-    return lambda: run(one, other), lambda: run(pair)
+    return lambda: run(before, after), lambda: run(pair)
 
 
 def looks(mixed: bool = False) -> Work:
@@ -102,11 +102,13 @@ def looks(mixed: bool = False) -> Work:
     return run
 
 
-def learns(which: Selection, kept: bool = False, is_cut: bool = False, mixed: bool = False, side: int = SIZE) -> Work:
+def learns(
+    selection: Selection, kept: bool = False, is_cut: bool = False, mixed: bool = False, side: int = SIZE
+) -> Work:
     """A step of phase 2 on one batch: plain on the uncut network, or with a lever."""
     model = network()
     quicken(model, mixed)
-    unfrozen = unfreeze(model, which, "frozen")
+    unfrozen = unfreeze(model, selection, "frozen")
     batch, targets, loss_fn = pictures(BATCH, side), torch.eye(2)[torch.arange(BATCH) % 2], cross_entropy()
     parts = cut(model, len(blocks(model.backbone)) - len(unfrozen), batch[:1]) if kept or is_cut else None
     activations = parts.before(batch) if parts else batch
@@ -115,8 +117,8 @@ def learns(which: Selection, kept: bool = False, is_cut: bool = False, mixed: bo
 
     def step() -> None:
         optimizer.zero_grad()
-        given = parts.before(batch) if parts and is_cut else activations
-        cores.backward(learner, loss_fn, given, targets)
+        inputs = parts.before(batch) if parts and is_cut else activations
+        cores.backward(learner, loss_fn, inputs, targets)
         optimizer.step()
 
     return step

@@ -92,9 +92,9 @@ def equals(classes: int, pictures: int, rule: Rule, trials: int) -> float:
 def year(random: np.random.Generator, classes: int, pictures: int, trend: float, rule: Rule) -> Count:
     labels = np.arange(pictures) % classes
     hard = random.normal(size=pictures)
-    said = lambda accuracies: _answers(random, hard, labels, classes, accuracies)  # noqa: E731
+    ask = lambda accuracies: _answers(random, hard, labels, classes, accuracies)  # noqa: E731
     truth = np.full(classes, FIRST)
-    line = [(truth, said(truth))]  # the versions that were in use
+    line = [(truth, ask(truth))]  # the versions that were in use
     worse = promoted = good = refused = 0
     for week in range(WEEKS):
         new = np.full(classes, FIRST + trend * week / WEEKS + random.normal(0, LUCK))
@@ -103,7 +103,7 @@ def year(random: np.random.Generator, classes: int, pictures: int, trend: float,
         if week % 10 == 9:
             new[random.integers(classes)] -= 0.2
         new = np.clip(new, 0.01, 0.995)
-        answers = said(new)
+        answers = ask(new)
         used = line[-1][0].mean()
         accepted = _accepted(line[-1][1], answers, labels, rule)
         if accepted and rule.anchor:
@@ -125,8 +125,8 @@ def _answers(
     """Right where the difficulty, partly shared by all models, is below the model's accuracy."""
     own = np.sqrt(ALIKE) * hard + np.sqrt(1 - ALIKE) * random.normal(size=len(hard))
     wrong = own > norm.ppf(accuracies)[labels]
-    said = np.where(wrong, (labels + random.integers(1, classes, len(labels))) % classes, labels)
-    return np.eye(classes)[said]
+    predicted = np.where(wrong, (labels + random.integers(1, classes, len(labels))) % classes, labels)
+    return np.eye(classes)[predicted]
 
 
 def _accepted(before: Probabilities, after: Probabilities, labels: Codes, rule: Rule) -> bool:

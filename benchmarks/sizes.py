@@ -121,7 +121,7 @@ KEEP = {
 }
 
 
-class Set(NamedTuple):
+class DataSet(NamedTuple):
     """A decoded data set. Of its split, train may be drawn, val is left out, test stays."""
 
     name: str
@@ -146,7 +146,7 @@ class Draw(NamedTuple):
 class Cell(NamedTuple):
     """One size and seed of a set, and its head of phase 1."""
 
-    data: Set
+    data: DataSet
     size: str
     seed: int
     draw: Draw
@@ -156,7 +156,7 @@ class Cell(NamedTuple):
 # --------------------------------------------------------------------------------------------- data
 
 
-def load(folder: Path, config: settings.Settings) -> Set:
+def load(folder: Path, config: settings.Settings) -> DataSet:
     """Read, thin, split and decode a folder."""
     rows = read_folder(folder).drop(columns="split", errors="ignore")
     rows = rows.loc[sampled(rows["label"], MAX_PICTURES, 0)].reset_index(drop=True)
@@ -170,10 +170,10 @@ def load(folder: Path, config: settings.Settings) -> Set:
     decoded = np.stack([decode(file, shape) for file in files])
     targets = torch.from_numpy(targets_of(rows, classes))
     pictures = Pictures(files, shape, decoded, 1)
-    return Set(folder.name, rows, classes, targets, pictures, Normaliser(preprocessing, torch.device("cpu")))
+    return DataSet(folder.name, rows, classes, targets, pictures, Normaliser(preprocessing, torch.device("cpu")))
 
 
-def sizes_of(data: Set) -> list[str]:
+def sizes_of(data: DataSet) -> list[str]:
     """The sizes that the set has."""
     pool = (data.rows["split"] != "test").sum()
     return [size for size, share in SIZES.items() if share * (1 if isinstance(share, int) else pool) >= 50]
@@ -203,13 +203,13 @@ def draw(rows: pd.DataFrame, size: str, seed: int) -> Draw:
 # ----------------------------------------------------------------------------------------- training
 
 
-def network(data: Set, config: settings.Settings, seed: int) -> Classifier:
+def network(data: DataSet, config: settings.Settings, seed: int) -> Classifier:
     torch.manual_seed(seed)
     model = create(config.backbone.name, config.backbone.weights, len(data.classes), data.pictures.shape.size)
     return model.eval().to(memory_format=torch.channels_last)
 
 
-def cell_of(data: Set, config: settings.Settings, size: str, seed: int) -> Cell:
+def cell_of(data: DataSet, config: settings.Settings, size: str, seed: int) -> Cell:
     """Draw, embed and train the head, as the default run does."""
     drawn = draw(data.rows, size, seed)
     model = network(data, config, seed)
@@ -217,7 +217,9 @@ def cell_of(data: Set, config: settings.Settings, size: str, seed: int) -> Cell:
     return Cell(data, size, seed, drawn, trained_head(data, config, model, seed, drawn.train, drawn.val))
 
 
-def trained_head(data: Set, config: settings.Settings, model: Classifier, seed: int, train: Rows, val: Rows) -> Weights:
+def trained_head(
+    data: DataSet, config: settings.Settings, model: Classifier, seed: int, train: Rows, val: Rows
+) -> Weights:
     """The weights of the head after phase 1 on these pictures."""
     features = []
     for rows, views in ((train, VIEWS[config.embed.views]), (val, 1)):
@@ -354,7 +356,7 @@ def write(kind: str, key: Key, row: dict[str, Any]) -> None:
         file.write(json.dumps({"kind": kind, "key": list(key), **row}) + "\n")
 
 
-def todo(sets: Sequence[Set], stage: str, names: Sequence[str]) -> list[Key]:
+def todo(sets: Sequence[DataSet], stage: str, names: Sequence[str]) -> list[Key]:
     """The trainings of a stage in their order: every seed of all sets before the next one."""
     sizes, seeds = (SMALL, range(2)) if stage == "choose" else (tuple(SIZES), range(5))
     done = known("judged") if stage == "choose" else known("tested")
@@ -366,7 +368,7 @@ def todo(sets: Sequence[Set], stage: str, names: Sequence[str]) -> list[Key]:
     return [key for key in dict.fromkeys(keys) if key not in done]
 
 
-def run(sets: Sequence[Set], config: settings.Settings, stage: str, names: Sequence[str]) -> None:
+def run(sets: Sequence[DataSet], config: settings.Settings, stage: str, names: Sequence[str]) -> None:
     """Train and judge what is missing; in `confirm` look at the test too."""
     by_name, cell, start = {data.name: data for data in sets}, None, time.perf_counter()
     keys = todo(sets, stage, names)
@@ -407,7 +409,7 @@ def tested(cell: Cell, model: Classifier, networks: dict[str, Weights]) -> dict[
     return row
 
 
-def plan(sets: Sequence[Set], config: settings.Settings, keys: Sequence[Key]) -> float:
+def plan(sets: Sequence[DataSet], config: settings.Settings, keys: Sequence[Key]) -> float:
     """The minutes that these trainings will take, timed on a few batches on this machine."""
     data = sets[0]
     cell = Cell(data, "50", 0, draw(data.rows, "50", 0), network(data, config, 0).head.state_dict())
@@ -475,7 +477,7 @@ def choice(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(row for row in rows if row["cells"])
 
 
-def lesson(sets: Sequence[Set], candidate: str, keep: str = "last") -> pd.DataFrame:
+def lesson(sets: Sequence[DataSet], candidate: str, keep: str = "last") -> pd.DataFrame:
     """By set and size: head only, fine-tuned, and the gain with its interval."""
     rows = []
     for data, size in product(sets, SIZES):

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from benchmarks.sizes import ROOT, Set, load, network, phase_2, trained_head
+from benchmarks.sizes import ROOT, DataSet, load, network, phase_2, trained_head
 from thaw.data.pictures import VIEWS
 from thaw.learning.batches import Split, TrainingData
 from thaw.learning.folding import fold_batchnorm
@@ -38,7 +38,7 @@ WEEKS = 10
 ARMS = {"ImageNet": False, "the week before": True}
 
 
-def year(data: Set, config: settings.Settings, seed: int) -> Iterator[dict[str, Any]]:
+def year(data: DataSet, config: settings.Settings, seed: int) -> Iterator[dict[str, Any]]:
     """The figures of each arm and week on the test split."""
     pool = np.random.default_rng(seed).permutation(data.rows.index[data.rows["split"] != "test"].to_numpy(np.int64))
     test = data.rows.index[data.rows["split"] == "test"].to_numpy(np.int64)
@@ -57,7 +57,7 @@ def year(data: Set, config: settings.Settings, seed: int) -> Iterator[dict[str, 
             }
 
 
-def retrained(data: Set, config: settings.Settings, seed: int, train: Any, val: Any, backbone: Any) -> Any:
+def retrained(data: DataSet, config: settings.Settings, seed: int, train: Any, val: Any, backbone: Any) -> Any:
     """A new head, then phase 2, from this backbone, or from ImageNet's."""
     model = network(data, config, seed)
     fold_batchnorm(model, data.pictures.shape.blank())

@@ -26,7 +26,7 @@ def direct_requirements() -> list[Requirement]:
     for extra in PROJECT["optional-dependencies"].values():
         lines += extra
     # without its own extras
-    return [each for line in lines if (each := Requirement(line)).name != PROJECT["name"]]
+    return [requirement for line in lines if (requirement := Requirement(line)).name != PROJECT["name"]]
 
 
 def pins() -> dict[str, Version]:

@@ -118,8 +118,8 @@ def test_a_person_finds_states_reasons_and_results_of_a_run(
     ui = server.removesuffix("/api")
     _open_run(page, ui, "efficientnet_lite0 ratio 25")
     page.get_by_role("tab", name="Task Runs").click()
-    for word in ("data", "head", "unfreeze", "report", "promote", "record"):
-        expect(page.get_by_text(word, exact=True).first).to_be_visible()
+    for task in ("data", "head", "unfreeze", "report", "promote", "record"):
+        expect(page.get_by_text(task, exact=True).first).to_be_visible()
     for state in ("Cached", "Completed", "Promoted"):
         expect(page.get_by_text(state, exact=True).first).to_be_visible()
 

@@ -50,11 +50,11 @@ def test_seeds_are_summed_up_by_protocol_split_backbone_and_network(folder: Path
     )
     summary = pd.DataFrame(elpv.summed_up(rows))
     assert len(summary) == 3 * 2 * 2
-    one = summary.query("protocol == '> 0.5' and split == 'grouped' and network == 'finetuned'").iloc[0]
+    row = summary.query("protocol == '> 0.5' and split == 'grouped' and network == 'finetuned'").iloc[0]
     values = rows.query("protocol == '> 0.5' and split == 'grouped' and network == 'finetuned'")["accuracy"]
     expected = ttest_1samp(values, 0).confidence_interval(0.95)
-    assert (one["seeds"], one["accuracy"]) == (4, pytest.approx(values.mean()))
-    assert (one["accuracy_low"], one["accuracy_high"]) == pytest.approx((expected.low, expected.high))
+    assert (row["seeds"], row["accuracy"]) == (4, pytest.approx(values.mean()))
+    assert (row["accuracy_low"], row["accuracy_high"]) == pytest.approx((expected.low, expected.high))
 
 
 def test_rows_of_the_same_settings_stay_and_those_of_other_settings_go(

@@ -179,14 +179,14 @@ def rule_without_given_splits(rows: pd.DataFrame, val: float, test: float, seed:
 )
 @settings(max_examples=40, deadline=None)
 def test_without_a_given_split_the_draw_is_what_it_always_was(
-    pictures: list[tuple[int, int, int]], seed: int, given: bool
+    pictures: list[tuple[int, int, int]], seed: int, column_is_empty: bool
 ) -> None:
     rows = pd.DataFrame(pictures, columns=["label", "group", "hash"]).astype(str)
     # no twins across groups: only today's draw keeps those together
     rows["hash"] += "of" + rows["group"]
     rows = rows.assign(path=[f"{n}.png" for n in range(len(rows))], group=rows["group"].replace("0", ""))
     expected = rule_without_given_splits(rows, 0.15, 0.25, seed)
-    drawn = splits.assign_splits(rows.assign(split="") if given else rows, 0.15, 0.25, seed)
+    drawn = splits.assign_splits(rows.assign(split="") if column_is_empty else rows, 0.15, 0.25, seed)
     assert drawn.sort_index().tolist() == expected.tolist()
 
 

@@ -28,7 +28,7 @@ def _thaw(*words: str) -> tuple[int, str]:
 
 
 @pytest.fixture
-def asked(server: str, kept_toy: Any) -> Any:
+def suspended(server: str, kept_toy: Any) -> Any:
     """A version that waits, and the run that asks about it, as a schedule makes them."""
     from prefect import get_client
 
@@ -51,8 +51,8 @@ def asked(server: str, kept_toy: Any) -> Any:
 
 
 @pytest.mark.parametrize("yes", [True, False])
-def test_the_run_that_asks_is_suspended_and_does_what_the_form_says(asked: Any, yes: bool) -> None:
-    flow, client, runs = asked
+def test_the_run_that_asks_is_suspended_and_does_what_the_form_says(suspended: Any, yes: bool) -> None:
+    flow, client, runs = suspended
     assert set(runs) == {"approve v1.0.0", "close v1.0.0"}
     assert execute(flow, client, runs["approve v1.0.0"]).name == "Suspended"
     assert _standings() == {"v1.0.0": "waiting"}
@@ -64,11 +64,11 @@ def test_the_run_that_asks_is_suspended_and_does_what_the_form_says(asked: Any, 
 
 
 def test_what_nobody_answers_is_closed_after_some_days_and_not_before(
-    asked: Any, monkeypatch: pytest.MonkeyPatch
+    suspended: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from prefect.states import Scheduled
 
-    flow, client, runs = asked
+    flow, client, runs = suspended
     execute(flow, client, runs["approve v1.0.0"])
     assert "waits for a person until" in approvals.close("v1.0.0", 14)
     assert _standings() == {"v1.0.0": "waiting"}
@@ -81,8 +81,8 @@ def test_what_nobody_answers_is_closed_after_some_days_and_not_before(
     assert client.read_flow_run(runs["approve v1.0.0"]).state.name == "Answered"
 
 
-def test_an_answer_at_a_terminal_ends_the_run_that_asks(asked: Any) -> None:
-    flow, client, runs = asked
+def test_an_answer_at_a_terminal_ends_the_run_that_asks(suspended: Any) -> None:
+    flow, client, runs = suspended
     execute(flow, client, runs["approve v1.0.0"])
     assert _thaw("approve", "v1.0.0")[0] == 0
     state = client.read_flow_run(runs["approve v1.0.0"]).state

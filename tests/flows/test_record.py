@@ -29,8 +29,8 @@ def _page(flow_run_id: Any) -> str:
 
     of_run = ArtifactFilterFlowRunId(any_=[flow_run_id])
     with get_client(sync_client=True) as client:
-        asked = ArtifactFilter(flow_run_id=of_run, key=ArtifactFilterKey(any_=["status"]))
-        (artifact,) = client.read_artifacts(artifact_filter=asked)
+        artifacts = ArtifactFilter(flow_run_id=of_run, key=ArtifactFilterKey(any_=["status"]))
+        (artifact,) = client.read_artifacts(artifact_filter=artifacts)
     return str(artifact.data)
 
 

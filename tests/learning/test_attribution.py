@@ -170,7 +170,7 @@ def test_randomised_weights_change_the_map(trained: Classifier, normalise: Norma
         for module in [module for module in drawn.backbone if isinstance(module, nn.Conv2d)][-layers:]:
             module.reset_parameters()
         maps.append(evidence(drawn, batch, normalise, 8, targets)[0])
-    own, last, every = (torch.corrcoef(torch.stack([maps[0].flatten(), each.flatten()]))[0, 1] for each in maps)
+    own, last, every = (torch.corrcoef(torch.stack([maps[0].flatten(), of_map.flatten()]))[0, 1] for of_map in maps)
     assert own == pytest.approx(1)
     assert last < 0.7
     assert every < 0.7

@@ -74,7 +74,7 @@ def test_files_as_torchvision_publishes_them_are_loaded(tmp_path: Path, name: st
     state = {}
     for key, value in source.items():
         if "denselayer" in key:
-            key = re.sub(r"(norm|conv)([12])\.", lambda found: old[found[0]], key)
+            key = re.sub(r"(norm|conv)([12])\.", lambda match: old[match[0]], key)
         key = key.replace(".mlp.0.", ".mlp.linear_1.").replace(".mlp.3.", ".mlp.linear_2.")
         if not key.endswith("num_batches_tracked"):
             state[key] = value

@@ -38,7 +38,7 @@ RANDOM = (nn.modules.dropout._DropoutNd, StochasticDepth)
 NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)
 
 
-def each(backbones: list[str]) -> list[Any]:
+def cases(backbones: list[str]) -> list[Any]:
     """The backbones as parameters of a law; `make quick` takes those of every day."""
     return [name if name in EVERY_DAY else pytest.param(name, marks=pytest.mark.slow) for name in backbones]
 
@@ -81,7 +81,7 @@ class ParametersUsed(TorchFunctionMode):
         return function(*args, **(kwargs or {}))
 
 
-@pytest.fixture(scope="module", params=each(names()))
+@pytest.fixture(scope="module", params=cases(names()))
 def walk(request: pytest.FixtureRequest) -> Walk:
     """Each network, and the path of two pictures through its backbone in training mode."""
     model = on_meta(request.param).train()
@@ -159,13 +159,13 @@ def test_no_block_is_cut_in_two(walk: Walk) -> None:
 def test_freezing_covers_whatever_a_frozen_block_holds_and_outlasts_every_train(walk: Walk) -> None:
     everywhere = [block.name for block in walk.blocks]
     middle = len(everywhere) // 2
-    for which, expected in (
+    for selection, expected in (
         (middle, everywhere[-middle:]),
         (f"first {middle}", everywhere[:middle]),
         ([everywhere[-1], everywhere[1]], [everywhere[1], everywhere[-1]]),
         ("all", everywhere),
     ):
-        assert unfreeze(walk.model, which, "train") == expected
+        assert unfreeze(walk.model, selection, "train") == expected
         for module in walk.model.modules():
             module.train()
         for block in walk.blocks:
@@ -202,7 +202,7 @@ class Step(NamedTuple):
     into: list[Tensor]  # what came to the block, in the step and in the prediction
 
 
-@pytest.fixture(scope="module", params=each(ONE_OF_EACH_FAMILY))
+@pytest.fixture(scope="module", params=cases(ONE_OF_EACH_FAMILY))
 def step(request: pytest.FixtureRequest) -> Step:
     torch.manual_seed(0)
     model = create(request.param, "random", 3, size_for(request.param))
@@ -240,7 +240,7 @@ def test_frozen_blocks_compute_the_same_in_training_and_in_prediction(step: Step
     assert torch.equal(*step.into)
 
 
-@pytest.mark.parametrize("name", each(sorted(set(ONE_OF_EACH_FAMILY) - WITHOUT_BATCHNORM)))
+@pytest.mark.parametrize("name", cases(sorted(set(ONE_OF_EACH_FAMILY) - WITHOUT_BATCHNORM)))
 def test_folding_batchnorm_changes_no_output_and_no_block(name: str) -> None:
     model = create(name, "random", 3, size_for(name)).eval()
     for module in model.modules():
@@ -288,7 +288,7 @@ def test_sizes_that_a_backbone_cannot_take_are_refused_with_one_that_it_can(
 
 
 @pytest.mark.parametrize(
-    "name", each(["densenet121", "googlenet", "inception_v3", "mnasnet0_5", "vit_b_32", "vit_b_16"])
+    "name", cases(["densenet121", "googlenet", "inception_v3", "mnasnet0_5", "vit_b_32", "vit_b_16"])
 )
 def test_a_checkpoint_rebuilds_what_pretrained_weights_made(
     name: str, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
@@ -310,12 +310,12 @@ def test_a_checkpoint_rebuilds_what_pretrained_weights_made(
 
 def pretend_weights(name: str, weights: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, Tensor]:
     """Random numbers in the place of what torchvision would download."""
-    chosen = get_model_weights(name)[weights]
-    own = {"image_size": chosen.meta["min_size"][0]} if name.startswith("vit_") else {}
+    entry = get_model_weights(name)[weights]
+    own = {"image_size": entry.meta["min_size"][0]} if name.startswith("vit_") else {}
     own |= {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
     state: dict[str, Tensor] = get_model(name, weights=None, **own).state_dict()
     for value in state.values():
         if value.is_floating_point():
             value.uniform_(0.01, 0.1)
-    monkeypatch.setattr(type(chosen), "get_state_dict", lambda *_, **__: state)
+    monkeypatch.setattr(type(entry), "get_state_dict", lambda *_, **__: state)
     return state

@@ -28,9 +28,9 @@ def test_a_large_memory_map_gives_the_rows_of_the_array_and_is_not_mapped(
     rows, views = np.array([8, 0, 3, 3]), np.array([3, 0, 1, 2])
     for large in (0, 2**28):
         monkeypatch.setattr(pictures, "LARGE", large)
-        for given in (array, mapped, mapped[:]):
-            assert np.array_equal(rows_of(given, rows), array[rows])
-            assert np.array_equal(rows_of(given, rows, views), array[rows, views])
+        for array_like in (array, mapped, mapped[:]):
+            assert np.array_equal(rows_of(array_like, rows), array[rows])
+            assert np.array_equal(rows_of(array_like, rows, views), array[rows, views])
     monkeypatch.setattr(pictures, "LARGE", 0)
     monkeypatch.setattr(np.memmap, "__getitem__", lambda *_: pytest.fail("its pages were touched"))
     rows_of(mapped, rows, views)

@@ -12,7 +12,7 @@ FAILED, ASKED = "a retraining needs a look", "a version waits for a person"
 
 
 @pytest.mark.parametrize(
-    ("flow", "state", "told"),
+    ("flow", "state", "message"),
     [
         *(("retrain tiles", state, FAILED) for state in ("Failed", "Crashed", "TimedOut", "Cancelled", "Late")),
         *(("predict tiles", state, FAILED) for state in ("Failed", "Late")),
@@ -23,7 +23,9 @@ FAILED, ASKED = "a retraining needs a look", "a version waits for a person"
         ("sweep tiles", "Failed", None),
     ],
 )
-def test_a_message_comes_for_what_needs_a_person_and_for_nothing_else(flow: str, state: str, told: str | None) -> None:
+def test_a_message_comes_for_what_needs_a_person_and_for_nothing_else(
+    flow: str, state: str, message: str | None
+) -> None:
     from prefect.server.events.schemas.automations import EventTrigger, Posture
     from prefect.server.events.schemas.events import ReceivedEvent, RelatedResource, Resource
 
@@ -36,6 +38,6 @@ def test_a_message_comes_for_what_needs_a_person_and_for_nothing_else(flow: str,
         id=uuid4(),
     )
     automations = yaml.safe_load(NOTIFY.read_text())["automations"]
-    triggers = {each["name"]: EventTrigger.model_validate(each["trigger"]) for each in automations}
+    triggers = {automation["name"]: EventTrigger.model_validate(automation["trigger"]) for automation in automations}
     reactive = {name: trigger for name, trigger in triggers.items() if trigger.posture == Posture.Reactive}
-    assert [name for name, trigger in reactive.items() if trigger.covers(event)] == ([told] if told else [])
+    assert [name for name, trigger in reactive.items() if trigger.covers(event)] == ([message] if message else [])

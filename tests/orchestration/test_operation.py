@@ -134,8 +134,8 @@ def client(server: str) -> Iterator[Any]:
 
 def _deployment(client: Any, name: str) -> Any:
     """That of the retraining: the flow that asks a person has one of the same name."""
-    known = [each for each in client.read_deployments() if each.name == name]
-    (deployment,) = (each for each in known if "retrain" in (each.entrypoint or ""))
+    named = [deployment for deployment in client.read_deployments() if deployment.name == name]
+    (deployment,) = (deployment for deployment in named if "retrain" in (deployment.entrypoint or ""))
     return deployment
 
 
@@ -227,7 +227,9 @@ def test_second_start_waits_its_turn_and_cancelling_ends_every_process_before_th
     assert {_ended(client, run).state_name for run in first.values()} == {"Cancelled"}
     for root in ids:
         assert _ended(client, second[root]).state_name == "Completed"
-        times = [(run.start_time, run.end_time) for which in (first, second) for run in _task_runs(client, which[root])]
+        times = [
+            (run.start_time, run.end_time) for ids_of in (first, second) for run in _task_runs(client, ids_of[root])
+        ]
         for before, after in itertools.pairwise(sorted(times)):
             assert before[1] <= after[0]
 

@@ -89,18 +89,18 @@ def test_prepare_gives_the_splits_of_splits_csv_and_before_the_first_add_those_t
     root = space("classes")
     override(changes, root / "params.yaml")
     small = {"name": "shufflenet_v2_x0_5", "weights": "random"}
-    chosen = read(root / "params.yaml")
-    chosen = chosen.model_copy(update={"backbone": chosen.backbone.model_copy(update=small)})
+    config = read(root / "params.yaml")
+    config = config.model_copy(update={"backbone": config.backbone.model_copy(update=small)})
 
     def prepared() -> dict[str, str]:
-        prepare.prepare(chosen)
+        prepare.prepare(config)
         rows = pd.read_csv(root / "artifacts/prepare/manifest.csv")
         return dict(zip(rows["path"], rows["split"], strict=True))
 
     before = prepared()
     add.add(fill(tmp_path / "new", "classes", range(40, 60)))
     # a new seed moves no picture that splits.csv names
-    chosen = chosen.model_copy(update={"seed": 7})
+    config = config.model_copy(update={"seed": 7})
     after = prepared()
     assert {path: after[path] for path in before} == before
     assert after == dict(pd.read_csv(root / "data/splits.csv").to_numpy().tolist())

@@ -41,8 +41,10 @@ def test_where_nothing_is_broken_nothing_is_touched(trained_toy: Path) -> None:
     assert {path: path.stat().st_mtime_ns for path in trained_toy.rglob("*") if path.is_file()} == before
 
 
-@pytest.mark.parametrize("how", ["empty", "nothing", "half an entry", "half a stage", "garbage"])
-def test_a_lock_file_that_was_half_written_keeps_what_is_whole_and_no_phase_runs(trained_toy: Path, how: str) -> None:
+@pytest.mark.parametrize("damage", ["empty", "nothing", "half an entry", "half a stage", "garbage"])
+def test_a_lock_file_that_was_half_written_keeps_what_is_whole_and_no_phase_runs(
+    trained_toy: Path, damage: str
+) -> None:
     file = trained_toy / "dvc.lock"
     text, before = file.read_text(), pipeline.read("dvc.lock")
     middle = text.index("  head:")
@@ -53,12 +55,12 @@ def test_a_lock_file_that_was_half_written_keeps_what_is_whole_and_no_phase_runs
         "half a stage": text[: text.index("deps:", middle) + 6],
         "garbage": text[:middle] + "\0" * 500,
     }
-    file.write_text(broken[how])
+    file.write_text(broken[damage])
     assert not _dvc_can_work(trained_toy)
     assert _mended()[0].startswith("warning: dvc.lock is empty or half written: ")
-    whole = [] if how in ("empty", "nothing") else re.findall(r"^  (\w+):", text[:middle], re.MULTILINE)
+    whole = [] if damage in ("empty", "nothing") else re.findall(r"^  (\w+):", text[:middle], re.MULTILINE)
     assert list(pipeline.read("dvc.lock").get("stages", {})) == whole
-    assert (trained_toy / ".dvc/tmp/thaw/dvc.lock.broken").read_text() == broken[how]
+    assert (trained_toy / ".dvc/tmp/thaw/dvc.lock.broken").read_text() == broken[damage]
     assert set(_verdicts().values()) <= {Verdict.CACHED, Verdict.RESTORED}
     assert pipeline.read("dvc.lock") == before
 

@@ -204,16 +204,16 @@ def test_who_waits_is_told_once_and_holds_the_workspace_when_it_is_free(
     toy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lock, "PAUSE", 0.01)
-    said: list[str] = []
+    lines: list[str] = []
     with lock.only_retraining("the first"):
         assert lock.holder() == f"the first, process {os.getpid()}"
-        first_try = only_retraining("the second", 0.001, said.append)
+        first_try = only_retraining("the second", 0.001, lines.append)
         with pytest.raises(lock.Busy, match=r"waited 0\.001 minutes for it"), first_try:
             pass
         holds, ends = threading.Event(), threading.Event()
 
         def second() -> None:
-            with only_retraining("the second", 5, said.append):
+            with only_retraining("the second", 5, lines.append):
                 holds.set()
                 ends.wait(60)
 
@@ -225,7 +225,7 @@ def test_who_waits_is_told_once_and_holds_the_workspace_when_it_is_free(
     ends.set()
     thread.join()
     assert lock.holder() is None
-    assert [line.split(" (")[0] for line in said] == ["Waiting while another retraining holds this workspace"] * 2
+    assert [line.split(" (")[0] for line in lines] == ["Waiting while another retraining holds this workspace"] * 2
 
 
 def test_training_that_outlives_a_killed_run_holds_the_workspace_to_its_end(toy: Path) -> None:

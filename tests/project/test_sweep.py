@@ -89,7 +89,7 @@ def test_no_phase_is_computed_twice_whatever_the_grid(
     trained_toy: Path, values: dict[str, list[int]], seeds: int
 ) -> None:
     """Two jobs that would compute the same phase wait for one another."""
-    grid = [f"{key}={','.join(map(str, each))}" for key, each in values.items()]
+    grid = [f"{key}={','.join(map(str, choices))}" for key, choices in values.items()]
     arms = grids.arms(grid, seeds, 50)
     jobs = {job.name: job for job in plan.plan(arms)}
     settings_of = {tuple(arm.overrides): arm.settings for arm in arms}
@@ -104,9 +104,9 @@ def test_no_phase_is_computed_twice_whatever_the_grid(
 
     def reads(name: str) -> list[tuple[object, ...]]:
         """For each phase that a job goes through, everything that its result depends on."""
-        chosen = settings_of[tuple(jobs[name].overrides)]
-        read: list[object] = [chosen.prepare]
-        per_phase = [(), (chosen.embed,), (chosen.seed, chosen.head), (chosen.unfreeze,), (chosen.evaluate,), ()]
+        config = settings_of[tuple(jobs[name].overrides)]
+        read: list[object] = [config.prepare]
+        per_phase = [(), (config.embed,), (config.seed, config.head), (config.unfreeze,), (config.evaluate,), ()]
         keys = []
         for phase, own in zip(phases, per_phase, strict=True):
             read += own
@@ -117,7 +117,7 @@ def test_no_phase_is_computed_twice_whatever_the_grid(
 
     for one, other in combinations(jobs, 2):
         shared = set(reads(one)) & set(reads(other))
-        made = {key for each in {*before(one)} | {*before(other)} for key in reads(each)}
+        made = {key for job in {*before(one)} | {*before(other)} for key in reads(job)}
         assert shared <= made or one in before(other) or other in before(one)
 
 

@@ -46,9 +46,9 @@ def test_figures_without_a_group_are_those_of_the_other_pictures(classes: int, g
 
 def test_there_is_no_interval_from_fewer_than_six_groups_or_pictures() -> None:
     changes = np.tile([1.0, 0.0, -1.0, 1.0], 30)
-    for codes, what in ((np.arange(120) % 5, "groups of test pictures"), (np.arange(5), "test pictures")):
+    for codes, unit in ((np.arange(120) % 5, "groups of test pictures"), (np.arange(5), "test pictures")):
         span = intervals.of_change(changes[: len(codes)], codes)
-        assert span == (None, None, f"an interval takes {FEWEST} {what}, there are 5")
+        assert span == (None, None, f"an interval takes {FEWEST} {unit}, there are 5")
     assert intervals.of_change(changes, np.arange(120) % 6).low is not None
 
 

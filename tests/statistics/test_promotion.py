@@ -82,14 +82,14 @@ def test_groups_widen_the_interval() -> None:
 
 
 def test_a_model_worse_in_one_class_is_refused_though_better_overall() -> None:
-    lost = np.flatnonzero(LABELS == 1)[:20]
-    result = judged(answers(np.flatnonzero(LABELS == 0)[:80]), answers(lost))
+    missed = np.flatnonzero(LABELS == 1)[:20]
+    result = judged(answers(np.flatnonzero(LABELS == 0)[:80]), answers(missed))
     assert result.gain["low"] > 0
     assert not result.promoted
     assert result.reason.startswith(
         "worse in a part: class 'defective' falls from 100.0 % to 90.0 % of its 200 pictures"
     )
-    assert judged(answers(np.flatnonzero(LABELS == 0)[:80]), answers(lost), class_limit=0.1, slice_limit=1.0).promoted
+    assert judged(answers(np.flatnonzero(LABELS == 0)[:80]), answers(missed), class_limit=0.1, slice_limit=1.0).promoted
 
 
 def test_a_model_worse_in_one_slice_is_refused_though_better_overall() -> None:
@@ -117,8 +117,10 @@ def test_a_class_that_falls_in_too_few_groups_is_told() -> None:
         pd.DataFrame({"wafer": WAFER}), LIMITS,
     )  # fmt: skip
     assert result.promoted
-    said = "class 'defective' falls from 100.0 % to 0.0 % of its 60 pictures, in too few groups (3) to tell whether by"
-    assert said in result.reason
+    sentence = (
+        "class 'defective' falls from 100.0 % to 0.0 % of its 60 pictures, in too few groups (3) to tell whether by"
+    )
+    assert sentence in result.reason
     row = next(row for row in result.falls if row["value"] == "defective")
     assert (row["limit"], row["within"], row["untold"]) == (None, True, True)
 
@@ -278,11 +280,11 @@ def test_the_order_of_the_pictures_changes_nothing(random: Any, grouped: bool) -
     groups = [f"g{number}" for number in numbers.integers(0, 9, 60)]
     limits, other = Limits("accuracy", {}, 0.2, 0.7, 0.2, 0.2, 5), numbers.permutation(60)
 
-    def found(order: np.ndarray) -> Decision:
+    def decision(order: np.ndarray) -> Decision:
         names = [groups[number] for number in order] if grouped else None
         return decide(before[order], after[order], labels[order], list("abc"), names, slices.iloc[order], limits)
 
-    assert found(np.arange(60)) == found(other)
+    assert decision(np.arange(60)) == decision(other)
 
 
 def test_a_decision_is_plain_json() -> None:

@@ -82,9 +82,9 @@ def test_seeds_are_summed_up_with_spread_and_by_slice() -> None:
     runs = [_drawn("x", seed, 0.7, 0.8) for seed in range(3)]
     figures, slices = study.seeds(runs, ["half"])
     accuracy = figures.iloc[0]
-    each = [run.metrics["head"]["accuracy"] for run in runs]
-    assert accuracy["head"] == pytest.approx(np.mean(each))
-    assert accuracy["head_spread"] == pytest.approx(np.std(each, ddof=1))
+    accuracies = [run.metrics["head"]["accuracy"] for run in runs]
+    assert accuracy["head"] == pytest.approx(np.mean(accuracies))
+    assert accuracy["head_spread"] == pytest.approx(np.std(accuracies, ddof=1))
     assert accuracy["gain"] == pytest.approx(accuracy["finetuned"] - accuracy["head"])
     assert slices["value"].tolist() == ["high", "low"]
     assert slices["finetuned"].mean() == pytest.approx(accuracy["finetuned"])
