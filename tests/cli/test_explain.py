@@ -11,8 +11,8 @@ from thaw.cli import app
 pytestmark = pytest.mark.usefixtures("in_no_project")
 
 
-def run(*arguments: str | Path) -> Result:
-    return CliRunner().invoke(app, [*map(str, arguments)])
+def run(*words: str | Path) -> Result:
+    return CliRunner().invoke(app, [*map(str, words)])
 
 
 def test_explain_says_what_it_drew_and_where(packaged: Packaged, tmp_path: Path) -> None:
@@ -39,11 +39,11 @@ def test_explain_says_what_it_drew_and_where(packaged: Packaged, tmp_path: Path)
     ],
 )
 def test_whatever_cannot_be_is_one_sentence_and_exit_code_two(
-    packaged: Packaged, tmp_path: Path, arguments: list[str], sentence: str
+    packaged: Packaged, tmp_path: Path, words: list[str], sentence: str
 ) -> None:
     (tmp_path / "model.onnx").touch()
     names = {"PACKAGE": packaged.folder, "PICTURES": packaged.pictures}
-    done = run(*(names.get(argument, argument) for argument in arguments))
+    done = run(*(names.get(word, word) for word in words))
     assert done.exit_code == 2
     assert sentence in done.stderr
     assert done.stderr.splitlines()[-1].startswith("error: ")

@@ -15,21 +15,21 @@ from thaw.cli import app
 pytestmark = pytest.mark.usefixtures("in_no_project")
 
 
-def predict(*arguments: str | Path, stdin: str = "") -> Result:
-    return CliRunner().invoke(app, ["predict", *map(str, arguments)], input=stdin)
+def predict(*words: str | Path, stdin: str = "") -> Result:
+    return CliRunner().invoke(app, ["predict", *map(str, words)], input=stdin)
 
 
-def well(*arguments: str | Path, stdin: str = "") -> Result:
-    done = predict(*arguments, stdin=stdin)
+def well(*words: str | Path, stdin: str = "") -> Result:
+    done = predict(*words, stdin=stdin)
     assert done.exit_code == 0, done.output
     return done
 
 
 def test_a_table_lines_of_json_and_standard_output_say_the_same(packaged: Packaged, tmp_path: Path) -> None:
-    arguments = (packaged.pictures, "--model", packaged.folder)
-    shown = well(*arguments)
-    well(*arguments, "--out", "said.csv")
-    well(*arguments, "--out", "said.jsonl")
+    words = (packaged.pictures, "--model", packaged.folder)
+    shown = well(*words)
+    well(*words, "--out", "said.csv")
+    well(*words, "--out", "said.jsonl")
     assert shown.stdout == (tmp_path / "said.csv").read_text()
     assert shown.stderr.splitlines()[-1].startswith("16 pictures: ")
     table = pd.read_csv("said.csv")
@@ -103,13 +103,13 @@ def test_paths_come_in_and_views_can_be_others(packaged: Packaged) -> None:
     ],
 )
 def test_whatever_cannot_be_is_one_sentence_and_exit_code_two(
-    packaged: Packaged, tmp_path: Path, arguments: list[str], sentence: str
+    packaged: Packaged, tmp_path: Path, words: list[str], sentence: str
 ) -> None:
     (tmp_path / "empty").mkdir()
     names = {"PACKAGE": packaged.folder, "PICTURES": packaged.pictures, "NETWORK": packaged.network}
-    done = predict(*(names.get(argument, argument) for argument in arguments))
+    done = predict(*(names.get(word, word) for word in words))
     assert done.exit_code == 2
     assert sentence in done.stderr
     assert done.stderr.splitlines()[-1].startswith("error: ")
-    assert done.stdout == "" or arguments[0] == "-"
+    assert done.stdout == "" or words[0] == "-"
     assert [path.name for path in tmp_path.iterdir()] == ["empty"]
