@@ -75,8 +75,8 @@ def test_another_project_can_be_named(broken: Path, toy: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["run"], "is in no project, which is a folder with params.yaml and dvc.yaml: go into one, name it with"),
-        (["models"], "is in no project"),
+        (["run"], "is not in a project, which is a folder with params.yaml and dvc.yaml: go into one, name it with"),
+        (["models"], "is not in a project"),
         (["-C", "nowhere", "run"], "-C nowhere: No such file or directory; name the folder of a project"),
     ],
 )

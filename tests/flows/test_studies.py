@@ -166,7 +166,7 @@ def test_what_a_study_found_is_printed_kept_and_on_the_page_of_its_run(
 @pytest.mark.parametrize(
     ("command", "sentence"),
     [
-        ("curve --shares x", "--shares x is no list of numbers; write it like 0.05,0.25,1"),
+        ("curve --shares x", "--shares x is not a list of numbers; write it like 0.05,0.25,1"),
         ("curve --shares 0,1", "give shares above 0 and up to 1"),
         ("ablate --set unfreeze.ratio=0", "'unfreeze.ratio' is 0, which is not allowed"),
         ("ablate --set nonsense=1", "unknown key 'nonsense'"),

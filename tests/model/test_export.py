@@ -127,7 +127,7 @@ def test_what_is_no_export_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"there is no file .*none\.onnx"):
         onnx.Exported(tmp_path / "none.onnx")
     (tmp_path / "text.onnx").write_text("no network")
-    with pytest.raises(InputError, match=r"text\.onnx is no network that `thaw export` wrote"):
+    with pytest.raises(InputError, match=r"text\.onnx is not a network that `thaw export` wrote"):
         onnx.Exported(tmp_path / "text.onnx")
 
 

@@ -303,7 +303,7 @@ def test_without_a_pool_arms_run_here_and_a_command_that_was_stopped_goes_on(
     # On a busy machine prefect has the last word: "… | WARNING | EventsWorker - Still processing
     # items".
     lines = [line for line in printed.splitlines() if " | WARNING | EventsWorker - " not in line]
-    assert lines[-1].startswith("Stopped, and with it all arms")
+    assert lines[-1].startswith("Stopped, with all its trainings")
     assert not any(alive(pid) for pid in pids)
     assert not list((tmp_path / "one").glob("tmp*prefect"))  # no clone stays
 

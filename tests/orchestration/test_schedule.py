@@ -268,7 +268,7 @@ def test_predictions_have_schedules_beside_retrainings(server: str, toy: Path, m
         assert made["weekly"].parameters["record"]
         assert client.read_flow(made["daily"].flow_id).name.startswith("predict ")
     assert {line.split(",")[0] for line in lines} >= {f"weekly: {CRON} (UTC)", "daily: predicts arrived"}
-    with pytest.raises(InputError, match="the schedule 'daily' is one to predict: choose another name"):
+    with pytest.raises(InputError, match="there is a schedule 'daily' already, to predict: choose another name"):
         schedule.serve("daily", CRON, "UTC", [], print)
     noted = schedule.noted()["schedules"]
     assert {name: deployment["flow"] for name, deployment in noted.items()} == {"daily": "predict", "weekly": "retrain"}

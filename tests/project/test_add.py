@@ -370,7 +370,10 @@ def empty(new: Path) -> None:
     [
         (no_picture, r"images/40.png cannot be read .* \(2 more pictures cannot be read\)"),
         (gone, "images/41.png does not exist"),
-        (rewrite("41.png,dog", "41.png,dgo"), "has the label 'dgo', which is no class yet; the classes are cat, dog"),
+        (
+            rewrite("41.png,dog", "41.png,dgo"),
+            "has the label 'dgo', which is not a class yet; the classes are cat, dog",
+        ),
         (
             rewrite("path,label,group", "path,label,day"),
             "lacks the columns group that data/labels.csv has",
@@ -477,7 +480,7 @@ def test_a_dry_run_says_the_same_and_changes_nothing(space: Callable[[str], Path
 def test_the_data_may_not_be_added_to_themselves(space: Callable[[str], Path]) -> None:
     root = space("classes")
     for path in (root, root / "data", root / "data/cat"):
-        with pytest.raises(InputError, match="and data/ lie in one another"):
+        with pytest.raises(InputError, match="and data/ lies in the other"):
             add.add(path)
 
 

@@ -76,6 +76,6 @@ def test_nothing_is_overwritten_and_what_is_no_backup_leaves_nothing(project: Pa
     with pytest.raises(InputError, match="is not empty: restore into a new folder"):
         backup.restore(tmp_path / "backup.tar", project)
     (tmp_path / "notes.tar").write_text("no tar")
-    with pytest.raises(InputError, match="is no backup that `thaw backup` wrote"):
+    with pytest.raises(InputError, match="is not a backup that `thaw backup` wrote"):
         backup.restore(tmp_path / "notes.tar", tmp_path / "again")
     assert not (tmp_path / "again").exists()

@@ -201,7 +201,7 @@ def test_the_very_same_network_is_as_good_in_every_picture(root: Path) -> None:
     assert 2 / 15 < outcome.gain["high"] == -outcome.gain["low"] < 3 / 15
     assert not outcome.promoted, "15 pictures cannot show a margin of one point"
     assert outcome.notes == [
-        "whether v1.0.0 learned from today's test pictures is not known: its manifest.csv is not to be had"
+        "whether v1.0.0 learned from today's test pictures is unknown: its manifest.csv is not available"
     ]
 
 

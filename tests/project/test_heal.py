@@ -69,7 +69,7 @@ def test_a_lock_file_that_was_half_written_keeps_what_is_whole_and_no_phase_runs
 def test_a_lock_of_paths_that_was_half_written_is_made_anew(trained_toy: Path, text: str) -> None:
     (trained_toy / ".dvc/tmp/rwlock").write_text(text)
     assert not _dvc_can_work(trained_toy)
-    assert _mended() == ["warning: .dvc/tmp/rwlock is empty or half written: it is made anew"]
+    assert _mended() == ["warning: .dvc/tmp/rwlock is empty or half written: it is written anew"]
     assert set(_verdicts().values()) == {Verdict.CACHED}
 
 
@@ -91,7 +91,7 @@ def test_an_entry_whose_number_another_process_has_goes_and_that_of_a_living_one
         assert subprocess.run(
             dvc("repro", "--force", "--single-item", "head"), cwd=trained_toy, capture_output=True
         ).returncode
-        assert "is gone and whose number another one has" in _mended()[0]
+        assert "has ended, and another one has its number" in _mended()[0]
         left = json.loads(file.read_text())["write"]
         assert list(left.values()) == ([ours] if proof == "another command" else [])
         file.unlink()
@@ -133,7 +133,7 @@ def test_what_is_lost_in_the_workspace_too_runs_again_and_nothing_else(trained_t
     file.chmod(0o644)
     file.write_bytes(b"")
     file.chmod(0o444)
-    assert "`dvc fetch` brings it" in _mended()[0]
+    assert "`dvc fetch` restores it" in _mended()[0]
     verdicts = _verdicts()
     assert verdicts.pop("unfreeze") is Verdict.COMPLETED
     assert set(verdicts.values()) == {Verdict.CACHED}

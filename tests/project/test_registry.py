@@ -278,7 +278,7 @@ def test_a_version_that_waits_is_in_use_once_a_person_says_so_and_compared_again
     monkeypatch.setattr(compare, "again", again)
     code, output = thaw("approve", "v2.0.0")
     assert (code, questions) == (1, [("v2.0.0", "v1.0.0")])
-    assert output == "v2.0.0 was not put in use, v1.0.0 is in use meanwhile: it loses 3 points\n"
+    assert output == "v2.0.0 was not put in use, meanwhile v1.0.0 came into use: it loses 3 points\n"
     standings = {version.name: version.standing for version in registry.versions()}
     assert standings == {"v1.0.0": "prod", "v2.0.0": "rejected", "v3.0.0": "rejected"}
 

@@ -182,7 +182,13 @@ def test_the_page_has_the_facts_the_runs_and_a_picture_of_all_versions() -> None
     schedule = weekly(2)
     shown = of([schedule], [run(schedule.past[0]), run(schedule.past[1], "Failed", message="a | b\nc")], set_aside=3)
     page = status.page(shown, RETRAIN)
-    for words in ("v1.0.0, 21 days old", "80.0 %", "a \\| b c", "3 of what arrived", "data:image/png;base64,"):
+    for words in (
+        "v1.0.0, 21 days old",
+        "80.0 %",
+        "a \\| b c",
+        "3 of the files that arrived",
+        "data:image/png;base64,",
+    ):
         assert words in page
     assert page.startswith("**the last run of weekly")
 

@@ -61,7 +61,7 @@ def test_names_of_arms_are_names_for_git(trained_toy: Path) -> None:
         ([], None, "a sweep needs values to try"),
         ([], 0, "--seeds 0 leaves nothing to train"),
         (["unfreeze.ratio=10,30"], -1, "--seeds -1 leaves nothing"),
-        (["unfreeze.ratio"], None, "'unfreeze.ratio' is no setting"),
+        (["unfreeze.ratio"], None, "'unfreeze.ratio' is not a setting"),
         (["unfreeze.ratio=10,,30"], None, "has an empty value"),
         (["unfreeze.ratio="], None, "has an empty value"),
         (["unfreeze.ratio=10,30,10"], None, "gives the arm ratio10-seed0 twice"),

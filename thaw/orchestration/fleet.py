@@ -117,7 +117,7 @@ def see_to_the_end(
                 time.sleep(PAUSE)
                 own = story.patiently(lambda: client.read_flow_run(UUID(flow_run.id)).state)
                 if own and (own.is_cancelling() or own.is_cancelled()):
-                    raise InterruptedError("the sweep was cancelled, and with it its arms; the same command goes on")
+                    raise InterruptedError("the sweep and its arms were cancelled; the same command continues it")
                 for run in story.patiently(lambda: _read(client, list(running.values()))):
                     story.patiently(partial(heartbeats.look_for, run))
                     if not (run.state and run.state.is_final()):

@@ -100,7 +100,7 @@ def serve(
         except KeyboardInterrupt:
             pass
         finally:
-            say("Stopped serving; the schedule stays, and `thaw schedule` goes on with it")
+            say("Stopped serving; the schedule stays, and `thaw schedule` serves it again")
 
 
 def _served(client: "SyncPrefectClient") -> dict[str, dict[str, Any]]:
@@ -123,7 +123,7 @@ def _made(
     parameters = {"source": source, "model": "prod"} if source else retraining
     changed = {"schedules": [Cron(cron, timezone=timezone)], "parameters": parameters}
     if kept and _flow_of(kept) != _flow_of(changed):
-        raise InputError(f"the schedule {name!r} is one to {_flow_of(kept)}: choose another name")
+        raise InputError(f"there is a schedule {name!r} already, to {_flow_of(kept)}: choose another name")
     return (kept or {"paused": False}) | changed
 
 

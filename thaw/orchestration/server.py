@@ -232,7 +232,7 @@ def _kept_alive(home: Path, api: str, children: "list[subprocess.Popen[bytes]]",
             with _turn(home, say):
                 if over.is_set() or _lives(home):  # another run brought it back
                     continue
-                say("The Prefect server has died and is started again")
+                say("The Prefect server died and is being restarted")
                 try:
                     if started := _try_to_start(home, port, say):
                         children.append(started[1])
@@ -266,7 +266,7 @@ def ended_without(api: str) -> Iterator[None]:
             elif time.monotonic() - since > GONE:
                 _leave(
                     f"error: the Prefect server at {ui(api)} has not answered for {GONE / 60:g} minutes, so this run "
-                    "ends here: what its phases made is kept, and the same command goes on from there"
+                    "ends here: finished phases are kept, and the same command continues from there"
                 )
 
     threading.Thread(target=watch, daemon=True).start()

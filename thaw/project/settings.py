@@ -222,7 +222,7 @@ def override(changes: list[str], path: Path | None = None) -> None:
     for change in changes:
         key, equals, text = change.partition("=")
         if not equals or not key.strip():
-            raise InputError(f"'{change}' is no setting; write key=value, such as unfreeze.ratio=30")
+            raise InputError(f"'{change}' is not a setting; write key=value, such as unfreeze.ratio=30")
         *sections, last = key.strip().split(".")
         place = values
         for section in sections:
@@ -232,7 +232,7 @@ def override(changes: list[str], path: Path | None = None) -> None:
         try:
             place[last] = _yaml().load(text)
         except YAMLError:
-            raise InputError(f"'{text}' is no value for {key}; write a number, a word or a list [a, b]") from None
+            raise InputError(f"'{text}' is not a value for {key}; write a number, a word or a list [a, b]") from None
     _check(values, "--set")
     if changes:
         content = io.BytesIO()
