@@ -4,20 +4,18 @@
     python -m benchmarks.accuracy train FOLDER ...     # every arm on every set, seed by seed
     python -m benchmarks.accuracy table FOLDER ...     # what is known so far
 
-A FOLDER is what `thaw run` takes for data/; given splits are not used. A folder with groups is two
-sets: with groups apart, and split at random. `train` continues where it was stopped: every
-training is a line of benchmarks/results/accuracy.jsonl. `--arms`, `--seeds` and `--size` choose
-less, or more.
+A FOLDER has the layout of data/; its own splits are ignored. A folder with groups gives two sets:
+one keeps groups apart, one is split at random. `train` continues where it stopped: each training
+is a line of benchmarks/results/accuracy.jsonl. `--arms`, `--seeds` and `--size` choose what runs.
 
 **Sets** are those of `benchmarks.sizes`: at most 1,500 pictures at 80 px, a quarter of them test.
-`--size "25 %"` draws a quarter of the others for each seed anew, a fifth of them validation; up to
-300 pictures that are in neither judge. A set too small for that gives all its pictures, and its
+`--size "25 %"` draws a quarter of the others, anew for each seed, with a fifth for validation; up
+to 300 of the remaining pictures judge. A set too small for that gives all its pictures, and its
 validation pictures judge.
 
 **Arms** (ARMS) train 8 epochs from the same head, and the weights after the last one are judged,
 in float32. `growing` shows training pictures at 48, 64, then 80 px, a third of the epochs each.
-Seconds are CPU seconds of one thread: all of phase 2, with its validations and the making of what
-is kept.
+Seconds are CPU seconds of one thread for all of phase 2, validation and kept activations included.
 
 **Rule.** The change of an arm is its accuracy minus that of `plain`, over the same pictures and
 seeds of all sets, each picture with the same weight; its 95 % interval resamples whole groups. The
@@ -301,7 +299,7 @@ def by_set(tested: pd.DataFrame) -> pd.DataFrame:
     return means[others].sub(means["plain"], axis=0).assign(plain=means["plain"])
 
 
-def tell(sets: Sequence[DataSet], size: str) -> None:
+def show(sets: Sequence[DataSet], size: str) -> None:
     """Print the tables and what the rule says."""
     pd.set_option("display.width", 250)
     judged, tested = (verdicts(sets, size, part) for part in ("judges", "test"))
@@ -325,7 +323,7 @@ def main() -> None:
     config = settings.read(sizes.ROOT / "params.yaml")
     sets = sets_of(options.folders, config)
     if options.stage == "table":
-        tell(sets, options.size)
+        show(sets, options.size)
         return
     keys = todo(sets, options.size, options.arms, options.seeds)
     if keys:
@@ -334,7 +332,7 @@ def main() -> None:
         print(f"{len(keys)} trainings, about {sum(minutes.values()):.0f} minutes of one core: {arms}", flush=True)
     if options.stage == "train":
         run(sets, config, keys)
-        tell(sets, options.size)
+        show(sets, options.size)
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 
     python benchmarks/commands.py [--repeats 5]   # prints and writes results/commands.json
 
-The clone is of the last commit, with the DVC cache of this repository: its default run must be in
-there (`make run`). The Prefect server is up and kept, as `thaw ui` does.
+The clone is of the last commit and uses this repository's DVC cache, which must hold the default
+run (`make run`). The Prefect server stays up, as with `thaw ui`.
 """
 
 import argparse

@@ -6,10 +6,11 @@
 
 Random: 75/25, stratified, as in the paper. Grouped: the same shares, in blocks of 60 neighbouring
 rows, because cells of one module are neighbours. Each seed draws its own split. A cell is positive
-if its defect probability is above 0.5; the same networks are judged by > 0, and by the cells that
-the experts were sure of (0 or 1), too. What was tuned, on validation, is in TUNED. Writes
-benchmarks/results/elpv.json, where rows of the same settings stay; a bench that was stopped goes
-on where it was.
+if its defect probability is above 0.5. The same networks are also judged with the limit at 0, and
+on the cells that the experts were sure of (0 or 1). TUNED holds what was tuned, on validation.
+
+Writes benchmarks/results/elpv.json and keeps its rows of the same settings, so a bench that was
+stopped continues where it was.
 """
 
 import argparse
@@ -35,9 +36,9 @@ RUNS = ROOT / "benchmarks" / "runs" / "elpv"
 RESULTS = ROOT / "benchmarks" / "results" / "elpv.json"
 PHASES = ("prepare", "embed", "head", "unfreeze", "evaluate")
 # Chosen by validation loss, never on a test: resolution, label smoothing and moving average on the
-# default run's split. On a random split with seed 10 twelve epochs at 224 px (0.314) beat eight at
-# 300 px (0.316) and at 160 px (0.333); there ratios of 5 and 30 and mixup were tried too, and left
-# out. The last epoch is kept because few pictures are left to choose one by.
+# default run's split. On a random split with seed 10, twelve epochs at 224 px (0.314) beat eight at
+# 300 px (0.316) and at 160 px (0.333); ratios of 5 and 30 and mixup did not help there. The last
+# epoch is kept, because validation has too few pictures to choose one.
 TUNED = {
     "prepare.resolution": 224,
     "prepare.val": 0.075,

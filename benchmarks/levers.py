@@ -2,9 +2,9 @@
 
     python -m benchmarks.levers [--rounds 5] [--only evaluate]   # writes results/levers.json
 
-The default backbone and size, drawn pictures, batches of 16: what one core gets of a batch of 32.
-One thread, and CPU seconds, not those of the clock, so that neighbours on the machine disturb
-little. Three minutes.
+The default backbone and size, synthetic pictures, batches of 16: one core's half of a batch of 32.
+It measures CPU seconds of one thread, which other processes on the machine hardly disturb. Takes
+three minutes.
 """
 
 import argparse

@@ -1,10 +1,11 @@
-"""What thaw predict takes beside embed, and how much memory for few and many pictures.
+"""How fast thaw predict is against embed, and its memory for few and many pictures.
 
     python -m benchmarks.predict PACKAGE FOLDER [PAIRS]    # CPU time a picture and view, in pairs
     python -m benchmarks.predict --memory 1000 100000      # peak memory, one process a size
 
-Embed and predict see the same pictures of the folder in one view. Embed has them decoded; predict
-reads the files. For the memory a tiny network and a few pictures are drawn, and linked many times.
+Embed and predict see the same pictures of the folder in one view; embed gets them decoded, predict
+reads the files. Memory is measured with a tiny network and a few synthetic pictures, linked many
+times.
 """
 
 import os

@@ -3,9 +3,9 @@
     python -m benchmarks.promotions       # two minutes; prints the table of docs/operation.md
     python -m benchmarks.promotions --years 5
 
-Each week a new model is as good as the last ones but for luck, one in ten is worse by five points,
-and in one in ten a single class is worse by 20. All are judged on the same test pictures, as
-`thaw.statistics.promotion` judges them.
+Each week's model is as good as the last one up to chance. One in ten is worse by five points, and
+one in ten is worse by 20 points in a single class. `thaw.statistics.promotion` judges all of them
+on the same test pictures.
 """
 
 import argparse

@@ -3,16 +3,14 @@
     .venv/bin/python -m benchmarks.scale                       # 2,600, 26,000, 100,000 pictures
     .venv/bin/python -m benchmarks.scale --pictures 300 3000      # a first look
 
-Draws grey pictures of 64 x 64, runs the phases on them as DVC does, one child process each, all
-sizes in turn, and writes `benchmarks/results/scale.json` and `scale.png`. Pictures are read in
-both ways: kept decoded, and decoded on the fly. A run that was stopped goes on after the last
-finished child if it is started again.
+Draws grey pictures of 64 x 64, runs each phase on them in a child process as DVC does, all sizes in
+turn, and writes `benchmarks/results/scale.json` and `scale.png`. Pictures are read both ways: kept
+decoded, and decoded on the fly. A run that was stopped continues after the last finished child.
 
-Time per picture is what a phase takes for each picture beyond those of the smallest set,
-`--start`: what a process needs before its first picture is a constant, shown beside it. Where that
-time is less than ten times what starts differ by, it would be noise and is left out. Memory is the
-most that the process tree has resident, pages of memory maps included; `own` is the part of it
-that belongs to no file, which the kernel cannot drop.
+Time per picture is the time for the pictures beyond the smallest set (`--start`), so the constant
+start of a process does not count; the start is shown beside it. A time below ten times the spread
+of starts is noise and is left out. Memory is the peak resident memory of the process tree, memory
+maps included; `own` is the part that the kernel cannot drop, because no file backs it.
 """
 
 import argparse

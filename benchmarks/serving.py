@@ -4,9 +4,9 @@
     .venv/bin/python -m benchmarks.serving --model artifacts/package model-onnx/model.onnx
     .venv/bin/python -m benchmarks.serving --seconds 30 --clients 8
 
-A server and clients, a process each, on the same machine: each client asks again as soon as it has
-its answer. `steady` keeps one model; `changing` loads it anew under another name each second, as a
-promotion does. One line for each model and mode.
+Server and clients are processes on the same machine; a client asks again as soon as it has its
+answer. `steady` keeps one model; `changing` reloads it under another name each second, as a
+promotion does. Prints a line for each model and mode.
 """
 
 import argparse

@@ -5,37 +5,37 @@
     python -m benchmarks.sizes confirm FOLDER ... --candidates epochs steps-100   # five seeds
     python -m benchmarks.sizes tables FOLDER ...     # what is known so far
 
-A FOLDER is what `thaw run` takes for data/; given splits are not used. Each stage goes on where it
-was stopped: every finished training is a line of benchmarks/results/sizes.jsonl.
+A FOLDER has the layout of data/; its own splits are ignored. Each stage continues where it
+stopped: every finished training is a line of benchmarks/results/sizes.jsonl.
 
-**Sizes.** Of each set at most 1,500 pictures, at 80 px. A quarter is the test, whole groups, the
-same in every training. Half of the others are left out. From the other half 50 pictures are drawn,
-or 10 % or 25 % of both halves (no 10 % where these are fewer than 50); 100 % are both halves. What
-is drawn is then split: a fifth of it is validation, as in the default run. Each seed draws anew.
+**Sizes.** At most 1,500 pictures of each set, at 80 px. A quarter of them, in whole groups, is the
+test of every training. Half of the others are left out. From the other half 50 pictures are drawn,
+or 10 % or 25 % of both halves (no 10 % where these are fewer than 50); 100 % are both halves. A
+fifth of what is drawn is validation, as in the default run. Each seed draws anew.
 
 **Candidates** are trajectories (CANDIDATES) and what is kept of each (KEEP). One training gives
 all that may be kept. `batch-16` and `all-labels` are trained last, if there is time.
 
 **Figures.** Networks are judged on up to 300 of the pictures left out, at 100 % on validation, in
-one view. The score of a network is what it is better than the head alone, in points: the mean of
-its gains in accuracy and in AUC.
+one view. The score of a network is its gain over the head alone in points: the mean of its gains
+in accuracy and in AUC.
 
 **Rule.** A change is compared with what it changes: numbers of steps with `epochs`, other
 trajectories with `steps-100`, what is kept with `last` of the same trajectory. Its difference is
 averaged over seeds, then over sets and sizes. It is taken if that mean is above two of its
 standard errors over sets and sizes, and if no set is worse by more than a point. Of two numbers of
 steps the smaller one is taken, unless the larger one is better by more than one standard error.
-All that is taken is put together. It and `epochs` go to `confirm`, and it becomes the default
+All changes taken are combined. The combination and `epochs` go to `confirm`; it becomes the default
 unless it is worse there at 100 % by more than a point. The tables name the sets that got worse.
 
 **Added after seed 0 of `choose`, before `confirm`.** There was time for one seed (and for one set
 of 50 pictures of the next), and by the rule above nothing is taken. The best candidate was
-`slow-head`, which differs from `epochs` in two things, and the rule compares no such pair. So
+`slow-head`, which differs from `epochs` in two things; the rule compares no such pairs. So
 `confirm` compares the two on new seeds, 1 to 4. `slow-head` becomes the default if the same two
 conditions hold over all sizes, and at 100 % alone it is not worse by more than a point.
 
 **Added after seed 1 of `choose`.** By the rule `steps-300` is taken, so `confirm` compares it with
-`epochs`; of `slow-head` there are one or two seeds.
+`epochs`; `slow-head` has only one or two seeds.
 """
 
 import argparse

@@ -2,13 +2,12 @@
 
     python -m benchmarks.weeks FOLDER ... [--seeds 3]
 
-A FOLDER is what `thaw run` takes for data/; sets are thinned, split and decoded as
-`benchmarks.sizes` does. A tenth of the pictures is there in the first week, and another tenth
-arrives in each that follows; every fifth one is validation, and the test split stays. Both arms
-train each week with the settings of params.yaml on all that is there: a new head, then phase 2.
-The second arm starts with the backbone that it had at the end of the week before, as
-`backbone.weights: prod` does where every model is promoted. Each finished week is a line of
-benchmarks/results/weeks.jsonl; a run that was stopped goes on with the next seed.
+A FOLDER has the layout of data/; sets are thinned, split and decoded as in `benchmarks.sizes`. A
+tenth of the pictures is there in the first week, and another tenth arrives each week; every fifth
+one is validation, and the test split stays the same. Each week both arms train a new head, then
+phase 2, on all pictures so far, with the settings of params.yaml. The second arm starts from its
+backbone of the week before, like `backbone.weights: prod` if every model is promoted. Each week is
+a line of benchmarks/results/weeks.jsonl; a run that was stopped continues with the next seed.
 """
 
 import argparse

@@ -3,12 +3,13 @@
     python -m benchmarks.year FOLDER                          # 52 weeks of two minutes each
     python -m benchmarks.year FOLDER --weeks 12 --minutes 1   # if a core is free
 
-`thaw schedule` serves the cron; the clock is the real one. New pictures arrive each week, some
-broken, some twice, once of a new class. Settings change, each tenth week the server is killed,
-once the machine "reboots" (everything is killed and started again a week later), once somebody
-rolls back, for three weeks the DVC remote is away, and for four weeks a person has to approve the
-models. At the end the table of docs/operation.md, and whether every week has its true outcome in
-`thaw status`, all that arrived is kept, and nothing has grown that should not.
+`thaw schedule` serves the cron, by the real clock. New pictures arrive each week: some broken, some
+twice, once of a new class. Settings change, and the server is killed every tenth week. Once the
+machine "reboots": everything is killed, and started a week later. Once somebody rolls back. The DVC
+remote is away for three weeks, and for four weeks a person has to approve the models.
+
+At the end it prints the table of docs/operation.md, and checks that `thaw status` has the true
+outcome of every week, that no picture is lost, and that no file or folder grows without need.
 """
 
 import argparse

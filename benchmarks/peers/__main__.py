@@ -6,16 +6,17 @@
     make bench ARGS="--tune --pictures 600"          # a learning rate for each peer
     make bench ARGS="--only plain --only thaw"
 
-Every run is a process of its own, alone on the machine; each repeat runs every contestant once,
-one after the other. Most of these runs are samples: one epoch of each phase, from which the
-seconds of all are computed. Those of `thaw run` and those that keep the outputs of frozen blocks
-train all epochs. At the end what trains both phases trains all epochs once, for accuracy, AUC, and
-accuracy over time. The tables and the ratios are printed and written to
-`benchmarks/results/peers.json`, `peers.png` and `peers-time.png`. Before it begins, the bench says
-how long it will take. Rows lie in `benchmarks/runs/` as they come, and a bench that was stopped
-continues from there; one with other settings, code or pictures begins anew. `--tune` trains each
-peer with all epochs at up to five multiples of its learning rate and writes the best one on
-validation to `benchmarks/results/rates.json`, which later benches use.
+Every run is a process alone on the machine; a repeat runs every contestant once, in turn. Most
+runs are samples: one epoch of each phase, from which the time of all epochs is computed. `thaw run`
+and the contestants that keep the outputs of frozen blocks train all epochs. At the end, every
+contestant that trains both phases trains all epochs once, for accuracy, AUC, and accuracy over
+time. Tables and ratios are printed, and written to `benchmarks/results/peers.json`, `peers.png` and
+`peers-time.png`.
+
+The bench first says how long it will take. Rows are kept in `benchmarks/runs/`, and a bench that
+was stopped continues from there; with other settings, code or pictures it starts anew. `--tune`
+trains each peer at up to five multiples of its learning rate and writes the best one on validation
+to `benchmarks/results/rates.json`, which later benches use.
 """
 
 import argparse
