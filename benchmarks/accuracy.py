@@ -63,7 +63,7 @@ from thaw.statistics import intervals
 RESULTS = sizes.ROOT / "benchmarks" / "results" / "accuracy.jsonl"
 KEPT = sizes.ROOT / "benchmarks" / "runs" / "accuracy"
 EPOCHS = 8
-FEWEST = 800  # pictures beside the test; of a set with fewer all are drawn
+FEWEST = 800  # pictures outside the test; a smaller set gives all
 GROWING = (48, 64, sizes.RESOLUTION)
 
 
@@ -90,7 +90,7 @@ HEAD = "head only"
 
 
 class Key(NamedTuple):
-    """What names a training."""
+    """The name of a training."""
 
     set: str
     size: str
@@ -107,7 +107,7 @@ def sets_of(folders: Sequence[Path], config: settings.Settings) -> list[DataSet]
 
 
 def both_ways(data: DataSet) -> Iterator[DataSet]:
-    """The set, and if it has groups the same pictures split without regard to them."""
+    """The set, and if it has groups, the same pictures split at random."""
     yield data
     if (data.rows["group"] != "").any():
         rows = data.rows.drop(columns="split").assign(group="")
@@ -116,12 +116,12 @@ def both_ways(data: DataSet) -> Iterator[DataSet]:
 
 
 def size_of(data: DataSet, size: str) -> str:
-    """The size that is drawn: all, if the set is small."""
+    """The size to draw: all of the set, if it is small."""
     return size if (data.rows["split"] != "test").sum() >= FEWEST else "100 %"
 
 
 class Growing(Pictures):
-    """Pictures of which those to train on are shown at a side that changes."""
+    """Pictures whose training ones are shown at a side that grows."""
 
     def __init__(self, pictures: Pictures, train: Rows) -> None:
         super().__init__(pictures.files, pictures.shape, pictures.decoded, pictures.workers)
@@ -193,7 +193,7 @@ def run(sets: Sequence[DataSet], config: settings.Settings, keys: Sequence[Key])
 
 
 def rows_of(data: DataSet, drawn: Draw, part: str) -> Rows:
-    """Those of the test, or those that judge."""
+    """The rows of the test, or those that judge."""
     return drawn.judges if part == "judges" else np.array(data.rows.index[data.rows["split"] == "test"], np.int64)
 
 
@@ -204,18 +204,18 @@ def known() -> dict[Key, dict[str, Any]]:
 
 
 def todo(sets: Sequence[DataSet], size: str, arms: Sequence[str], seeds: int) -> list[Key]:
-    """What is missing, in its order: all arms of a set together, all sets before the next seed."""
+    """Missing trainings in order: all arms of a set together, all sets before the next seed."""
     keys, done = product(range(seeds), sets, arms), known()
     all_keys = (Key(data.name, size_of(data, size), seed, arm) for seed, data, arm in keys)
     return [key for key in all_keys if key not in done]
 
 
 def plan(sets: Sequence[DataSet], config: settings.Settings, keys: Sequence[Key]) -> dict[str, float]:
-    """The CPU minutes that these trainings will take, by arm, from trainings of a few pictures."""
+    """The CPU minutes that these trainings will take, by arm, timed on a few pictures."""
     by_name, data = {data_set.name: data_set for data_set in sets}, sets[0]
     rows = np.array(data.rows.index[data.rows["split"] != "test"], np.int64)
     few = Cell(data, "", 0, Draw(rows[:64], rows[64:80], rows[:1]), sizes.network(data, config, 0).head.state_dict())
-    train(few, config, ARMS["plain"])  # so that memory is there
+    train(few, config, ARMS["plain"])  # warms up
     of_arm = {arm: train(few, config, ARMS[arm])[1] / 80 for arm in {key.arm for key in keys} & {*ARMS}}
     began = time.process_time()
     predict(sizes.network(data, config, 0), data.pictures, rows[:64], data.normalise, 1, 64)
@@ -259,7 +259,7 @@ def changes(table: pd.DataFrame, arm: str, seeds_too: bool) -> dict[str, float |
     """An arm's accuracy minus plain's, in points; the interval covers pictures and seeds."""
     by_arm = table.pivot(index=["set", "path", "group", "seed"], columns="arm", values="right")
     change = (by_arm[arm] - by_arm["plain"]).dropna()
-    if seeds_too:  # those that every picture has
+    if seeds_too:  # seeds that every picture has
         wide = change.unstack("seed").dropna(axis="columns")
         groups, values = wide.index.get_level_values("group"), wide.to_numpy()
     else:
@@ -285,7 +285,7 @@ def summary(judged: pd.DataFrame, tested: pd.DataFrame) -> pd.DataFrame:
 
 
 def recommended(table: pd.DataFrame) -> str | None:
-    """The fastest arm that the judging pictures let pass."""
+    """The fastest arm that passes on the judging pictures."""
     passed = table[(table["judges low"] > -1) & (table["arm"] != HEAD)]
     return None if passed.empty else str(passed.loc[passed["times as fast"].idxmax(), "arm"])
 
@@ -300,7 +300,7 @@ def by_set(tested: pd.DataFrame) -> pd.DataFrame:
 
 
 def show(sets: Sequence[DataSet], size: str) -> None:
-    """Print the tables and what the rule says."""
+    """Print the tables and the rule's recommendation."""
     pd.set_option("display.width", 250)
     judged, tested = (verdicts(sets, size, part) for part in ("judges", "test"))
     table = summary(judged, tested)

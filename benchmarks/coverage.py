@@ -89,7 +89,7 @@ def _bootstrap(random: np.random.Generator, changes: Numbers, sizes: Codes, code
 
 
 def _recall(share: float, alike: float) -> Callable[..., Draw]:
-    """The share of positives found, of which a group has five."""
+    """The share of positives found; each group has five positives."""
 
     def draw(random: np.random.Generator, groups: int) -> Draw:
         odds = (1 - alike) / alike if alike else 0.0

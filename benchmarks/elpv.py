@@ -37,8 +37,8 @@ RESULTS = ROOT / "benchmarks" / "results" / "elpv.json"
 PHASES = ("prepare", "embed", "head", "unfreeze", "evaluate")
 # Chosen by validation loss, never on a test: resolution, label smoothing and moving average on the
 # default run's split. On a random split with seed 10, twelve epochs at 224 px (0.314) beat eight at
-# 300 px (0.316) and at 160 px (0.333); ratios of 5 and 30 and mixup did not help there. The last
-# epoch is kept, because validation has too few pictures to choose one.
+# 300 px (0.316) and at 160 px (0.333); ratios of 5 and 30 and mixup were tried there too, and not
+# taken. The last epoch is kept, because validation has too few pictures to choose one.
 TUNED = {
     "prepare.resolution": 224,
     "prepare.val": 0.075,
@@ -52,7 +52,7 @@ PUBLISHED = {"SVM": {"accuracy": 0.8244}, "VGG19, 143 M parameters": {"accuracy"
 
 
 def main() -> None:
-    """Run what is missing, then tell."""
+    """Run what is missing, then print the summary."""
     parser = argparse.ArgumentParser(
         usage='make bench-elpv ARGS="[options]"',
         description=__doc__,
@@ -87,7 +87,7 @@ def earlier(changes: list[str]) -> list[dict[str, Any]]:
 
 
 def write(changes: list[str], rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Write all that is known; the summary."""
+    """Write all rows so far; returns the summary."""
     summary = summed_up(pd.DataFrame(rows))
     values = {"settings": changes, "published": PUBLISHED, "summary": summary, "rows": rows}
     RESULTS.parent.mkdir(parents=True, exist_ok=True)
@@ -123,7 +123,7 @@ def measured(backbone: str, split: str, seed: int, changes: list[str]) -> list[d
 
 
 def judged(folder: Path, backbone: str, split: str, seed: int) -> list[dict[str, Any]]:
-    """A row for each protocol, of the fine-tuned network and of head only."""
+    """A row for each protocol and network."""
     predictions = pd.read_csv(folder / "artifacts/evaluate/predictions.csv")
     target = predictions["path"].map(pd.read_csv(ROOT / "data" / "labels.csv").set_index("path")["target"])
     protocols = {

@@ -69,7 +69,7 @@ def main(rounds: int, only: str) -> None:
 
 
 def pair_of(work: Callable[..., Work], arguments: dict[str, Any], **lever: Any) -> Callable[[], tuple[Work, Work]]:
-    """Makes the same work without and with a lever."""
+    """The same work without and with a lever."""
     return lambda: (work(**arguments), work(**arguments, **lever))
 
 
@@ -91,7 +91,7 @@ def looks_at_both(last: int) -> tuple[Work, Work]:
 
 
 def looks(mixed: bool = False) -> Work:
-    """A network looks at one batch."""
+    """A network predicts one batch."""
     model, batch = network(), pictures(BATCH)
     quicken(model, mixed)
 
@@ -125,7 +125,7 @@ def learns(
 
 
 def network() -> Classifier:
-    """A copy of it."""
+    """A copy of the network."""
     return copy.deepcopy(_network())
 
 
@@ -144,7 +144,7 @@ def pictures(count: int, side: int = SIZE) -> Tensor:
 
 
 def seconds_of(work: Work) -> float:
-    """The CPU seconds that it takes twice."""
+    """The CPU seconds of doing the work twice."""
     began = time.process_time()
     work()
     work()

@@ -33,7 +33,7 @@ COUNT = 256
 
 
 def processor_time(work: Callable[[], object]) -> float:
-    """Seconds of all cores that the work takes."""
+    """The CPU seconds of the work, on all cores."""
     started = time.process_time()
     with redirect_stdout(StringIO()):
         work()
@@ -70,7 +70,7 @@ def main(package: str, folder: str, pairs: int = 5) -> None:
 
 
 def memory(counts: list[int]) -> None:
-    """The peak memory of `thaw predict` with as many pictures each."""
+    """The peak memory of `thaw predict` for each number of pictures."""
     sys.path.insert(0, str(ROOT / "tests/support"))
     from packages import make
 

@@ -22,7 +22,7 @@ from thaw.statistics.promotion import Limits, decide
 
 WEEKS = 52
 FIRST, LUCK = 0.90, 0.008  # accuracy of the first model; standard deviation over seeds and data
-ALIKE = 0.9  # correlation of what is hard for two models
+ALIKE = 0.9  # correlation of the difficulties of a picture for two models
 
 
 class Rule(NamedTuple):
@@ -94,7 +94,7 @@ def year(random: np.random.Generator, classes: int, pictures: int, trend: float,
     hard = random.normal(size=pictures)
     ask = lambda accuracies: _answers(random, hard, labels, classes, accuracies)  # noqa: E731
     truth = np.full(classes, FIRST)
-    line = [(truth, ask(truth))]  # the versions that were in use
+    line = [(truth, ask(truth))]  # versions that came into use
     worse = promoted = good = refused = 0
     for week in range(WEEKS):
         new = np.full(classes, FIRST + trend * week / WEEKS + random.normal(0, LUCK))

@@ -124,7 +124,7 @@ def _memory(process: int) -> dict[str, float]:
 
 
 def run(folder: Path, counts: list[int], start: int, repeats: int) -> pd.DataFrame:
-    """One row for each child; those that a stopped run left are not run again."""
+    """A row for each child process; rows of a stopped run are not run again."""
     kept = folder / "rows.jsonl"
     rows = [json.loads(line) for line in kept.read_text().splitlines()] if kept.is_file() else []
     done = {(row["pictures"], row["repeat"], row["way"], row["phase"]) for row in rows}
@@ -151,7 +151,7 @@ def run(folder: Path, counts: list[int], start: int, repeats: int) -> pd.DataFra
 def summary(rows: pd.DataFrame, start: int) -> list[dict[str, Any]]:
     """By way and phase: start, time per picture and memory at each size, extrapolated to a million.
 
-    The million is a straight line through the two largest sets.
+    The extrapolation is a straight line through the two largest sets.
     """
     summaries = []
     together = rows.groupby(["way", "pictures", "repeat"], sort=False, as_index=False).agg(
@@ -206,7 +206,7 @@ def table(summaries: list[dict[str, Any]]) -> str:
 
 
 def plot(summaries: list[dict[str, Any]], file: Path) -> None:
-    """Time per picture and memory against the number of pictures, dotted on to a million."""
+    """Time per picture and memory against the number of pictures, dotted up to a million."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 4.2), layout="constrained")
@@ -232,7 +232,7 @@ def plot(summaries: list[dict[str, Any]], file: Path) -> None:
 
 
 def main() -> None:
-    """Draw, run, and write what was found."""
+    """Draw, run, and write the results."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--pictures", type=int, nargs="+", default=[2600, 26_000, 100_000])
     parser.add_argument("--start", type=int, default=260, help="pictures of the set that tells what a start takes")

@@ -174,7 +174,7 @@ def load(folder: Path, config: settings.Settings) -> DataSet:
 
 
 def sizes_of(data: DataSet) -> list[str]:
-    """The sizes that the set has."""
+    """The sizes that this set is large enough for."""
     pool = (data.rows["split"] != "test").sum()
     return [size for size, share in SIZES.items() if share * (1 if isinstance(share, int) else pool) >= 50]
 
@@ -247,7 +247,7 @@ class Watch:
         self.seen = 0
 
     def __call__(self, epoch: int) -> None:
-        """Called with the number of the epoch that is about to begin, with 1 twice."""
+        """Called with the number of the next epoch; twice with 1."""
         if epoch == self.seen:
             return
         self.seen = epoch
@@ -276,7 +276,7 @@ def copied(model: torch.nn.Module) -> Weights:
 def train(
     cell: Cell, config: settings.Settings, candidate: Candidate
 ) -> tuple[Classifier, dict[str, Weights], dict[str, Any]]:
-    """One trajectory: the network, the weights by what is kept, and the epochs that they are of."""
+    """Train one trajectory; returns the network, the weights by `keep`, and their epochs."""
     data, drawn = cell.data, cell.draw
     model = network(data, config, cell.seed)
     if candidate.phase_1:
@@ -301,7 +301,7 @@ def train(
         averaged = fine_tune(model, training_data, fine_tuning, Objective(cross_entropy(), VAL_LOSS), watch).weights
     watch(epochs + 1)
     kept, at = {"last": copied(model), "ema": averaged}, {"epochs": epochs}
-    if not candidate.all_labels:  # its validation pictures have been trained on
+    if not candidate.all_labels:  # it trains on the validation pictures too
         kept |= {name: weights for name, (_, _, weights) in watch.best.items()}
         at |= {name: epoch for name, (_, epoch, _) in watch.best.items()}
     return model, kept, at
@@ -343,7 +343,7 @@ class Key(NamedTuple):
 
 
 def known(kind: str) -> dict[Key, dict[str, Any]]:
-    """The rows so far of a kind: `judged` by pictures left out, or `tested`."""
+    """The rows so far: `judged` on pictures left out, or `tested`."""
     if not RESULTS.is_file():
         return {}
     rows = [json.loads(line) for line in RESULTS.read_text(encoding="utf-8").splitlines()]
@@ -357,7 +357,7 @@ def write(kind: str, key: Key, row: dict[str, Any]) -> None:
 
 
 def todo(sets: Sequence[DataSet], stage: str, names: Sequence[str]) -> list[Key]:
-    """The trainings of a stage in their order: every seed of all sets before the next one."""
+    """The trainings of a stage in order: a seed of all sets before the next seed."""
     sizes, seeds = (SMALL, range(2)) if stage == "choose" else (tuple(SIZES), range(5))
     done = known("judged") if stage == "choose" else known("tested")
     keys: list[Key] = []
@@ -369,7 +369,7 @@ def todo(sets: Sequence[DataSet], stage: str, names: Sequence[str]) -> list[Key]
 
 
 def run(sets: Sequence[DataSet], config: settings.Settings, stage: str, names: Sequence[str]) -> None:
-    """Train and judge what is missing; in `confirm` look at the test too."""
+    """Train and judge what is missing; `confirm` also measures on the test."""
     by_name, cell, start = {data.name: data for data in sets}, None, time.perf_counter()
     keys = todo(sets, stage, names)
     for number, key in enumerate(keys, 1):
@@ -460,7 +460,7 @@ def compared(table: pd.DataFrame, one: tuple[str, str], other: tuple[str, str]) 
 
 
 def choice(table: pd.DataFrame) -> pd.DataFrame:
-    """Every comparison that the rule names, over the small sizes."""
+    """All comparisons of the rule, over the small sizes."""
     table = table[table["size"].isin(SMALL)]
     names = [name for name in CANDIDATES if name in set(table["candidate"])]
     rows = []

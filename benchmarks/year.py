@@ -144,7 +144,7 @@ def run_weeks(root: Path, weeks: int, minutes: int) -> list[dict[str, Any]]:
                 served = _serve(root)
                 events.append("started again")
             if week == ROLLBACK_IN:
-                with suppress(RuntimeError):  # no other version was in use before
+                with suppress(RuntimeError):  # no earlier version to go back to
                     _thaw(root, "rollback")
                     events.append("rolled back")
             if week % 8 == 5:
@@ -182,7 +182,7 @@ def run_weeks(root: Path, weeks: int, minutes: int) -> list[dict[str, Any]]:
 
 
 def _answer(root: Path, answer: str) -> str:
-    """Answer the version that waits for a person; what came of it."""
+    """Answer for the version that waits for a person; returns the outcome."""
     waiting = [row["name"] for row in json.loads(_thaw(root, "models", "--json")) if row["standing"] == "waiting"]
     if not waiting:
         return "nothing waits for an answer"
@@ -234,7 +234,7 @@ def _serve(root: Path, cron: str | None = None) -> "subprocess.Popen[bytes]":
     options = ["--cron", cron, "--timezone", "UTC"] if cron else []
     file = root.parent / "schedule.log"
     with file.open("ab") as log:
-        before = file.stat().st_size  # what an earlier one printed
+        before = file.stat().st_size  # output of an earlier schedule
         command = [sys.executable, "-m", "thaw", "schedule", *options]
         served = subprocess.Popen(command, cwd=root, env=_environment(), stdout=log, stderr=log)
     while b"Serving" not in file.read_bytes()[before:]:
@@ -245,7 +245,7 @@ def _serve(root: Path, cron: str | None = None) -> "subprocess.Popen[bytes]":
 
 
 def _kill_all(served: "subprocess.Popen[bytes]") -> None:
-    """What a power cut does: the schedule, its server, and whatever they started."""
+    """Kill the schedule, its server and their children, as a power cut does."""
     for process in [*psutil.Process(served.pid).children(recursive=True), psutil.Process(served.pid)]:
         with suppress(psutil.NoSuchProcess):  # it has ended by itself
             process.kill()
@@ -284,7 +284,7 @@ def _command_of(process: Any) -> list[str]:
 def _megabytes(folder: Path) -> float:
     size = 0
     for file in folder.rglob("*"):
-        with suppress(FileNotFoundError):  # a run or the server has deleted it meanwhile
+        with suppress(FileNotFoundError):  # deleted meanwhile by a run or the server
             size += file.lstat().st_size if file.is_file() else 0
     return round(size / 1e6, 1)
 

@@ -51,10 +51,10 @@ ROOT = Path(__file__).resolve().parents[2]
 RUNS = ROOT / "benchmarks" / "runs"
 EARLIER = "benchmarks/results/peers.json"
 RATES = ROOT / "benchmarks" / "results" / "rates.json"
-# In the order of a repeat: what is compared stands together.
+# In the order of a repeat: what is compared runs side by side.
 # these start from phase 1 of plain or thaw
 FROM_PHASE_1 = ("plain-last", "thaw-last", "thaw-last-quick", "thaw-all-quick")
-WHOLE_RUNS = ("thaw-quick", "thaw-last-quick", "run", "run-quick")  # in repeats too
+WHOLE_RUNS = ("thaw-quick", "thaw-last-quick", "run", "run-quick")  # all epochs in repeats too
 CONTESTANTS = (
     "plain", "thaw", "thaw-quick", "bare", *FROM_PHASE_1, *results.FRAMEWORKS, "run", "run-quick",
 )  # fmt: skip
@@ -63,7 +63,7 @@ LEARNERS = ("thaw", "thaw-quick", *PEERS)  # of both phases
 OF_ALL = ("params.yaml", "thaw", "tasks", "benchmarks/peers")
 # learning rates tried for a peer: at most 5, each 3 times the one before
 TRIALS, STEP = 5, 3.0
-START = 15  # seconds of a run, about, that do not grow with the pictures
+START = 15  # seconds of a run, roughly, that do not depend on the number of pictures
 PACKAGES = ("torch", "torchvision", "fastai", "lightning", "transformers", "accelerate")
 NOTES = (
     "all contestants train on the hard labels, from the same weights, on the same split, on the CPU",
@@ -125,7 +125,7 @@ def minutes_of(jobs: Sequence[tuple[int, str]], protocol: dict[str, Any]) -> flo
     for row in earlier["rows"]:
         seconds_of.setdefault((row["repeat"] == results.WHOLE, row["contestant"]), []).append(row["seconds"])
     scale = protocol["pictures"] / past["pictures"] * (protocol["size"] / past["size"]) ** 2
-    slowest = seconds_of[True, "thaw"]  # of what the earlier bench did not have
+    slowest = seconds_of[True, "thaw"]  # stands in for contestants that the earlier bench lacks
     estimates = (median(seconds_of.get((repeat == results.WHOLE, name), slowest)) for repeat, name in jobs)
     return sum(START + max(0.0, seconds - START) * scale for seconds in estimates) / 60
 
@@ -137,7 +137,7 @@ def tuned(contestant: str) -> float:
 
 
 def tune(peers: Sequence[str], contest: Contest, protocol: dict[str, Any]) -> None:
-    """Find the best rate of each peer, and write it down with all trials."""
+    """Find the best rate of each peer, and write it with all trials."""
     minutes = minutes_of([(results.WHOLE, name) for name in peers], protocol)
     print(f"at most {TRIALS} trials of each of {len(peers)} peers, {minutes:.0f} minutes if each took one", flush=True)
     for name in peers:
@@ -198,14 +198,14 @@ def prepare(size: int, head_epochs: int, epochs: int, pictures: int | None) -> C
         settings.override([f"prepare.resolution={size}", f"prepare.positive={positive}"], workspace / "params.yaml")
         environment = os.environ | {"PYTHONPATH": str(ROOT)}
         if subprocess.run([sys.executable, "-m", "tasks.prepare"], cwd=workspace, env=environment).returncode:
-            sys.exit(2)  # it has said why
+            sys.exit(2)  # it has printed why
         drawn = pd.read_csv(workspace / "artifacts/prepare/manifest.csv", keep_default_na=False)
         drawn[["path", "split"]].to_csv(splits, index=False)
     return contest
 
 
 def key_of(purpose: str, *sources: str) -> str:
-    """Stands for one state of sources, which are files and folders, and what they were used for."""
+    """A hash of sources (files and folders) and of what they are used for."""
     key = hashlib.sha256(purpose.encode())
     for source in sources:
         path = ROOT / source
@@ -215,12 +215,12 @@ def key_of(purpose: str, *sources: str) -> str:
 
 
 def folder_of(contestant: str, repeat: int, contest: Contest, rate: float) -> Path:
-    """Where a run lies, beside the workspace."""
+    """The folder of a run, beside the workspace."""
     return Path(contest.workspace).parent / f"{repeat}-{contestant}{'' if rate == 1 else f'-{rate:.3g}'}"
 
 
 def run(contestant: str, repeat: int, contest: Contest, rate: float = 1.0) -> dict[str, Any]:
-    """The row of one run: that of an earlier one if there is one, else made now."""
+    """The row of a run: from its file if it is there, else from running it now."""
     folder = folder_of(contestant, repeat, contest, rate)
     file = folder / "row.json"
     if file.is_file():
@@ -238,7 +238,7 @@ def run(contestant: str, repeat: int, contest: Contest, rate: float = 1.0) -> di
     if repeat != results.WHOLE and contestant not in WHOLE_RUNS:
         contest = replace(contest, head_epochs=min(1, contest.head_epochs), epochs=1)
     row = {"contestant": contestant, "repeat": repeat} | watch(name, contest)
-    file.write_text(json.dumps(row))  # last: it says that the run is complete
+    file.write_text(json.dumps(row))  # written last: it marks the run as complete
     return row
 
 
@@ -279,7 +279,7 @@ def _measure(child: psutil.Process, peak: list[int], done: threading.Event) -> N
     """Twice a second, the memory of a process tree; a page that processes share counts once."""
     while not done.wait(0.5):
         total = 0
-        with suppress(psutil.Error):  # one has ended since
+        with suppress(psutil.Error):  # a process has ended meanwhile
             for process in [child, *child.children(recursive=True)]:
                 memory = process.memory_full_info()
                 total += getattr(memory, "pss", memory.rss)
@@ -287,7 +287,7 @@ def _measure(child: psutil.Process, peak: list[int], done: threading.Event) -> N
 
 
 def add_scores(rows: list[dict[str, Any]], contest: Contest) -> list[dict[str, Any]]:
-    """The rows, those of all epochs with accuracy and AUC."""
+    """The rows; runs of all epochs also get accuracy and AUC."""
     folder = Path(contest.workspace, "artifacts/prepare")
     pictures = pd.read_csv(folder / "manifest.csv", keep_default_na=False)
     test = pictures[pictures["split"] == "test"]
@@ -305,7 +305,7 @@ def add_scores(rows: list[dict[str, Any]], contest: Contest) -> list[dict[str, A
 
 
 def protocol_of(contest: Contest) -> dict[str, Any]:
-    """How it was measured."""
+    """The settings of the bench."""
     pictures = pd.read_csv(Path(contest.workspace, "artifacts/prepare/manifest.csv"))
     return {
         "pictures": len(pictures),
@@ -324,7 +324,7 @@ def protocol_of(contest: Contest) -> dict[str, Any]:
 
 
 def machine() -> dict[str, Any]:
-    """Where it was measured."""
+    """The machine and its packages."""
     cpu = Path("/proc/cpuinfo")
     names = [line for line in cpu.read_text().splitlines() if line.startswith("model name")] if cpu.is_file() else []
     return {

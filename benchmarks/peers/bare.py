@@ -28,7 +28,7 @@ BATCHES = 10
 
 
 def main(contest: Contest) -> None:
-    """Each of thaw's loops in turn with its bare one, on the first training pictures."""
+    """Time each of thaw's loops in turn with its bare loop, on the first training pictures."""
     config = settings.read(Path(contest.workspace, "params.yaml"))
     device = networks.use_resources(config)
     data = networks.dataset(config, "train", "val")
@@ -54,7 +54,7 @@ def main(contest: Contest) -> None:
     ))  # fmt: skip
 
     rows = data.split("train")[: BATCHES * BATCH_SIZE]
-    # fine_tune validates twice; on one picture that takes no time to speak of
+    # fine_tune validates twice; with one picture that costs next to nothing
     val_rows = data.split("val")[:1]
     fine_tuning = FineTuning(
         seed=contest.seed,
@@ -103,7 +103,7 @@ def random_pictures(count: int, size: int) -> torch.Tensor:
 
 
 def seconds_of(work: Callable[[], object]) -> float:
-    """How long it takes once."""
+    """The seconds of doing the work once."""
     began = time.perf_counter()
     work()
     return time.perf_counter() - began

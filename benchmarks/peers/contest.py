@@ -15,8 +15,8 @@ from pathlib import Path
 BATCH_SIZE = 32
 WORKERS = 2
 LAST_BLOCKS = 4
-# What thaw's own settings add in the contestants that have levers. The first is what
-# `benchmarks.accuracy` recommends.
+# Settings of the contestants with levers. The first are those that `benchmarks.accuracy`
+# recommends.
 LEVERS: dict[str, dict[str, object]] = {
     "thaw-quick": {"unfreeze.blocks": 12, "unfreeze.draws": 4, "unfreeze.precision": "bfloat16"},
     "thaw-all-quick": {"unfreeze.blocks": "all", "unfreeze.precision": "bfloat16"},
@@ -30,14 +30,14 @@ class Contest:
     """One run of one contestant."""
 
     workspace: str  # holds data/ and artifacts/prepare/manifest.csv, the split that all share
-    out: str  # the folder for what this run leaves
+    out: str  # the folder for the results of this run
     size: int
     seed: int
     head_epochs: int
     epochs: int
     # `out` of another run: train only phase 2 of the last blocks, from its phase 1
     before: str | None = None
-    rate: float = 1.0  # of a peer: its learning rate is so many times the usual one
+    rate: float = 1.0  # of a peer: a multiple of its learning rate
     levers: dict[str, object] = field(default_factory=dict)  # of thaw: settings
 
 

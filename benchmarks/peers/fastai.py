@@ -45,7 +45,7 @@ def main(contest: Contest) -> None:
     lap = laps(contest)
 
     class Laps(Callback):
-        order = Recorder.order + 1  # it has the accuracy then
+        order = Recorder.order + 1  # after the recorder has the accuracy
 
         def after_epoch(self) -> None:
             lap(self.recorder.values[-1][-1])

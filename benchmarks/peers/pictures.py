@@ -30,13 +30,13 @@ def statistics(contest: Contest) -> tuple[list[float], list[float]]:
 
 
 def rows_of(contest: Contest, *splits: str) -> pd.DataFrame:
-    """The manifest's rows of the named splits: path from data/ on, label, split."""
+    """The manifest's rows of the named splits: path relative to data/, label, split."""
     rows = pd.read_csv(Path(contest.workspace, "artifacts/prepare/manifest.csv"), keep_default_na=False)
     return rows[rows["split"].isin(splits)].reset_index(drop=True)
 
 
 def network(contest: Contest) -> Classifier:
-    """The pretrained backbone with a new head; for one seed the same that thaw begins with."""
+    """The pretrained backbone with a new head; for a given seed the one that thaw starts with."""
     torch.manual_seed(contest.seed)
     return create(*BACKBONE, len(classes_of(contest)))
 

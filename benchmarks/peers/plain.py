@@ -49,7 +49,7 @@ def fit(
     epochs: int,
     lap: Callable[[float], None],
 ) -> None:
-    """Train, look at validation after each epoch, and end with the weights of the best one."""
+    """Train, validate after each epoch, and load the weights of the best epoch."""
     criterion = nn.CrossEntropyLoss()
     best, best_accuracy = model.state_dict(), 0.0
     for epoch in range(epochs):

@@ -1,8 +1,8 @@
-"""What the rows of all runs say: figures, ratios, scores, a table and a plot.
+"""Figures, ratios, scores, tables and plots from the rows of all runs.
 
-A row is what one run took: contestant, repeat, seconds and peak_gb of its processes, and `told`,
-the lists of what it printed. It is a sample of one epoch of each phase, completed at the pace of
-that epoch, or of repeat 0: all epochs, for accuracy.
+A row is one run: contestant, repeat, seconds and peak_gb of its processes, and `told`, the values
+that it printed, by name. It is a sample of one epoch of each phase, extrapolated to all epochs, or
+(repeat 0) a run of all epochs, for accuracy.
 """
 
 from collections.abc import Callable, Sequence
@@ -32,8 +32,7 @@ NAMES = {
     "thaw-last": "thaw, last blocks",
     "thaw-last-quick": "thaw, last blocks, with levers",
 }
-# Learning rates of phase 1; of phase 2: those of tutorials and defaults. `--tune` finds multiples
-# of them.
+# Learning rates of phase 1; phase 2, from tutorials and defaults. `--tune` finds multiples of them.
 RATES = {
     "plain": "1e-3; 1e-5",
     "fastai": "2e-3; backbone 1e-5, head 1e-3",
@@ -46,8 +45,8 @@ RATES = {
     "thaw-last": "params.yaml",
     "thaw-last-quick": "params.yaml",
 }
-# All say how many times as fast thaw is: the other's seconds over thaw's, or thaw's rate over the
-# bare loop's.
+# How many times as fast thaw is: the peer's seconds over thaw's, or thaw's rate over the bare
+# loop's.
 RATIOS: dict[str, Callable[[dict[str, Any]], float]] = {
     "phase1_vs_plain": lambda at: at["plain"]["phase1"] / at["thaw"]["phase1"],
     "phase2_vs_plain": lambda at: at["plain"]["epoch"] / at["thaw"]["epoch"],
@@ -101,7 +100,7 @@ def figures(row: dict[str, Any], head_epochs: int, epochs: int) -> dict[str, flo
 def ratios(rows: Sequence[dict[str, Any]], head_epochs: int, epochs: int) -> dict[str, dict[str, float]]:
     """Median, minimum and maximum of each ratio over the repeats, each taken within one repeat.
 
-    Left out is a ratio whose contestants did not all run.
+    A ratio is left out if one of its contestants did not run.
     """
     by_name: dict[str, list[float]] = {name: [] for name in RATIOS}
     for repeat in sorted({row["repeat"] for row in rows} - {WHOLE}):
@@ -196,7 +195,7 @@ def reached(rows: Sequence[dict[str, Any]]) -> dict[str, float | None]:
 
 
 def time_table(rows: Sequence[dict[str, Any]]) -> str:
-    """When each reached that, and its best, as Markdown; empty without runs of all epochs."""
+    """When each contestant reached it, and its best, as Markdown; empty without whole runs."""
     lines = ["| | reaches plain's last epoch after | best on validation |", "|---|---:|---:|"]
     curves = over_time(rows)
     for name, at in reached(rows).items():

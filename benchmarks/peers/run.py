@@ -1,7 +1,7 @@
 """`thaw run` as `make run` calls it: a new project with the shared pictures, and its server.
 
-The commands are those of `.venv`, where Prefect and DVC are; evaluate runs once more, alone, to be
-timed. The project lies in a temporary folder, because none may lie in another.
+It uses the commands of `.venv`, which has Prefect and DVC. evaluate runs once more, alone, to be
+timed. The project is in a temporary folder, because projects cannot be nested.
 """
 
 import os
@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def main(contest: Contest) -> None:
-    """What both commands took."""
+    """Print the seconds of both commands."""
     changes = {"seed": contest.seed, "prepare.resolution": contest.size, "unfreeze.epochs": contest.epochs}
     settings = [f"--set={key}={value}" for key, value in (changes | contest.levers).items()]
     with tempfile.TemporaryDirectory(prefix="thaw-bench-") as folder:
@@ -29,7 +29,7 @@ def main(contest: Contest) -> None:
 
 
 def seconds_of(folder: Path, *arguments: str) -> float:
-    """Call thaw in a folder, to its good end."""
+    """Call thaw in a folder; returns its seconds, raises if it fails."""
     commands = ROOT / ".venv/bin"
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "THAW_"))}
     environment |= {"PYTHONPATH": str(ROOT), "PATH": f"{commands}:{environment['PATH']}"}

@@ -1,8 +1,8 @@
 """thaw itself: one process a phase, default settings except for what all contestants share.
 
-Phase 1 is embed and head, to convergence. Only the last setting below leaves the defaults for
-equal terms: one view of each test picture. With `before` only phase 2 of the last blocks, and
-evaluate. Levers are further settings.
+Phase 1 is embed and head, to convergence. One setting below differs from the defaults to make
+terms equal: one view of each test picture. With `before`, only phase 2 of the last blocks and
+evaluate run. Levers are further settings.
 """
 
 import csv
@@ -23,7 +23,7 @@ Parts = dict[str, dict[str, float]]
 
 
 def main(contest: Contest) -> None:
-    """The phases, and what they took."""
+    """Run the phases and print their seconds."""
     root = workspace_of(contest)
     if not contest.before:
         run("prepare", root)

@@ -10,7 +10,7 @@ from benchmarks.peers.contest import BATCH_SIZE, WORKERS, Contest, from_command_
 
 
 class WithLoss(nn.Module):
-    """What the Trainer wants of a model: the loss comes with the logits."""
+    """The Trainer needs a model that returns the loss with the logits."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()

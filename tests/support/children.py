@@ -15,7 +15,7 @@ def importing(*folders: Path) -> str:
 
 
 def call(folder: Path, *command: str) -> str:
-    """Run a command to its good end, with the programs of this Python first; what it printed."""
+    """Run a command that must succeed, with this Python's programs first; returns its output."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     done = subprocess.run(command, cwd=folder, env=os.environ | {"PATH": path}, text=True, capture_output=True)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -44,8 +44,7 @@ def git(folder: Path, *arguments: str) -> str:
 def until(ready: Callable[[], Any], patience: float = 300.0) -> Any:
     """What `ready` returns once it is true. The limit is long: a busy machine may need it.
 
-    It is asked less often the longer it takes: the answer is often a server's, which has other
-    things to do.
+    It is called less often as time passes: a server that answers has other things to do.
     """
     start = time.monotonic()
     while not (result := ready()):
@@ -56,7 +55,7 @@ def until(ready: Callable[[], Any], patience: float = 300.0) -> Any:
 
 
 def alive(pid: int) -> bool:
-    """Whether a process lives. A zombie has ended: only its parent's glance at it is missing."""
+    """Whether a process lives. A zombie has ended, and only waits for its parent."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
     except (FileNotFoundError, ProcessLookupError):

@@ -15,7 +15,7 @@ from typing import Any
 
 from asking import MOST_FILES, PASSED_ON, open_files
 
-# Packages that DVC imports when it needs them, all of them.
+# All packages that DVC imports when it needs them.
 DVC_PACKAGES = (
     "dvc.commands",
     "dvc.repo",
@@ -32,7 +32,7 @@ DVC_MODULES = (
     "dulwich.stash", "dulwich.gc", "pygit2", "ruamel.yaml", "ruamel.yaml.mergevalue",
     "fsspec.implementations.memory", "rich.table", "rich.status",
 )  # fmt: skip
-# What phases import of others: nothing of this project, and nothing that reads the environment.
+# Packages that phases import; none of this project, and none that reads the environment.
 TORCH_MODULES = (
     "torch", "torch._dynamo", "torchvision", "torchvision.transforms.v2.functional", "safetensors.torch", "pandas",
     "scipy.stats", "scipy.optimize", "sklearn.metrics", "sklearn.model_selection", "sklearn.linear_model",
@@ -55,8 +55,8 @@ def serve(folder: str, name: str) -> None:
         try:
             listening.bind(f"{folder}/{name}")
         except OSError:
-            return  # another one was quicker
-        listening.listen(64)  # who asks meanwhile waits: that costs less than to import the same
+            return  # another process was quicker
+        listening.listen(64)  # other askers wait: importing the same at once would cost more
         _import_everything(name)
         gc.freeze()
         while True:
@@ -85,7 +85,7 @@ def _import_everything(name: str) -> None:
     if "dvc.cli.parser" in names:
         from dvc.cli.parser import get_main_parser
 
-        get_main_parser()  # which keeps it
+        get_main_parser()  # the child keeps it
 
 
 def _watch(connection: socket.socket) -> None:
@@ -199,7 +199,7 @@ def _settings_anew() -> None:
 
 
 def _run(program: str, arguments: list[str]) -> int:
-    """Run a module, a script or a line of code; the exit code where it does not leave by itself."""
+    """Run a module, a script or a line of code; returns the exit code unless it exits by itself."""
     import runpy
     import warnings
 

@@ -51,7 +51,7 @@ def put_back(copy: Path, folder: Path) -> None:
 
 
 def pin(stage: str, command: list[str], on_line: Callable[[str], None]) -> list[str]:
-    """What dvc does, as far as these tests can see."""
+    """A stand-in for `dvc add`, as far as these tests can see."""
     assert command[1:3] == ["-m", "dvc"]
     tree = everything(workspace.root() / "data")
     (workspace.root() / "data.dvc").write_text(hashlib.sha256(repr(sorted(tree.items())).encode()).hexdigest())

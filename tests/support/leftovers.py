@@ -17,7 +17,7 @@ MARK = "THAW_TESTS"
 
 
 def watch(folder: Path) -> "subprocess.Popen[bytes]":
-    """Start the watcher of this process: it acts as soon as this process is gone."""
+    """Start the watcher of this process; it acts once this process has ended."""
     os.environ[MARK] = str(folder)
     return subprocess.Popen(
         [sys.executable, __file__, str(folder)],

@@ -19,9 +19,9 @@ def status(
     """Show the model in use, the data, the schedules with their last and next runs, and the free
     disk space.
 
-    Needs no server. `--check` is for cron and monitoring. It prints one sentence and exits with 1 if
-    a run is late, never began, failed or was cancelled, if the model is older than retrain.oldest,
-    or if less than retrain.disk_gb of disk is free.
+    Needs no server. `--check` is for cron and monitoring. It prints one sentence and exits with 1
+    if a run is late, never began, failed or was cancelled, if the model is older than
+    retrain.oldest, or if less than retrain.disk_gb of disk is free.
     """
     with one_sentence_endings():
         from thaw.orchestration import status as orchestration

@@ -15,7 +15,7 @@ ENGINES = ("prefect.engine", "prefect.runner._workspace_supervisor")
 
 
 def _slow() -> str | None:
-    """The phase of the toy that is to last until it is ended, in runs of this workspace."""
+    """The toy's phase that hangs until it is killed, in runs of this workspace."""
     try:
         with open(".dvc/tmp/slow") as file:
             return file.read()
