@@ -164,18 +164,18 @@ def rule_without_given_splits(rows: pd.DataFrame, val: float, test: float, seed:
     order = order[np.argsort(-sizes[order].sum(axis=1), kind="stable")]
     expected = np.outer([1 - val - test, val, test], sizes.sum(axis=0))
     lacking = expected.copy()
-    chosen = {}
+    split_of = {}
     for row in order:
         split = np.argmax(lacking / np.maximum(expected, 1e-9) @ (sizes[row] / sizes.sum(axis=0)))
         lacking[split] -= sizes[row]
-        chosen[counts.index[row]] = manifest.SPLITS[split]
-    return groups.map(chosen)
+        split_of[counts.index[row]] = manifest.SPLITS[split]
+    return groups.map(split_of)
 
 
 @given(
     pictures=st.lists(st.tuples(st.integers(0, 2), st.integers(0, 9), st.integers(0, 60)), min_size=2, max_size=80),
     seed=st.integers(0, 2**32 - 1),
-    given=st.booleans(),
+    column_is_empty=st.booleans(),
 )
 @settings(max_examples=40, deadline=None)
 def test_without_a_given_split_the_draw_is_what_it_always_was(

@@ -43,8 +43,8 @@ def test_arms_are_all_combinations_and_every_setting_gets_every_seed(trained_toy
 
 def test_brackets_protect_the_commas_of_a_list(trained_toy: Path) -> None:
     grid = ["unfreeze.blocks=all,[features.7.0, features.8],2"]
-    chosen = [arm.settings.unfreeze.blocks for arm in grids.arms(grid, None, 50)]
-    assert chosen == ["all", ["features.7.0", "features.8"], 2]
+    blocks = [arm.settings.unfreeze.blocks for arm in grids.arms(grid, None, 50)]
+    assert blocks == ["all", ["features.7.0", "features.8"], 2]
 
 
 def test_names_of_arms_are_names_for_git(trained_toy: Path) -> None:
