@@ -29,8 +29,7 @@ if TYPE_CHECKING:
 JOURNAL = Journal("withdrawal")
 REMOVED = ".thaw/removed.json"  # hashes of purged pictures, and the versions that lost data
 UNLIKE = "artifacts/package/unlike.safetensors"  # features of training pictures
-# outputs made from pictures
-DERIVED = ("artifacts/prepare", "artifacts/embed", "artifacts/report", UNLIKE)
+DERIVED = ("artifacts/prepare", "artifacts/embed", "artifacts/report", UNLIKE)  # outputs made from pictures
 SHOWN = ("artifacts/promotion", "artifacts/studies")  # pages that DVC does not track
 
 
