@@ -27,9 +27,10 @@ stages:
     deps: [artifacts/prepare]
     outs: [artifacts/embed]
   report:
-    cmd: mkdir -p artifacts/report && cat data/images/* > artifacts/report/report.html
+    cmd: mkdir -p artifacts/report && cat data/images/* | tee artifacts/report/mistakes.png > artifacts/report/report.html
     deps: [artifacts/embed]
-    outs: [artifacts/report]
+    outs: [artifacts/report/report.html]
+    plots: [artifacts/report/mistakes.png]
   package:
     cmd:
       - mkdir -p artifacts/package && cat data/images/* > artifacts/package/unlike.safetensors
