@@ -29,7 +29,9 @@ stages:
     deps: [artifacts/prepare]
     outs: [artifacts/embed]
   report:
-    cmd: mkdir -p artifacts/report && cat data/images/* | tee artifacts/report/mistakes.png > artifacts/report/report.html
+    cmd:
+      - mkdir -p artifacts/report
+      - cat data/images/* | tee artifacts/report/mistakes.png > artifacts/report/report.html
     deps: [artifacts/embed]
     outs: [artifacts/report/report.html]
     plots: [artifacts/report/mistakes.png]
