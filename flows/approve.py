@@ -49,6 +49,7 @@ def _approve(version: str, close: bool) -> State[Any]:
         elif registry.find(version).standing != WAITING:
             message = f"{version} {approvals.STANDINGS[registry.find(version).standing]}"
         else:
+            story.describe(flow_run.name, [], registry.find(version).data)
             decision = compare.decision()
             if decision and decision.model == registry.find(version).model:
                 story.decision(decision.to_json(), "waits")

@@ -69,9 +69,11 @@ def carry_out(force: bool, record: bool) -> Tasks:
         decision = compare.decision() if state.name in list(Standing) else None
         name = f"{experiment.PREFIX}{datetime.now().astimezone():%Y-%m-%d-%H%M%S}"
         run.do("record", save, name, decision, state.name)
+        waiting = [version.name for version in registry.versions() if version.standing == registry.WAITING]
+        # of this run, or of a killed one that could not ask any more
+        if waiting:
+            run.do("ask", ask, waiting, settings.promote.wait)
         run.do("push", push, settings.retrain.git_remote)
-        if state.name == Standing.WAITING:
-            run.do("ask", ask, settings.promote.wait)
     run.table.show()
     return run
 

@@ -33,6 +33,11 @@ def arm(name: str, overrides: list[str], until: str, cache: str | None = None) -
         experiment.
         cache: the DVC cache that arms on one machine share; without it they share the DVC remote.
     """
+    with story.sending():
+        return _arm(name, overrides, until, cache)
+
+
+def _arm(name: str, overrides: list[str], until: str, cache: str | None) -> Any:
     started = time.monotonic()
     names = list(pipeline.phases())
     try:

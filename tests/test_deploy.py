@@ -1,5 +1,6 @@
 """Laws of deploy/: units that systemd takes, only loopback without TLS, no root, small logs."""
 
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -21,6 +22,25 @@ def test_systemd_takes_the_units(unit: Path, tmp_path: Path) -> None:
         shutil.copy(tmp_path / name, tmp_path / unit.name)
     done = subprocess.run(["systemd-analyze", "verify", str(tmp_path / name)], text=True, capture_output=True)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def _has_compose() -> bool:
+    """Whether docker is here with its plugin."""
+    return (
+        bool(shutil.which("docker"))
+        and not subprocess.run(["docker", "compose", "version"], capture_output=True).returncode
+    )
+
+
+@pytest.mark.skipif(not _has_compose(), reason="there is no `docker compose` on this machine")
+def test_docker_takes_the_compose_file_and_asks_for_every_secret(tmp_path: Path) -> None:
+    command = ["docker", "compose", "--file", str(DEPLOY / "compose.yaml"), "config", "--quiet"]
+    secrets = {"POSTGRES_PASSWORD": "a", "PREFECT_AUTH": "thaw:b", "PREFECT_HOST": "prefect.example.org"}
+    done = subprocess.run(command, env=os.environ | secrets, cwd=tmp_path, text=True, capture_output=True)
+    assert done.returncode == 0, done.stderr
+    for name in secrets:
+        lacking = os.environ | {key: value for key, value in secrets.items() if key != name}
+        assert subprocess.run(command, env=lacking, cwd=tmp_path, capture_output=True).returncode
 
 
 @pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.name)

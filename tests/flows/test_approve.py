@@ -9,7 +9,7 @@ from flow_runs import execute
 from typer.testing import CliRunner
 
 from thaw.cli import app
-from thaw.orchestration import asking
+from thaw.orchestration import asking, story
 from thaw.project import approvals, registry
 
 pytestmark = pytest.mark.server
@@ -27,6 +27,14 @@ def _thaw(*words: str) -> tuple[int, str]:
     return ended.exit_code, ended.output
 
 
+def _shown(client: Any, run_id: Any) -> set[str]:
+    """The pages that a run has left in the UI."""
+    from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
+
+    of_run = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[run_id]))
+    return {artifact.key for artifact in client.read_artifacts(artifact_filter=of_run)}
+
+
 @pytest.fixture
 def suspended(server: str, kept_toy: Any) -> Any:
     """A version that waits, and the run that asks about it, as a schedule makes them."""
@@ -39,10 +47,10 @@ def suspended(server: str, kept_toy: Any) -> Any:
     assert (states["promote"], states["ask"]) == ("Waiting", "Completed")
     assert registry.in_use(registry.versions()) is None
     flow = approve.with_options(name=asking.flow_name())
-    assert not asking.ask("v1.0.0", ALONE, 14)  # nothing is scheduled
+    assert asking.ask("v1.0.0", ALONE, 14) is None  # nothing is scheduled
     made = flow.to_deployment(ALONE).apply()
-    assert asking.ask("v1.0.0", ALONE, 14)
-    assert asking.ask("v1.0.0", ALONE, 14)  # once is enough
+    assert asking.ask("v1.0.0", ALONE, 14) == ["approve v1.0.0", "close v1.0.0"]
+    assert asking.ask("v1.0.0", ALONE, 14) == []  # once is enough
     with get_client(sync_client=True) as client:
         runs = {run.name: run.id for run in asking._open(client, "v1.0.0")}
         yield flow, client, runs
@@ -56,6 +64,9 @@ def test_the_run_that_asks_is_suspended_and_does_what_the_form_says(suspended: A
     assert set(runs) == {"approve v1.0.0", "close v1.0.0"}
     assert execute(flow, client, runs["approve v1.0.0"]).name == "Suspended"
     assert _standings() == {"v1.0.0": "waiting"}
+    assert _shown(client, runs["approve v1.0.0"]) == {"promotion"}
+    story.forget([registry.find("v1.0.0").data])
+    assert not _shown(client, runs["approve v1.0.0"]), "its page shows pictures of these data"
     client.resume_flow_run(runs["approve v1.0.0"], run_input={"answer": "yes" if yes else "no", "note": "seen"})
     ended = execute(flow, client, runs["approve v1.0.0"])
     assert (ended.name, ended.message) == ("Completed", "v1.0.0 " + ("is in use" if yes else "was turned down"))
@@ -88,6 +99,29 @@ def test_an_answer_at_a_terminal_ends_the_run_that_asks(suspended: Any) -> None:
     state = client.read_flow_run(runs["approve v1.0.0"]).state
     assert (state.name, state.message) == ("Answered", "v1.0.0 is in use")
     assert asking._open(client, "v1.0.0") == []
+
+
+def test_a_model_that_a_person_turned_down_is_not_asked_about_again(asked: Any) -> None:
+    from flows.retrain import retrain
+
+    assert retrain([ASKED], record=True, return_state=True).result()["promote"] == "Cached"
+    assert _thaw("reject", "v1.0.0")[0] == 0
+    states = retrain([ASKED], record=True, return_state=True).result()
+    assert (states["promote"], states["record"]) == ("Cached", "Cached")
+    assert "ask" not in states
+    assert _standings() == {"v1.0.0": "rejected"}
+
+
+def test_what_waits_and_is_not_asked_about_is_asked_about_by_the_next_run(asked: Any) -> None:
+    from prefect.states import Failed
+
+    from flows.retrain import retrain
+
+    _, client, runs = asked
+    client.set_flow_run_state(runs["approve v1.0.0"], Failed(message="the workspace was held"), force=True)
+    assert asking.ask("v1.0.0", ALONE, 14) == ["approve v1.0.0"]
+    assert {run.name for run in asking._open(client, "v1.0.0")} == {*runs}
+    assert "ask" in retrain([ASKED], record=True, return_state=True).result()
 
 
 @pytest.mark.parametrize("form", [{}, {"note": "seen"}, {"answer": "perhaps"}, {"answer": "yes"}])

@@ -257,10 +257,11 @@ def test_progress_never_waits_for_a_server_that_hangs(server: str, monkeypatch: 
     monkeypatch.setenv("PREFECT__RUNTIME__TASK_RUN__ID", some_id)
     monkeypatch.setattr(SyncPrefectClient, "create_artifact", hang)
     monkeypatch.setattr(story, "PATIENCE", 0.2)
-    with story.progress("head") as follow:
-        follow("[  0%] head 1/8")
-        assert asked.wait(300)
-        for percent in range(100):
-            follow(f"[{percent:3d}%] head 1/8")
-    assert not given_up
-    answers.set()
+    with story.sending():
+        with story.progress("head") as follow:
+            follow("[  0%] head 1/8")
+            assert asked.wait(300)
+            for percent in range(100):
+                follow(f"[{percent:3d}%] head 1/8")
+        assert not given_up
+        answers.set()

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 NOTIFY = Path(__file__).parents[2] / "automations" / "notify.yaml"
-FAILED, ASKED = "a retraining needs a look", "a version waits for a person"
+FAILED, ASKED, UNDONE = "a retraining needs a look", "a version waits for a person", "an answer was not carried out"
 
 
 @pytest.mark.parametrize(
@@ -19,7 +19,8 @@ FAILED, ASKED = "a retraining needs a look", "a version waits for a person"
         ("approve tiles", "Suspended", ASKED),
         ("retrain tiles", "Completed", None),
         ("retrain tiles", "Missed", None),
-        ("approve tiles", "Completed", None),
+        *(("approve tiles", state, UNDONE) for state in ("Failed", "Crashed")),
+        *(("approve tiles", state, None) for state in ("Completed", "Late", "Cancelled")),
         ("sweep tiles", "Failed", None),
     ],
 )

@@ -19,6 +19,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+import yaml
 from children import git, slow_phase, until
 
 from thaw.orchestration import schedule
@@ -312,8 +313,8 @@ def test_automations_tell_a_web_hook_which_run_failed_and_that_none_went_well(
                 lambda: [text for text in messages if text.startswith("no retraining went well\nNo retraining was")]
             )
         finally:
-            for name in ("a retraining needs a look", "no retraining went well", "a version waits for a person"):
-                for automation in client.read_automations_by_name(name):
+            for made in yaml.safe_load(head)["automations"]:
+                for automation in client.read_automations_by_name(made["name"]):
                     client.delete_automation(automation.id)
             hook.shutdown()
 

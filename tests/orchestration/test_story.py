@@ -130,7 +130,9 @@ def test_run_that_ends_before_its_first_phase_blames_none(run_id: UUID) -> None:
     from flows.retrain import retrain
     from thaw.orchestration import story
 
+    before = threading.active_count()
     story.failed(retrain, SimpleNamespace(id=run_id), Failed(message="another retraining holds this workspace"))
+    assert threading.active_count() <= before, "the client that a hook opened is closed"
     assert _text(run_id, "failure").startswith("### The run failed")
 
 
@@ -167,8 +169,8 @@ def test_nothing_is_shown_twice_however_often_a_task_is_tried(
     from thaw.orchestration import story
 
     for attempt in ("first", "second"):
-        story._show("markdown", "summary", f"the {attempt}", "")
-        with story.progress("data") as follow:
+        with story.sending(), story.progress("data") as follow:
+            story._show("markdown", "summary", f"the {attempt}", "")
             follow(f"[ 50%] the {attempt}, 0:09 left")
     assert {artifact.key: artifact.data for artifact in _shown(run_id)} == {
         "summary": "the second",
@@ -182,8 +184,9 @@ def test_nothing_is_shown_twice_however_often_a_task_is_tried(
 def test_what_cannot_be_shown_fails_no_run(run_id: UUID, toy: Path) -> None:
     from thaw.orchestration import story
 
-    story.outcome()  # there are no metrics
-    story.learning_curves("head")
+    with story.sending():
+        story.outcome()  # there are no metrics
+        story.learning_curves("head")
     assert not _shown(run_id)
 
 

@@ -53,7 +53,7 @@ def test_another_pin_is_refused_and_nothing_is_left(clone: Path) -> None:
     (clone / "data.dvc").write_text(pin)
     done = bring(clone)
     assert done.returncode == 2
-    assert "data.dvc pins other data than the package elpv-dataset gives" in done.stderr
+    assert "data.dvc pins other data than the package elpv-dataset has" in done.stderr
     assert "run `dvc push`; here, set the same remote and run `thaw data`" in done.stderr
     assert not (clone / "data").exists()
     assert (clone / "data.dvc").read_text() == pin

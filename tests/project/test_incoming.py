@@ -75,7 +75,7 @@ def test_good_pictures_join_bad_ones_are_set_aside_and_the_folder_is_empty_after
         "cat/twin.png": "the new picture cat/twin.png (cat) is identical to the new p",
         "dog/twin.png": "the new picture dog/twin.png (dog) is identical to the new p",
         "dogs": f"dogs is a link to the folder {tmp_path}, and DVC pins no linked folder"[:60],
-        "fox/new.png": "fox/new.png has the label 'fox', which is not a class yet; the ",
+        "fox/new.png": "fox/new.png has the label 'fox', which is not a class yet; t",
         "loose.png": "in no class folder",
     }
     assert [path.name for path in folder.rglob("*") if not path.is_dir()] == [".hidden"]

@@ -156,7 +156,7 @@ def test_a_version_that_waits_for_a_person_is_shown_and_is_no_problem() -> None:
 @pytest.mark.parametrize("outcome", ["Failed", "Cancelled", "Killed", "Crashed", "Did not run"])
 def test_a_last_run_that_did_not_end_well_is_a_sentence_until_one_does(outcome: str) -> None:
     schedule = weekly(3)
-    known = [run(schedule.past[0]), run(schedule.past[1], outcome, message="head: no pictures")]
+    known = [run(schedule.past[0]), run(schedule.past[1], outcome, message="head:\nno pictures")]
     (sentence,) = status.problems(of([schedule], known), RETRAIN)
     assert "2026-11-21 03:00" in sentence
     assert "\n" not in sentence

@@ -7,7 +7,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from children import git
+from typer.testing import CliRunner
 
+from thaw.cli import app, pictures
 from thaw.data import manifest
 from thaw.errors import InputError
 from thaw.project import mend, models, registry, reproduce, withdraw
@@ -27,9 +29,12 @@ stages:
     deps: [artifacts/prepare]
     outs: [artifacts/embed]
   report:
-    cmd: mkdir -p artifacts/report && cat data/images/* > artifacts/report/report.html
+    cmd:
+      - mkdir -p artifacts/report
+      - cat data/images/* | tee artifacts/report/mistakes.png > artifacts/report/report.html
     deps: [artifacts/embed]
-    outs: [artifacts/report]
+    outs: [artifacts/report/report.html]
+    plots: [artifacts/report/mistakes.png]
   package:
     cmd:
       - mkdir -p artifacts/package && cat data/images/* > artifacts/package/unlike.safetensors
@@ -141,6 +146,19 @@ def test_a_removal_that_was_killed_is_ended_by_whoever_comes_next(
     mend.mend()
     assert where_it_is(tmp_path) == []
     assert not withdraw.JOURNAL.file.exists()
+
+
+def test_pages_in_the_ui_go_first_so_that_a_removal_that_was_killed_leaves_none(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[list[str], bool]] = []
+    monkeypatch.setattr(pictures, "_forget", lambda hashes: asked.append((hashes, withdraw.JOURNAL.file.exists())))
+    data = registry.find("v1.0.0").data
+    assert CliRunner().invoke(app, ["remove", "images/3.png", "--purge", "--yes"]).exit_code == 0
+    assert asked == [([data], False)]
+    assert CliRunner().invoke(app, ["remove", "images/2.png", "--yes"]).exit_code == 0
+    assert len(asked) == 1, "what is not purged is shown on"
+    assert not (project / "data/images/2.png").exists()
 
 
 def test_a_mistake_is_one_sentence(project: Path) -> None:

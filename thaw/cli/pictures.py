@@ -56,11 +56,10 @@ def remove(
             say(str(holder))
         if not yes and not typer.confirm("Remove them everywhere, for good?" if purge else "Take them out of data/?"):
             raise typer.Exit(1)
-        shown = withdraw.data_hashes(pictures) if purge else []
+        if purge:  # first, because whoever ends a removal that was killed knows no server
+            _forget(withdraw.data_hashes(pictures))
         for sentence in withdraw.withdraw(pictures, purge, say):
             say(sentence)
-        if shown:
-            _forget(shown)
         say("`git commit data.dvc` keeps this state of the data, `thaw run` trains with it")
 
 

@@ -1,5 +1,5 @@
-"""Runs of the flow `approve`, which ask a person about a version: made after a retraining, ended
-by the answer.
+"""Runs of the flow `approve`, which ask a person about a version: made by a retraining, ended by
+the answer.
 
 Each is a run of the deployment `approve PROJECT/NAME` beside the schedule `retrain PROJECT/NAME`.
 While it waits it is suspended, so it holds no process and no lock, and survives a reboot. A second
@@ -12,8 +12,14 @@ from uuid import UUID
 
 from prefect import get_client
 from prefect.client.orchestration import SyncPrefectClient
-from prefect.client.schemas.filters import FlowFilter, FlowFilterName
-from prefect.client.schemas.objects import FlowRun, State, StateType
+from prefect.client.schemas.filters import (
+    FlowFilter,
+    FlowFilterName,
+    FlowRunFilter,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+)
+from prefect.client.schemas.objects import TERMINAL_STATES, FlowRun, State, StateType
 from prefect.exceptions import ObjectNotFound
 from prefect.states import Scheduled
 
@@ -25,24 +31,23 @@ def flow_name() -> str:
     return f"approve {pipeline.project()}"
 
 
-def ask(version: str, schedule: str, days: float) -> bool:
-    """Create the runs that ask about a version; returns False if the schedule has no deployment
-    for it."""
+def ask(version: str, schedule: str, days: float) -> list[str] | None:
+    """Create the runs that ask about a version, where there are none; returns their names, or None
+    if the schedule has no deployment for them."""
     with get_client(sync_client=True) as client:
         try:
             deployment = client.read_deployment_by_name(f"{flow_name()}/{schedule}")
         except ObjectNotFound:
-            return False
+            return None
         later = datetime.now(UTC) + timedelta(days=days)
+        there = [run.parameters.get("close", False) for run in _open(client, version)]
+        made = []
         for state, close in ((None, False), (Scheduled(scheduled_time=later), True)):
-            client.create_flow_run_from_deployment(
-                deployment.id,
-                state=state,
-                parameters={"version": version, "close": close},
-                name=f"{'close' if close else 'approve'} {version}",
-                idempotency_key=f"{deployment.id} {version} {close}",
-            )
-    return True
+            if close not in there:
+                name, parameters = f"{'close' if close else 'approve'} {version}", {"version": version, "close": close}
+                client.create_flow_run_from_deployment(deployment.id, state=state, parameters=parameters, name=name)
+                made.append(name)
+    return made
 
 
 def end(version: str, message: str, but: UUID | None = None) -> None:
@@ -59,5 +64,8 @@ def end(version: str, message: str, but: UUID | None = None) -> None:
 
 
 def _open(client: SyncPrefectClient, version: str) -> list[FlowRun]:
-    runs = client.read_flow_runs(flow_filter=FlowFilter(name=FlowFilterName(any_=[flow_name()])))
-    return [run for run in runs if run.parameters.get("version") == version and run.state and not run.state.is_final()]
+    open_ones = FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(not_any_=list(TERMINAL_STATES))))
+    runs = client.read_flow_runs(
+        flow_filter=FlowFilter(name=FlowFilterName(any_=[flow_name()])), flow_run_filter=open_ones
+    )
+    return [run for run in runs if run.parameters.get("version") == version]

@@ -169,7 +169,8 @@ def promote(versions: list[registry.Version], acts: bool, asks: bool) -> State[A
 
     def body(on_line: OnLine) -> tuple[str, str]:
         version, champion = registry.version_of(registry.model_of(None), versions), registry.in_use(versions)
-        if version and champion:
+        # a version that waits or was turned down is not asked about again
+        if version and (champion or version.standing):
             return Verdict.CACHED, f"{version.name} is this model"
         decision = compare.run(champion, on_line)
         verdict = "would be" if not acts else "waits" if asks and decision.promoted else "is"
@@ -201,17 +202,20 @@ def save(name: str, decision: Any, standing: str) -> State[Any]:
 
 
 @task(cache_policy=NO_CACHE, persist_result=False)
-def ask(days: float) -> State[Any]:
-    """Create the run that asks a person about the version, if a schedule runs this one."""
+def ask(versions: list[str], days: float) -> State[Any]:
+    """Create the runs that ask a person about versions, where they are missing and a schedule runs
+    this one."""
 
     def body(on_line: OnLine) -> tuple[str, str]:
-        version = registry.version_of(registry.model_of(None), registry.versions())
-        assert version
-        by_hand = f"`thaw approve {version.name}` puts it in use, `thaw reject {version.name}` turns it down"
-        schedule = deployment.name
-        if schedule and asking.ask(version.name, schedule, days):
-            return Verdict.COMPLETED, f"the run `approve {version.name}` asks; or {by_hand}"
-        return Verdict.COMPLETED, f"{version.name} waits for {days:g} days: {by_hand}"
+        verdict, sentences = Verdict.CACHED, []
+        for version in versions:
+            by_hand = f"`thaw approve {version}` puts it in use, `thaw reject {version}` turns it down"
+            made = asking.ask(version, deployment.name, days) if deployment.name else None
+            if made != []:
+                verdict = Verdict.COMPLETED
+            waits = f"{version} waits for {days:g} days" if made is None else f"the run `approve {version}` asks"
+            sentences.append(f"{waits}; {by_hand}")
+        return verdict, "; ".join(sentences)
 
     return _carry_out("ask", body)
 

@@ -123,8 +123,8 @@ def sending() -> Iterator[None]:
 
 
 def _current() -> Sender:
-    """The sender of this run; a hook after the run has its own."""
-    return _sender.get(None) or Sender()
+    """The sender of the `sending` block that this is called in."""
+    return _sender.get()
 
 
 class PhaseTable:
@@ -275,7 +275,8 @@ def failed(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
         text = _failure(phase, message, _last_lines(error), isinstance(error, TimeoutError))
         _put(client, "markdown", "failure", text, f"{phase or 'the run'} failed", owner)
 
-    _current().send("the failure", put)
+    with sending():
+        _current().send("the failure", put)
 
 
 def _unfinished(client: SyncPrefectClient, run_id: UUID) -> str:
@@ -310,10 +311,11 @@ def _last_lines(error: BaseException | None) -> list[str]:
     return []
 
 
-def describe(name: str, tags: list[str]) -> None:
-    """Name the run, and tag it with `tags`, the project, the git commit and the data."""
+def describe(name: str, tags: list[str], data: str | None = None) -> None:
+    """Name the run, and tag it with `tags`, the project, the git commit and the data, by default
+    those of now; `forget` finds it by these."""
     with _kept_apart("name and tags"):
-        commit, data = results.commit(), results.data_hash()
+        commit, data = results.commit(), data or results.data_hash()
         origin = [
             f"project:{pipeline.project()}",
             *([f"commit:{commit}"] if commit else []),

@@ -130,7 +130,7 @@ def _of_last_run(schedule: Schedule, known: list[Run]) -> list[str]:
     due = moment(last.due)
     if last.outcome == runs.MISSED:
         return [f"the run of {schedule.name} that was due on {due} did not begin ({schedule.served_by})"]
-    why = f": {last.message}" if last.message else ""
+    why = f": {' '.join(last.message.split())}" if last.message else ""
     return [f"the last run of {schedule.name}, due on {due}, ended as {last.outcome}{why}"]
 
 

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 JOURNAL = Journal("withdrawal")
 REMOVED = ".thaw/removed.json"  # hashes of purged pictures, and the versions that lost data
-UNLIKE = "artifacts/package/unlike.safetensors"  # features of training pictures
-DERIVED = ("artifacts/prepare", "artifacts/embed", "artifacts/report", UNLIKE)  # outputs made from pictures
+DERIVED = ("artifacts/prepare", "artifacts/embed", "artifacts/report")  # made from pictures
+UNLIKE = "artifacts/package/unlike.safetensors"  # features of training pictures only
 SHOWN = ("artifacts/promotion", "artifacts/studies")  # pages that DVC does not track
 
 
@@ -175,9 +175,11 @@ def _purge(md5: set[str], on_line: OnLine) -> list[str]:
     cache = cache_folder()
     affected, others = _states(cache, md5)
     kept = {digest for outs in others for output in outs for digest in _objects(cache, output, outs)}
-    kept |= {digest for outs in affected for output in {*outs} - {*DERIVED} for digest in _objects(cache, output, outs)}
-    kept |= {outs.get(UNLIKE, "") for outs in affected if not _may_be_trained_on(cache, outs, md5)}
-    derived = {digest for outs in affected for output in DERIVED for digest in _objects(cache, output, outs)}
+    derived: set[str] = set()
+    for outs in affected:
+        made = _derived(cache, outs, md5)
+        derived |= {digest for output in made for digest in _objects(cache, output, outs)}
+        kept |= {digest for output in outs.keys() - made for digest in _objects(cache, output, outs)}
     gone = md5 | (derived - kept)
     note = _noted()
     versions = _versions_of(affected)
@@ -245,6 +247,12 @@ def _states(cache: Path, md5: set[str]) -> tuple[list[dict[str, str]], list[dict
         listed = {digest for _, digest in members(cache, data)}
         (affected if listed & md5 or (data and not listed) else others).append(outs)
     return affected, others
+
+
+def _derived(cache: Path, outs: dict[str, str], md5: set[str]) -> set[str]:
+    """The outputs of a state that are made from the pictures."""
+    made = {output for output in outs if any(PurePosixPath(output).is_relative_to(folder) for folder in DERIVED)}
+    return made | ({UNLIKE} & outs.keys() if _may_be_trained_on(cache, outs, md5) else set())
 
 
 def _may_be_trained_on(cache: Path, outs: dict[str, str], md5: set[str]) -> bool:
