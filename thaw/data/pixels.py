@@ -27,7 +27,8 @@ STRETCHED = "from its darkest to its brightest pixel"
 HIGH_BYTE = "by its high byte"  # colour of 16 bits: Pillow reads no more of it
 DARK = "by its high byte, which is below 64"
 NEGATIVE = ", though its tags say that 0 is white"
-BITS_PER_SAMPLE, PHOTOMETRIC, PLANES, SAMPLE_FORMAT = 258, 262, 284, 339  # tags of TIFF; sample format 1 is unsigned
+# TIFF tags; sample format 1 is unsigned
+BITS_PER_SAMPLE, PHOTOMETRIC, PLANES, SAMPLE_FORMAT = 258, 262, 284, 339
 
 
 @dataclass(frozen=True)

@@ -89,7 +89,8 @@ def _last_with_places(backbone: nn.Module, size: int) -> nn.Module:
     finally:
         for hook in hooks:
             hook.remove()
-    uneven = torch.arange(1.0, features.shape[1] + 1, device=device)  # a plain sum of normalised features is constant
+    # uneven weights: a plain sum of normalised features is constant
+    uneven = torch.arange(1.0, features.shape[1] + 1, device=device)
     gradients = torch.autograd.grad(
         (features * uneven).sum(), [output for _, output in outputs], materialize_grads=True
     )

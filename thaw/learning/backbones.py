@@ -23,7 +23,7 @@ from torchvision.transforms.functional import InterpolationMode
 
 from thaw.data.pictures import Preprocessing
 from thaw.errors import InputError
-from thaw.learning import efficientnet_lite0  # noqa: F401  (enters the default backbone in torchvision's registry)
+from thaw.learning import efficientnet_lite0  # noqa: F401  (registers the default backbone)
 
 STEPS = (nn.Conv2d, nn.Linear)
 RANDOM = re.compile(r"random(?: (\d+))?")
@@ -102,7 +102,7 @@ def create(name: str, weights: str, classes: int, size: int | None = None) -> Cl
                 f"machine and set backbone.weights to its path: {registered[weights].url}"
             ) from None
         if name in WITH_AUXILIARY_HEADS:
-            model.aux_logits, model.AuxLogits = False, None  # GoogLeNet's builder has dropped its own
+            model.aux_logits, model.AuxLogits = False, None  # GoogLeNet's builder drops its own
     else:
         arguments: dict[str, Any] = {"image_size": size} if size and name.startswith("vit_") else {}
         if name in WITH_AUXILIARY_HEADS:
@@ -112,7 +112,8 @@ def create(name: str, weights: str, classes: int, size: int | None = None) -> Cl
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(drawn[1] or 0) if (drawn := RANDOM.fullmatch(weights)) else 0)
             model = get_model_builder(name)(weights=None, **arguments)
-    if isinstance(model, MNASNet):  # its own loader insists on a version number, which safetensors drop
+    # its own loader insists on a version number, which safetensors drop
+    if isinstance(model, MNASNet):
         model._load_from_state_dict = partial(nn.Module._load_from_state_dict, model)
     backbone, features, old_head = _cut_head(model, name)
     if not RANDOM.fullmatch(weights) and weights not in registered.__members__:

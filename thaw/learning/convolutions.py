@@ -7,8 +7,8 @@ A profile of phase 2 shows five slow spots:
 - A ReLU6 after a convolution can be fused into it, and its gradient can be computed in place.
 - The weight gradient of a 1 x 1 convolution is one matrix product if the memory format is channels
   last.
-- oneDNN's fast kernel for the weight gradient of depthwise convolutions ends at a width of 3, and it needs pictures
-  that are wider than the kernel.
+- oneDNN's fast kernel for the weight gradient of depthwise convolutions ends at a width of 3, and
+  it needs pictures that are wider than the kernel.
 - An in-place ReLU6 copies its input first.
 """
 
@@ -42,7 +42,8 @@ class Geometry(NamedTuple):
 
 FEW_PIXELS = 16  # in a picture; every one times every other is then less work than a slow kernel
 
-WeightGradient = Callable[[Tensor, Tensor, Tensor, Geometry], Tensor]  # from the gradient of the output
+# from the gradient of the output
+WeightGradient = Callable[[Tensor, Tensor, Tensor, Geometry], Tensor]
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,8 @@ def _turn(features: nn.Module) -> None:
     """
     layers = [module for module in features.modules() if isinstance(module, nn.Conv2d)]
     if any(isinstance(layer, SameConv2d) for layer in layers):
-        first = next(features.children())  # not of all of them, which may be run from a later one on
+        # not the first of all modules: the caller may start at a later one
+        first = next(features.children())
         first.register_forward_pre_hook(lambda _, inputs: inputs[0].flip(2, 3))
         for layer in layers:
             if layer.kernel_size != (1, 1):

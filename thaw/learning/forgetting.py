@@ -106,7 +106,8 @@ def cka(x: Tensor, y: Tensor) -> float:
 def _distance(old: Iterable[Tensor], new: Iterable[Tensor]) -> float:
     with torch.no_grad():
         pairs = list(zip(old, new, strict=True))
-        moved = sum(float(((b - a).cpu().double() ** 2).sum()) for a, b in pairs)  # MPS has no float64
+        # .cpu(): MPS has no float64
+        moved = sum(float(((b - a).cpu().double() ** 2).sum()) for a, b in pairs)
         size = sum(float((a.cpu().double() ** 2).sum()) for a, _ in pairs)
     return float((moved / size) ** 0.5) if size else 0.0
 

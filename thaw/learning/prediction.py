@@ -44,7 +44,8 @@ def features_of(
                 progress.step(len(pixels) * processes.world_size(), "features")
             file: object = out.base
             if isinstance(file, mmap.mmap):
-                file.madvise(mmap.MADV_DONTNEED)  # they are in the file; in memory they would pile up
+                # these pages are in the file; in memory they would pile up
+                file.madvise(mmap.MADV_DONTNEED)
 
 
 def predict(

@@ -1,6 +1,6 @@
 """Processes: several ranks share one phase; with a single process the functions here do nothing.
 
-    torchrun --nproc-per-node 2 -m tasks.embed      # by hand, or on several machines; else `resources.processes: 2`
+    torchrun --nproc-per-node 2 -m tasks.embed     # by hand; else set `resources.processes: 2`
 
 Rank and world size are in the variables that torchrun sets; `start` sets the same ones for its
 processes.

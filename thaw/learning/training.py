@@ -153,7 +153,7 @@ def one_class_warning(trained: Trained, classes: Sequence[str], targets: Tensor)
     return f"the network calls every validation picture '{classes[only]}', most likely because {cause}"
 
 
-# ------------------------------------------------------------------------------------------------ phase 1
+# ------------------------------------------------------------------------------------------ phase 1
 
 
 def fit_head(
@@ -227,7 +227,7 @@ def _logits(head: nn.Linear, features: NDArray[np.float32]) -> Tensor:
     return torch.cat(parts)
 
 
-# ------------------------------------------------------------------------------------------------ phase 2
+# ------------------------------------------------------------------------------------------ phase 2
 
 
 def adapt_batchnorm(model: Classifier, data: TrainingData, config: FineTuning) -> None:
@@ -514,7 +514,7 @@ def _shapes(tensors: Weights) -> dict[str, tuple[torch.Size, torch.dtype]]:
     return {name: (value.shape, value.dtype) for name, value in tensors.items()}
 
 
-# ------------------------------------------------------------------------------------------------ sentences
+# ---------------------------------------------------------------------------------------- sentences
 
 
 def _is_finite(row: dict[str, float]) -> bool:

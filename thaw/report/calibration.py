@@ -27,7 +27,8 @@ def calibration(
     """
     from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-    lowest = CALIBRATION_BINS // max(len(classes), 1) / CALIBRATION_BINS  # the top class never has less than 1/n
+    # the top class never has less than 1/n
+    lowest = CALIBRATION_BINS // max(len(classes), 1) / CALIBRATION_BINS
     width = 5.0 if narrow else 10.0
     figure = canvas(width, 5.2)
     grid = figure.subplots(2, 2, sharex=True, sharey="row", squeeze=False, height_ratios=(3, 1))

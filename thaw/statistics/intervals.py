@@ -29,7 +29,8 @@ Mask = NDArray[np.bool_]
 
 CONFIDENCE = 0.95
 FEWEST_SEEDS = 3  # two seeds are too few to estimate their variance; with one, only pictures vary
-FEWEST = 6  # that all of five groups change the same way happens by chance in 2 of 32 cases, more than 5 %
+# five groups change the same way by chance in 2 of 32 cases, which is more than 5 %
+FEWEST = 6
 
 
 class Span(NamedTuple):
@@ -184,7 +185,8 @@ def _area(scores: Numbers, positive: Mask, codes: Codes) -> Figure:
     below[~positive] -= rankdata(scores[~positive])
     positives, negatives = (np.bincount(codes[kind], minlength=groups) for kind in (positive, ~positive))
     pairs = float(below[positive].sum())
-    wins = np.where(positive, below, positive.sum() - below)  # the won pairs that each picture is part of
+    # the pairs won that each picture is part of
+    wins = np.where(positive, below, positive.sum() - below)
     remaining = pairs - np.bincount(codes, weights=wins, minlength=groups)
     if groups < len(codes):
         remaining += _pairs_inside(scores, positive, codes, positives, negatives)
@@ -236,7 +238,8 @@ def _degrees(sizes: Numbers) -> float:
     minus one if all are equally large, and near one if a single group holds most of the
     pictures."""
     weights = sizes / sizes.sum()
-    factors = (weights / (1 - weights)) ** 2  # the variance is the sum of factor * (mean of the group - mean) ** 2
+    # the variance is the sum of factor * (mean of the group - mean) ** 2
+    factors = (weights / (1 - weights)) ** 2
     noise = 1 / sizes
     total = factors.sum()
     trace = (noise * (factors - 2 * factors * weights + total * weights**2)).sum()

@@ -27,7 +27,8 @@ class Limits(NamedTuple):
     """The figure that decides about a new model, and how much worse it may be, as shares."""
 
     by: str  # one of FIGURES
-    costs: Mapping[str, Mapping[str, float]]  # of mistakes, by true and predicted class; others cost 1
+    # of mistakes, by true and predicted class; others cost 1
+    costs: Mapping[str, Mapping[str, float]]
     margin: float  # how much of this figure it may lose
     sure: float  # the required probability that it loses no more than the margin
     class_limit: float  # of the recall of a class

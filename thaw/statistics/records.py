@@ -19,7 +19,8 @@ LOWER_IS_BETTER = ("cost",)
 COMPARED: dict[str, tuple[str, ...]] = {
     "phase_2": ("same",),
     "head": ("accuracy", "auc"),
-    "finetuned": ("accuracy", "balanced_accuracy", "auc", "f1", "recall", "ece"),  # recall: at the operating point
+    # recall: at the operating point
+    "finetuned": ("accuracy", "balanced_accuracy", "auc", "f1", "recall", "ece"),
     "gain": ("accuracy", "low", "high"),
 }
 
