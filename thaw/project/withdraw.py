@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 JOURNAL = Journal("withdrawal")
 REMOVED = ".thaw/removed.json"  # hashes of purged pictures, and the versions that lost data
-DERIVED = ("artifacts/prepare", "artifacts/embed", "artifacts/report")  # folders of outputs made from pictures
-UNLIKE = "artifacts/package/unlike.safetensors"  # features of training pictures, made from those alone
+DERIVED = ("artifacts/prepare", "artifacts/embed", "artifacts/report")  # made from pictures
+UNLIKE = "artifacts/package/unlike.safetensors"  # features of training pictures only
 SHOWN = ("artifacts/promotion", "artifacts/studies")  # pages that DVC does not track
 
 
