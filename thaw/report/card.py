@@ -97,10 +97,10 @@ def _data(meta: Mapping[str, Any], manifest: pd.DataFrame) -> str:
     rows = [[label, *(count(counts[split].get(label, 0)) if split in counts else "0" for split in SPLITS)]
             for label in meta["classes"]]  # fmt: skip
     epochs = {"epochs": meta["params"]["head"]["max_epochs"]}
-    chosen = {"phase_2": meta["results"].get("phase_2", {}), "operating": meta["operating"]}
+    metrics = {"phase_2": meta["results"].get("phase_2", {}), "operating": meta["operating"]}
     return (
         f"## Data\n\n{_table(['class', *SPLITS], rows)}\n"
-        f"Training used `train`. Chosen on `val`: {chosen_on_validation(epochs, chosen)}. No training read `test`.\n"
+        f"Training used `train`. Chosen on `val`: {chosen_on_validation(epochs, metrics)}. No training read `test`.\n"
         f"The hash of the table of pictures is `{meta['data'][:16]}`.\n"
     )
 
