@@ -115,6 +115,12 @@ def test_each_time_at_which_nothing_began_before_the_next_one_is_a_run_that_did_
     assert status.never_began(weekly(6, paused=True), begun, NOW) == []
 
 
+def test_a_run_that_began_late_stands_for_its_own_time_and_not_for_a_later_one() -> None:
+    schedule = weekly(4)
+    late = replace(run(schedule.past[0]), began=schedule.past[1] + timedelta(hours=1))
+    assert [run.due for run in status.never_began(schedule, [late], NOW)] == schedule.past[1:]
+
+
 def test_what_is_due_while_another_run_goes_on_waits_for_it_and_is_not_late() -> None:
     schedule = weekly(4)
     before, busy = run(schedule.past[0]), run(schedule.past[2] - timedelta(hours=1), "Running", schedule="long")

@@ -424,7 +424,7 @@ def _skip_missed(client: "SyncPrefectClient", deployment_id: "UUID") -> int:
     runs = client.read_flow_runs(flow_run_filter=due)
     missed = sorted(runs, key=attrgetter("next_scheduled_start_time"))
     for run in missed[:-1]:
-        message = "nothing served the schedule then, and a later run catches up"
+        message = "it did not begin in time, and a later run catches up"
         client.set_flow_run_state(run.id, State(type=StateType.CANCELLED, name="Missed", message=message), force=True)
     return len(missed)
 
