@@ -64,7 +64,7 @@ def of(schedules: list[Schedule], known: list[Run], **more: Any) -> Status:
     )
 
 
-def test_a_run_is_logged_with_how_it_ended_whatever_ended_it(space: Path) -> None:
+def test_a_run_is_logged_with_how_it_ended_whatever_ended_it(space: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     about = {"name": "a run", "schedule": "weekly", "recorded": True, "due": NOW.isoformat()}
     with runs.noted("1", **about) as ends:
         assert [run.outcome for run in runs.read()] == ["Running"]
@@ -85,7 +85,11 @@ def test_a_run_is_logged_with_how_it_ended_whatever_ended_it(space: Path) -> Non
     assert [run.outcome for run in logged] == ["Completed", "Failed", "Cancelled", "Killed", "Completed"]
     assert [run.message for run in logged] == ["did head", "the disk is full", "", "", "nothing new"]
     assert all(run.due == NOW and run.schedule == "weekly" for run in logged)
-    with lock.only_retraining("a container"):  # whose processes this machine does not see
+    with lock.only_retraining("a run"):  # that of 6
+        assert runs.read()[-2].outcome == "Killed"
+    monkeypatch.setattr(os, "getpid", lambda: child)
+    monkeypatch.setattr(lock, "_processes_with", lambda path: [])
+    with lock.only_retraining("a run"):  # in a container, whose processes this machine does not see
         assert runs.read()[-2].outcome == "Running"
 
 

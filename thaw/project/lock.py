@@ -57,13 +57,18 @@ def _only(kind: str, name: str, minutes: float, say: Say) -> Iterator[None]:
         time.sleep(PAUSE)
     with lock:
         lock.truncate(0)
-        lock.write(f"{name}, process {os.getpid()}")
+        lock.write(note(name, os.getpid()))
         lock.flush()
         _files.add(lock.fileno())
         try:
             yield
         finally:
             _files.discard(lock.fileno())
+
+
+def note(name: str, pid: int) -> str:
+    """What a lock says of who holds it."""
+    return f"{name}, process {pid}"
 
 
 def holder(kind: str = RETRAINING) -> str | None:
@@ -74,11 +79,11 @@ def holder(kind: str = RETRAINING) -> str | None:
     if lock := _try_lock(path):
         lock.close()
         return None
-    note = path.read_text(encoding="utf-8").strip()
-    name, _, pid = note.rpartition(", process ")
+    text = path.read_text(encoding="utf-8").strip()
+    name, _, pid = text.rpartition(", process ")
     living = _processes_with(path)
     if not living or pid in living:
-        return note or "unknown"
+        return text or "unknown"
     return f"{name} was killed, and what it started lives on: process {', '.join(living)}"
 
 

@@ -63,13 +63,14 @@ def read() -> list[Run]:
         with suppress(ValueError):  # half a line, of a full disk
             values = json.loads(line)
             by_id.setdefault(values["id"], {}).update(values)
-    return [_run(values) for values in by_id.values() if "began" in values]
+    begun = [values for values in by_id.values() if "began" in values]
+    return [_run(values, begun) for values in begun]
 
 
-def _run(values: dict[str, Any]) -> Run:
+def _run(values: dict[str, Any], begun: list[dict[str, Any]]) -> Run:
     began = datetime.fromisoformat(values["began"])
     ended, flow = values.get("ended"), values.get("flow", RETRAIN)
-    outcome = values.get("outcome") or (RUNNING if _goes_on(values["process"], flow) else KILLED)
+    outcome = values.get("outcome") or (RUNNING if _goes_on(values, begun) else KILLED)
     due = values.get("due")
     return Run(
         name=values.get("name", ""),
@@ -84,14 +85,21 @@ def _run(values: dict[str, Any]) -> Run:
     )
 
 
-def _goes_on(process: dict[str, Any], flow: str) -> bool:
-    """Whether the process of a run lives. That of a container is not seen, but what it holds is."""
+def _goes_on(values: dict[str, Any], begun: list[dict[str, Any]]) -> bool:
+    """Whether the process of a run lives, or holds the workspace or waits for it in a container.
+
+    Processes of a container are not seen. A run that began before the one that holds the workspace
+    does neither.
+    """
     import psutil
 
+    process = values["process"]
     with suppress(psutil.Error):
         if abs(psutil.Process(process["pid"]).create_time() - process["since"]) < 1:
             return True
-    return lock.holder(lock.PREDICTION if flow == PREDICT else lock.RETRAINING) is not None
+    holder = lock.holder(lock.PREDICTION if values.get("flow") == PREDICT else lock.RETRAINING)
+    holds = [run["began"] for run in begun if lock.note(run.get("name", ""), run["process"]["pid"]) == holder]
+    return holder is not None and bool(values["began"] >= max(holds, default=""))
 
 
 def _append(values: dict[str, Any]) -> None:
