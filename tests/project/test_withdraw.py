@@ -101,9 +101,15 @@ def test_a_withdrawn_patient_is_found_nowhere_and_its_versions_say_so(project: P
     pictures = withdraw.select([], "patient=17")
     assert [picture.path for picture in pictures] == ["images/2.png", "images/3.png", "images/5.png"]
     assert withdraw.holders(pictures)[0] == Holder("v1.0.0", 3, 2)
+    assert list(withdraw.places(pictures)) == [
+        "DVC's cache holds 3 of them",
+        "the archive holds 2 of them",
+        "the DVC remote holds 3 of them",
+    ]
     assert withdraw.is_reproducible("v1.0.0")
     withdraw.withdraw(pictures, purge=True)
     assert where_it_is(tmp_path) == []
+    assert list(withdraw.places(pictures)) == []
     left = manifest.read_folder(project / "data")
     assert list(left["path"]) == ["images/0.png", "images/1.png", "images/4.png"]
     dvc(project, "status", "data.dvc")
@@ -146,6 +152,20 @@ def test_a_removal_that_was_killed_is_ended_by_whoever_comes_next(
     mend.mend()
     assert where_it_is(tmp_path) == []
     assert not withdraw.JOURNAL.file.exists()
+
+
+def test_while_the_remote_is_away_nothing_is_purged_and_what_it_holds_is_not_known(
+    project: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "remote").rename(tmp_path / "away")
+    purged = CliRunner().invoke(app, ["remove", "images/3.png", "--purge", "--yes"])
+    assert purged.exit_code == 2
+    assert "nothing was ever sent there: --purge needs it" in purged.output
+    assert (project / "data/images/3.png").exists()
+    removed = CliRunner().invoke(app, ["remove", "images/3.png", "--yes"])
+    assert removed.exit_code == 0
+    assert "or nothing was ever sent there, so what it holds is not known" in removed.output
+    assert not (project / "data/images/3.png").exists()
 
 
 def test_pages_in_the_ui_go_first_so_that_a_removal_that_was_killed_leaves_none(

@@ -10,7 +10,7 @@ journal lets the next command finish a removal that was killed.
 import hashlib
 import json
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
@@ -21,7 +21,7 @@ from thaw.project.git import contents, git
 from thaw.project.heal import cache_folder, members, place
 from thaw.project.journal import Journal, replace
 from thaw.project.lock import only_retraining
-from thaw.project.stage import OnLine, ask
+from thaw.project.stage import OnLine, StageError, ask
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,6 +30,7 @@ JOURNAL = Journal("withdrawal")
 REMOVED = ".thaw/removed.json"  # hashes of purged pictures, and the versions that lost data
 DERIVED = ("artifacts/prepare", "artifacts/embed", "artifacts/report")  # folders of outputs made from pictures
 UNLIKE = "artifacts/package/unlike.safetensors"  # features of training pictures, made from those alone
+AWAY = "the DVC remote does not answer, or nothing was ever sent there"
 SHOWN = ("artifacts/promotion", "artifacts/studies")  # pages that DVC does not track
 
 
@@ -116,6 +117,40 @@ def holders(pictures: list[Picture]) -> list[Holder]:
     return result
 
 
+def places(pictures: list[Picture]) -> Iterator[str]:
+    """Sentences on where else the pictures are: DVC's cache and remote, what arrived and its
+    archive."""
+    cache, md5 = cache_folder(), {picture.md5 for picture in pictures}
+    found = {
+        "DVC's cache": {digest for digest in md5 if place(cache, digest).is_file()},
+        "the archive": {_md5(file) for file in _archived(md5)},
+    }
+    if experiment.has_remote():
+        sent = _sent(md5)
+        if sent is None:
+            yield f"{AWAY}, so what it holds is not known"
+        found["the DVC remote"] = sent or set()
+    for name, there in found.items():
+        if held := sum(picture.md5 in there for picture in pictures):
+            yield f"{name} holds {held} of them"
+
+
+def _sent(md5: set[str]) -> set[str] | None:
+    """Which of these the DVC remote has; None if it does not answer, or is not where it should be."""
+    try:
+        there = ask("remove", "thaw.project.unsend", "--look", *sorted(md5), on_line=lambda line: None)
+    except StageError:
+        return None
+    return None if there is None else set(there)
+
+
+def _archived(md5: set[str]) -> list[Path]:
+    """The files with such contents in the archive and among what arrived."""
+    retrain = settings.read().retrain
+    folders = {workspace.root() / name for name in (retrain.archive, retrain.incoming) if name}
+    return [file for folder in folders for file in folder.rglob("*") if file.is_file() and _md5(file) in md5]
+
+
 def _manifest(cache: Path, outs: dict[str, str]) -> "pd.DataFrame | None":
     """The manifest of a state, if the cache has it."""
     from thaw.data.manifest import read_manifest
@@ -131,11 +166,24 @@ def _learned(rows: "pd.DataFrame | None", pictures: list[Picture]) -> int | None
     return int((ours & (rows["split"] != "test")).sum())
 
 
-def withdraw(pictures: list[Picture], purge: bool, on_line: OnLine = print) -> list[str]:
+def withdraw(
+    pictures: list[Picture],
+    purge: bool,
+    on_line: OnLine = print,
+    forget: Callable[[list[str]], None] = lambda hashes: None,
+) -> list[str]:
     """Take pictures out of the data, with `purge` from everywhere; returns sentences on what was
-    done."""
+    done.
+
+    `forget` takes data versions out of the UI. It comes first, because whoever ends a removal that
+    was killed knows no server.
+    """
     with only_retraining("thaw remove"):
         pin.check()
+        if purge and experiment.has_remote() and _sent(set()) is None:
+            raise InputError(f"{AWAY}: --purge needs it (`dvc push` makes a new one)")
+        if purge:
+            forget(_data_hashes(pictures))
         names = [picture.path for picture in pictures]
         JOURNAL.begin(paths=names, md5=[picture.md5 for picture in pictures], purge=purge)
         return finish(on_line)
@@ -194,15 +242,15 @@ def _purge(md5: set[str], on_line: OnLine) -> list[str]:
     for file in workspace.scratch().rglob("*"):
         if file.is_file() and file.suffix != ".json":  # journals stay, kept activations and the like go
             _delete(file)
-    retrain = settings.read().retrain
-    folders = {workspace.root() / name for name in (retrain.archive, retrain.incoming) if name}
-    archived = [file for folder in folders for file in folder.rglob("*") if file.is_file() and _md5(file) in md5]
+    archived = _archived(md5)
     for file in archived:
         _delete(file)
     sentences = [f"{freed} objects went from DVC's cache, {len(archived)} files from the archive"]
     if experiment.has_remote():
         sent = ask("remove", "thaw.project.unsend", *sorted(gone), on_line=on_line)
-        sentences.append(f"{sent} objects went from the DVC remote")
+        if sent is None:
+            raise InputError(f"{AWAY}: what is to be removed there waits for it")
+        sentences.append(f"{len(sent)} objects went from the DVC remote")
     if versions:
         sentences.append(
             f"{', '.join(sorted(versions))} cannot be reproduced any more; {REMOVED} says so: commit it with data.dvc"
@@ -220,7 +268,7 @@ def is_reproducible(version: str) -> bool:
     return version not in _noted().get("versions", [])
 
 
-def data_hashes(pictures: list[Picture]) -> list[str]:
+def _data_hashes(pictures: list[Picture]) -> list[str]:
     """The short hashes of the data versions that hold some of the pictures, as in tags of flow
     runs."""
     affected, _ = _states(cache_folder(), {picture.md5 for picture in pictures})
