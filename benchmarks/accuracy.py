@@ -1,26 +1,28 @@
-"""What the levers of speed cost in accuracy and give in time: each against the plain recipe, on the same draws.
+"""What each lever of speed costs in accuracy and saves in time, against the plain recipe.
 
-    python -m benchmarks.accuracy plan FOLDER ...      # trains a few pictures; says how long the rest will take
+    python -m benchmarks.accuracy plan FOLDER ...      # trains a little; how long the rest takes
     python -m benchmarks.accuracy train FOLDER ...     # every arm on every set, seed by seed
     python -m benchmarks.accuracy table FOLDER ...     # what is known so far
 
-A FOLDER is what `thaw run` takes for data/; given splits are not used. A folder with groups is two sets: with groups
-apart, and split at random. `train` continues where it was stopped: every training is a line of
-benchmarks/results/accuracy.jsonl. `--arms`, `--seeds` and `--size` choose less, or more.
+A FOLDER has the layout of data/; its own splits are ignored. A folder with groups gives two sets:
+one keeps groups apart, one is split at random. `train` continues where it stopped: each training
+is a line of benchmarks/results/accuracy.jsonl. `--arms`, `--seeds` and `--size` choose what runs.
 
-**Sets** are those of `benchmarks.sizes`: at most 1,500 pictures at 80 px, a quarter of them test. `--size "25 %"` draws
-a quarter of the others for each seed anew, a fifth of them validation; up to 300 pictures that are in neither judge. A
-set too small for that gives all its pictures, and its validation pictures judge.
+**Sets** are those of `benchmarks.sizes`: at most 1,500 pictures at 80 px, a quarter of them test.
+`--size "25 %"` draws a quarter of the others, anew for each seed, with a fifth for validation; up
+to 300 of the remaining pictures judge. A set too small for that gives all its pictures, and its
+validation pictures judge.
 
-**Arms** (ARMS) train 8 epochs from the same head, and the weights after the last one are judged, in float32. `growing`
-shows training pictures at 48, 64, then 80 px, a third of the epochs each. Seconds are CPU seconds of one thread: all of
-phase 2, with its validations and the making of what is kept.
+**Arms** (ARMS) train 8 epochs from the same head, and the weights after the last one are judged,
+in float32. `growing` shows training pictures at 48, 64, then 80 px, a third of the epochs each.
+Seconds are CPU seconds of one thread for all of phase 2, validation and kept activations included.
 
-**Rule.** The change of an arm is its accuracy minus that of `plain`, over the same pictures and seeds of all sets, each
-picture with the same weight; its 95 % interval resamples whole groups. The recommended arm is the fastest whose lower
-end on the judging pictures is above -1 point. Its change on the test pictures, which no choice has seen, is the result:
-the goal is reached if the lower end there, over other pictures and other seeds, is above -1 point. If it is not, no arm
-is recommended.
+**Rule.** The change of an arm is its accuracy minus that of `plain`, over the same pictures and
+seeds of all sets, each picture with the same weight; its 95 % interval resamples whole groups. The
+recommended arm is the fastest whose lower end on the judging pictures is above -1 point. Its
+change on the test pictures, which no choice has seen, is the result: the goal is reached if the
+lower end there, over other pictures and other seeds, is above -1 point. If it is not, no arm is
+recommended.
 """
 
 import argparse
@@ -41,7 +43,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from benchmarks import sizes
-from benchmarks.sizes import Cell, Draw, Rows, Set
+from benchmarks.sizes import Cell, DataSet, Draw, Rows
 from thaw.data.pictures import VIEWS, Pictures
 from thaw.data.splits import assign_splits
 from thaw.learning.activations import Frozen
@@ -61,7 +63,7 @@ from thaw.statistics import intervals
 RESULTS = sizes.ROOT / "benchmarks" / "results" / "accuracy.jsonl"
 KEPT = sizes.ROOT / "benchmarks" / "runs" / "accuracy"
 EPOCHS = 8
-FEWEST = 800  # pictures beside the test; of a set with fewer all are drawn
+FEWEST = 800  # pictures outside the test; a smaller set gives all
 GROWING = (48, 64, sizes.RESOLUTION)
 
 
@@ -88,7 +90,7 @@ HEAD = "head only"
 
 
 class Key(NamedTuple):
-    """What names a training."""
+    """The name of a training."""
 
     set: str
     size: str
@@ -96,16 +98,16 @@ class Key(NamedTuple):
     arm: str
 
 
-# ------------------------------------------------------------------------------------------------ sets
+# --------------------------------------------------------------------------------------------- sets
 
 
-def sets_of(folders: Sequence[Path], config: settings.Settings) -> list[Set]:
+def sets_of(folders: Sequence[Path], config: settings.Settings) -> list[DataSet]:
     """The sets of all folders."""
     return [data for folder in folders for data in both_ways(sizes.load(folder, config))]
 
 
-def both_ways(data: Set) -> Iterator[Set]:
-    """The set, and if it has groups the same pictures split without regard to them."""
+def both_ways(data: DataSet) -> Iterator[DataSet]:
+    """The set, and if it has groups, the same pictures split at random."""
     yield data
     if (data.rows["group"] != "").any():
         rows = data.rows.drop(columns="split").assign(group="")
@@ -113,13 +115,13 @@ def both_ways(data: Set) -> Iterator[Set]:
         yield data._replace(name=f"{data.name}, at random", rows=rows.assign(split=split))
 
 
-def size_of(data: Set, size: str) -> str:
-    """The size that is drawn: all, if the set is small."""
+def size_of(data: DataSet, size: str) -> str:
+    """The size to draw: all of the set, if it is small."""
     return size if (data.rows["split"] != "test").sum() >= FEWEST else "100 %"
 
 
 class Growing(Pictures):
-    """Pictures of which those to train on are shown at a side that changes."""
+    """Pictures whose training ones are shown at a side that grows."""
 
     def __init__(self, pictures: Pictures, train: Rows) -> None:
         super().__init__(pictures.files, pictures.shape, pictures.decoded, pictures.workers)
@@ -136,7 +138,7 @@ class Growing(Pictures):
             yield F.interpolate(pixels, self.side, mode="bilinear", antialias=True) if small else pixels
 
 
-# ------------------------------------------------------------------------------------------------ training
+# ----------------------------------------------------------------------------------------- training
 
 
 def train(cell: Cell, config: settings.Settings, arm: Arm) -> tuple[Weights, float]:
@@ -170,7 +172,7 @@ def train(cell: Cell, config: settings.Settings, arm: Arm) -> tuple[Weights, flo
     return kept, time.process_time() - began
 
 
-def run(sets: Sequence[Set], config: settings.Settings, keys: Sequence[Key]) -> None:
+def run(sets: Sequence[DataSet], config: settings.Settings, keys: Sequence[Key]) -> None:
     """Train and judge."""
     by_name, cell, start = {data.name: data for data in sets}, None, time.perf_counter()
     for number, key in enumerate(keys, 1):
@@ -190,8 +192,8 @@ def run(sets: Sequence[Set], config: settings.Settings, keys: Sequence[Key]) -> 
         print(f"{number}/{len(keys)} {' '.join(map(str, key))}: {seconds:.0f} s; {minutes:.0f} min in all", flush=True)
 
 
-def rows_of(data: Set, drawn: Draw, part: str) -> Rows:
-    """Those of the test, or those that judge."""
+def rows_of(data: DataSet, drawn: Draw, part: str) -> Rows:
+    """The rows of the test, or those that judge."""
     return drawn.judges if part == "judges" else np.array(data.rows.index[data.rows["split"] == "test"], np.int64)
 
 
@@ -201,19 +203,19 @@ def known() -> dict[Key, dict[str, Any]]:
     return {Key(*row["key"]): row for row in map(json.loads, lines)}
 
 
-def todo(sets: Sequence[Set], size: str, arms: Sequence[str], seeds: int) -> list[Key]:
-    """What is missing, in its order: all arms of a set together, all sets before the next seed."""
+def todo(sets: Sequence[DataSet], size: str, arms: Sequence[str], seeds: int) -> list[Key]:
+    """Missing trainings in order: all arms of a set together, all sets before the next seed."""
     keys, done = product(range(seeds), sets, arms), known()
     all_keys = (Key(data.name, size_of(data, size), seed, arm) for seed, data, arm in keys)
     return [key for key in all_keys if key not in done]
 
 
-def plan(sets: Sequence[Set], config: settings.Settings, keys: Sequence[Key]) -> dict[str, float]:
-    """The CPU minutes that these trainings will take, by arm, from trainings of a few pictures."""
-    by_name, data = {one.name: one for one in sets}, sets[0]
+def plan(sets: Sequence[DataSet], config: settings.Settings, keys: Sequence[Key]) -> dict[str, float]:
+    """The CPU minutes that these trainings will take, by arm, timed on a few pictures."""
+    by_name, data = {data_set.name: data_set for data_set in sets}, sets[0]
     rows = np.array(data.rows.index[data.rows["split"] != "test"], np.int64)
     few = Cell(data, "", 0, Draw(rows[:64], rows[64:80], rows[:1]), sizes.network(data, config, 0).head.state_dict())
-    train(few, config, ARMS["plain"])  # so that memory is there
+    train(few, config, ARMS["plain"])  # warms up
     of_arm = {arm: train(few, config, ARMS[arm])[1] / 80 for arm in {key.arm for key in keys} & {*ARMS}}
     began = time.process_time()
     predict(sizes.network(data, config, 0), data.pictures, rows[:64], data.normalise, 1, 64)
@@ -221,18 +223,20 @@ def plan(sets: Sequence[Set], config: settings.Settings, keys: Sequence[Key]) ->
     for key in keys:
         drawn = sizes.draw(by_name[key.set].rows, key.size, key.seed)
         test = len(rows_of(by_name[key.set], drawn, "test"))
-        seconds = of_arm.get(key.arm, 3 * look) * (len(drawn.train) + len(drawn.val))  # of head only, its features
+        # `head` only computes features
+        seconds = of_arm.get(key.arm, 3 * look) * (len(drawn.train) + len(drawn.val))
         minutes[key.arm] += (seconds + look * (len(drawn.judges) + 2 * test)) / 60
     return minutes
 
 
-# ------------------------------------------------------------------------------------------------ tables
+# ------------------------------------------------------------------------------------------- tables
 
 
-def verdicts(sets: Sequence[Set], size: str, part: str) -> pd.DataFrame:
-    """For each training and picture whether it was right: set, seed, arm, path, group, right, seconds."""
+def verdicts(sets: Sequence[DataSet], size: str, part: str) -> pd.DataFrame:
+    """A row for each training and picture: set, seed, arm, path, group, right, seconds."""
     parts = []
-    of_folder: dict[str, pd.Series] = {}  # the pictures of a folder have the same groups in both of its sets
+    # a folder's pictures have the same groups in both of its sets
+    of_folder: dict[str, pd.Series] = {}
     for data in sets:
         rows = data.rows
         own = of_folder.setdefault(folder_of(data.name), rows["group"].where(rows["group"] != "", rows["hash"]))
@@ -252,10 +256,10 @@ def folder_of(name: str) -> str:
 
 
 def changes(table: pd.DataFrame, arm: str, seeds_too: bool) -> dict[str, float | None]:
-    """How much more often an arm is right than plain, in points, with its interval over other pictures or seeds too."""
+    """An arm's accuracy minus plain's, in points; the interval covers pictures and seeds."""
     by_arm = table.pivot(index=["set", "path", "group", "seed"], columns="arm", values="right")
     change = (by_arm[arm] - by_arm["plain"]).dropna()
-    if seeds_too:  # those that every picture has
+    if seeds_too:  # seeds that every picture has
         wide = change.unstack("seed").dropna(axis="columns")
         groups, values = wide.index.get_level_values("group"), wide.to_numpy()
     else:
@@ -268,7 +272,7 @@ def changes(table: pd.DataFrame, arm: str, seeds_too: bool) -> dict[str, float |
 
 
 def summary(judged: pd.DataFrame, tested: pd.DataFrame) -> pd.DataFrame:
-    """A row for each arm: its seconds against those of plain, and its change on judging and on test pictures."""
+    """A row for each arm: its relative seconds, and its change on judging and on test pictures."""
     trainings = judged.groupby(["set", "seed", "arm"])["seconds"].first().unstack("arm")
     rows = []
     for arm in [name for name in (*ARMS, HEAD) if name in trainings and name != "plain"]:
@@ -281,21 +285,22 @@ def summary(judged: pd.DataFrame, tested: pd.DataFrame) -> pd.DataFrame:
 
 
 def recommended(table: pd.DataFrame) -> str | None:
-    """The fastest arm that the judging pictures let pass."""
+    """The fastest arm that passes on the judging pictures."""
     passed = table[(table["judges low"] > -1) & (table["arm"] != HEAD)]
     return None if passed.empty else str(passed.loc[passed["times as fast"].idxmax(), "arm"])
 
 
 def by_set(tested: pd.DataFrame) -> pd.DataFrame:
     """For each set the accuracy of plain on test, and the change of each arm, in points."""
-    right = tested.pivot(index=["set", "path", "seed"], columns="arm", values="right").dropna()  # that all arms have
+    # only pictures that every arm has predicted
+    right = tested.pivot(index=["set", "path", "seed"], columns="arm", values="right").dropna()
     means = 100 * right.groupby("set").mean()
     others = [name for name in (*ARMS, HEAD) if name in means and name != "plain"]
     return means[others].sub(means["plain"], axis=0).assign(plain=means["plain"])
 
 
-def tell(sets: Sequence[Set], size: str) -> None:
-    """Print the tables and what the rule says."""
+def show(sets: Sequence[DataSet], size: str) -> None:
+    """Print the tables and the rule's recommendation."""
     pd.set_option("display.width", 250)
     judged, tested = (verdicts(sets, size, part) for part in ("judges", "test"))
     table = summary(judged, tested)
@@ -318,7 +323,7 @@ def main() -> None:
     config = settings.read(sizes.ROOT / "params.yaml")
     sets = sets_of(options.folders, config)
     if options.stage == "table":
-        tell(sets, options.size)
+        show(sets, options.size)
         return
     keys = todo(sets, options.size, options.arms, options.seeds)
     if keys:
@@ -327,7 +332,7 @@ def main() -> None:
         print(f"{len(keys)} trainings, about {sum(minutes.values()):.0f} minutes of one core: {arms}", flush=True)
     if options.stage == "train":
         run(sets, config, keys)
-        tell(sets, options.size)
+        show(sets, options.size)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""How long commands take that find nothing to do: whole processes, one after the other, in a clone of the repository.
+"""How long commands take when nothing changed: whole processes, in turn, in a fresh clone.
 
-    python benchmarks/commands.py [--repeats 5]      -> a table, and benchmarks/results/commands.json
+    python benchmarks/commands.py [--repeats 5]   # prints and writes results/commands.json
 
-The clone is of the last commit, with the DVC cache of this repository: its default run must be in there (`make run`).
-The Prefect server is up and kept, as `thaw ui` does.
+The clone is of the last commit and uses this repository's DVC cache, which must hold the default
+run (`make run`). The Prefect server stays up, as with `thaw ui`.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 THAW, DVC = ([sys.executable, "-m", module] for module in ("thaw", "dvc"))
-COMMANDS = {  # and the seconds that each may take
+COMMANDS = {  # with the seconds that each may take
     "thaw run": ([*THAW, "run"], 6.0),
     "thaw run --record": ([*THAW, "run", "--record"], None),
     "dvc repro": ([*DVC, "repro"], 2.0),
@@ -31,12 +31,12 @@ ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.sta
 
 
 def main(repeats: int) -> None:
-    """Time every command so many times, in turn, and tell."""
+    """Time all commands in turn, several times, and print a table."""
     about, seconds = machine(), {name: list[float]() for name in COMMANDS}
     with tempfile.TemporaryDirectory(prefix="thaw-commands-") as folder:
         clone = make_clone(Path(folder) / "thaw")
         with server(clone):
-            call(clone, *THAW, "run", "--record")  # what there is to record is recorded now
+            call(clone, *THAW, "run", "--record")  # then nothing is left to record
             for _ in range(repeats):
                 for name, (command, _) in COMMANDS.items():
                     started = time.perf_counter()
@@ -81,7 +81,7 @@ def server(clone: Path) -> Iterator[None]:
 
 
 def call(folder: Path, *command: str) -> str:
-    """Run a command to its good end; what it printed."""
+    """Run a command that must succeed; returns its output."""
     done = subprocess.run(command, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True)
     assert done.returncode == 0, f"{' '.join(command)}:\n{done.stdout}{done.stderr}"
     return done.stdout

@@ -3,8 +3,8 @@
     python -m benchmarks.coverage              # a minute; prints the table of docs/learning.md
     python -m benchmarks.coverage --trials 200
 
-Pictures are drawn from a known truth again and again. `before` is the percentile bootstrap of whole groups that thaw
-used until it had thaw/statistics/intervals.py.
+Pictures are drawn from a known truth again and again. `before` is the percentile bootstrap of
+whole groups that thaw used until it had thaw/statistics/intervals.py.
 """
 
 import argparse
@@ -20,7 +20,8 @@ from thaw.statistics.intervals import Codes, Numbers, Span
 GROUPS = (6, 8, 11, 20, 50)
 PICTURES = 20  # of a group, on average
 RESAMPLES = 400
-Draw = tuple[Span, bool, float]  # the interval, whether the bootstrap (not done of AUC) holds the truth, and the truth
+# the interval, whether the bootstrap holds the truth (not computed for AUC), and the truth
+Draw = tuple[Span, bool, float]
 
 
 def main() -> None:
@@ -46,7 +47,7 @@ def _held(draw: Draw) -> tuple[bool, bool]:
 
 
 def _sizes(random: np.random.Generator, groups: int, kind: str) -> Codes:
-    """Of groups that are alike, uneven (a few pictures to four times as many as usual) or one as large as the rest."""
+    """Sizes of groups: equal, uneven (up to four times the usual), or one as large as the rest."""
     sizes = np.full(groups, PICTURES)
     if kind == "uneven":
         sizes = np.maximum(1, random.lognormal(np.log(PICTURES) - 0.32, 0.8, groups).round()).astype(np.int64)
@@ -56,7 +57,7 @@ def _sizes(random: np.random.Generator, groups: int, kind: str) -> Codes:
 
 
 def _accuracy(better: float, worse: float, alike: float, kind: str = "alike", seeds: int = 1) -> Callable[..., Draw]:
-    """Verdicts that get better or worse, in each group with its own probability; `alike` is the correlation inside."""
+    """Changes of verdicts; each group has its own odds, `alike` is the correlation inside."""
 
     def draw(random: np.random.Generator, groups: int) -> Draw:
         sizes = _sizes(random, groups, kind)
@@ -77,7 +78,7 @@ def _accuracy(better: float, worse: float, alike: float, kind: str = "alike", se
 
 
 def _bootstrap(random: np.random.Generator, changes: Numbers, sizes: Codes, codes: Codes, truth: float) -> bool:
-    """Whether the percentiles of resamples of groups, and of seeds as if there were many, hold the truth."""
+    """Whether the percentile bootstrap over groups, and over seeds, holds the truth."""
     sums = np.stack([np.bincount(codes, weights=of_seed) for of_seed in changes.T], 1)
     groups, seeds = sums.shape
     weights = random.multinomial(groups, np.full(groups, 1 / groups), size=RESAMPLES)
@@ -88,7 +89,7 @@ def _bootstrap(random: np.random.Generator, changes: Numbers, sizes: Codes, code
 
 
 def _recall(share: float, alike: float) -> Callable[..., Draw]:
-    """The share of positives found, of which a group has five."""
+    """The share of positives found; each group has five positives."""
 
     def draw(random: np.random.Generator, groups: int) -> Draw:
         odds = (1 - alike) / alike if alike else 0.0
@@ -103,7 +104,7 @@ def _recall(share: float, alike: float) -> Callable[..., Draw]:
 
 
 def _auc(before: float, after: float, alike: float) -> Callable[..., Draw]:
-    """The change of AUC between networks whose scores are normal; a group moves the scores of each."""
+    """The change of AUC between networks with normal scores; a group shifts both scores."""
     variance = 1 / (1 - alike)
 
     def draw(random: np.random.Generator, groups: int) -> Draw:

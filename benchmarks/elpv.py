@@ -1,14 +1,16 @@
 """thaw on ELPV by the protocol of Deitsch et al. 2019, and by the honest split beside it.
 
-    make bench-elpv                                          # five seeds of both splits; hours on two cores
+    make bench-elpv                                  # five seeds of both splits; hours on two cores
     make bench-elpv ARGS="--seeds 1 --split random"
     make bench-elpv ARGS="--backbone efficientnet_lite0 --backbone resnet50"
 
-Random: 75/25, stratified, as in the paper. Grouped: the same shares, in blocks of 60 neighbouring rows, because cells
-of one module are neighbours. Each seed draws its own split. A cell is positive if its defect probability is above 0.5;
-the same networks are judged by > 0, and by the cells that the experts were sure of (0 or 1), too. What was tuned,
-on validation, is in TUNED. Writes benchmarks/results/elpv.json, where rows of the same settings stay; a bench that was
-stopped goes on where it was.
+Random: 75/25, stratified, as in the paper. Grouped: the same shares, in blocks of 60 neighbouring
+rows, because cells of one module are neighbours. Each seed draws its own split. A cell is positive
+if its defect probability is above 0.5. The same networks are also judged with the limit at 0, and
+on the cells that the experts were sure of (0 or 1). TUNED holds what was tuned, on validation.
+
+Writes benchmarks/results/elpv.json and keeps its rows of the same settings, so a bench that was
+stopped continues where it was.
 """
 
 import argparse
@@ -33,10 +35,10 @@ ROOT = Path(__file__).resolve().parents[1]
 RUNS = ROOT / "benchmarks" / "runs" / "elpv"
 RESULTS = ROOT / "benchmarks" / "results" / "elpv.json"
 PHASES = ("prepare", "embed", "head", "unfreeze", "evaluate")
-# Chosen by validation loss, never on a test: resolution, label smoothing and moving average on the default run's split.
-# On a random split with seed 10 twelve epochs at 224 px (0.314) beat eight at 300 px (0.316) and at 160 px (0.333);
-# there ratios of 5 and 30 and mixup were tried too, and left out. The last epoch is kept because few pictures are left
-# to choose one by.
+# Chosen by validation loss, never on a test: resolution, label smoothing and moving average on the
+# default run's split. On a random split with seed 10, twelve epochs at 224 px (0.314) beat eight at
+# 300 px (0.316) and at 160 px (0.333); ratios of 5 and 30 and mixup were tried there too, and not
+# taken. The last epoch is kept, because validation has too few pictures to choose one.
 TUNED = {
     "prepare.resolution": 224,
     "prepare.val": 0.075,
@@ -50,7 +52,7 @@ PUBLISHED = {"SVM": {"accuracy": 0.8244}, "VGG19, 143 M parameters": {"accuracy"
 
 
 def main() -> None:
-    """Run what is missing, then tell."""
+    """Run what is missing, then print the summary."""
     parser = argparse.ArgumentParser(
         usage='make bench-elpv ARGS="[options]"',
         description=__doc__,
@@ -85,7 +87,7 @@ def earlier(changes: list[str]) -> list[dict[str, Any]]:
 
 
 def write(changes: list[str], rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Write all that is known; the summary."""
+    """Write all rows so far; returns the summary."""
     summary = summed_up(pd.DataFrame(rows))
     values = {"settings": changes, "published": PUBLISHED, "summary": summary, "rows": rows}
     RESULTS.parent.mkdir(parents=True, exist_ok=True)
@@ -94,7 +96,7 @@ def write(changes: list[str], rows: list[dict[str, Any]]) -> list[dict[str, Any]
 
 
 def measured(backbone: str, split: str, seed: int, changes: list[str]) -> list[dict[str, Any]]:
-    """Train and judge one network; one that was trained before with these settings is only judged."""
+    """Train and judge one network; train nothing that was trained with these settings."""
     folder = RUNS / f"{backbone}-{split}-{seed}"
     changes = [*changes, f"backbone.name={backbone}", f"seed={seed}", f"prepare.seed={seed}"]
     note = folder / "settings.json"
@@ -121,7 +123,7 @@ def measured(backbone: str, split: str, seed: int, changes: list[str]) -> list[d
 
 
 def judged(folder: Path, backbone: str, split: str, seed: int) -> list[dict[str, Any]]:
-    """A row for each protocol, of the fine-tuned network and of head only."""
+    """A row for each protocol and network."""
     predictions = pd.read_csv(folder / "artifacts/evaluate/predictions.csv")
     target = predictions["path"].map(pd.read_csv(ROOT / "data" / "labels.csv").set_index("path")["target"])
     protocols = {
@@ -132,7 +134,8 @@ def judged(folder: Path, backbone: str, split: str, seed: int) -> list[dict[str,
     rows = []
     for protocol, (positive, counted) in protocols.items():
         for network in ("finetuned", "head"):
-            columns = [column for column in predictions if column.startswith(f"{network}_p_")]  # the positive one last
+            # the positive class comes last
+            columns = [column for column in predictions if column.startswith(f"{network}_p_")]
             p = predictions.loc[counted, columns].to_numpy()
             figures = metrics.headline(p, positive[counted].to_numpy().astype(int))
             rows.append(
@@ -150,7 +153,7 @@ def judged(folder: Path, backbone: str, split: str, seed: int) -> list[dict[str,
 
 
 def summed_up(rows: pd.DataFrame) -> list[dict[str, Any]]:
-    """Mean over the seeds with its 95 % interval (Student's t), for each protocol, split, backbone and network."""
+    """Mean over seeds and its 95 % interval (Student's t), by protocol, split and network."""
     summary = []
     for keys, part in rows.groupby(["protocol", "split", "backbone", "network"], sort=False):
         row: dict[str, Any] = dict(zip(("protocol", "split", "backbone", "network"), keys, strict=True))

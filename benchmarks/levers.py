@@ -1,9 +1,10 @@
-"""What each lever of speed gives: the work with it and without it, in turn, in one process; ratios of each pair.
+"""What each lever of speed saves: work with and without it, in turn, in one process.
 
-    python -m benchmarks.levers [--rounds 5] [--only evaluate]      -> a table, and benchmarks/results/levers.json
+    python -m benchmarks.levers [--rounds 5] [--only evaluate]   # writes results/levers.json
 
-The default backbone and size, drawn pictures, batches of 16: what one core gets of a batch of 32. One thread, and CPU
-seconds, not those of the clock, so that neighbours on the machine disturb little. Three minutes.
+The default backbone and size, synthetic pictures, batches of 16: one core's half of a batch of 32.
+It measures CPU seconds of one thread, which other processes on the machine hardly disturb. Takes
+three minutes.
 """
 
 import argparse
@@ -37,21 +38,21 @@ Work = Callable[[], object]
 
 
 def main(rounds: int, only: str) -> None:
-    """Every pair in turn, round for round; the first round, in which memory and threads are had, does not count."""
+    """Time every pair in turn, round after round; the first round warms up and does not count."""
     keep_freed_memory()
     torch.set_num_threads(1)
     made: dict[str, Callable[[], tuple[Work, Work]]] = {}
     for last in LAST:
         made |= {
             f"evaluate, last {last} blocks trained: in common once": partial(looks_at_both, last),
-            f"step, last {last} blocks: activations kept": pair_of(learns, {"which": last}, kept=True),
-            f"step, last {last} blocks: cut, nothing kept": pair_of(learns, {"which": last}, is_cut=True),
-            f"step, last {last} blocks, kept: bfloat16": pair_of(learns, {"which": last, "kept": True}, mixed=True),
+            f"step, last {last} blocks: activations kept": pair_of(learns, {"selection": last}, kept=True),
+            f"step, last {last} blocks: cut, nothing kept": pair_of(learns, {"selection": last}, is_cut=True),
+            f"step, last {last} blocks, kept: bfloat16": pair_of(learns, {"selection": last, "kept": True}, mixed=True),
         }
-    made["step, all blocks: bfloat16"] = pair_of(learns, {"which": "all"}, mixed=True)
+    made["step, all blocks: bfloat16"] = pair_of(learns, {"selection": "all"}, mixed=True)
     for side in SMALLER:
-        made[f"step, all blocks: {side} px"] = pair_of(learns, {"which": "all"}, side=side)
-        made[f"step, all blocks, bfloat16: {side} px"] = pair_of(learns, {"which": "all", "mixed": True}, side=side)
+        made[f"step, all blocks: {side} px"] = pair_of(learns, {"selection": "all"}, side=side)
+        made[f"step, all blocks, bfloat16: {side} px"] = pair_of(learns, {"selection": "all", "mixed": True}, side=side)
     made["forward pass: bfloat16"] = pair_of(looks, {}, mixed=True)
     pairs = {name: make() for name, make in made.items() if only in name}
     ratios: dict[str, list[float]] = {name: [] for name in pairs}
@@ -61,36 +62,36 @@ def main(rounds: int, only: str) -> None:
             if number:
                 ratios[name].append(ratio)
     print(f"{'so many times as fast':<58}{'median':>8}{'least':>8}{'most':>8}")
-    for name, each in ratios.items():
-        print(f"{name:<58}{statistics.median(each):8.2f}{min(each):8.2f}{max(each):8.2f}")
+    for name, values in ratios.items():
+        print(f"{name:<58}{statistics.median(values):8.2f}{min(values):8.2f}{max(values):8.2f}")
     if not only:
         RESULTS.write_text(json.dumps({"machine": machine(), "ratios": ratios}, indent=2) + "\n", encoding="utf-8")
 
 
-def pair_of(work: Callable[..., Work], given: dict[str, Any], **lever: Any) -> Callable[[], tuple[Work, Work]]:
-    """Makes the same work without and with a lever."""
-    return lambda: (work(**given), work(**given, **lever))
+def pair_of(work: Callable[..., Work], arguments: dict[str, Any], **lever: Any) -> Callable[[], tuple[Work, Work]]:
+    """The same work without and with a lever."""
+    return lambda: (work(**arguments), work(**arguments, **lever))
 
 
 def looks_at_both(last: int) -> tuple[Work, Work]:
-    """Two networks that differ in the last blocks look at one batch: each on its own, and as a pair."""
-    one = network()
-    other = copy.deepcopy(one)
+    """Two networks that share their first blocks predict one batch: one by one, and as a pair."""
+    before = network()
+    after = copy.deepcopy(before)
     with torch.no_grad():
-        blocks(other.backbone)[-last].parameters[0].mul_(1.1)
+        blocks(after.backbone)[-last].parameters[0].mul_(1.1)
     batch = pictures(BATCH)
-    pair = Pair(one, other, batch[:1])
+    pair = Pair(before, after, batch[:1])
 
     def run(*networks: nn.Module) -> None:
         with torch.inference_mode():
-            for each in networks:
-                each(batch)
+            for model in networks:
+                model(batch)
 
-    return lambda: run(one, other), lambda: run(pair)
+    return lambda: run(before, after), lambda: run(pair)
 
 
 def looks(mixed: bool = False) -> Work:
-    """A network looks at one batch."""
+    """A network predicts one batch."""
     model, batch = network(), pictures(BATCH)
     quicken(model, mixed)
 
@@ -101,11 +102,13 @@ def looks(mixed: bool = False) -> Work:
     return run
 
 
-def learns(which: Selection, kept: bool = False, is_cut: bool = False, mixed: bool = False, side: int = SIZE) -> Work:
-    """A step of phase 2 on one batch, as it was before the network could be cut, or with a lever."""
+def learns(
+    selection: Selection, kept: bool = False, is_cut: bool = False, mixed: bool = False, side: int = SIZE
+) -> Work:
+    """A step of phase 2 on one batch: plain on the uncut network, or with a lever."""
     model = network()
     quicken(model, mixed)
-    unfrozen = unfreeze(model, which, "frozen")
+    unfrozen = unfreeze(model, selection, "frozen")
     batch, targets, loss_fn = pictures(BATCH, side), torch.eye(2)[torch.arange(BATCH) % 2], cross_entropy()
     parts = cut(model, len(blocks(model.backbone)) - len(unfrozen), batch[:1]) if kept or is_cut else None
     activations = parts.before(batch) if parts else batch
@@ -114,15 +117,15 @@ def learns(which: Selection, kept: bool = False, is_cut: bool = False, mixed: bo
 
     def step() -> None:
         optimizer.zero_grad()
-        given = parts.before(batch) if parts and is_cut else activations
-        cores.backward(learner, loss_fn, given, targets)
+        inputs = parts.before(batch) if parts and is_cut else activations
+        cores.backward(learner, loss_fn, inputs, targets)
         optimizer.step()
 
     return step
 
 
 def network() -> Classifier:
-    """A copy of it."""
+    """A copy of the network."""
     return copy.deepcopy(_network())
 
 
@@ -141,7 +144,7 @@ def pictures(count: int, side: int = SIZE) -> Tensor:
 
 
 def seconds_of(work: Work) -> float:
-    """The CPU seconds that it takes twice."""
+    """The CPU seconds of doing the work twice."""
     began = time.process_time()
     work()
     work()

@@ -1,10 +1,11 @@
-"""What thaw predict takes beside embed, and how much memory for few and many pictures.
+"""How fast thaw predict is against embed, and its memory for few and many pictures.
 
-    python -m benchmarks.predict PACKAGE FOLDER [PAIRS]    # processor time a picture and view, in pairs, in one process
-    python -m benchmarks.predict --memory 1000 100000      # peak memory with as many pictures, a process each
+    python -m benchmarks.predict PACKAGE FOLDER [PAIRS]    # CPU time a picture and view, in pairs
+    python -m benchmarks.predict --memory 1000 100000      # peak memory, one process a size
 
-Embed and predict see the same pictures of the folder in one view. Embed has them decoded; predict
-reads the files. For the memory a tiny network and a few pictures are drawn, and linked many times.
+Embed and predict see the same pictures of the folder in one view; embed gets them decoded, predict
+reads the files. Memory is measured with a tiny network and a few synthetic pictures, linked many
+times.
 """
 
 import os
@@ -32,7 +33,7 @@ COUNT = 256
 
 
 def processor_time(work: Callable[[], object]) -> float:
-    """Seconds of all cores that the work takes."""
+    """The CPU seconds of the work, on all cores."""
     started = time.process_time()
     with redirect_stdout(StringIO()):
         work()
@@ -69,7 +70,7 @@ def main(package: str, folder: str, pairs: int = 5) -> None:
 
 
 def memory(counts: list[int]) -> None:
-    """The peak memory of `thaw predict` with as many pictures each."""
+    """The peak memory of `thaw predict` for each number of pictures."""
     sys.path.insert(0, str(ROOT / "tests/support"))
     from packages import make
 

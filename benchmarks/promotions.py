@@ -1,10 +1,11 @@
-"""A year of weekly retrainings with a known truth: how often a rule of promotion is wrong, and where it ends.
+"""A simulated year of weekly retrainings: how often a promotion rule is wrong, and where it ends.
 
-    python -m benchmarks.promotions            # a minute or two; prints the table of docs/operation.md
+    python -m benchmarks.promotions       # two minutes; prints the table of docs/operation.md
     python -m benchmarks.promotions --years 5
 
-Each week a new model is as good as the last ones but for luck, one in ten is worse by five points, and in one in ten a
-single class is worse by 20. All are judged on the same test pictures, as `thaw.statistics.promotion` judges them.
+Each week's model is as good as the last one up to chance. One in ten is worse by five points, and
+one in ten is worse by 20 points in a single class. `thaw.statistics.promotion` judges all of them
+on the same test pictures.
 """
 
 import argparse
@@ -20,12 +21,12 @@ from thaw.statistics.metrics import Probabilities
 from thaw.statistics.promotion import Limits, decide
 
 WEEKS = 52
-FIRST, LUCK = 0.90, 0.008  # accuracy of the first model; standard deviation over seeds and new pictures
-ALIKE = 0.9  # correlation of what is hard for two models
+FIRST, LUCK = 0.90, 0.008  # accuracy of the first model; standard deviation over seeds and data
+ALIKE = 0.9  # correlation of the difficulties of a picture for two models
 
 
 class Rule(NamedTuple):
-    """`plain`: a class counts by its plain change. `anchor`: also against the best of the versions that were in use."""
+    """`plain`: a class counts by its plain change. `anchor`: also compare with the best version."""
 
     sure: float
     plain: bool
@@ -44,7 +45,9 @@ RULES = {
 
 
 class Count(NamedTuple):
-    """Of all weeks: models worse by more than the margin, of these promoted; as good or better, of these refused."""
+    """Over all weeks: models worse by more than the margin, how many of them were promoted;
+    as good or better ones, how many of them were refused.
+    """
 
     worse: int
     promoted: int
@@ -77,7 +80,7 @@ def main() -> None:
 
 
 def equals(classes: int, pictures: int, rule: Rule, trials: int) -> float:
-    """How often one of two models that are equally good in truth is refused in favour of the other."""
+    """How often one of two equally good models is refused in favour of the other."""
     random, refused = np.random.default_rng(0), 0
     labels, truth = np.arange(pictures) % classes, np.full(classes, FIRST)
     for _ in range(trials):
@@ -89,9 +92,9 @@ def equals(classes: int, pictures: int, rule: Rule, trials: int) -> float:
 def year(random: np.random.Generator, classes: int, pictures: int, trend: float, rule: Rule) -> Count:
     labels = np.arange(pictures) % classes
     hard = random.normal(size=pictures)
-    said = lambda accuracies: _answers(random, hard, labels, classes, accuracies)  # noqa: E731
+    ask = lambda accuracies: _answers(random, hard, labels, classes, accuracies)  # noqa: E731
     truth = np.full(classes, FIRST)
-    line = [(truth, said(truth))]  # the versions that were in use
+    line = [(truth, ask(truth))]  # versions that came into use
     worse = promoted = good = refused = 0
     for week in range(WEEKS):
         new = np.full(classes, FIRST + trend * week / WEEKS + random.normal(0, LUCK))
@@ -100,7 +103,7 @@ def year(random: np.random.Generator, classes: int, pictures: int, trend: float,
         if week % 10 == 9:
             new[random.integers(classes)] -= 0.2
         new = np.clip(new, 0.01, 0.995)
-        answers = said(new)
+        answers = ask(new)
         used = line[-1][0].mean()
         accepted = _accepted(line[-1][1], answers, labels, rule)
         if accepted and rule.anchor:
@@ -119,11 +122,11 @@ def year(random: np.random.Generator, classes: int, pictures: int, trend: float,
 def _answers(
     random: np.random.Generator, hard: Numbers, labels: Codes, classes: int, accuracies: Numbers
 ) -> Probabilities:
-    """Right where what is hard for all and for this model together is below what its accuracy makes of it."""
+    """Right where the difficulty, partly shared by all models, is below the model's accuracy."""
     own = np.sqrt(ALIKE) * hard + np.sqrt(1 - ALIKE) * random.normal(size=len(hard))
     wrong = own > norm.ppf(accuracies)[labels]
-    said = np.where(wrong, (labels + random.integers(1, classes, len(labels))) % classes, labels)
-    return np.eye(classes)[said]
+    predicted = np.where(wrong, (labels + random.integers(1, classes, len(labels))) % classes, labels)
+    return np.eye(classes)[predicted]
 
 
 def _accepted(before: Probabilities, after: Probabilities, labels: Codes, rule: Rule) -> bool:

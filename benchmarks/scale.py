@@ -1,16 +1,16 @@
 """How time and memory of every phase grow with the number of pictures.
 
-    .venv/bin/python -m benchmarks.scale                          # 2,600, 26,000 and 100,000 pictures
+    .venv/bin/python -m benchmarks.scale                       # 2,600, 26,000, 100,000 pictures
     .venv/bin/python -m benchmarks.scale --pictures 300 3000      # a first look
 
-Draws grey pictures of 64 x 64, runs the phases on them as DVC does, one child process each, all sizes in turn, and
-writes `benchmarks/results/scale.json` and `scale.png`. Pictures are read in both ways: kept decoded, and decoded on
-the fly. A run that was stopped goes on after the last finished child if it is started again.
+Draws grey pictures of 64 x 64, runs each phase on them in a child process as DVC does, all sizes in
+turn, and writes `benchmarks/results/scale.json` and `scale.png`. Pictures are read both ways: kept
+decoded, and decoded on the fly. A run that was stopped continues after the last finished child.
 
-Time per picture is what a phase takes for each picture beyond those of the smallest set, `--start`: what a process
-needs before its first picture is a constant, shown beside it. Where that time is less than ten times what starts differ
-by, it would be noise and is left out. Memory is the most that the process tree has resident,
-pages of memory maps included; `own` is the part of it that belongs to no file, which the kernel cannot drop.
+Time per picture is the time for the pictures beyond the smallest set (`--start`), so the constant
+start of a process does not count; the start is shown beside it. A time below ten times the spread
+of starts is noise and is left out. Memory is the peak resident memory of the process tree, memory
+maps included; `own` is the part that the kernel cannot drop, because no file backs it.
 """
 
 import argparse
@@ -45,7 +45,7 @@ MILLION = 1_000_000
 
 
 def draw(folder: Path, count: int) -> None:
-    """The first `count` pictures, each unlike any other; every second one has stripes, ten are a group."""
+    """The first `count` pictures, no two alike; every second one is striped, ten are a group."""
     for number in range(count):
         file = folder / _path(number)
         if file.is_file():
@@ -82,7 +82,7 @@ def workspace(folder: Path, data: Path, count: int, way: str) -> None:
 
 
 def measure(folder: Path, phase: str) -> dict[str, float]:
-    """Run a phase in a child process; its seconds, and the most memory of its process tree in MB."""
+    """Run a phase in a child process; its seconds, and its process tree's peak memory in MB."""
     shutil.rmtree(folder / "artifacts" / phase, ignore_errors=True)
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     with (folder / f"{phase}.log").open("w") as log:
@@ -124,7 +124,7 @@ def _memory(process: int) -> dict[str, float]:
 
 
 def run(folder: Path, counts: list[int], start: int, repeats: int) -> pd.DataFrame:
-    """One row for each child; those that a stopped run left are not run again."""
+    """A row for each child process; rows of a stopped run are not run again."""
     kept = folder / "rows.jsonl"
     rows = [json.loads(line) for line in kept.read_text().splitlines()] if kept.is_file() else []
     done = {(row["pictures"], row["repeat"], row["way"], row["phase"]) for row in rows}
@@ -135,7 +135,8 @@ def run(folder: Path, counts: list[int], start: int, repeats: int) -> pd.DataFra
     for way, phases in PHASES.items():
         for count in counts:
             workspace(folder / str(count), folder, count, way)
-        for phase, repeat, count in product(phases, range(max(1, repeats)), counts):  # all sizes at the same pace
+        # sizes in turn, so that a slow hour of the machine slows all of them
+        for phase, repeat, count in product(phases, range(max(1, repeats)), counts):
             often = max(1, min(repeats, 10_000 // count))
             if repeat >= often or (count, repeat, way, phase) in done:
                 continue
@@ -148,9 +149,9 @@ def run(folder: Path, counts: list[int], start: int, repeats: int) -> pd.DataFra
 
 
 def summary(rows: pd.DataFrame, start: int) -> list[dict[str, Any]]:
-    """For each way and phase: start, time per picture and memory by number of pictures, and what a million would take.
+    """By way and phase: start, time per picture and memory at each size, extrapolated to a million.
 
-    The million is a straight line through the two largest sets.
+    The extrapolation is a straight line through the two largest sets.
     """
     summaries = []
     together = rows.groupby(["way", "pictures", "repeat"], sort=False, as_index=False).agg(
@@ -205,7 +206,7 @@ def table(summaries: list[dict[str, Any]]) -> str:
 
 
 def plot(summaries: list[dict[str, Any]], file: Path) -> None:
-    """Time per picture and memory against the number of pictures, dotted on to a million."""
+    """Time per picture and memory against the number of pictures, dotted up to a million."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 4.2), layout="constrained")
@@ -231,7 +232,7 @@ def plot(summaries: list[dict[str, Any]], file: Path) -> None:
 
 
 def main() -> None:
-    """Draw, run, and write what was found."""
+    """Draw, run, and write the results."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--pictures", type=int, nargs="+", default=[2600, 26_000, 100_000])
     parser.add_argument("--start", type=int, default=260, help="pictures of the set that tells what a start takes")

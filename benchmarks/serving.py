@@ -1,12 +1,12 @@
-"""What `thaw serve` answers in a second, how long a request takes, and that none is lost while the model changes.
+"""`thaw serve`: requests a second, latency, and whether a change of model loses a request.
 
-    .venv/bin/python -m benchmarks.serving                            # artifacts/package, pictures of data/
+    .venv/bin/python -m benchmarks.serving                   # artifacts/package, pictures of data/
     .venv/bin/python -m benchmarks.serving --model artifacts/package model-onnx/model.onnx
     .venv/bin/python -m benchmarks.serving --seconds 30 --clients 8
 
-A server and clients, a process each, on the same machine: each client asks again as soon as it has its answer. `steady`
-keeps one model; `changing` loads it anew under another name each second, as a promotion does. One line for each
-model and mode.
+Server and clients are processes on the same machine; a client asks again as soon as it has its
+answer. `steady` keeps one model; `changing` reloads it under another name each second, as a
+promotion does. Prints a line for each model and mode.
 """
 
 import argparse
@@ -31,7 +31,7 @@ Answer = tuple[int, float, str]  # status, seconds, the model that answered
 
 
 def serve(name: str, changing: bool) -> None:
-    """The server: prints its port and answers until it is ended."""
+    """The server process: prints its port and answers until it is killed."""
     from thaw.learning.machine import keep_freed_memory
     from thaw.model import serve as serving
     from thaw.project import models
@@ -46,7 +46,7 @@ def serve(name: str, changing: bool) -> None:
 
 @contextmanager
 def server(name: str, changing: bool) -> Iterator[str]:
-    """Its address, while it runs."""
+    """A running server; yields its address."""
     command = [sys.executable, "-m", "benchmarks.serving", "--server", "--model", name]
     child = subprocess.Popen([*command, "--changing"] if changing else command, cwd=ROOT, stdout=subprocess.PIPE)
     try:
@@ -58,7 +58,7 @@ def server(name: str, changing: bool) -> Iterator[str]:
 
 
 def ask(url: str, files: list[Path], batch: int, until: float) -> list[Answer]:
-    """A client: sends `batch` pictures in one request, again and again."""
+    """A client process: sends requests of `batch` pictures without a pause."""
     answers, pictures = [], cycle([(file.name, file.read_bytes()) for file in files])
     with httpx.Client(timeout=60) as client:
         while time.monotonic() < until:
@@ -71,7 +71,7 @@ def ask(url: str, files: list[Path], batch: int, until: float) -> list[Answer]:
 
 
 def measure(url: str, files: list[Path], batch: int, clients: int, seconds: float) -> list[Answer]:
-    """What all clients together saw, after a second to warm up."""
+    """The figures of all clients together, after a second to warm up."""
     ask(url, files, batch, time.monotonic() + 1)
     until = time.monotonic() + seconds
     with ThreadPoolExecutor(clients) as threads:

@@ -1,38 +1,41 @@
-"""Which recipe of phase 2 is right from 50 to 5,000 pictures: candidates, and the rule that chooses among them.
+"""Which recipe of phase 2 is right from 50 to 5,000 pictures: candidates and a rule to choose.
 
     python -m benchmarks.sizes plan FOLDER ...       # trains nothing; says how long it will take
-    python -m benchmarks.sizes choose FOLDER ...     # all candidates at the small sizes, two seeds; no test picture
-    python -m benchmarks.sizes confirm FOLDER ... --candidates epochs steps-100    # these at all sizes, five seeds
+    python -m benchmarks.sizes choose FOLDER ...     # all candidates, small sizes, two seeds
+    python -m benchmarks.sizes confirm FOLDER ... --candidates epochs steps-100   # five seeds
     python -m benchmarks.sizes tables FOLDER ...     # what is known so far
 
-A FOLDER is what `thaw run` takes for data/; given splits are not used. Each stage goes on where it was stopped: every
-finished training is a line of benchmarks/results/sizes.jsonl.
+A FOLDER has the layout of data/; its own splits are ignored. Each stage continues where it
+stopped: every finished training is a line of benchmarks/results/sizes.jsonl.
 
-**Sizes.** Of each set at most 1,500 pictures, at 80 px. A quarter is the test, whole groups, the same in every
-training. Half of the others are left out. From the other half 50 pictures are drawn, or 10 % or 25 % of both halves (no
-10 % where these are fewer than 50); 100 % are both halves. What is drawn is then split: a fifth of it is validation, as
-in the default run. Each seed draws anew.
+**Sizes.** At most 1,500 pictures of each set, at 80 px. A quarter of them, in whole groups, is the
+test of every training. Half of the others are left out. From the other half 50 pictures are drawn,
+or 10 % or 25 % of both halves (no 10 % where these are fewer than 50); 100 % are both halves. A
+fifth of what is drawn is validation, as in the default run. Each seed draws anew.
 
-**Candidates** are trajectories (CANDIDATES) and what is kept of each (KEEP). One training gives all that may be kept.
-`batch-16` and `all-labels` are trained last, if there is time.
+**Candidates** are trajectories (CANDIDATES) and what is kept of each (KEEP). One training gives
+all that may be kept. `batch-16` and `all-labels` are trained last, if there is time.
 
-**Figures.** Networks are judged on up to 300 of the pictures left out, at 100 % on validation, in one view. The score
-of a network is what it is better than the head alone, in points: the mean of its gains in accuracy and in AUC.
+**Figures.** Networks are judged on up to 300 of the pictures left out, at 100 % on validation, in
+one view. The score of a network is its gain over the head alone in points: the mean of its gains
+in accuracy and in AUC.
 
-**Rule.** A change is compared with what it changes: numbers of steps with `epochs`, other trajectories with
-`steps-100`, what is kept with `last` of the same trajectory. Its difference is averaged over seeds, then over sets and
-sizes. It is taken if that mean is above two of its standard errors over sets and sizes, and if no set is worse by more
-than a point. Of two numbers of steps the smaller one is taken, unless the larger one is better by more than one
-standard error. All that is taken is put together. It and `epochs` go to `confirm`, and it becomes the default unless it
-is worse there at 100 % by more than a point. The tables name the sets that got worse.
+**Rule.** A change is compared with what it changes: numbers of steps with `epochs`, other
+trajectories with `steps-100`, what is kept with `last` of the same trajectory. Its difference is
+averaged over seeds, then over sets and sizes. It is taken if that mean is above two of its
+standard errors over sets and sizes, and if no set is worse by more than a point. Of two numbers of
+steps the smaller one is taken, unless the larger one is better by more than one standard error.
+All changes taken are combined. The combination and `epochs` go to `confirm`; it becomes the default
+unless it is worse there at 100 % by more than a point. The tables name the sets that got worse.
 
-**Added after seed 0 of `choose`, before `confirm`.** There was time for one seed (and for one set of 50 pictures of the
-next), and by the rule above nothing is taken. The best candidate was `slow-head`, which differs from `epochs` in two
-things, and the rule compares no such pair. So `confirm` compares the two on new seeds, 1 to 4. `slow-head` becomes the
-default if the same two conditions hold over all sizes, and at 100 % alone it is not worse by more than a point.
+**Added after seed 0 of `choose`, before `confirm`.** There was time for one seed (and for one set
+of 50 pictures of the next), and by the rule above nothing is taken. The best candidate was
+`slow-head`, which differs from `epochs` in two things; the rule compares no such pairs. So
+`confirm` compares the two on new seeds, 1 to 4. `slow-head` becomes the default if the same two
+conditions hold over all sizes, and at 100 % alone it is not worse by more than a point.
 
-**Added after seed 1 of `choose`.** By the rule `steps-300` is taken, so `confirm` compares it with `epochs`; of
-`slow-head` there are one or two seeds.
+**Added after seed 1 of `choose`.** By the rule `steps-300` is taken, so `confirm` compares it with
+`epochs`; `slow-head` has only one or two seeds.
 """
 
 import argparse
@@ -68,7 +71,8 @@ from thaw.statistics import calibration, metrics, studies
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "sizes.jsonl"
-WEIGHTS = ROOT / "benchmarks" / "runs" / "sizes"  # of what choose trained and confirm has not tested yet
+# what choose trained and confirm has not tested yet
+WEIGHTS = ROOT / "benchmarks" / "runs" / "sizes"
 RESOLUTION = 80  # 160 px, the default, would take three times as long
 MAX_PICTURES, TEST, VAL, JUDGES = 1500, 0.25, 0.2, 300
 SIZES: dict[str, int | float] = {"50": 50, "10 %": 0.1, "25 %": 0.25, "100 %": 1.0}
@@ -93,7 +97,7 @@ class Candidate(NamedTuple):
         return max(8, math.ceil(self.steps / len(order(np.arange(pictures), self.batch_size))))
 
     def name(self, pictures: int) -> str:
-        """Its name, or that of an earlier candidate which is the same with that many training pictures."""
+        """Its name, or that of an earlier candidate that trains the same on that many pictures."""
         alike = self._replace(steps=0) if self.epochs(pictures) == 8 else self
         return next(name for name, other in CANDIDATES.items() if other in (alike, self))
 
@@ -117,8 +121,8 @@ KEEP = {
 }
 
 
-class Set(NamedTuple):
-    """A data set, decoded. The split of a row says what it is for: train may be drawn, val is left out, test stays."""
+class DataSet(NamedTuple):
+    """A decoded data set. Of its split, train may be drawn, val is left out, test stays."""
 
     name: str
     rows: pd.DataFrame
@@ -132,7 +136,7 @@ class Set(NamedTuple):
 
 
 class Draw(NamedTuple):
-    """The pictures of one size and seed, by row number; `judges` are what candidates are compared on."""
+    """Row numbers of one size and seed; candidates are compared on `judges`."""
 
     train: Rows
     val: Rows
@@ -142,17 +146,17 @@ class Draw(NamedTuple):
 class Cell(NamedTuple):
     """One size and seed of a set, and its head of phase 1."""
 
-    data: Set
+    data: DataSet
     size: str
     seed: int
     draw: Draw
     head: Weights
 
 
-# ------------------------------------------------------------------------------------------------ data
+# --------------------------------------------------------------------------------------------- data
 
 
-def load(folder: Path, config: settings.Settings) -> Set:
+def load(folder: Path, config: settings.Settings) -> DataSet:
     """Read, thin, split and decode a folder."""
     rows = read_folder(folder).drop(columns="split", errors="ignore")
     rows = rows.loc[sampled(rows["label"], MAX_PICTURES, 0)].reset_index(drop=True)
@@ -166,11 +170,11 @@ def load(folder: Path, config: settings.Settings) -> Set:
     decoded = np.stack([decode(file, shape) for file in files])
     targets = torch.from_numpy(targets_of(rows, classes))
     pictures = Pictures(files, shape, decoded, 1)
-    return Set(folder.name, rows, classes, targets, pictures, Normaliser(preprocessing, torch.device("cpu")))
+    return DataSet(folder.name, rows, classes, targets, pictures, Normaliser(preprocessing, torch.device("cpu")))
 
 
-def sizes_of(data: Set) -> list[str]:
-    """The sizes that the set has."""
+def sizes_of(data: DataSet) -> list[str]:
+    """The sizes that this set is large enough for."""
     pool = (data.rows["split"] != "test").sum()
     return [size for size, share in SIZES.items() if share * (1 if isinstance(share, int) else pool) >= 50]
 
@@ -196,16 +200,16 @@ def draw(rows: pd.DataFrame, size: str, seed: int) -> Draw:
     return Draw(train, val, val if size == "100 %" else left.loc[sampled(left["label"], JUDGES, seed)].index.to_numpy())
 
 
-# ------------------------------------------------------------------------------------------------ training
+# ----------------------------------------------------------------------------------------- training
 
 
-def network(data: Set, config: settings.Settings, seed: int) -> Classifier:
+def network(data: DataSet, config: settings.Settings, seed: int) -> Classifier:
     torch.manual_seed(seed)
     model = create(config.backbone.name, config.backbone.weights, len(data.classes), data.pictures.shape.size)
     return model.eval().to(memory_format=torch.channels_last)
 
 
-def cell_of(data: Set, config: settings.Settings, size: str, seed: int) -> Cell:
+def cell_of(data: DataSet, config: settings.Settings, size: str, seed: int) -> Cell:
     """Draw, embed and train the head, as the default run does."""
     drawn = draw(data.rows, size, seed)
     model = network(data, config, seed)
@@ -213,7 +217,9 @@ def cell_of(data: Set, config: settings.Settings, size: str, seed: int) -> Cell:
     return Cell(data, size, seed, drawn, trained_head(data, config, model, seed, drawn.train, drawn.val))
 
 
-def trained_head(data: Set, config: settings.Settings, model: Classifier, seed: int, train: Rows, val: Rows) -> Weights:
+def trained_head(
+    data: DataSet, config: settings.Settings, model: Classifier, seed: int, train: Rows, val: Rows
+) -> Weights:
     """The weights of the head after phase 1 on these pictures."""
     features = []
     for rows, views in ((train, VIEWS[config.embed.views]), (val, 1)):
@@ -233,7 +239,7 @@ def phase_2(config: settings.Settings, seed: int, **changes: Any) -> FineTuning:
 
 
 class Watch:
-    """Looks at validation before each epoch, and keeps the best weights by each figure, those of the start too."""
+    """Validates before each epoch, and keeps the best weights by each figure, epoch 0 included."""
 
     def __init__(self, cell: Cell, model: Classifier) -> None:
         self.cell, self.model = cell, model
@@ -241,7 +247,7 @@ class Watch:
         self.seen = 0
 
     def __call__(self, epoch: int) -> None:
-        """Called with the number of the epoch that is about to begin, with 1 twice."""
+        """Called with the number of the next epoch; twice with 1."""
         if epoch == self.seen:
             return
         self.seen = epoch
@@ -270,7 +276,7 @@ def copied(model: torch.nn.Module) -> Weights:
 def train(
     cell: Cell, config: settings.Settings, candidate: Candidate
 ) -> tuple[Classifier, dict[str, Weights], dict[str, Any]]:
-    """One trajectory: the network, the weights by what is kept, and the epochs that they are of."""
+    """Train one trajectory; returns the network, the weights by `keep`, and their epochs."""
     data, drawn = cell.data, cell.draw
     model = network(data, config, cell.seed)
     if candidate.phase_1:
@@ -295,7 +301,7 @@ def train(
         averaged = fine_tune(model, training_data, fine_tuning, Objective(cross_entropy(), VAL_LOSS), watch).weights
     watch(epochs + 1)
     kept, at = {"last": copied(model), "ema": averaged}, {"epochs": epochs}
-    if not candidate.all_labels:  # its validation pictures have been trained on
+    if not candidate.all_labels:  # it trains on the validation pictures too
         kept |= {name: weights for name, (_, _, weights) in watch.best.items()}
         at |= {name: epoch for name, (_, epoch, _) in watch.best.items()}
     return model, kept, at
@@ -320,7 +326,7 @@ def head_only(cell: Cell, config: settings.Settings) -> tuple[Classifier, Weight
     return model, copied(model)
 
 
-# ------------------------------------------------------------------------------------------------ stages
+# ------------------------------------------------------------------------------------------- stages
 
 
 class Key(NamedTuple):
@@ -337,7 +343,7 @@ class Key(NamedTuple):
 
 
 def known(kind: str) -> dict[Key, dict[str, Any]]:
-    """The rows so far of a kind: `judged` by pictures left out, or `tested`."""
+    """The rows so far: `judged` on pictures left out, or `tested`."""
     if not RESULTS.is_file():
         return {}
     rows = [json.loads(line) for line in RESULTS.read_text(encoding="utf-8").splitlines()]
@@ -350,8 +356,8 @@ def write(kind: str, key: Key, row: dict[str, Any]) -> None:
         file.write(json.dumps({"kind": kind, "key": list(key), **row}) + "\n")
 
 
-def todo(sets: Sequence[Set], stage: str, names: Sequence[str]) -> list[Key]:
-    """The trainings of a stage in their order: every seed of all sets before the next one."""
+def todo(sets: Sequence[DataSet], stage: str, names: Sequence[str]) -> list[Key]:
+    """The trainings of a stage in order: a seed of all sets before the next seed."""
     sizes, seeds = (SMALL, range(2)) if stage == "choose" else (tuple(SIZES), range(5))
     done = known("judged") if stage == "choose" else known("tested")
     keys: list[Key] = []
@@ -362,8 +368,8 @@ def todo(sets: Sequence[Set], stage: str, names: Sequence[str]) -> list[Key]:
     return [key for key in dict.fromkeys(keys) if key not in done]
 
 
-def run(sets: Sequence[Set], config: settings.Settings, stage: str, names: Sequence[str]) -> None:
-    """Train and judge what is missing; in `confirm` look at the test too."""
+def run(sets: Sequence[DataSet], config: settings.Settings, stage: str, names: Sequence[str]) -> None:
+    """Train and judge what is missing; `confirm` also measures on the test."""
     by_name, cell, start = {data.name: data for data in sets}, None, time.perf_counter()
     keys = todo(sets, stage, names)
     for number, key in enumerate(keys, 1):
@@ -403,8 +409,8 @@ def tested(cell: Cell, model: Classifier, networks: dict[str, Weights]) -> dict[
     return row
 
 
-def plan(sets: Sequence[Set], config: settings.Settings, keys: Sequence[Key]) -> float:
-    """The minutes that these trainings will take, from a few batches of training and prediction on this machine."""
+def plan(sets: Sequence[DataSet], config: settings.Settings, keys: Sequence[Key]) -> float:
+    """The minutes that these trainings will take, timed on a few batches on this machine."""
     data = sets[0]
     cell = Cell(data, "50", 0, draw(data.rows, "50", 0), network(data, config, 0).head.state_dict())
     rows = cell.draw.train[:32]
@@ -426,11 +432,11 @@ def plan(sets: Sequence[Set], config: settings.Settings, keys: Sequence[Key]) ->
     return seconds / 60
 
 
-# ------------------------------------------------------------------------------------------------ tables
+# ------------------------------------------------------------------------------------------- tables
 
 
 def scores() -> pd.DataFrame:
-    """A row for each training and what is kept of it: its gains over head only on the judging pictures, in points."""
+    """A row for each training and `keep`: gains over the head alone when judged, in points."""
     rows = []
     for key, row in known("judged").items():
         for name in KEEP:
@@ -441,7 +447,7 @@ def scores() -> pd.DataFrame:
 
 
 def compared(table: pd.DataFrame, one: tuple[str, str], other: tuple[str, str]) -> dict[str, Any]:
-    """How much better `other` (candidate, keep) scores than `one` in the cells that both have, and where not."""
+    """How much better `other` (candidate, keep) scores than `one`, and on which sets worse."""
     parts = [table[(table["candidate"] == name) & (table["keep"] == keep)] for name, keep in (one, other)]
     before, after = (part.set_index(["set", "size", "seed"])["score"] for part in parts)
     cells = (after - before).dropna().groupby(["set", "size"]).mean()
@@ -454,7 +460,7 @@ def compared(table: pd.DataFrame, one: tuple[str, str], other: tuple[str, str]) 
 
 
 def choice(table: pd.DataFrame) -> pd.DataFrame:
-    """Every comparison that the rule names, over the small sizes."""
+    """All comparisons of the rule, over the small sizes."""
     table = table[table["size"].isin(SMALL)]
     names = [name for name in CANDIDATES if name in set(table["candidate"])]
     rows = []
@@ -471,8 +477,8 @@ def choice(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(row for row in rows if row["cells"])
 
 
-def lesson(sets: Sequence[Set], candidate: str, keep: str = "last") -> pd.DataFrame:
-    """For each set and size: head only, fine-tuned, and the gain with its interval over seeds and test pictures."""
+def lesson(sets: Sequence[DataSet], candidate: str, keep: str = "last") -> pd.DataFrame:
+    """By set and size: head only, fine-tuned, and the gain with its interval."""
     rows = []
     for data, size in product(sets, SIZES):
         own = {

@@ -2,12 +2,12 @@
 
     python -m benchmarks.weeks FOLDER ... [--seeds 3]
 
-A FOLDER is what `thaw run` takes for data/; sets are thinned, split and decoded as `benchmarks.sizes` does. A tenth of
-the pictures is there in the first week, and another tenth arrives in each that follows; every fifth one is validation,
-and the test split stays. Both arms train each week with the settings of params.yaml on all that is there: a new head,
-then phase 2. The second arm starts with the backbone that it had at the end of the week before, as `backbone.weights:
-prod` does where every model is promoted. Each finished week is a line of benchmarks/results/weeks.jsonl; a run that was
-stopped goes on with the next seed.
+A FOLDER has the layout of data/; sets are thinned, split and decoded as in `benchmarks.sizes`. A
+tenth of the pictures is there in the first week, and another tenth arrives each week; every fifth
+one is validation, and the test split stays the same. Each week both arms train a new head, then
+phase 2, on all pictures so far, with the settings of params.yaml. The second arm starts from its
+backbone of the week before, like `backbone.weights: prod` if every model is promoted. Each week is
+a line of benchmarks/results/weeks.jsonl; a run that was stopped continues with the next seed.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from benchmarks.sizes import ROOT, Set, load, network, phase_2, trained_head
+from benchmarks.sizes import ROOT, DataSet, load, network, phase_2, trained_head
 from thaw.data.pictures import VIEWS
 from thaw.learning.batches import Split, TrainingData
 from thaw.learning.folding import fold_batchnorm
@@ -37,7 +37,7 @@ WEEKS = 10
 ARMS = {"ImageNet": False, "the week before": True}
 
 
-def year(data: Set, config: settings.Settings, seed: int) -> Iterator[dict[str, Any]]:
+def year(data: DataSet, config: settings.Settings, seed: int) -> Iterator[dict[str, Any]]:
     """The figures of each arm and week on the test split."""
     pool = np.random.default_rng(seed).permutation(data.rows.index[data.rows["split"] != "test"].to_numpy(np.int64))
     test = data.rows.index[data.rows["split"] == "test"].to_numpy(np.int64)
@@ -56,7 +56,7 @@ def year(data: Set, config: settings.Settings, seed: int) -> Iterator[dict[str, 
             }
 
 
-def retrained(data: Set, config: settings.Settings, seed: int, train: Any, val: Any, backbone: Any) -> Any:
+def retrained(data: DataSet, config: settings.Settings, seed: int, train: Any, val: Any, backbone: Any) -> Any:
     """A new head, then phase 2, from this backbone, or from ImageNet's."""
     model = network(data, config, seed)
     fold_batchnorm(model, data.pictures.shape.blank())
@@ -80,7 +80,7 @@ def retrained(data: Set, config: settings.Settings, seed: int, train: Any, val: 
 
 
 def table(results: pd.DataFrame) -> pd.DataFrame:
-    """By set and arm, the mean over seeds in some weeks, and of the paired differences in all of them."""
+    """By set and arm: the mean over seeds of some weeks, and paired differences of all weeks."""
     means = results.pivot_table(index=["set", "arm"], columns="week", values=["accuracy", "auc"])
     figures = means[[("accuracy", week) for week in (1, 2, 4, 7, WEEKS)] + [("auc", WEEKS)]]
     both = results.pivot_table(index=["set", "seed", "week"], columns="arm", values="accuracy")

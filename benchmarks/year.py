@@ -1,13 +1,15 @@
-"""A year of scheduled retrainings in an hour or two, on small drawn pictures: a minute or two stand for a week.
+"""A year of scheduled retrainings in an hour or two, on small drawn pictures.
 
-    python -m benchmarks.year FOLDER                          # 52 weeks of two minutes, in a new folder
-    python -m benchmarks.year FOLDER --weeks 12 --minutes 1   # a minute is enough where a core is free
+    python -m benchmarks.year FOLDER                          # 52 weeks of two minutes each
+    python -m benchmarks.year FOLDER --weeks 12 --minutes 1   # if a core is free
 
-`thaw schedule` serves the cron; the clock is the real one. New pictures arrive each week, some broken, some twice, once
-of a new class. Settings change, each tenth week the server is killed, once the machine "reboots" (everything is killed
-and started again a week later), once somebody rolls back, for three weeks the DVC remote is away, and for four weeks a
-person has to approve the models. At the end the table of docs/operation.md, and whether every week has its true outcome
-in `thaw status`, all that arrived is kept, and nothing has grown that should not.
+`thaw schedule` serves the cron, by the real clock. New pictures arrive each week: some broken, some
+twice, once of a new class. Settings change, and the server is killed every tenth week. Once the
+machine "reboots": everything is killed, and started a week later. Once somebody rolls back. The DVC
+remote is away for three weeks, and for four weeks a person has to approve the models.
+
+At the end it prints the table of docs/operation.md, and checks that `thaw status` has the true
+outcome of every week, that no picture is lost, and that no file or folder grows without need.
 """
 
 import argparse
@@ -35,7 +37,8 @@ SIDE = 32
 FIRST_PICTURES = 40  # pictures of each class at the beginning
 NEW_CLASS_IN, ROLLBACK_IN, REBOOT_IN = 7, 26, 23
 REMOTE_AWAY = (30, 31, 32)
-APPROVED = (36, 37, 38, 39)  # the answers to the models of these weeks, no to every other one, come a week later
+# models of these weeks wait for an answer, which comes a week later and is no for every second one
+APPROVED = (36, 37, 38, 39)
 TINY = {
     "backbone.name": "shufflenet_v2_x0_5",
     "backbone.weights": "random",
@@ -51,7 +54,7 @@ TINY = {
 
 @dataclass
 class Delivery:
-    """What arrived in a week: the contents that have to be kept, and how many files have to be set aside."""
+    """What arrived in a week: contents that must be kept, and the number of files to set aside."""
 
     kept: set[str] = field(default_factory=set)
     set_aside: int = 0
@@ -75,7 +78,7 @@ def draw(path: Path, label: str, number: int) -> str:
 
 
 def deliver(incoming: Path, week: int) -> Delivery:
-    """Put the pictures of a week into the folder: four new ones, one of last week, each third week a broken one."""
+    """Put a week's pictures into the folder: new ones, a known one, sometimes a broken one."""
     arrived = Delivery()
     for place in range(4):
         label = CLASSES[place % 2]
@@ -93,7 +96,7 @@ def deliver(incoming: Path, week: int) -> Delivery:
 
 
 def missing_pictures(root: Path, deliveries: list[Delivery]) -> list[str]:
-    """What arrived and is neither in the data nor set aside, and what was not set aside as it should be."""
+    """Pictures neither in the data nor set aside, and a wrong number of files set aside."""
     contents = {
         hashlib.sha256(file.read_bytes()).hexdigest()
         for folder in (root / "data", root / "archive" / "set-aside", root / "incoming")
@@ -108,7 +111,7 @@ def missing_pictures(root: Path, deliveries: list[Delivery]) -> list[str]:
     return problems
 
 
-# ------------------------------------------------------------------------------------------------- the long year
+# ------------------------------------------------------------------------------------ the long year
 
 
 def make_project(root: Path) -> None:
@@ -141,7 +144,7 @@ def run_weeks(root: Path, weeks: int, minutes: int) -> list[dict[str, Any]]:
                 served = _serve(root)
                 events.append("started again")
             if week == ROLLBACK_IN:
-                with suppress(RuntimeError):  # no other version was in use before
+                with suppress(RuntimeError):  # no earlier version to go back to
                     _thaw(root, "rollback")
                     events.append("rolled back")
             if week % 8 == 5:
@@ -179,19 +182,20 @@ def run_weeks(root: Path, weeks: int, minutes: int) -> list[dict[str, Any]]:
 
 
 def _answer(root: Path, answer: str) -> str:
-    """Answer the version that waits for a person; what came of it."""
+    """Answer for the version that waits for a person; returns the outcome."""
     waiting = [row["name"] for row in json.loads(_thaw(root, "models", "--json")) if row["standing"] == "waiting"]
     if not waiting:
         return "nothing waits for an answer"
     try:
         _thaw(root, answer, waiting[0])
-    except RuntimeError:  # another model came into use meanwhile, and this one is not shown to be as good
+    # another model came into use meanwhile, and this one is not shown to be as good
+    except RuntimeError:
         return f"{waiting[0]}: {answer}, but not put in use"
     return f"{waiting[0]}: {answer}"
 
 
 def _problems(rows: list[dict[str, Any]]) -> list[str]:
-    """Weeks without their true outcome, and what has grown from the first quarter to the last one."""
+    """Weeks without their true outcome, and what grew from the first quarter to the last."""
     problems = []
     for row in rows:
         week = row["week"]
@@ -230,7 +234,7 @@ def _serve(root: Path, cron: str | None = None) -> "subprocess.Popen[bytes]":
     options = ["--cron", cron, "--timezone", "UTC"] if cron else []
     file = root.parent / "schedule.log"
     with file.open("ab") as log:
-        before = file.stat().st_size  # what an earlier one printed
+        before = file.stat().st_size  # output of an earlier schedule
         command = [sys.executable, "-m", "thaw", "schedule", *options]
         served = subprocess.Popen(command, cwd=root, env=_environment(), stdout=log, stderr=log)
     while b"Serving" not in file.read_bytes()[before:]:
@@ -241,7 +245,7 @@ def _serve(root: Path, cron: str | None = None) -> "subprocess.Popen[bytes]":
 
 
 def _kill_all(served: "subprocess.Popen[bytes]") -> None:
-    """What a power cut does: the schedule, its server, and whatever they started."""
+    """Kill the schedule, its server and their children, as a power cut does."""
     for process in [*psutil.Process(served.pid).children(recursive=True), psutil.Process(served.pid)]:
         with suppress(psutil.NoSuchProcess):  # it has ended by itself
             process.kill()
@@ -280,7 +284,7 @@ def _command_of(process: Any) -> list[str]:
 def _megabytes(folder: Path) -> float:
     size = 0
     for file in folder.rglob("*"):
-        with suppress(FileNotFoundError):  # a run or the server has deleted it meanwhile
+        with suppress(FileNotFoundError):  # deleted meanwhile by a run or the server
             size += file.lstat().st_size if file.is_file() else 0
     return round(size / 1e6, 1)
 

@@ -1,6 +1,6 @@
 """The flow that predicts new pictures in a folder, an archive or a table with the model in use.
 
-    python -m flows.predict SOURCE      # once, here; prefect.yaml has a deployment that does it every day
+    python -m flows.predict SOURCE      # once, here; prefect.yaml deploys it to run every day
 
 Pictures that this model has predicted before are left out. New ones become a table in
 `predictions/`, which `predictions.dvc` versions; the UI shows them beside what validation lets one

@@ -70,7 +70,8 @@ def carry_out(force: bool, record: bool) -> Tasks:
         name = f"{experiment.PREFIX}{datetime.now().astimezone():%Y-%m-%d-%H%M%S}"
         run.do("record", save, name, decision, state.name)
         waiting = [version.name for version in registry.versions() if version.standing == registry.WAITING]
-        if waiting:  # one of this run, or one about which a run that was killed could not ask any more
+        # of this run, or of a killed one that could not ask any more
+        if waiting:
             run.do("ask", ask, waiting, settings.promote.wait)
         run.do("push", push, settings.retrain.git_remote)
     run.table.show()

@@ -1,4 +1,4 @@
-"""What tests share: a toy workspace with the names of the real phases, and one real Prefect server."""
+"""Shared by all tests: a toy workspace with the names of the real phases, and a real server."""
 
 import gc
 import os
@@ -20,13 +20,15 @@ sys.path.append(str(SUPPORT))
 import databases  # noqa: E402
 import leftovers  # noqa: E402
 
-# One folder for the run, with one for each process that tests. Only the process that hands tests out makes it.
+# One folder for the run, with one for each process that tests. Only the process that hands tests
+# out makes it.
 _HANDS_OUT = not (leftovers.MARK in os.environ and "PYTEST_XDIST_WORKER" in os.environ)
 _RUN = Path(tempfile.mkdtemp(prefix="thaw-tests-") if _HANDS_OUT else os.environ[leftovers.MARK])
 _WATCHER = leftovers.watch(_RUN) if _HANDS_OUT else None
 _STATE = _RUN / os.environ.get("PYTEST_XDIST_WORKER", "alone")
 _STATE.mkdir(exist_ok=True)
-# Every client of prefect reads the certificates of its whole world, 22 ms each time; one is enough where all is http.
+# Every client of prefect reads the certificates of its whole world, 22 ms each time; one is enough
+# where all is http.
 _CERTIFICATE = _RUN / "certificate.pem"
 if _HANDS_OUT:
     first, end, _ = Path(certifi.where()).read_text().partition("-----END CERTIFICATE-----\n")
@@ -42,7 +44,8 @@ os.environ |= {
     "PREFECT_API_SSL_CERT_FILE": str(_CERTIFICATE),
     "DO_NOT_TRACK": "1",
     "DVC_NO_ANALYTICS": "1",
-    "OMP_NUM_THREADS": "1",  # several processes test side by side; their threads would wait for one another
+    # tests run in several processes, whose threads would wait for one another
+    "OMP_NUM_THREADS": "1",
     "DVC_SITE_CACHE_DIR": str(_STATE / "dvc"),
     "GIT_CONFIG_GLOBAL": os.devnull,
     "TOY_REAL": str(ROOT / "thaw"),
@@ -53,7 +56,8 @@ os.environ |= {
 for name in ("PREFECT_API_URL", "PREFECT_PROFILE"):
     os.environ.pop(name, None)
 
-# A shell that starts tests in the background lets them ignore Ctrl-C, and whatever they start inherits that.
+# A shell that starts tests in the background lets them ignore Ctrl-C, and whatever they start
+# inherits that.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -85,12 +89,12 @@ CALL_DVC = (
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Processes that test side by side get the longest files first, not those with the most tests."""
+    """Give the longest files to processes first, not those with the most tests."""
     config.option.loadscopereorder = False
 
 
 def pytest_collection_finish() -> None:
-    """What was imported stays: to search it for garbage again and again costs more than it finds."""
+    """Freeze imported modules: searching them for garbage again costs more than it frees."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(5_000)
@@ -98,7 +102,7 @@ def pytest_collection_finish() -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What calls DVC is slow. The longest files come first, so that no process waits for another one at the end."""
+    """Tests that call DVC are slow. The longest files come first, so that no process waits."""
     for item in items:
         if item.path.stem in CALL_DVC or "_trained_template" in getattr(item, "fixturenames", ()):
             item.add_marker("slow")
@@ -158,7 +162,7 @@ def _dvc(folder: Path, *command: str) -> None:
 
 @pytest.fixture(scope="session")
 def _trained_template() -> Path:
-    """A git and DVC repository whose stages have the names of ours, print like ours, and take no time."""
+    """A git and DVC repository whose stages are named like ours and take no time."""
     toy = _STATE / "toy"
     shutil.copytree(TOY, toy)
     shutil.copy(ROOT / "params.yaml", toy)

@@ -1,4 +1,4 @@
-"""The whole recipe on a part of the default data, through a real Prefect server: states, caches, DVC and the UI."""
+"""The whole recipe on a part of the default data, with a real Prefect server, DVC and the UI."""
 
 import asyncio
 import json
@@ -68,7 +68,7 @@ def run_id_in(output: str) -> str:
 
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory: pytest.TempPathFactory, server: str) -> Path:
-    """A clone of the project with every fourteenth picture of ELPV, small pictures and one epoch."""
+    """A clone of the project with every fourteenth picture of ELPV, low resolution, one epoch."""
     folder = tmp_path_factory.mktemp("workspace")
     for name in HOUSE:
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy

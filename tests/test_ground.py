@@ -1,4 +1,4 @@
-"""Laws of the ground: pins, set-up, CI, what git holds, who imports whom. `pytest tests/test_ground.py`"""
+"""Laws of the repository: pins, set-up, CI, what git holds, who imports whom."""
 
 import ast
 import os
@@ -25,7 +25,8 @@ def direct_requirements() -> list[Requirement]:
     lines = list(PROJECT["dependencies"])
     for extra in PROJECT["optional-dependencies"].values():
         lines += extra
-    return [each for line in lines if (each := Requirement(line)).name != PROJECT["name"]]  # not its own extras
+    # without its own extras
+    return [requirement for line in lines if (requirement := Requirement(line)).name != PROJECT["name"]]
 
 
 def pins() -> dict[str, Version]:
@@ -191,7 +192,8 @@ FOREIGN = {  # what a room must not know beside the rooms above it
     "flows": {"torch", "torchvision", "sklearn", "scipy", "dvc", "typer"},
 }
 # A script in a process of its own, for what dvc's command line cannot do.
-EXCEPTIONS = {f"thaw/project/{name}.py": {"dvc"} for name in ("send", "unsend")}  # what no command of DVC does
+# no command of DVC does this
+EXCEPTIONS = {f"thaw/project/{name}.py": {"dvc"} for name in ("send", "unsend")}
 
 
 def allowed_imports() -> dict[str, set[str]]:

@@ -1,4 +1,4 @@
-"""Laws of the house: stages, files, settings and folders use the same words, and DVC knows what each stage reads."""
+"""Laws of the house: one word for a phase everywhere, and DVC knows what each stage reads."""
 
 import re
 from pathlib import Path
@@ -14,21 +14,21 @@ STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 
 def test_stages_tasks_and_files_use_the_same_words() -> None:
     assert list(pipeline.phases()) == ["data", *STAGES]
-    for word, stage in STAGES.items():
-        assert stage["cmd"] == f"thaw phase {word}"
-        assert (ROOT / "tasks" / f"{word}.py").is_file()
+    for phase, stage in STAGES.items():
+        assert stage["cmd"] == f"thaw phase {phase}"
+        assert (ROOT / "tasks" / f"{phase}.py").is_file()
         outputs = [*stage["outs"], *stage.get("metrics", []), *stage.get("plots", [])]
         paths = [path if isinstance(path, str) else next(iter(path)) for path in outputs]
-        record = f"artifacts/provenance/{word}.json"
+        record = f"artifacts/provenance/{phase}.json"
         assert record in paths
         paths.remove(record)
-        assert all(path == f"artifacts/{word}" or path.startswith(f"artifacts/{word}/") for path in paths)
+        assert all(path == f"artifacts/{phase}" or path.startswith(f"artifacts/{phase}/") for path in paths)
 
 
 def test_every_stage_depends_on_its_own_file_and_on_exactly_the_recipe_of_what_it_imports() -> None:
-    for word, stage in STAGES.items():
-        assert {path for path in stage["deps"] if path.endswith(".py")} == {f"tasks/{word}.py"}
-        assert recipe.listed(stage) == recipe.keys(word), word
+    for phase, stage in STAGES.items():
+        assert {path for path in stage["deps"] if path.endswith(".py")} == {f"tasks/{phase}.py"}
+        assert recipe.listed(stage) == recipe.keys(phase), phase
 
 
 def test_no_plot_of_the_whole_pipeline_is_a_cached_output() -> None:
@@ -51,13 +51,13 @@ def test_the_recipe_is_up_to_date() -> None:
 
 
 def test_every_stage_depends_on_its_own_settings_and_on_keys_that_exist() -> None:
-    for word, stage in STAGES.items():
+    for phase, stage in STAGES.items():
         for key in filter(lambda entry: isinstance(entry, str), stage["params"]):
             section, _, inner = key.partition(".")
             field = Settings.model_fields[section]
             assert not inner or inner in field.annotation.model_fields  # type: ignore[union-attr]
-        if word in Settings.model_fields:
-            assert word in stage["params"]
+        if phase in Settings.model_fields:
+            assert phase in stage["params"]
 
 
 def test_every_input_of_a_stage_is_the_data_or_the_output_of_an_earlier_one() -> None:
@@ -70,8 +70,8 @@ def test_every_input_of_a_stage_is_the_data_or_the_output_of_an_earlier_one() ->
 
 
 def test_the_phases_that_train_declare_that_they_read_no_test_rows() -> None:
-    for word in ("embed", "head", "unfreeze"):
-        declared = re.findall(r"networks\.dataset\(\w+, (.*)\)", (ROOT / "tasks" / f"{word}.py").read_text())
+    for phase in ("embed", "head", "unfreeze"):
+        declared = re.findall(r"networks\.dataset\(\w+, (.*)\)", (ROOT / "tasks" / f"{phase}.py").read_text())
         assert declared == ['"train", "val"']
 
 

@@ -11,7 +11,8 @@ import pytest
 from children import alive, until
 
 ROOT = Path(__file__).parents[1]
-# Starts what servers, workers and engines are: a session of its own, deaf to SIGTERM; and one without a parent.
+# Starts what servers, workers and engines are: a session of its own, deaf to SIGTERM; and one
+# without a parent.
 TESTS = """
 import os, subprocess, sys, time
 from pathlib import Path
@@ -67,7 +68,8 @@ def test_a_suite_that_is_stopped_leaves_nothing_running(tmp_path: Path, number: 
     with _suite(tmp_path, 600, "-n2") as suite:
         pids = _started(tmp_path, "one", "two")
         assert all(alive(pid) for pid in pids)
-        os.killpg(suite.pid, number) if number == signal.SIGINT else suite.send_signal(number)  # as Ctrl-C does
+        # as Ctrl-C does
+        os.killpg(suite.pid, number) if number == signal.SIGINT else suite.send_signal(number)
     until(lambda: not any(alive(pid) for pid in pids))
     until(lambda: not list((tmp_path / "tmp").glob("thaw-tests-*")))
 

@@ -1,4 +1,4 @@
-"""The pipeline of this project on a few drawn pictures, from data to report. It stands in every project of thaw.
+"""The pipeline of this project on a few drawn pictures. Every project of thaw has this test.
 
 python -m pytest tests/test_pipeline.py
 """

@@ -1,4 +1,4 @@
-"""The installed product: a wheel outside the repository, two projects against one server, and an upgrade."""
+"""The installed product: a wheel outside the repository, two projects, one server, an upgrade."""
 
 import os
 import re
@@ -41,9 +41,10 @@ def copied(folder: Path) -> Path:
 
 
 class Installation:
-    """An environment outside the repository, with the dependencies of this one and thaw from a wheel."""
+    """An environment outside the repository with this one's dependencies, and thaw from a wheel."""
 
-    folders: ClassVar[list[str]] = []  # of all of them; their commands are forked from warm processes too
+    # of all of them; their commands are forked from warm processes too
+    folders: ClassVar[list[str]] = []
 
     def __init__(self, folder: Path) -> None:
         bare = ["--without-pip"] if self.folders else []  # the pip of the first one does for all
@@ -52,9 +53,11 @@ class Installation:
         self.wheels: list[Path] = []
         call(folder.parent, sys.executable, "-m", "venv", *bare, str(folder))
         site = next(folder.glob("lib/python*/site-packages"))
-        # Only the packages: thaw itself is here by a .pth file, which Python does not read in this place.
+        # Only the packages: thaw itself is here by a .pth file, which Python does not read in this
+        # place.
         (site / "dependencies.pth").write_text(f"{sysconfig.get_paths()['purelib']}\n{ROOT / 'tests/support/site'}\n")
-        # A path on which there is no Python, no dvc and no prefect, and thaw only where it is exposed.
+        # A path on which there is no Python, no dvc and no prefect, and thaw only where it is
+        # exposed.
         self.path = folder.with_name(f"path of {folder.name}")
         self.path.mkdir()
         (self.path / "git").symlink_to(str(shutil.which("git")))
@@ -109,7 +112,7 @@ def small(folder: Path, seed: int) -> None:
 
 @pytest.fixture(scope="module")
 def projects(tmp_path_factory: pytest.TempPathFactory, installation: Installation, server: str) -> list[Path]:
-    """Two projects in folders with spaces and umlauts, each after one run against the same server."""
+    """Two projects in folders with spaces and umlauts, each run once against the same server."""
     folder = tmp_path_factory.mktemp("two projects")
     made = []
     for number, name in enumerate(("Kacheln für alle", "cells")):
@@ -157,9 +160,10 @@ def test_dvc_repro_runs_with_what_uv_and_pipx_put_on_the_path(installation: Inst
 def test_a_project_made_by_the_wheel_and_this_repository_give_the_same_bytes(
     projects: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The same pipeline, data and settings, run by the code of this repository; and in processes that are no forks.
+    """The same pipeline, data and settings, run by the code of this repository, unforked too.
 
-    Forks of one process share the seed of Python's hashes and of numpy's global generator; nothing may hang on them.
+    Forks of one process share the seed of Python's hashes and of numpy's global generator; nothing
+    may hang on them.
     """
     monkeypatch.delenv("THAW_WARM")
     folder = tmp_path / "same"
@@ -234,7 +238,7 @@ def test_after_an_upgrade_exactly_the_phases_run_again_whose_code_changed(
 def test_a_version_from_before_the_upgrade_is_reproduced_to_the_byte(
     installation: Installation, projects: list[Path], tmp_path: Path
 ) -> None:
-    """After the test above; the environment of then is made by hand here, since uv would download all packages."""
+    """Runs after the test above; makes the old environment by hand: uv would download it all."""
     assert installation.well(projects[1], "--version") == "thaw 9.0\n"
     refused = installation.thaw(projects[1], "reproduce", "v1.0.0", "--out", str(tmp_path / "refused"))
     assert refused.returncode == 2

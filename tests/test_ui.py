@@ -1,4 +1,4 @@
-"""What a person sees who clicks through the Prefect UI after a run, in a real browser: states, artifacts, schedule."""
+"""What a person sees in the Prefect UI after a run, in a real browser."""
 
 import os
 import shutil
@@ -22,7 +22,8 @@ ROOT = Path(__file__).resolve().parents[1]
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 PATIENCE = 60_000  # milliseconds until a page shows what it should
 SCHEDULE = "At 03:00 AM, only on Monday"
-# Sends requests as a page can; the texts that it gets back. A body without a type is sent without Content-Type.
+# Sends requests as a page can; the texts that it gets back. A body without a type is sent without
+# Content-Type.
 SEND = """requests => Promise.all(requests.map(async ([mode, method, url, type, body]) => {
     try {
         const answer = await fetch(url, {mode, method, body: body === null ? null : new Blob([body], {type})})
@@ -86,7 +87,7 @@ def _open_run(page: Any, ui: str, name: str) -> None:
 
 
 def _open_artifact(page: Any, key: str) -> None:
-    """From the run that is shown to one of its artifacts, to the history of the key, and to its newest version."""
+    """From a run to one of its artifacts, to the history of the key, to its newest version."""
     page.get_by_role("tab", name="Artifacts").click()
     page.get_by_text(key, exact=True).first.click()
     page.locator('a[href*="/artifacts/artifact/"]').first.click()
@@ -117,8 +118,8 @@ def test_a_person_finds_states_reasons_and_results_of_a_run(
     ui = server.removesuffix("/api")
     _open_run(page, ui, "efficientnet_lite0 ratio 25")
     page.get_by_role("tab", name="Task Runs").click()
-    for word in ("data", "head", "unfreeze", "report", "promote", "record"):
-        expect(page.get_by_text(word, exact=True).first).to_be_visible()
+    for task in ("data", "head", "unfreeze", "report", "promote", "record"):
+        expect(page.get_by_text(task, exact=True).first).to_be_visible()
     for state in ("Cached", "Completed", "Promoted"):
         expect(page.get_by_text(state, exact=True).first).to_be_visible()
 
@@ -161,7 +162,8 @@ def test_a_person_puts_a_version_in_use_with_the_form(page: Any, server: str, tr
     registry.register("HEAD", "good enough")
     registry.assign("v1.0.0", registry.WAITING, "good enough")
     flow = approve.with_options(name=asking.flow_name())
-    with get_client(sync_client=True) as client, ThreadPoolExecutor(1) as beside:  # playwright's loop runs in this one
+    # playwright's loop runs in this one
+    with get_client(sync_client=True) as client, ThreadPoolExecutor(1) as beside:
         beside.submit(lambda: flow.to_deployment("asked-in-the-ui").apply()).result()
         assert beside.submit(asking.ask, "v1.0.0", "asked-in-the-ui", 14).result()
         (run,) = (run for run in asking._open(client, "v1.0.0") if run.name == "approve v1.0.0")
@@ -185,7 +187,8 @@ def test_a_person_finds_the_deployment_with_its_schedule(page: Any, server: str,
     from playwright.sync_api import expect
 
     page.goto(f"{server.removesuffix('/api')}/v2/deployments")
-    page.locator(f"a[href*='{weekly}']").first.click()  # other projects have a schedule of this name too
+    # other projects have a schedule of this name too
+    page.locator(f"a[href*='{weekly}']").first.click()
     expect(page.get_by_text(SCHEDULE).first).to_be_visible()
 
 

@@ -28,7 +28,8 @@ class Progress:
         """Count `pictures` more as done; `label` names the part of the loop."""
         self.done += pictures
         if self.total is not None:
-            self.done = min(self.done, self.total)  # a rank counts for all, whose parts may be smaller
+            # rank 0 counts its share for each rank, but some have less
+            self.done = min(self.done, self.total)
         now = time.monotonic()
         if now - self.printed < self.every and self.done != self.total:
             return

@@ -1,20 +1,22 @@
-"""thaw against its peers on the default data: one split, one backbone, one resolution, as many epochs.
+"""thaw against its peers on the default data: the same split, backbone, resolution and epochs.
 
-    make bench                                       # three repeats, then all epochs once for accuracy
+    make bench                                       # three repeats, then accuracy
     make bench ARGS="--samples"                      # the repeats only: faster, and no accuracy
-    make bench ARGS="--samples --repeats 1 --pictures 400"       # the ratios in a quarter of an hour
-    make bench ARGS="--tune --pictures 600"          # only finds a learning rate for each peer, on validation
+    make bench ARGS="--samples --repeats 1 --pictures 400"   # the ratios, in 15 minutes
+    make bench ARGS="--tune --pictures 600"          # a learning rate for each peer
     make bench ARGS="--only plain --only thaw"
 
-Every run is a process of its own, alone on the machine; each repeat runs every contestant once, one after the other.
-Most of these runs are samples: one epoch of each phase, from which the seconds of all are computed. Those of `thaw run`
-and those that keep the outputs of frozen blocks train all epochs. At the end what trains both phases trains all epochs
-once, for accuracy, AUC, and accuracy over time. The tables and the ratios are printed and written to
-`benchmarks/results/peers.json`, `peers.png` and `peers-time.png`.
-Before it begins, the bench says how long it will take. Rows lie in `benchmarks/runs/` as they come, and a bench that
-was stopped continues from there; one with other settings, code or pictures begins anew.
-`--tune` trains each peer with all epochs at up to five multiples of its learning rate and writes the best one on
-validation to `benchmarks/results/rates.json`, which later benches use.
+Every run is a process alone on the machine; a repeat runs every contestant once, in turn. Most
+runs are samples: one epoch of each phase, from which the time of all epochs is computed. `thaw run`
+and the contestants that keep the outputs of frozen blocks train all epochs. At the end, every
+contestant that trains both phases trains all epochs once, for accuracy, AUC, and accuracy over
+time. Tables and ratios are printed, and written to `benchmarks/results/peers.json`, `peers.png` and
+`peers-time.png`.
+
+The bench first says how long it will take. Rows are kept in `benchmarks/runs/`, and a bench that
+was stopped continues from there; with other settings, code or pictures it starts anew. `--tune`
+trains each peer at up to five multiples of its learning rate and writes the best one on validation
+to `benchmarks/results/rates.json`, which later benches use.
 """
 
 import argparse
@@ -49,17 +51,19 @@ ROOT = Path(__file__).resolve().parents[2]
 RUNS = ROOT / "benchmarks" / "runs"
 EARLIER = "benchmarks/results/peers.json"
 RATES = ROOT / "benchmarks" / "results" / "rates.json"
-# In the order of a repeat: what is compared stands together.
-FROM_PHASE_1 = ("plain-last", "thaw-last", "thaw-last-quick", "thaw-all-quick")  # of the whole recipe of plain or thaw
-WHOLE_RUNS = ("thaw-quick", "thaw-last-quick", "run", "run-quick")  # in repeats too
+# In the order of a repeat: what is compared runs side by side.
+# these start from phase 1 of plain or thaw
+FROM_PHASE_1 = ("plain-last", "thaw-last", "thaw-last-quick", "thaw-all-quick")
+WHOLE_RUNS = ("thaw-quick", "thaw-last-quick", "run", "run-quick")  # all epochs in repeats too
 CONTESTANTS = (
     "plain", "thaw", "thaw-quick", "bare", *FROM_PHASE_1, *results.FRAMEWORKS, "run", "run-quick",
 )  # fmt: skip
 PEERS = ("plain", *results.FRAMEWORKS)
 LEARNERS = ("thaw", "thaw-quick", *PEERS)  # of both phases
 OF_ALL = ("params.yaml", "thaw", "tasks", "benchmarks/peers")
-TRIALS, STEP = 5, 3.0  # of a peer's learning rate: at most so many, each so many times the one before
-START = 15  # seconds of a run, about, that do not grow with the pictures
+# learning rates tried for a peer: at most 5, each 3 times the one before
+TRIALS, STEP = 5, 3.0
+START = 15  # seconds of a run, roughly, that do not depend on the number of pictures
 PACKAGES = ("torch", "torchvision", "fastai", "lightning", "transformers", "accelerate")
 NOTES = (
     "all contestants train on the hard labels, from the same weights, on the same split, on the CPU",
@@ -78,8 +82,9 @@ NOTES = (
 
 
 def main() -> None:
-    """Run what is missing, then tell."""
-    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # so that the running child is ended
+    """Run what is missing, then print and write the results."""
+    # so that the running child is ended
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     parser = argparse.ArgumentParser(
         usage='make bench ARGS="[options]"', description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
@@ -108,21 +113,21 @@ def main() -> None:
     rows = []
     for number, (repeat, name) in enumerate(jobs, 1):
         rows.append(run(name, repeat, contest, tuned(name)))
-        what = f"repeat {repeat}" if repeat != results.WHOLE else "all epochs"
-        print(f"[{number}/{len(jobs)}] {what}, {name}: {rows[-1]['seconds']:.0f} s", flush=True)
-    tell(add_scores(rows, contest), protocol, options.out)
+        which_epochs = f"repeat {repeat}" if repeat != results.WHOLE else "all epochs"
+        print(f"[{number}/{len(jobs)}] {which_epochs}, {name}: {rows[-1]['seconds']:.0f} s", flush=True)
+    write_results(add_scores(rows, contest), protocol, options.out)
 
 
 def minutes_of(jobs: Sequence[tuple[int, str]], protocol: dict[str, Any]) -> float:
-    """The minutes that runs will take at the pace of an earlier bench, in proportion to pictures and pixels."""
+    """The minutes that runs will take, scaled from an earlier bench by pictures and pixels."""
     earlier = json.loads((ROOT / EARLIER).read_text())
-    before, known = earlier["protocol"], dict[tuple[bool, str], list[float]]()
+    past, seconds_of = earlier["protocol"], dict[tuple[bool, str], list[float]]()
     for row in earlier["rows"]:
-        known.setdefault((row["repeat"] == results.WHOLE, row["contestant"]), []).append(row["seconds"])
-    scale = protocol["pictures"] / before["pictures"] * (protocol["size"] / before["size"]) ** 2
-    slowest = known[True, "thaw"]  # of what the earlier bench did not have
-    runs = (median(known.get((repeat == results.WHOLE, name), slowest)) for repeat, name in jobs)
-    return sum(START + max(0.0, seconds - START) * scale for seconds in runs) / 60
+        seconds_of.setdefault((row["repeat"] == results.WHOLE, row["contestant"]), []).append(row["seconds"])
+    scale = protocol["pictures"] / past["pictures"] * (protocol["size"] / past["size"]) ** 2
+    slowest = seconds_of[True, "thaw"]  # stands in for contestants that the earlier bench lacks
+    estimates = (median(seconds_of.get((repeat == results.WHOLE, name), slowest)) for repeat, name in jobs)
+    return sum(START + max(0.0, seconds - START) * scale for seconds in estimates) / 60
 
 
 def tuned(contestant: str) -> float:
@@ -132,9 +137,9 @@ def tuned(contestant: str) -> float:
 
 
 def tune(peers: Sequence[str], contest: Contest, protocol: dict[str, Any]) -> None:
-    """Find the best rate of each peer, and write it down with all trials."""
-    most = minutes_of([(results.WHOLE, name) for name in peers], protocol)
-    print(f"at most {TRIALS} trials of each of {len(peers)} peers, {most:.0f} minutes if each took one", flush=True)
+    """Find the best rate of each peer, and write it with all trials."""
+    minutes = minutes_of([(results.WHOLE, name) for name in peers], protocol)
+    print(f"at most {TRIALS} trials of each of {len(peers)} peers, {minutes:.0f} minutes if each took one", flush=True)
     for name in peers:
 
         def judge(rate: float, name: str = name) -> float:
@@ -146,13 +151,17 @@ def tune(peers: Sequence[str], contest: Contest, protocol: dict[str, Any]) -> No
         trials = climb(judge)
         known = json.loads(RATES.read_text()) if RATES.is_file() else {}
         best = max(trials, key=lambda rate: trials[rate])
-        about = {key: protocol[key] for key in ("pictures", "size", "head_epochs", "epochs")}
-        known[name] = {"rate": best, "trials": {f"{rate:.3g}": value for rate, value in trials.items()}, **about}
+        settings_used = {key: protocol[key] for key in ("pictures", "size", "head_epochs", "epochs")}
+        known[name] = {
+            "rate": best,
+            "trials": {f"{rate:.3g}": value for rate, value in trials.items()},
+            **settings_used,
+        }
         RATES.write_text(json.dumps(known, indent=1) + "\n")
 
 
 def climb(judge: Callable[[float], float]) -> dict[float, float]:
-    """What each multiple of the rate is worth: upwards as long as it gets better, else downwards."""
+    """The score of each multiple of the rate: upwards while it improves, else downwards."""
     trials = {1.0: judge(1.0)}
     for step in (STEP, 1 / STEP):
         rate = 1.0
@@ -168,14 +177,14 @@ def climb(judge: Callable[[float], float]) -> dict[float, float]:
 
 
 def prepare(size: int, head_epochs: int, epochs: int, pictures: int | None) -> Contest:
-    """The shared workspace: the pictures without soft targets, and the split that thaw's prepare makes of them."""
+    """The shared workspace: pictures with hard labels, and the split that thaw's prepare makes."""
     rows = manifest.read_folder(ROOT / "data")
     rows = rows.iloc[:: max(1, len(rows) // pictures)] if pictures else rows
     protocol = f"{size} {head_epochs} {epochs} {manifest.fingerprint(rows)}"
     folder = RUNS / key_of(protocol, *OF_ALL)
     contest = Contest(str(folder / "workspace"), "", size, 0, head_epochs, epochs)
     workspace = Path(contest.workspace)
-    splits = workspace / "data/splits.csv"  # with it every prepare keeps this split, whatever its seed
+    splits = workspace / "data/splits.csv"  # every prepare keeps this split, whatever its seed
     if not splits.is_file():
         shutil.rmtree(folder, ignore_errors=True)
         (workspace / "data").mkdir(parents=True)
@@ -189,15 +198,15 @@ def prepare(size: int, head_epochs: int, epochs: int, pictures: int | None) -> C
         settings.override([f"prepare.resolution={size}", f"prepare.positive={positive}"], workspace / "params.yaml")
         environment = os.environ | {"PYTHONPATH": str(ROOT)}
         if subprocess.run([sys.executable, "-m", "tasks.prepare"], cwd=workspace, env=environment).returncode:
-            sys.exit(2)  # it has said why
-        found = pd.read_csv(workspace / "artifacts/prepare/manifest.csv", keep_default_na=False)
-        found[["path", "split"]].to_csv(splits, index=False)
+            sys.exit(2)  # it has printed why
+        drawn = pd.read_csv(workspace / "artifacts/prepare/manifest.csv", keep_default_na=False)
+        drawn[["path", "split"]].to_csv(splits, index=False)
     return contest
 
 
-def key_of(what: str, *sources: str) -> str:
-    """Stands for one state of sources, which are files and folders, and what they were used for."""
-    key = hashlib.sha256(what.encode())
+def key_of(purpose: str, *sources: str) -> str:
+    """A hash of sources (files and folders) and of what they are used for."""
+    key = hashlib.sha256(purpose.encode())
     for source in sources:
         path = ROOT / source
         for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
@@ -206,35 +215,35 @@ def key_of(what: str, *sources: str) -> str:
 
 
 def folder_of(contestant: str, repeat: int, contest: Contest, rate: float) -> Path:
-    """Where a run lies, beside the workspace."""
+    """The folder of a run, beside the workspace."""
     return Path(contest.workspace).parent / f"{repeat}-{contestant}{'' if rate == 1 else f'-{rate:.3g}'}"
 
 
 def run(contestant: str, repeat: int, contest: Contest, rate: float = 1.0) -> dict[str, Any]:
-    """The row of one run: that of an earlier one if there is one, else made now."""
+    """The row of a run: from its file if it is there, else from running it now."""
     folder = folder_of(contestant, repeat, contest, rate)
-    kept = folder / "row.json"
-    if kept.is_file():
-        row: dict[str, Any] = json.loads(kept.read_text())
+    file = folder / "row.json"
+    if file.is_file():
+        row: dict[str, Any] = json.loads(file.read_text())
         return row
-    name, goes_on = contestant.partition("-")[0], contestant in FROM_PHASE_1
+    name, from_phase_1 = contestant.partition("-")[0], contestant in FROM_PHASE_1
     before = folder_of(name, repeat, contest, rate)
-    if goes_on and not (before / "row.json").is_file():
+    if from_phase_1 and not (before / "row.json").is_file():
         sys.exit(f"error: {contestant} goes on from the phase 1 of {name}; run both, with --only {name} too")
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     levers = LEVERS.get(contestant, {})
-    contest = replace(contest, out=str(folder), seed=repeat, before=str(before) if goes_on else None)
+    contest = replace(contest, out=str(folder), seed=repeat, before=str(before) if from_phase_1 else None)
     contest = replace(contest, rate=rate, levers=levers)
     if repeat != results.WHOLE and contestant not in WHOLE_RUNS:
         contest = replace(contest, head_epochs=min(1, contest.head_epochs), epochs=1)
     row = {"contestant": contestant, "repeat": repeat} | watch(name, contest)
-    kept.write_text(json.dumps(row))  # last: it says that the run is complete
+    file.write_text(json.dumps(row))  # written last: it marks the run as complete
     return row
 
 
 def watch(name: str, contest: Contest) -> dict[str, Any]:
-    """Run a contestant to its end: the seconds, the most memory that its processes had together, what it told."""
+    """Run a contestant: its seconds, the peak memory of its process tree, and what it printed."""
     command = [sys.executable, "-m", f"benchmarks.peers.{name}", json.dumps(asdict(contest))]
     environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1", "DO_NOT_TRACK": "1"}
     environment["PYTHONPATH"] = str(ROOT)
@@ -257,20 +266,20 @@ def watch(name: str, contest: Contest) -> dict[str, Any]:
     lines = log.read_text().splitlines()
     if code:
         sys.exit("\n".join([*lines[-15:], f"error: {name} ended with {code}; all that it printed is in {log}"]))
-    told: dict[str, list[float]] = {}
+    values: dict[str, list[float]] = {}
     curve = []  # seconds since the start, and the accuracy on validation then
-    for event in (json.loads(line) for line in lines if line.startswith('{"what": ')):
-        told.setdefault(event["what"], []).append(event["value"])
-        if event["what"] == "val accuracy":
+    for event in (json.loads(line) for line in lines if line.startswith('{"name": ')):
+        values.setdefault(event["name"], []).append(event["value"])
+        if event["name"] == "val accuracy":
             curve.append((event["at"] - clock, event["value"]))
-    return {"seconds": seconds, "peak_gb": peak[0] / 1e9, "told": told, "curve": curve}
+    return {"seconds": seconds, "peak_gb": peak[0] / 1e9, "told": values, "curve": curve}
 
 
 def _measure(child: psutil.Process, peak: list[int], done: threading.Event) -> None:
-    """Twice a second the memory of a process and all below it; a page that they share counts once."""
+    """Twice a second, the memory of a process tree; a page that processes share counts once."""
     while not done.wait(0.5):
         total = 0
-        with suppress(psutil.Error):  # one has ended since
+        with suppress(psutil.Error):  # a process has ended meanwhile
             for process in [child, *child.children(recursive=True)]:
                 memory = process.memory_full_info()
                 total += getattr(memory, "pss", memory.rss)
@@ -278,10 +287,10 @@ def _measure(child: psutil.Process, peak: list[int], done: threading.Event) -> N
 
 
 def add_scores(rows: list[dict[str, Any]], contest: Contest) -> list[dict[str, Any]]:
-    """The rows, those of all epochs with accuracy and AUC."""
+    """The rows; runs of all epochs also get accuracy and AUC."""
     folder = Path(contest.workspace, "artifacts/prepare")
-    found = pd.read_csv(folder / "manifest.csv", keep_default_na=False)
-    test = found[found["split"] == "test"]
+    pictures = pd.read_csv(folder / "manifest.csv", keep_default_na=False)
+    test = pictures[pictures["split"] == "test"]
     classes = json.loads((folder / "meta.json").read_text())["classes"]
 
     def predictions(contestant: str) -> Path:
@@ -296,12 +305,12 @@ def add_scores(rows: list[dict[str, Any]], contest: Contest) -> list[dict[str, A
 
 
 def protocol_of(contest: Contest) -> dict[str, Any]:
-    """How it was measured."""
-    found = pd.read_csv(Path(contest.workspace, "artifacts/prepare/manifest.csv"))
+    """The settings of the bench."""
+    pictures = pd.read_csv(Path(contest.workspace, "artifacts/prepare/manifest.csv"))
     return {
-        "pictures": len(found),
-        "training_pictures": int((found["split"] == "train").sum()),
-        "test_pictures": int((found["split"] == "test").sum()),
+        "pictures": len(pictures),
+        "training_pictures": int((pictures["split"] == "train").sum()),
+        "test_pictures": int((pictures["split"] == "test").sum()),
         "size": contest.size,
         "head_epochs": contest.head_epochs,
         "epochs": contest.epochs,
@@ -315,7 +324,7 @@ def protocol_of(contest: Contest) -> dict[str, Any]:
 
 
 def machine() -> dict[str, Any]:
-    """Where it was measured."""
+    """The machine and its packages."""
     cpu = Path("/proc/cpuinfo")
     names = [line for line in cpu.read_text().splitlines() if line.startswith("model name")] if cpu.is_file() else []
     return {
@@ -328,7 +337,7 @@ def machine() -> dict[str, Any]:
     }
 
 
-def tell(rows: list[dict[str, Any]], protocol: dict[str, Any], out: Path) -> None:
+def write_results(rows: list[dict[str, Any]], protocol: dict[str, Any], out: Path) -> None:
     """Print the tables and the ratios; write them with all rows, and the plots."""
     epochs = protocol["head_epochs"], protocol["epochs"]
     ratios = results.ratios(rows, *epochs)

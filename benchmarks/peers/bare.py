@@ -1,4 +1,4 @@
-"""The ceiling: embed and the training of phase 2 against bare loops of the same work on one batch of floats in memory.
+"""The ceiling: embed and phase 2 against bare loops over one batch of floats in memory.
 
 All run in this process, in turn, so that what disturbs the machine disturbs both.
 """
@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.peers.contest import BATCH_SIZE, Contest, given, tell
+from benchmarks.peers.contest import BATCH_SIZE, Contest, emit, from_command_line
 from thaw.data.pictures import VIEWS, Normaliser, drawn_views
 from thaw.learning import cores
 from thaw.learning.batches import Split, TrainingData
@@ -28,7 +28,7 @@ BATCHES = 10
 
 
 def main(contest: Contest) -> None:
-    """Each of thaw's loops in turn with its bare one, on the first training pictures."""
+    """Time each of thaw's loops in turn with its bare loop, on the first training pictures."""
     config = settings.read(Path(contest.workspace, "params.yaml"))
     device = networks.use_resources(config)
     data = networks.dataset(config, "train", "val")
@@ -54,22 +54,27 @@ def main(contest: Contest) -> None:
     ))  # fmt: skip
 
     rows = data.split("train")[: BATCHES * BATCH_SIZE]
-    one = data.split("val")[:1]  # its two validations are counted as training, and take no time to speak of
-    how = FineTuning(
+    # fine_tune validates twice; with one picture that costs next to nothing
+    val_rows = data.split("val")[:1]
+    fine_tuning = FineTuning(
         seed=contest.seed,
         learning_rate=config.head.learning_rate,
         views=VIEWS[config.unfreeze.views],
         **config.unfreeze.model_dump(exclude={"blocks", "batchnorm", "views", "precision", "drop", "label_smoothing"})
         | {"batch_size": BATCH_SIZE, "epochs": 1, "head_ratio": 1},
     )
-    groups = parameter_groups(model, how.learning_rate, how.ratio, how.weight_decay, how.layer_decay)
+    groups = parameter_groups(
+        model, fine_tuning.learning_rate, fine_tuning.ratio, fine_tuning.weight_decay, fine_tuning.layer_decay
+    )
     optimizer = torch.optim.AdamW(groups, fused=True)
     quicken(model)
     floats = random_pictures(BATCH_SIZE, contest.size)
     targets = data.targets[rows[np.arange(BATCH_SIZE) % len(rows)]]
 
     loss_fn = cross_entropy()
-    shown = TrainingData(data.pictures, normalise, Split(rows, data.targets[rows]), Split(one, data.targets[one]))
+    shown = TrainingData(
+        data.pictures, normalise, Split(rows, data.targets[rows]), Split(val_rows, data.targets[val_rows])
+    )
 
     def step() -> None:
         model.train()
@@ -78,18 +83,18 @@ def main(contest: Contest) -> None:
         optimizer.step()
 
     in_turn("training", BATCH_SIZE, step, len(rows), lambda: fine_tune(
-        model, shown, how, Objective(loss_fn, VAL_LOSS)
+        model, shown, fine_tuning, Objective(loss_fn, VAL_LOSS)
     ))  # fmt: skip
 
 
-def in_turn(what: str, batch: int, bare: Callable[[], object], pictures: int, ours: Callable[[], object]) -> None:
-    """The pictures/s of both, round for round; the first round, in which memory and threads are had, does not count."""
+def in_turn(name: str, batch: int, bare: Callable[[], object], pictures: int, ours: Callable[[], object]) -> None:
+    """Print the pictures/s of both, in turn; the first round warms up and does not count."""
     count = math.ceil(pictures / batch)
     for number in range(ROUNDS + 1):
         seconds = seconds_of(lambda: [bare() for _ in range(count)]), seconds_of(ours)
         if number:
-            tell(f"bare {what} rate", batch * count / seconds[0])
-            tell(f"{what} rate", pictures / seconds[1])
+            emit(f"bare {name} rate", batch * count / seconds[0])
+            emit(f"{name} rate", pictures / seconds[1])
 
 
 def random_pictures(count: int, size: int) -> torch.Tensor:
@@ -98,11 +103,11 @@ def random_pictures(count: int, size: int) -> torch.Tensor:
 
 
 def seconds_of(work: Callable[[], object]) -> float:
-    """How long it takes once."""
+    """The seconds of doing the work once."""
     began = time.perf_counter()
     work()
     return time.perf_counter() - began
 
 
 if __name__ == "__main__":
-    main(given())
+    main(from_command_line())

@@ -1,6 +1,7 @@
-"""What a contestant is told, and how it tells what it took. Light on purpose: importing it costs nothing.
+"""What the bench asks of a contestant, and how a contestant answers. Cheap to import.
 
-A contestant is a process of its own, `python -m benchmarks.peers.NAME CONTEST`, with the contest as JSON.
+A contestant is a process of its own, `python -m benchmarks.peers.NAME CONTEST`, with the contest
+as JSON.
 """
 
 import csv
@@ -14,7 +15,8 @@ from pathlib import Path
 BATCH_SIZE = 32
 WORKERS = 2
 LAST_BLOCKS = 4
-# What thaw's own settings add in the contestants that have levers. The first is what `benchmarks.accuracy` recommends.
+# Settings of the contestants with levers. The first are those that `benchmarks.accuracy`
+# recommends.
 LEVERS: dict[str, dict[str, object]] = {
     "thaw-quick": {"unfreeze.blocks": 12, "unfreeze.draws": 4, "unfreeze.precision": "bfloat16"},
     "thaw-all-quick": {"unfreeze.blocks": "all", "unfreeze.precision": "bfloat16"},
@@ -28,37 +30,38 @@ class Contest:
     """One run of one contestant."""
 
     workspace: str  # holds data/ and artifacts/prepare/manifest.csv, the split that all share
-    out: str  # the folder for what this run leaves
+    out: str  # the folder for the results of this run
     size: int
     seed: int
     head_epochs: int
     epochs: int
-    before: str | None = None  # `out` of another run: only phase 2 of the last blocks, on top of its phase 1
-    rate: float = 1.0  # of a peer: its learning rate is so many times the usual one
+    # `out` of another run: train only phase 2 of the last blocks, from its phase 1
+    before: str | None = None
+    rate: float = 1.0  # of a peer: a multiple of its learning rate
     levers: dict[str, object] = field(default_factory=dict)  # of thaw: settings
 
 
-def given() -> Contest:
+def from_command_line() -> Contest:
     """The contest on the command line."""
     return Contest(**json.loads(sys.argv[1]))
 
 
-def tell(what: str, value: float, at: float | None = None) -> None:
+def emit(name: str, value: float, at: float | None = None) -> None:
     """Print one line that the runner reads: what was measured, and when it was (now)."""
-    print(json.dumps({"what": what, "value": value, "at": at or time.time()}), flush=True)
+    print(json.dumps({"name": name, "value": value, "at": at or time.time()}), flush=True)
 
 
 def laps(contest: Contest) -> Callable[[float], None]:
-    """Begin to time; the result is called at the end of each epoch of both phases with its validation accuracy."""
-    left = [0 if contest.before else contest.head_epochs]
-    since = [time.perf_counter()]
+    """Start the clock; call the result with the validation accuracy at the end of each epoch."""
+    remaining = [0 if contest.before else contest.head_epochs]
+    start = [time.perf_counter()]
 
     def lap(accuracy: float) -> None:
         now = time.perf_counter()
-        tell("val accuracy", accuracy)
-        tell("head epoch" if left[0] > 0 else "unfreeze epoch", now - since[0])
-        left[0] -= 1
-        since[0] = now
+        emit("val accuracy", accuracy)
+        emit("head epoch" if remaining[0] > 0 else "unfreeze epoch", now - start[0])
+        remaining[0] -= 1
+        start[0] = now
 
     return lap
 
@@ -66,4 +69,4 @@ def laps(contest: Contest) -> Callable[[float], None]:
 def write_predictions(contest: Contest, paths: list[str], probabilities: list[list[float]]) -> None:
     """Keep the class probabilities of the test pictures, classes in the order of `meta.json`."""
     with Path(contest.out, "predictions.csv").open("w", newline="") as file:
-        csv.writer(file).writerows([path, *found] for path, found in zip(paths, probabilities, strict=True))
+        csv.writer(file).writerows([path, *shares] for path, shares in zip(paths, probabilities, strict=True))

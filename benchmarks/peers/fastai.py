@@ -1,6 +1,7 @@
-"""fastai's `fine_tune`: freeze, one cycle on the head, unfreeze, one cycle on all, lower rates for the backbone.
+"""fastai's `fine_tune`: one cycle on the head, then one on all with lower backbone rates.
 
-Best settings: channels last, BatchNorm frozen with the backbone (its default trains it, and so is slower in phase 1).
+Best settings: channels last, BatchNorm frozen with the backbone (its default trains it, and so is
+slower in phase 1).
 """
 
 from fastai.callback.channelslast import ChannelsLast
@@ -21,7 +22,7 @@ from PIL.Image import Resampling
 from torch import nn
 
 from benchmarks.peers import pictures
-from benchmarks.peers.contest import BATCH_SIZE, WORKERS, Contest, given, laps, write_predictions
+from benchmarks.peers.contest import BATCH_SIZE, WORKERS, Contest, from_command_line, laps, write_predictions
 
 
 def main(contest: Contest) -> None:
@@ -44,7 +45,7 @@ def main(contest: Contest) -> None:
     lap = laps(contest)
 
     class Laps(Callback):
-        order = Recorder.order + 1  # it has the accuracy then
+        order = Recorder.order + 1  # after the recorder has the accuracy
 
         def after_epoch(self) -> None:
             lap(self.recorder.values[-1][-1])
@@ -62,9 +63,9 @@ def main(contest: Contest) -> None:
         learner.fine_tune(contest.epochs, contest.rate * 2e-3, freeze_epochs=contest.head_epochs)
         learner.remove_cb(Laps)
         test = pictures.rows_of(contest, "test")
-        found, _ = learner.get_preds(dl=loaders.test_dl(test))
+        probabilities, _ = learner.get_preds(dl=loaders.test_dl(test))
     order = [loaders.vocab.o2i[label] for label in pictures.classes_of(contest)]
-    write_predictions(contest, test["path"].tolist(), found[:, order].tolist())
+    write_predictions(contest, test["path"].tolist(), probabilities[:, order].tolist())
 
 
 def backbone_and_head(model: nn.Module) -> list[list[nn.Parameter]]:
@@ -73,4 +74,4 @@ def backbone_and_head(model: nn.Module) -> list[list[nn.Parameter]]:
 
 
 if __name__ == "__main__":
-    main(given())
+    main(from_command_line())

@@ -1,6 +1,7 @@
 """Lightning's `BackboneFinetuning`, as its documentation shows it. Best setting: channels last.
 
-The callback leaves BatchNorm trainable while the backbone is frozen, so phase 1 pays for gradients up to the input.
+The callback leaves BatchNorm trainable while the backbone is frozen, so phase 1 pays for gradients
+up to the input.
 """
 
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from benchmarks.peers import pictures
-from benchmarks.peers.contest import Contest, given, laps, write_predictions
+from benchmarks.peers.contest import Contest, from_command_line, laps, write_predictions
 from thaw.learning.backbones import Classifier
 
 
@@ -69,4 +70,4 @@ def main(contest: Contest) -> None:
 
 
 if __name__ == "__main__":
-    main(given())
+    main(from_command_line())

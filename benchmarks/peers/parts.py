@@ -1,6 +1,6 @@
-"""Runs a phase of thaw as `python -m tasks.PHASE` does, and writes when each step of its progress was done.
+"""Run a phase of thaw as `python -m tasks.PHASE` does, and time each step of its progress.
 
-python -m benchmarks.peers.parts embed parts.json      {"features": {"seconds": 58.2, "end": 1764342000.5}}
+python -m benchmarks.peers.parts embed parts.json   # {"features": {"seconds": 58.2, ...}}
 """
 
 import json
@@ -14,19 +14,20 @@ from thaw.progress import Progress
 
 
 class Timed(Progress):
-    """Notes when each step of the loop was done; the first one counts from where the progress began."""
+    """Times each step of the loop; the first one from the start of the progress."""
 
-    parts: dict[str, dict[str, float]]  # of the whole process, by the part's name: its seconds, and when it ended
+    # of the whole process: by name of the part, its seconds and when it ended
+    parts: dict[str, dict[str, float]]
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
         self.since = time.perf_counter()
 
-    def step(self, pictures: int, what: str) -> None:
-        super().step(pictures, what)
+    def step(self, pictures: int, label: str) -> None:
+        super().step(pictures, label)
         now = time.perf_counter()
-        before = Timed.parts.get(what, {"seconds": 0.0})
-        Timed.parts[what] = {"seconds": before["seconds"] + now - self.since, "end": time.time()}
+        before = Timed.parts.get(label, {"seconds": 0.0})
+        Timed.parts[label] = {"seconds": before["seconds"] + now - self.since, "end": time.time()}
         self.since = now
 
 

@@ -1,4 +1,4 @@
-"""The shared split as a PyTorch tutorial reads it, and the shared network: equal weights, equal first head."""
+"""The shared split as a PyTorch tutorial reads it, and the shared network with its first head."""
 
 import json
 from pathlib import Path
@@ -19,8 +19,8 @@ BACKBONE = ("efficientnet_lite0", "IMAGENET1K_V1")
 
 def classes_of(contest: Contest) -> list[str]:
     """The class names in thaw's order: of two, the positive one is last."""
-    found: list[str] = _meta(contest)["classes"]
-    return found
+    classes: list[str] = _meta(contest)["classes"]
+    return classes
 
 
 def statistics(contest: Contest) -> tuple[list[float], list[float]]:
@@ -30,19 +30,19 @@ def statistics(contest: Contest) -> tuple[list[float], list[float]]:
 
 
 def rows_of(contest: Contest, *splits: str) -> pd.DataFrame:
-    """The manifest's rows of the named splits: path from data/ on, label, split."""
+    """The manifest's rows of the named splits: path relative to data/, label, split."""
     rows = pd.read_csv(Path(contest.workspace, "artifacts/prepare/manifest.csv"), keep_default_na=False)
     return rows[rows["split"].isin(splits)].reset_index(drop=True)
 
 
 def network(contest: Contest) -> Classifier:
-    """The pretrained backbone with a new head; for one seed the same that thaw begins with."""
+    """The pretrained backbone with a new head; for a given seed the one that thaw starts with."""
     torch.manual_seed(contest.seed)
     return create(*BACKBONE, len(classes_of(contest)))
 
 
 class Files(Dataset[tuple[Tensor, int]]):
-    """Image files of a split, decoded, squeezed and normalised when they are asked for; training ones are turned."""
+    """Files of a split: decoded, resized and normalised on access; training ones augmented."""
 
     def __init__(self, contest: Contest, split: str) -> None:
         rows, classes = rows_of(contest, split), classes_of(contest)
@@ -76,5 +76,5 @@ def loader(contest: Contest, split: str) -> DataLoader[tuple[Tensor, int]]:
 
 
 def _meta(contest: Contest) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(Path(contest.workspace, "artifacts/prepare/meta.json").read_text())
-    return found
+    meta: dict[str, Any] = json.loads(Path(contest.workspace, "artifacts/prepare/meta.json").read_text())
+    return meta

@@ -1,6 +1,7 @@
 """The two-phase script that every tutorial shows, in plain PyTorch.
 
-Freeze the backbone, Adam 1e-3 on the head through the frozen backbone; unfreeze, Adam 1e-5; the best epoch is kept.
+Freeze the backbone, Adam 1e-3 on the head through the frozen backbone; unfreeze, Adam 1e-5; the
+best epoch is kept.
 """
 
 import copy
@@ -12,7 +13,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from benchmarks.peers import pictures
-from benchmarks.peers.contest import LAST_BLOCKS, Contest, given, laps, write_predictions
+from benchmarks.peers.contest import LAST_BLOCKS, Contest, from_command_line, laps, write_predictions
 from thaw.learning.backbones import blocks
 
 
@@ -37,8 +38,8 @@ def main(contest: Contest) -> None:
 
     model.eval()
     with torch.no_grad():
-        found = torch.cat([model(inputs).softmax(1) for inputs, _ in loaders["test"]])
-    write_predictions(contest, loaders["test"].dataset.paths, found.tolist())
+        probabilities = torch.cat([model(inputs).softmax(1) for inputs, _ in loaders["test"]])
+    write_predictions(contest, loaders["test"].dataset.paths, probabilities.tolist())
 
 
 def fit(
@@ -48,7 +49,7 @@ def fit(
     epochs: int,
     lap: Callable[[float], None],
 ) -> None:
-    """Train, look at validation after each epoch, and end with the weights of the best one."""
+    """Train, validate after each epoch, and load the weights of the best epoch."""
     criterion = nn.CrossEntropyLoss()
     best, best_accuracy = model.state_dict(), 0.0
     for epoch in range(epochs):
@@ -75,4 +76,4 @@ def fit(
 
 
 if __name__ == "__main__":
-    main(given())
+    main(from_command_line())

@@ -1,8 +1,8 @@
-"""What the rows of all runs say: figures, ratios, scores, a table and a plot.
+"""Figures, ratios, scores, tables and plots from the rows of all runs.
 
-A row is what one run took: contestant, repeat, seconds and peak_gb of its processes, and `told`, the lists of what it
-printed. It is a sample of one epoch of each phase, completed at the pace of that epoch, or of repeat 0: all epochs,
-for accuracy.
+A row is one run: contestant, repeat, seconds and peak_gb of its processes, and `told`, the values
+that it printed, by name. It is a sample of one epoch of each phase, extrapolated to all epochs, or
+(repeat 0) a run of all epochs, for accuracy.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,7 +17,8 @@ import pandas as pd
 from thaw.data.manifest import labels_of
 from thaw.statistics import metrics
 
-WHOLE = 0  # the repeat that trains all epochs; with it nothing is timed, because kept runs may be older
+# the repeat that trains all epochs; not timed, because its rows may come from an earlier bench
+WHOLE = 0
 FRAMEWORKS = ("fastai", "lightning", "transformers")
 NAMES = {
     "plain": "plain PyTorch",
@@ -31,7 +32,7 @@ NAMES = {
     "thaw-last": "thaw, last blocks",
     "thaw-last-quick": "thaw, last blocks, with levers",
 }
-# Learning rates of phase 1; of phase 2: those of tutorials and defaults. `--tune` finds multiples of them.
+# Learning rates of phase 1; phase 2, from tutorials and defaults. `--tune` finds multiples of them.
 RATES = {
     "plain": "1e-3; 1e-5",
     "fastai": "2e-3; backbone 1e-5, head 1e-3",
@@ -44,7 +45,8 @@ RATES = {
     "thaw-last": "params.yaml",
     "thaw-last-quick": "params.yaml",
 }
-# All say how many times as fast thaw is: the other's seconds over thaw's, or thaw's rate over the bare loop's.
+# How many times as fast thaw is: the peer's seconds over thaw's, or thaw's rate over the bare
+# loop's.
 RATIOS: dict[str, Callable[[dict[str, Any]], float]] = {
     "phase1_vs_plain": lambda at: at["plain"]["phase1"] / at["thaw"]["phase1"],
     "phase2_vs_plain": lambda at: at["plain"]["epoch"] / at["thaw"]["epoch"],
@@ -74,60 +76,66 @@ GOALS = {
 
 
 def figures(row: dict[str, Any], head_epochs: int, epochs: int) -> dict[str, float]:
-    """Seconds of phase 1, of an epoch of phase 2 and in total, and pictures/s, as far as the contestant has them."""
-    told: dict[str, list[float]] = row["told"]
-    total, found = row["seconds"], {}
-    if "phase 1" in told:
-        found["phase1"] = sum(told["phase 1"])
-    elif "head epoch" in told:
-        assert len(told["head epoch"]) <= head_epochs
-        missing = (head_epochs - len(told["head epoch"])) * median(told["head epoch"])
-        found["phase1"] = sum(told["head epoch"]) + missing
+    """Seconds of phase 1, of an epoch of phase 2 and in total, and pictures/s, where measured."""
+    printed: dict[str, list[float]] = row["told"]
+    total, result = row["seconds"], {}
+    if "phase 1" in printed:
+        result["phase1"] = sum(printed["phase 1"])
+    elif "head epoch" in printed:
+        assert len(printed["head epoch"]) <= head_epochs
+        missing = (head_epochs - len(printed["head epoch"])) * median(printed["head epoch"])
+        result["phase1"] = sum(printed["head epoch"]) + missing
         total += missing
-    if "unfreeze epoch" in told:
-        assert len(told["unfreeze epoch"]) <= epochs
-        found["epoch"] = median(told["unfreeze epoch"])
-        if "phase1" in found:
-            found["total"] = total + (epochs - len(told["unfreeze epoch"])) * found["epoch"]
-    others = {what: values for what, values in told.items() if what.endswith(" rate") or what in ("run", "evaluate")}
-    return found | {what.replace(" ", "_"): median(values) for what, values in others.items()}
+    if "unfreeze epoch" in printed:
+        assert len(printed["unfreeze epoch"]) <= epochs
+        result["epoch"] = median(printed["unfreeze epoch"])
+        if "phase1" in result:
+            result["total"] = total + (epochs - len(printed["unfreeze epoch"])) * result["epoch"]
+    measured = {
+        name: values for name, values in printed.items() if name.endswith(" rate") or name in ("run", "evaluate")
+    }
+    return result | {name.replace(" ", "_"): median(values) for name, values in measured.items()}
 
 
 def ratios(rows: Sequence[dict[str, Any]], head_epochs: int, epochs: int) -> dict[str, dict[str, float]]:
-    """Median, least and greatest of each ratio over the repeats, runs of one repeat against each other.
+    """Median, minimum and maximum of each ratio over the repeats, each taken within one repeat.
 
-    Left out is a ratio whose contestants did not all run.
+    A ratio is left out if one of its contestants did not run.
     """
-    found: dict[str, list[float]] = {name: [] for name in RATIOS}
+    by_name: dict[str, list[float]] = {name: [] for name in RATIOS}
     for repeat in sorted({row["repeat"] for row in rows} - {WHOLE}):
         at = {row["contestant"]: figures(row, head_epochs, epochs) for row in rows if row["repeat"] == repeat}
         for name, ratio in RATIOS.items():
             try:
-                found[name].append(ratio(at))
+                by_name[name].append(ratio(at))
             except KeyError:
                 continue
-    return {name: {"median": median(all_), "min": min(all_), "max": max(all_)} for name, all_ in found.items() if all_}
+    return {
+        name: {"median": median(values), "min": min(values), "max": max(values)}
+        for name, values in by_name.items()
+        if values
+    }
 
 
 def scores(test: pd.DataFrame, classes: Sequence[str], predictions: Path, plain: Path) -> dict[str, Any]:
-    """Accuracy and AUC of a file of predictions, and its gain over plain's with the paired interval, by group."""
-    labels, found = labels_of(test, classes), _probabilities(predictions, test)
-    scored: dict[str, Any] = {name: metrics.headline(found, labels)[name] for name in ("accuracy", "auc")}
+    """Accuracy and AUC of predictions, and the gain over plain with its paired interval."""
+    labels, probabilities = labels_of(test, classes), _probabilities(predictions, test)
+    scored: dict[str, Any] = {name: metrics.headline(probabilities, labels)[name] for name in ("accuracy", "auc")}
     if plain.is_file():
         groups = test["group"].where(test["group"] != "", test["hash"]).tolist()
-        scored["over_plain"] = metrics.gain(_probabilities(plain, test), found, labels, groups)
+        scored["over_plain"] = metrics.gain(_probabilities(plain, test), probabilities, labels, groups)
     return scored
 
 
 def _probabilities(predictions: Path, test: pd.DataFrame) -> metrics.Probabilities:
-    """Class probabilities in the order of the test rows; every test picture must be there, and no other."""
-    found = pd.read_csv(predictions, header=None, index_col=0)
-    assert sorted(found.index) == sorted(test["path"]), f"{predictions} is not about the test pictures"
-    return found.loc[test["path"]].to_numpy(dtype=np.float64)
+    """Class probabilities in the order of the test rows; exactly these pictures must be there."""
+    frame = pd.read_csv(predictions, header=None, index_col=0)
+    assert sorted(frame.index) == sorted(test["path"]), f"{predictions} is not about the test pictures"
+    return frame.loc[test["path"]].to_numpy(dtype=np.float64)
 
 
 def table(rows: Sequence[dict[str, Any]], protocol: dict[str, Any]) -> str:
-    """Medians over the repeats, and the most memory, as Markdown; accuracy and AUC are of the run of all epochs."""
+    """Medians over the repeats and peak memory, as Markdown; accuracy after all epochs."""
     head_epochs, epochs, pictures = (protocol[name] for name in ("head_epochs", "epochs", "training_pictures"))
     rates: dict[str, float] = protocol.get("rates", {})
     lines = [
@@ -137,11 +145,11 @@ def table(rows: Sequence[dict[str, Any]], protocol: dict[str, Any]) -> str:
         "|---|---:|---:|---:|---:|---:|---:|---:|---:|---|",
     ]
     for contestant, name in NAMES.items():
-        own = _timed(rows, contestant)
-        if not own:
+        timed = _timed(rows, contestant)
+        if not timed:
             continue
-        each = [figures(row, head_epochs, epochs) for row in own]
-        phase1, epoch, total = (_median(each, key) for key in ("phase1", "epoch", "total"))
+        repeats = [figures(row, head_epochs, epochs) for row in timed]
+        phase1, epoch, total = (_median(repeats, key) for key in ("phase1", "epoch", "total"))
         scored = [row["scores"] for row in rows if row["contestant"] == contestant and "scores" in row]
         cells = [
             name,
@@ -160,34 +168,34 @@ def table(rows: Sequence[dict[str, Any]], protocol: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def ratio_table(found: dict[str, dict[str, float]]) -> str:
+def ratio_table(spreads: dict[str, dict[str, float]]) -> str:
     """The ratios with their spread and goals, as Markdown."""
     lines = ["| so many times as fast | median | least | most | goal |", "|---|---:|---:|---:|---:|"]
-    for name, ratio in found.items():
+    for name, ratio in spreads.items():
         cells = [f"{ratio[key]:.2f}" for key in ("median", "min", "max")]
         lines.append(f"| {' | '.join([name.replace('_', ' '), *cells, str(GOALS.get(name, ''))])} |")
     return "\n".join(lines)
 
 
 def over_time(rows: Sequence[dict[str, Any]]) -> dict[str, list[tuple[float, float]]]:
-    """By contestant the seconds since its first process started, and its best accuracy on validation until then."""
-    found = {}
+    """By contestant: seconds since its start, and its best validation accuracy so far."""
+    curves = {}
     for row in rows:
         if row["repeat"] == WHOLE and row.get("curve"):
             seconds, values = zip(*row["curve"], strict=True)
-            found[row["contestant"]] = list(zip(seconds, accumulate(values, max), strict=True))
-    return {name: found[name] for name in NAMES if name in found}
+            curves[row["contestant"]] = list(zip(seconds, accumulate(values, max), strict=True))
+    return {name: curves[name] for name in NAMES if name in curves}
 
 
 def reached(rows: Sequence[dict[str, Any]]) -> dict[str, float | None]:
-    """When each contestant reached the validation accuracy of the plain script's last epoch; None if it never did."""
+    """When each contestant reached the validation accuracy of plain's last epoch; None if never."""
     last = [row["curve"][-1][1] for row in rows if row["contestant"] == "plain" and row["repeat"] == WHOLE]
     curves = over_time(rows) if last else {}
     return {name: next((at for at, value in curve if value >= last[0]), None) for name, curve in curves.items()}
 
 
 def time_table(rows: Sequence[dict[str, Any]]) -> str:
-    """When each reached that, and its best, as Markdown; empty without runs of all epochs."""
+    """When each contestant reached it, and its best, as Markdown; empty without whole runs."""
     lines = ["| | reaches plain's last epoch after | best on validation |", "|---|---:|---:|"]
     curves = over_time(rows)
     for name, at in reached(rows).items():
@@ -199,8 +207,8 @@ def _timed(rows: Sequence[dict[str, Any]], contestant: str) -> list[dict[str, An
     return [row for row in rows if row["contestant"] == contestant and row["repeat"] != WHOLE]
 
 
-def _median(each: Sequence[dict[str, Any]], key: str) -> float | None:
-    values = [one[key] for one in each if one.get(key) is not None]
+def _median(rows: Sequence[dict[str, Any]], key: str) -> float | None:
+    values = [row[key] for row in rows if row.get(key) is not None]
     return median(values) if values else None
 
 
@@ -213,19 +221,19 @@ def _interval(gain: dict[str, float] | None) -> str:
 
 
 def plot(rows: Sequence[dict[str, Any]], protocol: dict[str, Any], path: Path) -> None:
-    """Where the time goes, in total and in an epoch of phase 2; lines reach from the fastest to the slowest repeat."""
+    """Where the time goes, in total and in an epoch of phase 2; lines span the repeats."""
     from matplotlib.figure import Figure
 
     head_epochs, epochs = protocol["head_epochs"], protocol["epochs"]
-    each = {name: [figures(row, head_epochs, epochs) for row in _timed(rows, name)] for name in NAMES}
+    by_contestant = {name: [figures(row, head_epochs, epochs) for row in _timed(rows, name)] for name in NAMES}
     figure = Figure(figsize=(10, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2)
-    for contestant, found in each.items():
-        phase1, epoch, total = (_median(found, key) for key in ("phase1", "epoch", "total"))
+    for contestant, repeats in by_contestant.items():
+        phase1, epoch, total = (_median(repeats, key) for key in ("phase1", "epoch", "total"))
         if epoch is None:
             continue
         name, ours = NAMES[contestant], contestant.startswith("thaw")
-        seconds = [one["epoch"] for one in found]
+        seconds = [repeat["epoch"] for repeat in repeats]
         spread = [[epoch - min(seconds)], [max(seconds) - epoch]]
         right.barh(name, epoch, xerr=spread, color="#2f6690" if ours else "#a9bccf", ecolor="#333333")
         right.text(max(seconds), name, f"  {epoch:.0f} s", va="center")

@@ -1,7 +1,8 @@
-"""thaw itself: its phases one after the other, each a process, with the default settings but for what all share.
+"""thaw itself: one process a phase, default settings except for what all contestants share.
 
-Phase 1 is embed and head, to convergence. Only the last setting below leaves the defaults for equal terms: one view of
-each test picture. With `before` only phase 2 of the last blocks, and evaluate. Levers are further settings.
+Phase 1 is embed and head, to convergence. One setting below differs from the defaults to make
+terms equal: one view of each test picture. With `before`, only phase 2 of the last blocks and
+evaluate run. Levers are further settings.
 """
 
 import csv
@@ -14,7 +15,7 @@ import time
 from pathlib import Path
 
 from benchmarks import projects
-from benchmarks.peers.contest import BATCH_SIZE, LAST_BLOCKS, Contest, given, tell, write_predictions
+from benchmarks.peers.contest import BATCH_SIZE, LAST_BLOCKS, Contest, emit, from_command_line, write_predictions
 from thaw.project import settings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -22,31 +23,31 @@ Parts = dict[str, dict[str, float]]
 
 
 def main(contest: Contest) -> None:
-    """The phases, and what they took."""
+    """Run the phases and print their seconds."""
     root = workspace_of(contest)
     if not contest.before:
         run("prepare", root)
-        tell("phase 1", run("embed", root)[0] + run("head", root)[0])
-    tell_epochs(contest, run("unfreeze", root)[1], read(root / "artifacts/unfreeze/history.csv"))
+        emit("phase 1", run("embed", root)[0] + run("head", root)[0])
+    emit_epochs(contest, run("unfreeze", root)[1], read(root / "artifacts/unfreeze/history.csv"))
     run("evaluate", root)
     rows = read(root / "artifacts/evaluate/predictions.csv")
     columns = [column for column in rows[0] if column.startswith("finetuned_p_")]
     write_predictions(contest, [row["path"] for row in rows], [[float(row[name]) for name in columns] for row in rows])
 
 
-def tell_epochs(contest: Contest, parts: Parts, history: list[dict[str, str]]) -> None:
-    """Each epoch of phase 2 with its share of what is made once, and the validation accuracy, that of the head too."""
+def emit_epochs(contest: Contest, parts: Parts, history: list[dict[str, str]]) -> None:
+    """Print each epoch of phase 2 with its share of one-off work, and its validation accuracy."""
     once = parts.get("outputs of frozen blocks", {"seconds": 0.0})["seconds"] / contest.epochs
     for epoch, row in enumerate(history):
-        what = f"epoch {epoch}/{contest.epochs}"
-        judged = parts[f"{what}, validation"]
+        name = f"epoch {epoch}/{contest.epochs}"
+        validation = parts[f"{name}, validation"]
         if epoch:
-            tell("unfreeze epoch", once + parts[what]["seconds"] + judged["seconds"])
-        tell("val accuracy", float(row["val_accuracy"]), judged["end"])
+            emit("unfreeze epoch", once + parts[name]["seconds"] + validation["seconds"])
+        emit("val accuracy", float(row["val_accuracy"]), validation["end"])
 
 
 def workspace_of(contest: Contest) -> Path:
-    """A fresh workspace with the shared pictures and split; with `before`, what that run prepared and its head too."""
+    """A fresh workspace with the shared split; with `before`, that run's phase 1 too."""
     root = Path(contest.out, "workspace")
     root.mkdir()
     shutil.copytree(Path(contest.workspace, "data"), root / "data", copy_function=os.link)
@@ -61,11 +62,11 @@ def workspace_of(contest: Contest) -> Path:
     }
     settings.override([f"{key}={value}" for key, value in (changes | contest.levers).items()], root / "params.yaml")
     if contest.before:
-        made = Path(contest.before, "workspace/artifacts").resolve()
+        artifacts = Path(contest.before, "workspace/artifacts").resolve()
         (root / "artifacts/provenance").mkdir(parents=True)
         for phase in ("prepare", "embed", "head"):
-            (root / "artifacts" / phase).symlink_to(made / phase)
-            shutil.copy(made / f"provenance/{phase}.json", root / "artifacts/provenance")
+            (root / "artifacts" / phase).symlink_to(artifacts / phase)
+            shutil.copy(artifacts / f"provenance/{phase}.json", root / "artifacts/provenance")
     return root
 
 
@@ -85,4 +86,4 @@ def read(file: Path) -> list[dict[str, str]]:
 
 
 if __name__ == "__main__":
-    main(given())
+    main(from_command_line())

@@ -1,4 +1,4 @@
-"""Hugging Face's Trainer, twice: the head on the frozen backbone, then all. Best setting: channels last."""
+"""Hugging Face's Trainer, twice: the head on a frozen backbone, then all. Channels last."""
 
 import torch
 from torch import Tensor, nn
@@ -6,11 +6,11 @@ from torch.nn import functional as F
 from transformers import EvalPrediction, Trainer, TrainerCallback, TrainingArguments
 
 from benchmarks.peers import pictures
-from benchmarks.peers.contest import BATCH_SIZE, WORKERS, Contest, given, laps, write_predictions
+from benchmarks.peers.contest import BATCH_SIZE, WORKERS, Contest, from_command_line, laps, write_predictions
 
 
 class WithLoss(nn.Module):
-    """What the Trainer wants of a model: the loss comes with the logits."""
+    """The Trainer needs a model that returns the loss with the logits."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -40,8 +40,8 @@ def main(contest: Contest) -> None:
         def on_evaluate(self, *_: object, metrics: dict[str, float], **__: object) -> None:
             lap(metrics["eval_accuracy"])
 
-    def accuracy(found: EvalPrediction) -> dict[str, float]:
-        return {"accuracy": float((found.predictions.argmax(1) == found.label_ids).mean())}
+    def accuracy(output: EvalPrediction) -> dict[str, float]:
+        return {"accuracy": float((output.predictions.argmax(1) == output.label_ids).mean())}
 
     for trainable, rate, epochs in ((False, 1e-3, contest.head_epochs), (True, contest.rate * 5e-5, contest.epochs)):
         network.backbone.requires_grad_(trainable)
@@ -63,9 +63,9 @@ def main(contest: Contest) -> None:
         )
         trainer = Trainer(model, arguments, collate, train, val, compute_metrics=accuracy, callbacks=[Laps()])
         trainer.train()
-    found = torch.from_numpy(trainer.predict(test).predictions).softmax(1)
-    write_predictions(contest, test.paths, found.tolist())
+    probabilities = torch.from_numpy(trainer.predict(test).predictions).softmax(1)
+    write_predictions(contest, test.paths, probabilities.tolist())
 
 
 if __name__ == "__main__":
-    main(given())
+    main(from_command_line())

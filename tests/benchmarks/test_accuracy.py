@@ -38,8 +38,8 @@ def test_training_pictures_grow_to_their_full_side_and_others_have_it_at_once() 
 
 
 @pytest.fixture
-def known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[sizes.Set]:
-    """Trainings of three seeds on one set in both ways: by arm the share of its pictures that it gets wrong."""
+def known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[sizes.DataSet]:
+    """Trainings of three seeds on one set in both ways: by arm, the share of wrong answers."""
     sets = [*both_ways(data_set(900, groups=60))]
     monkeypatch.setattr(accuracy, "RESULTS", tmp_path / "accuracy.jsonl")
     monkeypatch.setattr(accuracy, "FEWEST", 100)
@@ -57,7 +57,7 @@ def known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[sizes.Set]:
     return sets
 
 
-def test_the_fastest_arm_is_recommended_whose_lower_end_is_above_minus_one_point(known: list[sizes.Set]) -> None:
+def test_the_fastest_arm_is_recommended_whose_lower_end_is_above_minus_one_point(known: list[sizes.DataSet]) -> None:
     judged, tested = (verdicts(known, "25 %", part) for part in ("judges", "test"))
     table = summary(judged, tested)
     of = table.set_index("arm")
@@ -69,13 +69,13 @@ def test_the_fastest_arm_is_recommended_whose_lower_end_is_above_minus_one_point
     assert recommended(table.assign(**{"judges low": -1.5})) is None
 
 
-def test_both_ways_to_split_a_folder_share_its_groups(known: list[sizes.Set]) -> None:
+def test_both_ways_to_split_a_folder_share_its_groups(known: list[sizes.DataSet]) -> None:
     tested = verdicts(known, "25 %", "test")
     assert tested["group"].nunique() <= 60
     assert set(tested["set"]) == {"drawn", "drawn, at random"}
 
 
-def test_a_seed_that_one_set_lacks_is_not_compared_on_test(known: list[sizes.Set]) -> None:
+def test_a_seed_that_one_set_lacks_is_not_compared_on_test(known: list[sizes.DataSet]) -> None:
     tested = verdicts(known, "25 %", "test")
     lacking = tested[(tested["seed"] < 2) | (tested["set"] == "drawn")].copy()
     lacking.loc[lacking["seed"] == 2, "right"] = 0.0
@@ -84,7 +84,7 @@ def test_a_seed_that_one_set_lacks_is_not_compared_on_test(known: list[sizes.Set
     assert changes(lacking, "blocks-12", False)["change"] < 0
 
 
-def test_a_training_that_is_known_is_not_made_again(known: list[sizes.Set]) -> None:
+def test_a_training_that_is_known_is_not_made_again(known: list[sizes.DataSet]) -> None:
     arms = ["plain", "blocks-12"]
     assert todo(known, "25 %", arms, 3) == []
     assert {key.seed for key in todo(known, "25 %", arms, 4)} == {3}

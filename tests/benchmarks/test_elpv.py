@@ -16,12 +16,13 @@ DEFECTIVE = [0.1, 0.6, 0.2, 0.7, 0.8, 0.4]  # what the network says of them
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A finished run on six cells, in another order than the list of labels; the positive class comes last."""
+    """A finished run on six cells, not in the order of labels.csv; positive class last."""
     paths = [f"{number}.png" for number in range(6)]
     (tmp_path / "data").mkdir()
     pd.DataFrame({"path": paths[::-1], "target": TARGETS[::-1]}).to_csv(tmp_path / "data/labels.csv", index=False)
     output = np.array(DEFECTIVE)
-    columns = {"head_p_functional": output, "head_p_defective": 1 - output}  # wrong where the other one is right
+    # wrong where the fine-tuned network is right
+    columns = {"head_p_functional": output, "head_p_defective": 1 - output}
     columns |= {"finetuned_p_functional": 1 - output, "finetuned_p_defective": output}
     (tmp_path / "artifacts/evaluate").mkdir(parents=True)
     predictions = pd.DataFrame({"path": paths, "label": np.where(np.array(TARGETS) > 0.5, "defective", "functional")})
@@ -49,11 +50,11 @@ def test_seeds_are_summed_up_by_protocol_split_backbone_and_network(folder: Path
     )
     summary = pd.DataFrame(elpv.summed_up(rows))
     assert len(summary) == 3 * 2 * 2
-    one = summary.query("protocol == '> 0.5' and split == 'grouped' and network == 'finetuned'").iloc[0]
+    row = summary.query("protocol == '> 0.5' and split == 'grouped' and network == 'finetuned'").iloc[0]
     values = rows.query("protocol == '> 0.5' and split == 'grouped' and network == 'finetuned'")["accuracy"]
     expected = ttest_1samp(values, 0).confidence_interval(0.95)
-    assert (one["seeds"], one["accuracy"]) == (4, pytest.approx(values.mean()))
-    assert (one["accuracy_low"], one["accuracy_high"]) == pytest.approx((expected.low, expected.high))
+    assert (row["seeds"], row["accuracy"]) == (4, pytest.approx(values.mean()))
+    assert (row["accuracy_low"], row["accuracy_high"]) == pytest.approx((expected.low, expected.high))
 
 
 def test_rows_of_the_same_settings_stay_and_those_of_other_settings_go(

@@ -1,4 +1,4 @@
-"""Laws of the comparison with peers: what the ratios say, one split for all, and no run is made twice."""
+"""Laws of the comparison with peers: its ratios, one split for all, no run made twice."""
 
 import json
 import shutil
@@ -20,13 +20,13 @@ ROOT = Path(__file__).resolve().parents[2]
 HEAD_EPOCHS, EPOCHS = 10, 8
 
 
-def row(contestant: str, repeat: int, seconds: float = 0.0, **told: list[float]) -> dict[str, Any]:
-    named = {what.replace("_", " "): values for what, values in told.items()}
-    return {"contestant": contestant, "repeat": repeat, "seconds": seconds, "peak_gb": 1.0, "told": named}
+def row(contestant: str, repeat: int, seconds: float = 0.0, **printed: list[float]) -> dict[str, Any]:
+    by_name = {name.replace("_", " "): values for name, values in printed.items()}
+    return {"contestant": contestant, "repeat": repeat, "seconds": seconds, "peak_gb": 1.0, "told": by_name}
 
 
 def repeat_of(repeat: int, slower: float) -> list[dict[str, Any]]:
-    """All contestants in one repeat; plain is `slower` times as slow as thaw, the bare loop a quarter faster."""
+    """All contestants in one repeat; plain takes `slower` times as long as thaw."""
     epochs, heads = [5.0] * EPOCHS, [3.0] * HEAD_EPOCHS
     slow = [slower * seconds for seconds in epochs]
     rates = {"embed_rate": [200.0], "bare_embed_rate": [250.0], "training_rate": [60.0], "bare_training_rate": [75.0]}
@@ -48,7 +48,7 @@ def repeat_of(repeat: int, slower: float) -> list[dict[str, Any]]:
 
 
 def test_a_ratio_says_how_many_times_as_fast_thaw_is_with_median_and_spread_over_the_repeats() -> None:
-    rows = [each for repeat, slower in enumerate((2.0, 7.0, 4.0), 1) for each in repeat_of(repeat, slower)]
+    rows = [row for repeat, slower in enumerate((2.0, 7.0, 4.0), 1) for row in repeat_of(repeat, slower)]
     result = results.ratios(rows, HEAD_EPOCHS, EPOCHS)
     spread = {"median": 4.0, "min": 2.0, "max": 7.0}
     assert result["phase1_vs_plain"] == spread
@@ -69,15 +69,15 @@ def test_a_ratio_says_how_many_times_as_fast_thaw_is_with_median_and_spread_over
 
 def test_runs_are_compared_within_their_repeat() -> None:
     rows = repeat_of(1, 2.0) + repeat_of(2, 2.0)
-    for each in rows[len(rows) // 2 :]:  # the machine was ten times as slow in the second repeat
-        each["seconds"] *= 10
-        each["told"] = {what: [10 * value for value in values] for what, values in each["told"].items()}
+    for row in rows[len(rows) // 2 :]:  # the machine was ten times as slow in the second repeat
+        row["seconds"] *= 10
+        row["told"] = {name: [10 * value for value in values] for name, values in row["told"].items()}
     assert results.ratios(rows, HEAD_EPOCHS, EPOCHS)["total_vs_plain"] == {"median": 2.0, "min": 2.0, "max": 2.0}
 
 
 def test_runs_of_all_epochs_are_not_timed() -> None:
     rows = repeat_of(1, 2.0)
-    kept = [each | {"seconds": 999} for each in repeat_of(results.WHOLE, 7.0)]
+    kept = [row | {"seconds": 999} for row in repeat_of(results.WHOLE, 7.0)]
     protocol = {"pictures": 90, "training_pictures": 60, "size": 64, "head_epochs": HEAD_EPOCHS, "epochs": EPOCHS}
     assert results.ratios(rows + kept, HEAD_EPOCHS, EPOCHS) == results.ratios(rows, HEAD_EPOCHS, EPOCHS)
     assert results.table(rows + kept, protocol) == results.table(rows, protocol)
@@ -95,7 +95,7 @@ def test_a_sample_says_what_a_whole_run_at_its_pace_would() -> None:
 
 
 def test_a_ratio_is_left_out_where_a_contestant_is_missing() -> None:
-    result = results.ratios([each for each in repeat_of(1, 2.0) if each["contestant"] in ("thaw", "plain")], 10, 8)
+    result = results.ratios([row for row in repeat_of(1, 2.0) if row["contestant"] in ("thaw", "plain")], 10, 8)
     assert set(result) == {"phase1_vs_plain", "phase2_vs_plain", "total_vs_plain"}
 
 
@@ -119,7 +119,8 @@ def test_a_resumed_bench_runs_only_what_is_missing(tmp_path: Path, monkeypatch: 
         bench.run("fastai", 1, contest)
     assert ran[2:] == [("fastai", 1, 1)]
     bench.run("thaw", 1, contest)
-    whole = bench.run("thaw", results.WHOLE, contest)  # a sample does not stand for a run of all epochs
+    # a sample does not replace a run of all epochs
+    whole = bench.run("thaw", results.WHOLE, contest)
     assert ran[3:] == [("thaw", 1, 1), ("thaw", 10, 8)]
     assert bench.run("thaw", results.WHOLE, contest) == whole
     bench.run("thaw-quick", 1, contest)  # what it keeps pays over all epochs
@@ -163,11 +164,11 @@ def test_what_is_made_once_counts_as_time_of_each_epoch(capsys: pytest.CaptureFi
         parts[f"epoch {epoch}/2"] = {"seconds": 2.0, "end": 20.0 + epoch}
         parts[f"epoch {epoch}/2, validation"] = {"seconds": 1.0, "end": 20.5 + epoch}
     history = [{"val_accuracy": str(value)} for value in (0.7, 0.9, 0.8)]
-    thaw.tell_epochs(Contest("", "", 64, 0, 10, 2), parts, history)
-    told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert [each["value"] for each in told if each["what"] == "unfreeze epoch"] == [6.0, 6.0]
-    judged = [(each["at"], each["value"]) for each in told if each["what"] == "val accuracy"]
-    assert judged == [(20.5, 0.7), (21.5, 0.9), (22.5, 0.8)]
+    thaw.emit_epochs(Contest("", "", 64, 0, 10, 2), parts, history)
+    events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [event["value"] for event in events if event["name"] == "unfreeze epoch"] == [6.0, 6.0]
+    validations = [(event["at"], event["value"]) for event in events if event["name"] == "val accuracy"]
+    assert validations == [(20.5, 0.7), (21.5, 0.9), (22.5, 0.8)]
 
 
 def test_accuracy_over_time_is_the_best_so_far_and_says_when_plain_was_reached() -> None:

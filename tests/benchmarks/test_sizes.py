@@ -1,4 +1,4 @@
-"""Laws of the bench over sizes of data: which pictures a draw has, what is trained once, and the rule of choice."""
+"""Laws of the bench over sizes: what a draw holds, what is trained once, how the rule chooses."""
 
 import json
 from pathlib import Path
@@ -20,19 +20,19 @@ def test_no_draw_has_a_test_picture_and_small_ones_are_judged_on_groups_that_the
     size: str, seed: int, groups: int
 ) -> None:
     rows = data_set(groups=groups).rows
-    found = draw(rows, size, seed)
-    drawn = np.concatenate([found.train, found.val])
+    split = draw(rows, size, seed)
+    drawn = np.concatenate([split.train, split.val])
     assert len(set(drawn)) == len(drawn)
-    used = np.concatenate([drawn, found.judges])
+    used = np.concatenate([drawn, split.judges])
     assert set(rows.loc[used, "split"]) <= {"train", "val"}
     share = sizes.SIZES[size]
-    wanted = share if isinstance(share, int) else share * (rows["split"] != "test").sum()
-    assert wanted - 1 <= len(drawn) <= wanted + 2
+    expected = share if isinstance(share, int) else share * (rows["split"] != "test").sum()
+    assert expected - 1 <= len(drawn) <= expected + 2
     if size == "100 %":
-        assert found.judges.tolist() == found.val.tolist()
+        assert split.judges.tolist() == split.val.tolist()
     else:
-        assert not set(rows.loc[drawn, "split"]) & set(rows.loc[found.judges, "split"])
-        assert not groups or not set(rows.loc[drawn, "group"]) & set(rows.loc[found.judges, "group"])
+        assert not set(rows.loc[drawn, "split"]) & set(rows.loc[split.judges, "split"])
+        assert not groups or not set(rows.loc[drawn, "group"]) & set(rows.loc[split.judges, "group"])
 
 
 def test_a_share_that_is_fewer_than_fifty_pictures_is_no_size() -> None:
@@ -66,11 +66,11 @@ def table(of: dict[str, list[float]]) -> pd.DataFrame:
 
 
 def test_a_change_is_taken_if_it_is_better_beyond_its_error_and_no_set_is_a_point_worse() -> None:
-    found = table({"epochs": [0, 0, 0, 0], "steps-100": [2, 3, 2, 3], "steps-300": [9, 9, -1, -2]})
-    better, worse = (compared(found, ("epochs", "last"), (name, "last")) for name in ("steps-100", "steps-300"))
+    scores = table({"epochs": [0, 0, 0, 0], "steps-100": [2, 3, 2, 3], "steps-300": [9, 9, -1, -2]})
+    better, worse = (compared(scores, ("epochs", "last"), (name, "last")) for name in ("steps-100", "steps-300"))
     assert (better["better by"], better["taken"], better["worse sets"]) == (2.5, True, "")
     assert (worse["better by"], worse["taken"], worse["worse sets"]) == (3.75, False, "two (-1.5)")
-    rows = choice(found).set_index(["change", "from"])
+    rows = choice(scores).set_index(["change", "from"])
     assert rows["taken"].to_dict() == {
         ("steps-100", "epochs"): True, ("steps-300", "epochs"): False, ("steps-300", "steps-100"): False,
     }  # fmt: skip
@@ -83,8 +83,8 @@ def test_the_lesson_has_the_gain_of_all_seeds_on_the_same_test(tmp_path: Path, m
     for seed in range(3):
         wrong = labels.copy()
         wrong[: 30 + seed] = 1 - wrong[: 30 + seed]
-        said = {"head": {"predicted": wrong.tolist(), "auc": 0.8}, "last": {"predicted": labels.tolist(), "auc": 1.0}}
-        sizes.write("tested", sizes.Key("drawn", "100 %", seed, "epochs"), {"train": 360, "val": 90, **said})
+        judged = {"head": {"predicted": wrong.tolist(), "auc": 0.8}, "last": {"predicted": labels.tolist(), "auc": 1.0}}
+        sizes.write("tested", sizes.Key("drawn", "100 %", seed, "epochs"), {"train": 360, "val": 90, **judged})
     (row,) = lesson([data], "epochs").to_dict("records")
     assert (row["seeds"], row["test"], row["labels"], row["last"]) == (3, 150, 450, 100)
     assert row["gain_mean"] == pytest.approx(100 * 31 / 150)

@@ -1,4 +1,4 @@
-"""Laws of a year of retrainings, on five weeks of it: every outcome is true, and nothing that arrived is lost."""
+"""Laws of a year of retrainings, on five weeks: true outcomes, and no picture is lost."""
 
 import subprocess
 import sys

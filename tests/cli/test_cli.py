@@ -48,7 +48,7 @@ def test_unknown_setting_is_one_sentence_before_anything_starts(toy: Path) -> No
 
 @pytest.fixture
 def broken(tmp_path: Path) -> Path:
-    """A project whose params.yaml has a mistake, so that every command says which project it works on."""
+    """A project with a mistake in params.yaml, so that every command names its project."""
     folder = tmp_path / "broken"
     (folder / "data" / "deep").mkdir(parents=True)
     (folder / "dvc.yaml").write_text("stages: {}\n")
@@ -75,8 +75,8 @@ def test_another_project_can_be_named(broken: Path, toy: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["run"], "is in no project, which is a folder with params.yaml and dvc.yaml: go into one, name it with"),
-        (["models"], "is in no project"),
+        (["run"], "is not in a project, which is a folder with params.yaml and dvc.yaml: go into one, name it with"),
+        (["models"], "is not in a project"),
         (["-C", "nowhere", "run"], "-C nowhere: No such file or directory; name the folder of a project"),
     ],
 )

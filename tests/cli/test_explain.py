@@ -1,4 +1,4 @@
-"""Laws of `thaw explain`, `thaw export` and `thaw serve` as commands: what they say and what they refuse."""
+"""Laws of `thaw explain`, `thaw export` and `thaw serve`: what they print and refuse."""
 
 from pathlib import Path
 

@@ -15,12 +15,12 @@ from thaw.cli import app
 pytestmark = pytest.mark.usefixtures("in_no_project")
 
 
-def predict(*words: str | Path, given: str = "") -> Result:
-    return CliRunner().invoke(app, ["predict", *map(str, words)], input=given)
+def predict(*words: str | Path, stdin: str = "") -> Result:
+    return CliRunner().invoke(app, ["predict", *map(str, words)], input=stdin)
 
 
-def well(*words: str | Path, given: str = "") -> Result:
-    done = predict(*words, given=given)
+def well(*words: str | Path, stdin: str = "") -> Result:
+    done = predict(*words, stdin=stdin)
     assert done.exit_code == 0, done.output
     return done
 
@@ -76,7 +76,7 @@ def header_of(width: int, height: int) -> bytes:
 def test_paths_come_in_and_views_can_be_others(packaged: Packaged) -> None:
     path = packaged.pictures / "noise/0.png"
     by_default, one_view = (
-        pd.read_csv(pd.io.common.StringIO(well("-", "--model", packaged.folder, *views, given=f"{path}\n").stdout))
+        pd.read_csv(pd.io.common.StringIO(well("-", "--model", packaged.folder, *views, stdin=f"{path}\n").stdout))
         for views in ((), ("--views", "none"))
     )
     assert by_default["path"].tolist() == one_view["path"].tolist() == [str(path)]

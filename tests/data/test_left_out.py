@@ -1,4 +1,4 @@
-"""Laws of what is not used: every file is used or named with its reason, and a broken picture stops nothing."""
+"""Laws of what is left out: each file is used or named with a reason; none stops the phase."""
 
 import json
 import os
@@ -202,7 +202,7 @@ def test_more_broken_pictures_than_a_share_and_than_three_stop_the_run(space: tu
 
 
 def test_a_broken_picture_moves_no_other_to_another_split(space: tuple[Path, Settings]) -> None:
-    """`thaw add` draws with the pictures that are there, and does not know which of them can be read."""
+    """`thaw add` draws a split over all files, before it knows which of them can be read."""
     root, config = space
     broken = break_pictures(root, 3)
     rows = manifest.read_folder(root / "data")

@@ -75,7 +75,7 @@ def test_all_given_splits_stay() -> None:
 
 @st.composite
 def folded(draw: st.DrawFn) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Pictures of which some are identical or of one group, and their split in each fold, a column."""
+    """Pictures, some identical or of one group, and a column with their split in each fold."""
     counts = draw(st.lists(st.integers(24, 60), min_size=2, max_size=4))
     rows = rows_of({f"c{n}": count for n, count in enumerate(counts)}, draw(st.sampled_from([0, 12, 25])))
     rows = rows.replace({"group": {"g0": ""}})
@@ -122,7 +122,8 @@ def test_folds_depend_on_the_seed_and_not_on_the_order_of_pictures(order) -> Non
 
 def test_folds_of_pictures_with_splits_are_refused() -> None:
     rows = rows_of({"a": 30, "b": 30}).assign(split="")
-    assert set(splits.assign_folds(rows, 0.15, 0, 3, 0)) == set(manifest.SPLITS)  # empty ones are none
+    # empty splits are none
+    assert set(splits.assign_folds(rows, 0.15, 0, 3, 0)) == set(manifest.SPLITS)
     rows.loc[7, "split"] = "test"
     with pytest.raises(InputError, match=r"\A[^\n]*prepare\.folds[^\n]* these come with splits[^\n]*\Z"):
         splits.assign_folds(rows, 0.15, 0, 3, 0)
@@ -163,28 +164,29 @@ def rule_without_given_splits(rows: pd.DataFrame, val: float, test: float, seed:
     order = order[np.argsort(-sizes[order].sum(axis=1), kind="stable")]
     expected = np.outer([1 - val - test, val, test], sizes.sum(axis=0))
     lacking = expected.copy()
-    chosen = {}
+    split_of = {}
     for row in order:
         split = np.argmax(lacking / np.maximum(expected, 1e-9) @ (sizes[row] / sizes.sum(axis=0)))
         lacking[split] -= sizes[row]
-        chosen[counts.index[row]] = manifest.SPLITS[split]
-    return groups.map(chosen)
+        split_of[counts.index[row]] = manifest.SPLITS[split]
+    return groups.map(split_of)
 
 
 @given(
     pictures=st.lists(st.tuples(st.integers(0, 2), st.integers(0, 9), st.integers(0, 60)), min_size=2, max_size=80),
     seed=st.integers(0, 2**32 - 1),
-    given=st.booleans(),
+    column_is_empty=st.booleans(),
 )
 @settings(max_examples=40, deadline=None)
 def test_without_a_given_split_the_draw_is_what_it_always_was(
-    pictures: list[tuple[int, int, int]], seed: int, given: bool
+    pictures: list[tuple[int, int, int]], seed: int, column_is_empty: bool
 ) -> None:
     rows = pd.DataFrame(pictures, columns=["label", "group", "hash"]).astype(str)
-    rows["hash"] += "of" + rows["group"]  # no twins in different groups, which are kept together since
+    # no twins across groups: only today's draw keeps those together
+    rows["hash"] += "of" + rows["group"]
     rows = rows.assign(path=[f"{n}.png" for n in range(len(rows))], group=rows["group"].replace("0", ""))
     expected = rule_without_given_splits(rows, 0.15, 0.25, seed)
-    drawn = splits.assign_splits(rows.assign(split="") if given else rows, 0.15, 0.25, seed)
+    drawn = splits.assign_splits(rows.assign(split="") if column_is_empty else rows, 0.15, 0.25, seed)
     assert drawn.sort_index().tolist() == expected.tolist()
 
 
@@ -207,7 +209,7 @@ Picture = tuple[int, str]  # what is in it, and its given split
 
 
 def batch_of(number: int, pictures: list[Picture], classes: int, grouped: bool) -> pd.DataFrame:
-    """New pictures of which some are identical; what is in a picture decides its label and group."""
+    """New pictures, some identical; the content of a picture decides its label and group."""
     rows = pd.DataFrame(pictures, columns=["content", "split"])
     content = rows.pop("content")
     rows["path"] = [f"{number}/{n}.png" for n in range(len(rows))]

@@ -1,4 +1,4 @@
-"""Laws of overlays: the map lies where its square came from in the picture, and its sign is seen."""
+"""Laws of overlays: the map lies over its square of the picture, and its sign can be seen."""
 
 import numpy as np
 import pytest
@@ -24,8 +24,8 @@ def test_a_place_of_the_map_is_tinted_where_the_network_saw_it(
 ) -> None:
     shape = Shape.of(PREPROCESSING, None, fit, 3)
     tinted = over(Image.new("L", size, 128), one_place(*place), shape)
-    seen = squared(tinted, shape).astype(int)
-    warm = (seen[..., 0] - seen[..., 2]).reshape(4, 8, 4, 8).sum((1, 3))
+    pixels = squared(tinted, shape).astype(int)
+    warm = (pixels[..., 0] - pixels[..., 2]).reshape(4, 8, 4, 8).sum((1, 3))
     assert np.unravel_index(warm.argmax(), warm.shape) == place
     assert warm.max() > 0.3 * warm.sum()
 

@@ -1,4 +1,4 @@
-"""Laws of pixels: every kind of picture becomes 8 bits by one rule, which docs/data.md shows as a table."""
+"""Laws of pixels: one rule turns every kind of picture into 8 bits; docs/data.md has its table."""
 
 import ast
 import io

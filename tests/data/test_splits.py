@@ -214,7 +214,8 @@ def test_one_site_is_held_out_and_val_comes_from_the_others() -> None:
     assert 0.15 < (drawn[rows["site"] != "Oslo"] == "val").mean() < 0.25
     again = splits.assign_held_out(rows.sample(frac=1, random_state=1), "site", "Oslo", 0.2, 0)
     assert again.sort_index().equals(drawn.sort_index())
-    twin = rows.assign(hash=rows["hash"].replace("h0000", "h0025"))  # of Bonn, identical to one of Oslo
+    # one of Bonn, identical to one of Oslo
+    twin = rows.assign(hash=rows["hash"].replace("h0000", "h0025"))
     assert splits.assign_held_out(twin, "site", "Oslo", 0.2, 0)[0] == "test"
 
 

@@ -1,4 +1,4 @@
-"""Laws of promote.approve: a version waits until a person says yes, in the UI or at a terminal, and for that long."""
+"""Laws of promote.approve: a version waits for a person's yes, in the UI or at a terminal."""
 
 from contextlib import nullcontext
 from datetime import UTC, datetime
@@ -36,7 +36,7 @@ def _shown(client: Any, run_id: Any) -> set[str]:
 
 
 @pytest.fixture
-def asked(server: str, kept_toy: Any) -> Any:
+def suspended(server: str, kept_toy: Any) -> Any:
     """A version that waits, and the run that asks about it, as a schedule makes them."""
     from prefect import get_client
 
@@ -59,8 +59,8 @@ def asked(server: str, kept_toy: Any) -> Any:
 
 
 @pytest.mark.parametrize("yes", [True, False])
-def test_the_run_that_asks_is_suspended_and_does_what_the_form_says(asked: Any, yes: bool) -> None:
-    flow, client, runs = asked
+def test_the_run_that_asks_is_suspended_and_does_what_the_form_says(suspended: Any, yes: bool) -> None:
+    flow, client, runs = suspended
     assert set(runs) == {"approve v1.0.0", "close v1.0.0"}
     assert execute(flow, client, runs["approve v1.0.0"]).name == "Suspended"
     assert _standings() == {"v1.0.0": "waiting"}
@@ -75,24 +75,25 @@ def test_the_run_that_asks_is_suspended_and_does_what_the_form_says(asked: Any, 
 
 
 def test_what_nobody_answers_is_closed_after_some_days_and_not_before(
-    asked: Any, monkeypatch: pytest.MonkeyPatch
+    suspended: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from prefect.states import Scheduled
 
-    flow, client, runs = asked
+    flow, client, runs = suspended
     execute(flow, client, runs["approve v1.0.0"])
     assert "waits for a person until" in approvals.close("v1.0.0", 14)
     assert _standings() == {"v1.0.0": "waiting"}
     monkeypatch.setattr(approvals, "timedelta", lambda days: approvals.datetime.resolution * 0)
-    client.set_flow_run_state(runs["close v1.0.0"], Scheduled(scheduled_time=datetime.now(UTC)), force=True)  # due now
+    # due now
+    client.set_flow_run_state(runs["close v1.0.0"], Scheduled(scheduled_time=datetime.now(UTC)), force=True)
     ended = execute(flow, client, runs["close v1.0.0"])
     assert ended.message == "v1.0.0 was not put in use: nobody answered in 14 days"
     assert _standings() == {"v1.0.0": "rejected"}
     assert client.read_flow_run(runs["approve v1.0.0"]).state.name == "Answered"
 
 
-def test_an_answer_at_a_terminal_ends_the_run_that_asks(asked: Any) -> None:
-    flow, client, runs = asked
+def test_an_answer_at_a_terminal_ends_the_run_that_asks(suspended: Any) -> None:
+    flow, client, runs = suspended
     execute(flow, client, runs["approve v1.0.0"])
     assert _thaw("approve", "v1.0.0")[0] == 0
     state = client.read_flow_run(runs["approve v1.0.0"]).state

@@ -20,14 +20,16 @@ from thaw.report.predictions import markdown
 
 pytestmark = pytest.mark.server
 
-OUTCOMES = ["Completed", "Cached", "Completed", "Failed", "Cached", "Failed"]  # of the runs below, in turn
+# of the runs below, in turn
+OUTCOMES = ["Completed", "Cached", "Completed", "Failed", "Cached", "Failed"]
 
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A project with a model in use, and six pictures that arrived."""
     packaged = make(tmp_path / "packaged")
-    folder = tmp_path / "toy"  # flows take the project's name when they are imported: one for all tests of a process
+    # flows read the project's name at import, so all tests of a process share one
+    folder = tmp_path / "toy"
     folder.mkdir()
     make_project(folder, packaged)
     monkeypatch.chdir(folder)
@@ -54,9 +56,9 @@ def test_new_pictures_are_predicted_once_versioned_and_shown_beside_validation(
     assert first.name == "Completed", first.message
     tables = sorted((project / "predictions").rglob("*.csv"))
     rows = pd.read_csv(tables[0])
-    said = Model.load(project / "artifacts/package", "cpu").predict(sorted(Path("arrived").iterdir()))
-    assert rows["path"].tolist() == [each.path for each in said]
-    assert rows["decision"].tolist() == [each.decision for each in said]
+    predictions = Model.load(project / "artifacts/package", "cpu").predict(sorted(Path("arrived").iterdir()))
+    assert rows["path"].tolist() == [row.path for row in predictions]
+    assert rows["decision"].tolist() == [row.decision for row in predictions]
     assert "predictions" in (project / "predictions.dvc").read_text()
     with get_client(sync_client=True) as client:
         (shown,) = client.read_artifacts(
@@ -82,7 +84,7 @@ def test_new_pictures_are_predicted_once_versioned_and_shown_beside_validation(
     failed = run("nowhere")
     assert failed.is_failed()
     assert "there is no nowhere" in (failed.message or "")
-    noted = [(each.flow, each.outcome, each.recorded) for each in runs.read()]
+    noted = [(line.flow, line.outcome, line.recorded) for line in runs.read()]
     assert noted == [("predict", outcome, False) for outcome in OUTCOMES]
 
 
@@ -92,10 +94,10 @@ def test_another_model_predicts_every_picture_anew(project: Path) -> None:
     folder = project / "other"
     shutil.copytree(project / "artifacts/package", folder)
     (folder / "identity.json").write_text(json.dumps({"model": "another model"}))
-    found = predicting.predict("arrived", "other")
-    assert found
-    assert found.pictures == 6
-    assert (project / found.file).parent.name == "another mode"
+    result = predicting.predict("arrived", "other")
+    assert result
+    assert result.pictures == 6
+    assert (project / result.file).parent.name == "another mode"
 
 
 def test_shares_are_of_what_can_be_read_and_what_is_not_known_is_a_dash() -> None:

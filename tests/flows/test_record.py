@@ -1,4 +1,4 @@
-"""Laws of recorded runs: new pictures, decision, record and push, each told by the state of its task."""
+"""Laws of recorded runs: each step, from new pictures to the push, is a task with its state."""
 
 import subprocess
 import sys
@@ -29,8 +29,8 @@ def _page(flow_run_id: Any) -> str:
 
     of_run = ArtifactFilterFlowRunId(any_=[flow_run_id])
     with get_client(sync_client=True) as client:
-        asked = ArtifactFilter(flow_run_id=of_run, key=ArtifactFilterKey(any_=["status"]))
-        (artifact,) = client.read_artifacts(artifact_filter=asked)
+        artifacts = ArtifactFilter(flow_run_id=of_run, key=ArtifactFilterKey(any_=["status"]))
+        (artifact,) = client.read_artifacts(artifact_filter=artifacts)
     return str(artifact.data)
 
 
@@ -59,7 +59,8 @@ def _storage_that_fails_twice(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def test_recorded_runs_keep_every_new_model_and_use_the_better_one(
     server: str, kept_toy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for key in ("commit.gpgSign", "tag.gpgSign", "tag.forceSignAnnotated"):  # nobody is there to sign
+    # nobody can sign here
+    for key in ("commit.gpgSign", "tag.gpgSign", "tag.forceSignAnnotated"):
         git(kept_toy, "config", key, "true")
     git(kept_toy, "config", "gpg.program", "false")
     head = git(kept_toy, "rev-parse", "HEAD")

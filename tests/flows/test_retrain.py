@@ -1,4 +1,4 @@
-"""Laws of the flow, read back from the API of a real Prefect server; the phases are toys, dvc is real."""
+"""Laws of the flow, read back from a real Prefect server; toy phases, real dvc."""
 
 import base64
 import itertools
@@ -104,7 +104,7 @@ def test_run_with_nothing_to_do_asks_dvc_once_and_shows_everything_once(
 ) -> None:
     from prefect.client.orchestration import SyncPrefectClient
 
-    import flows.retrain  # noqa: F401  (before Popen is replaced, which modules name in their types)
+    import flows.retrain  # noqa: F401  (before Popen is replaced, which type hints name)
 
     started: list[list[str]] = []
     updated: list[Any] = []

@@ -1,7 +1,7 @@
-"""Laws of the studies on one machine: what they share is computed once, and what they found is where it is looked for.
+"""Laws of studies on one machine: shared phases run once, and results lie where docs say.
 
-The phases are toys; git, DVC and Prefect are real. An ablation has two arms here: which there are otherwise, and what
-they share, is in tests/tasks/test_study.py.
+The phases are toys; git, DVC and Prefect are real. An ablation has two arms here: which there are
+otherwise, and what they share, is in tests/tasks/test_study.py.
 """
 
 import csv
@@ -26,7 +26,7 @@ PHASES = ["prepare", "embed", "head", "unfreeze", "evaluate", "report"]
 
 @dataclass(frozen=True)
 class Study:
-    """A study that has ended: what its command printed, the phases that ran, and the folder of its answer."""
+    """A study that has ended: its output, the phases that ran, and the folder of its results."""
 
     printed: str
     ran: Counter[str]
@@ -166,7 +166,7 @@ def test_what_a_study_found_is_printed_kept_and_on_the_page_of_its_run(
 @pytest.mark.parametrize(
     ("command", "sentence"),
     [
-        ("curve --shares x", "--shares x is no list of numbers; write it like 0.05,0.25,1"),
+        ("curve --shares x", "--shares x is not a list of numbers; write it like 0.05,0.25,1"),
         ("curve --shares 0,1", "give shares above 0 and up to 1"),
         ("ablate --set unfreeze.ratio=0", "'unfreeze.ratio' is 0, which is not allowed"),
         ("ablate --set nonsense=1", "unknown key 'nonsense'"),

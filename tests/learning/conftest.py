@@ -23,7 +23,7 @@ def _same_numbers_each_time() -> None:
 
 @cache
 def _made(name: str, classes: int) -> tuple[Classifier, torch.Tensor]:
-    """A network, and where its making left the random numbers: drawing its weights takes longer than an epoch."""
+    """A network and the random state after making it; making one takes longer than an epoch."""
     torch.manual_seed(0)
     model = create(name, "random", classes)
     for module in model.modules():
@@ -37,7 +37,7 @@ def _made(name: str, classes: int) -> tuple[Classifier, torch.Tensor]:
 
 @pytest.fixture
 def network() -> Callable[..., Classifier]:
-    """A ResNet-18 with random weights whose BatchNorms have seen something, so that folding is no no-op."""
+    """A ResNet-18 with random weights and BatchNorm statistics, so that folding does something."""
 
     def make(name: str = "resnet18", classes: int = 2) -> Classifier:
         model, state = _made(name, classes)

@@ -1,4 +1,4 @@
-"""Laws of kept activations: they change the time of a training and nothing else, and leave nothing behind."""
+"""Laws of kept activations: they save time, change nothing else, and leave no file behind."""
 
 import errno
 import os
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tuning import config, tune
+from tuning import fine_tuning, tune
 
 from thaw.data.pictures import Normaliser, Pictures, drawn_views, view
 from thaw.learning import training
@@ -27,7 +27,7 @@ from thaw.learning.training import FineTuning, Trained
 TRAIN, VAL = np.arange(16), np.arange(16, 24)
 LAST = 2
 BATCHES = 2  # in training; one in validation
-HOW = config(views=8, draws=2, jitter=0.0, ema=0.5)
+CONFIG = fine_tuning(views=8, draws=2, jitter=0.0, ema=0.5)
 Learn = Callable[..., tuple[Trained, int]]
 
 
@@ -35,9 +35,9 @@ Learn = Callable[..., tuple[Trained, int]]
 def learn(
     network: Callable[..., Classifier], pictures: Pictures, targets: torch.Tensor, normalise: Normaliser, tmp_path: Path
 ) -> Learn:
-    """Phase 2 of the last blocks; what was trained, and how many batches the first block has seen."""
+    """Phase 2 of the last blocks: the result, and the number of batches that block 1 has seen."""
 
-    def run(how: FineTuning = HOW, most: float = 1e9, **more: Any) -> tuple[Trained, int]:
+    def run(config: FineTuning = CONFIG, most: float = 1e9, **more: Any) -> tuple[Trained, int]:
         model, seen = network(), []
         unfreeze(model, LAST, "frozen")
         model.backbone.conv1.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
@@ -47,7 +47,7 @@ def learn(
         again = partial(unfreeze, model, LAST, "frozen")
         train, val = ((rows, targets[rows]) for rows in (TRAIN, VAL))
         trained = tune(
-            model, pictures, train, val, normalise, how, unfreeze=lambda _: again(),
+            model, pictures, train, val, normalise, config, unfreeze=lambda _: again(),
             frozen=Frozen(parts, tmp_path / "scratch", most), **more,
         )  # fmt: skip
         return trained, len(seen)
@@ -64,8 +64,8 @@ def test_kept_or_computed_each_time_the_same_bytes_come_out_and_kept_ones_are_co
     (kept, few), (live, many) = learn(), learn(most=0)
     assert same(kept, live)
     examples = 2  # whose size says what is kept
-    assert few == examples + BATCHES * HOW.draws + 1
-    assert many == examples + HOW.epochs * BATCHES + (HOW.epochs + 1)
+    assert few == examples + BATCHES * CONFIG.draws + 1
+    assert many == examples + CONFIG.epochs * BATCHES + (CONFIG.epochs + 1)
 
 
 @pytest.mark.parametrize(("quick", "tolerance"), [("kept", 1e-4), ("bfloat16", 0.04), ("both", 0.04)])
@@ -91,12 +91,12 @@ def test_the_quick_ways_learn_what_the_plain_one_learns_to_their_tolerance(
         assert parts
         frozen = Frozen(parts, tmp_path, 1e9) if way in ("kept", "both") else None
         trained = tune(
-            model, pictures, *splits, normalise, replace(HOW, ema=0.0), unfreeze=lambda _, again=again: again(),
+            model, pictures, *splits, normalise, replace(CONFIG, ema=0.0), unfreeze=lambda _, again=again: again(),
             frozen=frozen,
         )  # fmt: skip
         losses.append(torch.tensor(trained.history["val_loss"]))
     plain, other = losses
-    assert plain.max() - plain.min() > 10 * tolerance * plain[0]  # it has learnt, more than it may differ
+    assert plain.max() - plain.min() > 10 * tolerance * plain[0]  # it has learnt more than that
     torch.testing.assert_close(other, plain, rtol=tolerance, atol=0)
 
 
@@ -104,10 +104,10 @@ def test_the_quick_ways_learn_what_the_plain_one_learns_to_their_tolerance(
 def test_pictures_that_differ_each_time_or_are_seen_too_seldom_are_not_kept(
     learn: Learn, changes: dict[str, Any]
 ) -> None:
-    how = replace(HOW, **changes)
-    (kept, seen), (live, _) = learn(how), learn(how, most=0)
+    config = replace(CONFIG, **changes)
+    (kept, seen), (live, _) = learn(config), learn(config, most=0)
     assert same(kept, live)
-    assert seen == 1 + 1 + how.epochs * BATCHES
+    assert seen == 1 + 1 + config.epochs * BATCHES
 
 
 def test_what_is_kept_is_gone_when_the_training_ends(learn: Learn, tmp_path: Path) -> None:

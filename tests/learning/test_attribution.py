@@ -1,4 +1,4 @@
-"""Laws of attribution: the map is what others compute, it is of the network's answer, and it finds what is there."""
+"""Laws of attribution: the map equals a reference, explains the answer, and finds the object."""
 
 import math
 from collections.abc import Callable
@@ -124,7 +124,7 @@ def test_the_network_is_left_as_it_was(network: Callable[..., Classifier], norma
 
 
 def with_defects(number: int, size: int = 32) -> tuple[Tensor, Tensor, Tensor]:
-    """Noise; where the class is 1 with a bright square of 6 pixels, and the middle of each square."""
+    """Noise, with a bright square of 6 pixels in class 1; and the middle of each square."""
     batch = torch.randint(120, (number, 1, size, size), dtype=torch.uint8)
     targets, corners = torch.arange(number) % 2, torch.randint(size - 6, (number, 2))
     for picture, (top, left) in zip(batch[1::2], corners[1::2].tolist(), strict=True):
@@ -170,7 +170,7 @@ def test_randomised_weights_change_the_map(trained: Classifier, normalise: Norma
         for module in [module for module in drawn.backbone if isinstance(module, nn.Conv2d)][-layers:]:
             module.reset_parameters()
         maps.append(evidence(drawn, batch, normalise, 8, targets)[0])
-    own, last, every = (torch.corrcoef(torch.stack([maps[0].flatten(), each.flatten()]))[0, 1] for each in maps)
+    own, last, every = (torch.corrcoef(torch.stack([maps[0].flatten(), of_map.flatten()]))[0, 1] for of_map in maps)
     assert own == pytest.approx(1)
     assert last < 0.7
     assert every < 0.7

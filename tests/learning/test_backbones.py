@@ -1,4 +1,4 @@
-"""Laws of backbones: where weights come from, and what is refused; test_families.py has those of every network."""
+"""Laws of backbones: the source of weights, and what is refused. See also test_families.py."""
 
 import re
 from pathlib import Path
@@ -67,14 +67,14 @@ def test_weights_from_a_file_are_loaded(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["resnet18", "googlenet", "inception_v3", "mnasnet0_5", "densenet121", "vit_b_32"])
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
 def test_files_as_torchvision_publishes_them_are_loaded(tmp_path: Path, name: str, suffix: str) -> None:
-    """With auxiliary heads, with names from before they were changed, and without counts of batches."""
+    """Weights with auxiliary heads, with outdated names, and without BatchNorm's batch counts."""
     more = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
     source = get_model(name, **more).state_dict()
     old = {"norm1.": "norm.1.", "norm2.": "norm.2.", "conv1.": "conv.1.", "conv2.": "conv.2."}
     state = {}
     for key, value in source.items():
         if "denselayer" in key:
-            key = re.sub(r"(norm|conv)([12])\.", lambda found: old[found[0]], key)
+            key = re.sub(r"(norm|conv)([12])\.", lambda match: old[match[0]], key)
         key = key.replace(".mlp.0.", ".mlp.linear_1.").replace(".mlp.3.", ".mlp.linear_2.")
         if not key.endswith("num_batches_tracked"):
             state[key] = value

@@ -1,4 +1,4 @@
-"""Laws of gradients: the quick way to them gives those of the plain one, and is taken where it exists."""
+"""Laws of gradients: the fast ones equal the plain ones, and are used where they exist."""
 
 from copy import deepcopy
 

@@ -1,7 +1,7 @@
 """Laws of every classifier of torchvision: its head, its blocks, and what freezing leaves alone.
 
-Structure is checked on all of them, on the meta device, where a network of 600 million weights costs a second and no
-memory; numbers on one small member of each family.
+Structure is checked on all of them, on the meta device, where a network of 600 million weights
+costs a second and no memory; numbers on one small member of each family.
 """
 
 from collections.abc import Iterator
@@ -38,7 +38,7 @@ RANDOM = (nn.modules.dropout._DropoutNd, StochasticDepth)
 NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)
 
 
-def each(backbones: list[str]) -> list[Any]:
+def cases(backbones: list[str]) -> list[Any]:
     """The backbones as parameters of a law; `make quick` takes those of every day."""
     return [name if name in EVERY_DAY else pytest.param(name, marks=pytest.mark.slow) for name in backbones]
 
@@ -61,7 +61,8 @@ class Walk(NamedTuple):
     name: str
     model: Classifier
     blocks: list[Block]
-    order: list[int]  # the number of a block each time that a module of it ended or a parameter of it was used
+    # a block's number, each time one of its modules ends or one of its parameters is used
+    order: list[int]
     used: set[nn.Parameter]
     ends: dict[int, Any]  # where the output of each block is in the graph of gradients
     features: Tensor
@@ -80,9 +81,9 @@ class ParametersUsed(TorchFunctionMode):
         return function(*args, **(kwargs or {}))
 
 
-@pytest.fixture(scope="module", params=each(names()))
+@pytest.fixture(scope="module", params=cases(names()))
 def walk(request: pytest.FixtureRequest) -> Walk:
-    """Each network, and what happened to two pictures on their way through its backbone in training mode."""
+    """Each network, and the path of two pictures through its backbone in training mode."""
     model = on_meta(request.param).train()
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -148,7 +149,7 @@ def test_blocks_run_one_after_the_other_from_input_to_output(walk: Walk) -> None
 
 
 def test_no_block_is_cut_in_two(walk: Walk) -> None:
-    """What comes after a block sees what came before through the block's output alone: no shortcut leads around."""
+    """Later blocks see earlier ones through the block's output alone: no shortcut bypasses it."""
     of_parameter = {parameter: number for number, block in enumerate(walk.blocks) for parameter in block.parameters}
     for number in range(len(walk.blocks) - 1):
         around = parameters_behind(walk.features.grad_fn, walk.ends[number])
@@ -158,13 +159,13 @@ def test_no_block_is_cut_in_two(walk: Walk) -> None:
 def test_freezing_covers_whatever_a_frozen_block_holds_and_outlasts_every_train(walk: Walk) -> None:
     everywhere = [block.name for block in walk.blocks]
     middle = len(everywhere) // 2
-    for which, expected in (
+    for selection, expected in (
         (middle, everywhere[-middle:]),
         (f"first {middle}", everywhere[:middle]),
         ([everywhere[-1], everywhere[1]], [everywhere[1], everywhere[-1]]),
         ("all", everywhere),
     ):
-        assert unfreeze(walk.model, which, "train") == expected
+        assert unfreeze(walk.model, selection, "train") == expected
         for module in walk.model.modules():
             module.train()
         for block in walk.blocks:
@@ -183,7 +184,8 @@ def test_decay_is_for_weights_of_layers_alone_and_each_block_learns_slower_than_
     layers = [part for part in walk.model.modules() if isinstance(part, (nn.Conv2d, nn.Linear))]
     weights = {layer.weight for layer in layers}
     weights |= {part.in_proj_weight for part in walk.model.modules() if isinstance(part, nn.MultiheadAttention)}
-    tables = {parameter for name, parameter in walk.model.named_parameters() if "cpb_mlp" in name}  # Swin v2 makes them
+    # Swin v2 computes its tables from these
+    tables = {parameter for name, parameter in walk.model.named_parameters() if "cpb_mlp" in name}
     assert {p for group in groups if group["weight_decay"] for p in group["params"]} == weights - tables
     rates = {parameter: group["lr"] for group in groups for parameter in group["params"]}
     for before, block in enumerate(reversed(walk.blocks)):
@@ -192,14 +194,15 @@ def test_decay_is_for_weights_of_layers_alone_and_each_block_learns_slower_than_
 
 
 class Step(NamedTuple):
-    """A training step of one block in the middle, all others having dropout of one half, and a prediction after it."""
+    """A training step of a middle block while all others have dropout, then a prediction."""
 
-    frozen: list[tuple[Tensor, Tensor]]  # parameters and buffers outside the block, before and after
+    # parameters and buffers outside the block, before and after
+    frozen: list[tuple[Tensor, Tensor]]
     trained: list[tuple[Tensor, Tensor]]
     into: list[Tensor]  # what came to the block, in the step and in the prediction
 
 
-@pytest.fixture(scope="module", params=each(ONE_OF_EACH_FAMILY))
+@pytest.fixture(scope="module", params=cases(ONE_OF_EACH_FAMILY))
 def step(request: pytest.FixtureRequest) -> Step:
     torch.manual_seed(0)
     model = create(request.param, "random", 3, size_for(request.param))
@@ -237,7 +240,7 @@ def test_frozen_blocks_compute_the_same_in_training_and_in_prediction(step: Step
     assert torch.equal(*step.into)
 
 
-@pytest.mark.parametrize("name", each(sorted(set(ONE_OF_EACH_FAMILY) - WITHOUT_BATCHNORM)))
+@pytest.mark.parametrize("name", cases(sorted(set(ONE_OF_EACH_FAMILY) - WITHOUT_BATCHNORM)))
 def test_folding_batchnorm_changes_no_output_and_no_block(name: str) -> None:
     model = create(name, "random", 3, size_for(name)).eval()
     for module in model.modules():
@@ -285,12 +288,12 @@ def test_sizes_that_a_backbone_cannot_take_are_refused_with_one_that_it_can(
 
 
 @pytest.mark.parametrize(
-    "name", each(["densenet121", "googlenet", "inception_v3", "mnasnet0_5", "vit_b_32", "vit_b_16"])
+    "name", cases(["densenet121", "googlenet", "inception_v3", "mnasnet0_5", "vit_b_32", "vit_b_16"])
 )
 def test_a_checkpoint_rebuilds_what_pretrained_weights_made(
     name: str, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Registered weights come with arguments of their own: auxiliary heads, input scaling, the size of pictures."""
+    """Registered weights bring their own auxiliary heads, input scaling and picture size."""
     weights = "IMAGENET1K_SWAG_E2E_V1" if name == "vit_b_16" else "IMAGENET1K_V1"
     pretend_weights(name, weights, monkeypatch)
     size = preprocessing_of(name, weights).size if name.startswith("vit_") else size_for(name)
@@ -307,12 +310,12 @@ def test_a_checkpoint_rebuilds_what_pretrained_weights_made(
 
 def pretend_weights(name: str, weights: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, Tensor]:
     """Random numbers in the place of what torchvision would download."""
-    chosen = get_model_weights(name)[weights]
-    own = {"image_size": chosen.meta["min_size"][0]} if name.startswith("vit_") else {}
+    entry = get_model_weights(name)[weights]
+    own = {"image_size": entry.meta["min_size"][0]} if name.startswith("vit_") else {}
     own |= {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
     state: dict[str, Tensor] = get_model(name, weights=None, **own).state_dict()
     for value in state.values():
         if value.is_floating_point():
             value.uniform_(0.01, 0.1)
-    monkeypatch.setattr(type(chosen), "get_state_dict", lambda *_, **__: state)
+    monkeypatch.setattr(type(entry), "get_state_dict", lambda *_, **__: state)
     return state

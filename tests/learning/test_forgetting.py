@@ -1,4 +1,4 @@
-"""Laws of forgetting: what stays is not forgotten, what moves is, and the old head finds its place again."""
+"""Laws of forgetting: blocks that stay have not moved, and the old head is matched again."""
 
 from collections.abc import Callable
 from copy import deepcopy
@@ -25,7 +25,7 @@ def test_blocks_that_stay_have_moved_by_nothing_and_a_changed_one_shows_from_the
             parameter.add_(0.5 * torch.randn_like(parameter) * parameter.abs().mean())
     result = forgetting.by_block(forgetting.look(before, pictures), forgetting.look(after, pictures))
     assert result["block"].tolist() == [block.name for block in backbones.blocks(before)]
-    assert (result["distance"] > 0).tolist() == [each == number for each in range(len(result))]
+    assert (result["distance"] > 0).tolist() == [index == number for index in range(len(result))]
     assert result["cka"][:number].to_numpy() == pytest.approx(1)
     assert result["cka"][number] < 1 - 1e-6
 

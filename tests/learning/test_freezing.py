@@ -1,4 +1,4 @@
-"""Laws of freezing: what is frozen does not change in any bit, and the optimizer holds just what is trained."""
+"""Laws of freezing: no bit of what is frozen changes; the optimizer holds only what trains."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tuning import config, fit, tune
+from tuning import fine_tuning, fit, tune
 
 from thaw.data.pictures import Normaliser, Pictures, drawn_views
 from thaw.errors import InputError
@@ -18,7 +18,7 @@ from thaw.learning.freezing import parameter_groups, scale_dropout, select, unfr
 from thaw.learning.prediction import features_of, predict
 from thaw.learning.training import HeadTraining
 
-HOW = config(learning_rate=0.01, epochs=2, views=8)
+CONFIG = fine_tuning(learning_rate=0.01, epochs=2, views=8)
 TRAIN, VAL = np.arange(16), np.arange(16, 24)
 Make = Callable[..., Classifier]
 
@@ -49,7 +49,7 @@ def test_frozen_blocks_are_bit_identical_after_unfreezing_whatever_calls_train(
     model.backbone.train()
     model.train()
     assert not any(m.training for b in blocks(model.backbone)[:-3] for part in b.modules for m in part.modules())
-    tune(model, pictures, (TRAIN, targets[TRAIN]), (VAL, targets[VAL]), normalise, HOW)
+    tune(model, pictures, (TRAIN, targets[TRAIN]), (VAL, targets[VAL]), normalise, CONFIG)
     after = frozen_state(model, trained)
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)
@@ -64,7 +64,7 @@ def test_frozen_batchnorm_keeps_its_statistics_in_trained_blocks(
     model = network()
     unfreeze(model, "all", "frozen")
     before = {name: value.clone() for name, value in model.named_buffers()}
-    tune(model, pictures, (TRAIN, targets[TRAIN]), (VAL, targets[VAL]), normalise, HOW)
+    tune(model, pictures, (TRAIN, targets[TRAIN]), (VAL, targets[VAL]), normalise, CONFIG)
     assert all(torch.equal(before[name], value) for name, value in model.named_buffers())
 
 
@@ -75,8 +75,8 @@ def test_backbone_is_bit_identical_after_head_training(
     before = {name: value.clone() for name, value in model.backbone.state_dict().items()}
     features = np.empty((24, 2, model.head.in_features), np.float32)
     features_of(model, pictures, np.arange(24), normalise, drawn_views(24, 2, None), 8, features)
-    how = HeadTraining(0, 0.01, 0.0, batch_size=8, max_epochs=5, patience=5)
-    best = fit(model.head, (features[TRAIN], targets[TRAIN]), (features[VAL], targets[VAL]), how).weights
+    config = HeadTraining(0, 0.01, 0.0, batch_size=8, max_epochs=5, patience=5)
+    best = fit(model.head, (features[TRAIN], targets[TRAIN]), (features[VAL], targets[VAL]), config).weights
     model.head.load_state_dict(best)
     assert all(torch.equal(before[name], value) for name, value in model.backbone.state_dict().items())
 
@@ -103,7 +103,7 @@ def test_cached_feature_logits_equal_live_logits(
 
 
 @given(
-    which=st.one_of(
+    selection=st.one_of(
         st.just("all"),
         st.integers(1, 9),
         st.integers(1, 9).map(lambda number: f"first {number}"),
@@ -111,10 +111,10 @@ def test_cached_feature_logits_equal_live_logits(
     )
 )
 @settings(max_examples=15, deadline=None)
-def test_each_trainable_parameter_is_in_exactly_one_group_and_no_frozen_one_in_any(which: object) -> None:
+def test_each_trainable_parameter_is_in_exactly_one_group_and_no_frozen_one_in_any(selection: object) -> None:
     model = create("resnet18", "random", 2)
     names = [block.name for block in blocks(model.backbone)]
-    trained = unfreeze(model, [names[n] for n in which] if isinstance(which, set) else which, "frozen")  # type: ignore[arg-type]
+    trained = unfreeze(model, [names[n] for n in selection] if isinstance(selection, set) else selection, "frozen")  # type: ignore[arg-type]
     groups = parameter_groups(model, rate=0.01, ratio=20, weight_decay=0.1, layer_decay=1.0)
     held = [id(parameter) for group in groups for parameter in group["params"]]
     assert len(held) == len(set(held))
@@ -153,16 +153,16 @@ def test_ratios_hold_through_the_whole_schedule(
     monkeypatch.setattr(torch.optim.AdamW, "step", spy)
     model = network()
     unfreeze(model, 2, "frozen")
-    how = replace(HOW, head_ratio=head_ratio)
-    tune(model, pictures, (TRAIN, targets[TRAIN]), (VAL, targets[VAL]), normalise, how)
+    config = replace(CONFIG, head_ratio=head_ratio)
+    tune(model, pictures, (TRAIN, targets[TRAIN]), (VAL, targets[VAL]), normalise, config)
     assert len(seen) == 4
     for head, backbone in seen:
-        assert head == pytest.approx(how.ratio / head_ratio * backbone)
-        assert 0 < backbone <= how.learning_rate / how.ratio
+        assert head == pytest.approx(config.ratio / head_ratio * backbone)
+        assert 0 < backbone <= config.learning_rate / config.ratio
 
 
 @pytest.mark.parametrize(
-    ("which", "sentence"),
+    ("selection", "sentence"),
     [
         (10, "unfreeze.blocks is 10, but the backbone has 9 blocks: use all, 1 to 9 for the last ones, or first 1 to"),
         (0, "use all, 1 to 9 for the last ones"),
@@ -173,9 +173,9 @@ def test_ratios_hold_through_the_whole_schedule(
         ("last", "allowed are all, gradual, a number of last blocks, first N, or a list of names"),
     ],
 )
-def test_blocks_that_do_not_exist_are_refused(network: Make, which: object, sentence: str) -> None:
+def test_blocks_that_do_not_exist_are_refused(network: Make, selection: object, sentence: str) -> None:
     with pytest.raises(InputError, match=sentence):
-        select(blocks(network().backbone), which)  # type: ignore[arg-type]
+        select(blocks(network().backbone), selection)  # type: ignore[arg-type]
 
 
 def test_first_blocks_are_those_at_the_input_and_last_ones_those_at_the_head(network: Make) -> None:
@@ -188,9 +188,9 @@ def test_first_blocks_are_those_at_the_input_and_last_ones_those_at_the_head(net
 @given(count=st.integers(1, 90), epochs=st.integers(1, 30))
 def test_gradual_unfreezes_from_the_head_evenly_and_all_in_the_last_epoch(count: int, epochs: int) -> None:
     results = [Block(f"block {number}", (), ()) for number in range(count)]
-    chosen = [select(results, "gradual", epoch, epochs) for epoch in range(1, epochs + 1)]
-    assert all(each == results[-len(each) :] for each in chosen)
-    counts = [0, *map(len, chosen)]
+    selected = [select(results, "gradual", epoch, epochs) for epoch in range(1, epochs + 1)]
+    assert all(layer_blocks == results[-len(layer_blocks) :] for layer_blocks in selected)
+    counts = [0, *map(len, selected)]
     assert counts[1] >= 1
     assert counts[-1] == count
     more = np.diff(counts)
@@ -199,8 +199,8 @@ def test_gradual_unfreezes_from_the_head_evenly_and_all_in_the_last_epoch(count:
 
 def test_unfreezing_other_blocks_forgets_what_was_frozen_before(network: Make) -> None:
     model, fresh = network(), network()
-    for which in (3, "all", ["layer1.0"], "first 2"):
-        unfreeze(model, which, "train")
+    for selection in (3, "all", ["layer1.0"], "first 2"):
+        unfreeze(model, selection, "train")
     unfreeze(fresh, "first 2", "train")
     for one, other in zip(model.train().modules(), fresh.train().modules(), strict=True):
         assert one.training == other.training

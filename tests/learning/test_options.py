@@ -1,4 +1,4 @@
-"""Laws of the options of phase 2 that are off by default: each does what its name says, and off it does nothing."""
+"""Laws of phase 2's options: each does what its name says, and does nothing when off."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from tuning import config, fit, tune
+from tuning import fine_tuning, fit, tune
 
 from thaw.data.pictures import Normaliser, Pictures
 from thaw.learning import scratch as scratch_files
@@ -22,7 +22,7 @@ from thaw.learning.machine import use_bfloat16
 from thaw.learning.prediction import predict
 from thaw.learning.training import HeadTraining, Trained
 
-HOW = config(weight_decay=0.0, views=1, jitter=0.0)
+CONFIG = fine_tuning(weight_decay=0.0, views=1, jitter=0.0)
 TRAIN, VAL = np.arange(16), np.arange(16, 24)
 Weights = dict[str, torch.Tensor]
 Train = Callable[..., Trained]
@@ -37,8 +37,8 @@ def train(
         model = network()
         unfreeze(model, "all", "frozen")
         split = [(rows, targets[rows]) for rows in (TRAIN, VAL)]
-        how = replace(HOW, **options)
-        return tune(model, pictures, *split, normalise, how, scratch, weight=weight)
+        config = replace(CONFIG, **options)
+        return tune(model, pictures, *split, normalise, config, scratch, weight=weight)
 
     return run
 
@@ -115,7 +115,7 @@ def test_mixed_targets_follow_mixed_pictures(way: str) -> None:
     shares = []
     for seed in range(20):
         random = np.random.default_rng(seed)
-        seen, targets = mixed(pictures, torch.eye(2)[classes], replace(HOW, **{way: 1.0}).augmentation, random)
+        seen, targets = mixed(pictures, torch.eye(2)[classes], replace(CONFIG, **{way: 1.0}).augmentation, random)
         assert len(seen) == len(targets) == 8
         assert seen.mean((1, 2, 3)).numpy() == pytest.approx(targets[:, 1].numpy(), abs=1e-5)
         assert targets.sum(1).numpy() == pytest.approx(1)
@@ -126,8 +126,8 @@ def test_mixed_targets_follow_mixed_pictures(way: str) -> None:
 
 def test_with_mixup_and_cutmix_either_is_drawn() -> None:
     pictures, targets = torch.eye(2)[[0, 1]].view(2, 2, 1, 1).expand(2, 2, 16, 16), torch.eye(2)
-    how, random = replace(HOW, mixup=1.0, cutmix=1.0), np.random.default_rng(0)
-    drawn = [mixed(pictures, targets, how.augmentation, random)[0] for _ in range(40)]
+    config, random = replace(CONFIG, mixup=1.0, cutmix=1.0), np.random.default_rng(0)
+    drawn = [mixed(pictures, targets, config.augmentation, random)[0] for _ in range(40)]
     assert 10 < sum(not torch.equal(seen, seen.round()) for seen in drawn) < 30
 
 
@@ -153,7 +153,7 @@ def test_a_moving_average_in_bfloat16_is_itself_what_is_judged(
     use_bfloat16(model, normalise.device)
     unfreeze(model, "all", "frozen")
     split = [(rows, targets[rows]) for rows in (TRAIN, VAL)]
-    trained = tune(model, pictures, *split, normalise, replace(HOW, ema=0.9))
+    trained = tune(model, pictures, *split, normalise, replace(CONFIG, ema=0.9))
     assert trained.kept["val_loss"] == pytest.approx(figures(trained.weights), rel=1e-3)
     assert trained.kept["val_loss"] != pytest.approx(figures(model.state_dict()), rel=1e-2)
 
@@ -185,7 +185,7 @@ def test_the_last_epoch_is_kept_however_bad_it_is_unless_the_best_is_asked_for(t
     best, last = train(**HARMFUL, keep="best"), train(**HARMFUL)
     assert best.history["val_loss"].idxmin() == best.kept["epoch"] == 0
     pd.testing.assert_frame_equal(best.history, last.history, check_exact=True)
-    assert last.kept["epoch"] == HOW.epochs
+    assert last.kept["epoch"] == CONFIG.epochs
     assert not all(torch.equal(best.weights[name], last.weights[name]) for name in best.weights)
 
 
@@ -249,7 +249,7 @@ def test_interpolation_is_never_worse_on_validation_than_either_end(
         assert f"{trained.kept['share']:.0%} of the way from the head-only weights" in output
         assert f"validation loss {trained.kept['val_loss']:.4f}" in output
         assert trained.kept["val_loss"] <= ends.min() + 1e-4
-        assert trained.kept["epoch"] == HOW.epochs
+        assert trained.kept["epoch"] == CONFIG.epochs
 
 
 def test_without_phase_1_the_head_stays_as_it_was_drawn() -> None:

@@ -1,4 +1,4 @@
-"""Laws of reading pictures: however they are read, they are the same, and no file runs a program."""
+"""Laws of reading pictures: every way reads the same pixels, and no file starts a program."""
 
 import ast
 import os
@@ -28,9 +28,9 @@ def test_a_large_memory_map_gives_the_rows_of_the_array_and_is_not_mapped(
     rows, views = np.array([8, 0, 3, 3]), np.array([3, 0, 1, 2])
     for large in (0, 2**28):
         monkeypatch.setattr(pictures, "LARGE", large)
-        for given in (array, mapped, mapped[:]):
-            assert np.array_equal(rows_of(given, rows), array[rows])
-            assert np.array_equal(rows_of(given, rows, views), array[rows, views])
+        for array_like in (array, mapped, mapped[:]):
+            assert np.array_equal(rows_of(array_like, rows), array[rows])
+            assert np.array_equal(rows_of(array_like, rows, views), array[rows, views])
     monkeypatch.setattr(pictures, "LARGE", 0)
     monkeypatch.setattr(np.memmap, "__getitem__", lambda *_: pytest.fail("its pages were touched"))
     rows_of(mapped, rows, views)
@@ -56,7 +56,8 @@ def started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     program.write_text(f"#!/bin/sh\ntouch {marker}\n")
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{program.parent}{os.pathsep}{os.environ['PATH']}")
-    monkeypatch.setattr(EpsImagePlugin, "gs_binary", None)  # what Pillow remembers of its search for the program
+    # Pillow caches its search for the program
+    monkeypatch.setattr(EpsImagePlugin, "gs_binary", None)
     return marker
 
 
@@ -118,7 +119,7 @@ def sources() -> Iterator[tuple[str, ast.Module]]:
 
 
 def test_pictures_are_opened_in_one_place_that_lists_its_decoders() -> None:
-    """Pillow goes by what is in a file: without a list it would hand a picture to any decoder that it has."""
+    """Pillow trusts a file's content: without a list, any of its decoders may get the picture."""
     places = []
     for name, tree in sources():
         calls = {id(node.func): node for node in ast.walk(tree) if isinstance(node, ast.Call)}

@@ -1,4 +1,4 @@
-"""Laws of several processes: they train as one does, and end together, with one sentence where a user can mend it."""
+"""Laws of several processes: they train like one, and end together, with one sentence."""
 
 import os
 import subprocess
@@ -24,7 +24,7 @@ from thaw.learning import processes
 from thaw.learning.backbones import create
 from thaw.learning.freezing import unfreeze
 from thaw.data.pictures import Normaliser, Pictures, Preprocessing, Shape
-from tuning import config, tune
+from tuning import fine_tuning, tune
 
 preprocessing = Preprocessing(32, 32, "bilinear", (0.5,) * 3, (0.25,) * 3)
 device = torch.device("cpu")
@@ -36,10 +36,10 @@ decoded = np.random.default_rng(0).integers(0, 120, (24, 32, 32, 1), dtype=np.ui
 decoded[1::2, :, :16] += 100
 pictures = Pictures([], Shape(32, 32, "bilinear", "whole", 1), decoded, 1)
 targets = torch.eye(2)[torch.arange(24) % 2]
-how = config(batch_size=5, epochs=2, views=8, jitter=0.3, **eval(sys.argv[2]))
+config = fine_tuning(batch_size=5, epochs=2, views=8, jitter=0.3, **eval(sys.argv[2]))
 split = [(rows, targets[rows]) for rows in (np.arange(17), np.arange(17, 24))]
 before = partial(unfreeze, model, "gradual", "frozen", epochs=2)
-trained = tune(model, pictures, *split, Normaliser(preprocessing, device), how, None, before)
+trained = tune(model, pictures, *split, Normaliser(preprocessing, device), config, None, before)
 trained.history.to_csv(f"{sys.argv[1]}/history{processes.rank()}of{processes.world_size()}.csv", index=False)
 torch.save(model.state_dict(), f"{sys.argv[1]}/weights{processes.rank()}of{processes.world_size()}.pt")
 processes.leave()
@@ -51,7 +51,7 @@ processes.leave()
 def test_three_processes_train_as_one_with_the_same_batches(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, float]
 ) -> None:
-    """Of batches of 5, 5, 5 and 2, so that shares are uneven and one is empty; blocks are unfrozen gradually."""
+    """Batches of 5, 5, 5 and 2: shares are uneven, one is empty. Blocks are unfrozen gradually."""
     for name, value in environment(ROOT, ROOT / "tests/support").items():
         monkeypatch.setenv(name, value)
     for count in (1, 3):

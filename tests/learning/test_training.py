@@ -1,4 +1,4 @@
-"""Laws of training: it learns, it repeats itself to the bit, and an interruption leaves no trace."""
+"""Laws of training: it learns, repeats bit for bit, and an interruption leaves no trace."""
 
 import errno
 import os
@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from torchvision.transforms.functional import normalize, to_tensor
-from tuning import config, fit, tune
+from tuning import fine_tuning, fit, tune
 
 from thaw.data.pictures import Normaliser, Pictures, Preprocessing, drawn_views, in_batches, in_views, view
 from thaw.errors import InputError
@@ -40,7 +40,7 @@ from thaw.learning.training import (
     warmup_and_cosine,
 )
 
-HOW = config()
+CONFIG = fine_tuning()
 TRAIN, VAL = np.arange(16), np.arange(16, 24)
 Make = Callable[..., Classifier]
 
@@ -51,18 +51,19 @@ def train(
     targets: torch.Tensor,
     normalise: Normaliser,
     scratch: Path | None = None,
-    which: Selection = 6,
-    how: FineTuning = HOW,
+    selection: Selection = 6,
+    config: FineTuning = CONFIG,
 ) -> Trained:
-    model = network("efficientnet_lite0")  # has dropout and stochastic depth, so global random numbers matter
-    before = partial(unfreeze, model, which, "frozen", epochs=HOW.epochs)
+    # dropout and stochastic depth: global random numbers matter
+    model = network("efficientnet_lite0")
+    before = partial(unfreeze, model, selection, "frozen", epochs=CONFIG.epochs)
     split = [(rows, targets[rows]) for rows in (TRAIN, VAL)]
-    return tune(model, pictures, split[0], split[1], normalise, how, scratch, before)
+    return tune(model, pictures, split[0], split[1], normalise, config, scratch, before)
 
 
 @pytest.fixture(scope="module")
 def undisturbed() -> dict[str, Trained]:
-    """What trainings that nothing disturbs come to, each made once; they repeat themselves to the bit."""
+    """Results of undisturbed trainings, each made once; they repeat bit for bit."""
     return {}
 
 
@@ -80,7 +81,7 @@ def assert_equal(one: Trained, other: Trained) -> None:
     assert all(torch.equal(one.weights[name], other.weights[name]) for name in one.weights)
 
 
-@pytest.mark.parametrize("which", [6, "gradual"])
+@pytest.mark.parametrize("selection", [6, "gradual"])
 @pytest.mark.parametrize("stop", [*(pytest.param(stop, marks=pytest.mark.slow) for stop in (1, 3)), 4])
 def test_an_interrupted_run_equals_the_uninterrupted_one(
     network: Make,
@@ -90,11 +91,11 @@ def test_an_interrupted_run_equals_the_uninterrupted_one(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     undisturbed: dict[str, Trained],
-    which: Selection,
+    selection: Selection,
     stop: int,
 ) -> None:
-    if (whole := undisturbed.get(str(which))) is None:
-        whole = undisturbed[str(which)] = train(network, pictures, targets, normalise, which=which)
+    if (whole := undisturbed.get(str(selection))) is None:
+        whole = undisturbed[str(selection)] = train(network, pictures, targets, normalise, selection=selection)
     scratch = tmp_path / "scratch.pt"
     keep = scratch_files.keep
 
@@ -105,15 +106,15 @@ def test_an_interrupted_run_equals_the_uninterrupted_one(
 
     monkeypatch.setattr(scratch_files, "keep", keep_and_stop)
     with pytest.raises(KeyboardInterrupt):
-        train(network, pictures, targets, normalise, scratch, which)
+        train(network, pictures, targets, normalise, scratch, selection)
     monkeypatch.setattr(scratch_files, "keep", keep)
     torch.manual_seed(12345)
-    assert_equal(train(network, pictures, targets, normalise, scratch, which), whole)
+    assert_equal(train(network, pictures, targets, normalise, scratch, selection), whole)
 
 
-# ------------------------------------------------------------------------------------------------ scratch files
+# ------------------------------------------------------------------------------------ scratch files
 
-ONE_EPOCH = replace(HOW, epochs=1)
+ONE_EPOCH = replace(CONFIG, epochs=1)
 Damage = Callable[[Path], object]
 
 
@@ -123,7 +124,7 @@ def kept_state(
 ) -> tuple[Path, Trained]:
     """The scratch file of a training that has done all its epochs, and what it came to."""
     path = tmp_path / "kept" / "unfreeze-1.pt"
-    return path, train(network, pictures, targets, normalise, path, how=ONE_EPOCH)
+    return path, train(network, pictures, targets, normalise, path, config=ONE_EPOCH)
 
 
 def changed_state(change: Callable[[dict[str, Any]], object]) -> Damage:
@@ -188,7 +189,7 @@ def test_whatever_is_in_the_scratch_file_phase_2_ends_as_without_it(
     path, whole = kept_state
     damage(path)
     capsys.readouterr()
-    assert_equal(train(network, pictures, targets, normalise, path, how=ONE_EPOCH), whole)
+    assert_equal(train(network, pictures, targets, normalise, path, config=ONE_EPOCH), whole)
     output = capsys.readouterr().out
     assert "resuming" not in output
     warning = next(line for line in output.splitlines() if line.startswith("warning: "))
@@ -234,14 +235,15 @@ def test_a_scratch_file_that_cannot_be_written_is_a_warning_and_leaves_nothing_b
     capsys: pytest.CaptureFixture[str],
     fault: Callable[..., None] | None,
 ) -> None:
-    whole = train(network, pictures, targets, normalise, how=ONE_EPOCH)
+    whole = train(network, pictures, targets, normalise, config=ONE_EPOCH)
     folder = tmp_path / "scratch"
     if fault:
         monkeypatch.setattr(torch, "save", fault)
     else:
         folder.write_text("a file")
-    assert_equal(train(network, pictures, targets, normalise, folder / "unfreeze-1.pt", how=ONE_EPOCH), whole)
-    assert capsys.readouterr().out.count("unfreeze-1.pt cannot be written (") >= 2  # after each epoch
+    assert_equal(train(network, pictures, targets, normalise, folder / "unfreeze-1.pt", config=ONE_EPOCH), whole)
+    # after each epoch
+    assert capsys.readouterr().out.count("unfreeze-1.pt cannot be written (") >= 2
     assert folder.read_text() == "a file" if fault is None else not list(folder.iterdir())
 
 
@@ -278,10 +280,10 @@ def test_gradual_neither_moves_nor_decays_nor_remembers_what_is_not_yet_unfrozen
 
     monkeypatch.setattr(torch.optim.AdamW, "step", step)
     split = [(rows, targets[rows]) for rows in (TRAIN, VAL)]
-    before = partial(unfreeze, model, "gradual", "frozen", epochs=HOW.epochs)
-    tune(model, pictures, split[0], split[1], normalise, HOW, None, before)
+    before = partial(unfreeze, model, "gradual", "frozen", epochs=CONFIG.epochs)
+    tune(model, pictures, split[0], split[1], normalise, CONFIG, None, before)
     assert [len(each) for each in steps] == sorted(len(each) for each in steps)
-    assert len({frozenset(each) for each in steps}) == HOW.epochs
+    assert len({frozenset(each) for each in steps}) == CONFIG.epochs
     assert {name.split(".")[1] for name in steps[0] if name.startswith("backbone")} == {"layer3", "layer4"}
     assert steps[-1] == set(start)
 
@@ -300,10 +302,10 @@ def test_momentum_and_rates_go_on_when_more_is_unfrozen(
 
     monkeypatch.setattr(torch.optim.AdamW, "step", step)
     split = [(rows, targets[rows]) for rows in (TRAIN, VAL)]
-    before = partial(unfreeze, model, "gradual", "frozen", epochs=HOW.epochs)
-    tune(model, pictures, split[0], split[1], normalise, HOW, None, before)
+    before = partial(unfreeze, model, "gradual", "frozen", epochs=CONFIG.epochs)
+    tune(model, pictures, split[0], split[1], normalise, CONFIG, None, before)
     assert [number for number, _ in seen] == [1, 2, 3, 4, 5, 6]
-    expected = [HOW.learning_rate * warmup_and_cosine(number / 6, HOW.warmup) for number in range(6)]
+    expected = [CONFIG.learning_rate * warmup_and_cosine(number / 6, CONFIG.warmup) for number in range(6)]
     assert [rate for _, rate in seen] == expected
 
 
@@ -315,10 +317,10 @@ def test_adapted_statistics_are_those_of_the_training_pictures_and_nothing_else_
     network: Make, pictures: Pictures, normalise: Normaliser
 ) -> None:
     model = network("efficientnet_lite0")
-    how = replace(HOW, batch_size=16, jitter=0.0, views=1)
+    config = replace(CONFIG, batch_size=16, jitter=0.0, views=1)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     unfreeze(model, 2, "adapt")  # frozen blocks are adapted too
-    adapt_batchnorm(model, seen_in(pictures, TRAIN, normalise), how)
+    adapt_batchnorm(model, seen_in(pictures, TRAIN, normalise), config)
     after = model.state_dict()
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert {name.rsplit(".", 1)[1] for name in changed} == {"running_mean", "running_var", "num_batches_tracked"}
@@ -340,7 +342,7 @@ def test_adapting_counts_every_batch_the_same_and_repeats_itself(
     for _ in range(2):
         model = network()
         model.backbone.conv1.register_forward_pre_hook(lambda module, inputs: seen.append(len(inputs[0])))
-        adapt_batchnorm(model, seen_in(pictures, np.arange(17), normalise), HOW)
+        adapt_batchnorm(model, seen_in(pictures, np.arange(17), normalise), CONFIG)
         states.append(model.state_dict())
     assert seen == [6, 6, 5] * 2
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
@@ -351,14 +353,14 @@ def test_adapting_a_network_without_batchnorm_does_nothing(
 ) -> None:
     model = network("convnext_tiny")
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    adapt_batchnorm(model, seen_in(pictures, TRAIN, normalise), HOW)
+    adapt_batchnorm(model, seen_in(pictures, TRAIN, normalise), CONFIG)
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
 
 
 def test_history_starts_with_the_head_only_network_and_the_best_epoch_is_kept_where_asked(
     network: Make, pictures: Pictures, targets: torch.Tensor, normalise: Normaliser
 ) -> None:
-    trained = train(network, pictures, targets, normalise, how=replace(HOW, keep="best"))
+    trained = train(network, pictures, targets, normalise, config=replace(CONFIG, keep="best"))
     history = trained.history
     assert history["epoch"].tolist() == [0, 1, 2, 3]
     assert np.isnan(history["train_loss"][0])
@@ -371,7 +373,7 @@ def test_of_epochs_with_equal_validation_loss_phase_2_keeps_and_names_the_first(
 ) -> None:
     start = network("efficientnet_lite0").state_dict()
     monkeypatch.setattr(training, "predict", lambda *_: torch.zeros(len(VAL), 2))
-    trained = train(network, pictures, targets, normalise, how=replace(HOW, keep="best"))
+    trained = train(network, pictures, targets, normalise, config=replace(CONFIG, keep="best"))
     assert trained.history["val_loss"].nunique() == 1
     assert trained.kept["epoch"] == 0
     assert all(torch.equal(value, start[name]) for name, value in trained.weights.items())
@@ -388,10 +390,11 @@ def test_phase_2_runs_all_its_epochs_whatever_validation_says(
 ) -> None:
     worse = iter(range(100))
     monkeypatch.setattr(training, "predict", lambda *_: next(worse) * (1 - 2 * targets[VAL]))
-    trained = train(network, pictures, targets, normalise, how=replace(HOW, epochs=6, keep=keep))
+    trained = train(network, pictures, targets, normalise, config=replace(CONFIG, epochs=6, keep=keep))
     assert trained.history["val_loss"].is_monotonic_increasing
     assert trained.history["epoch"].tolist() == list(range(7))
-    assert trained.history["learning_rate"].iloc[-1] < 0.01 * HOW.learning_rate  # the cosine has ended
+    # the cosine has ended
+    assert trained.history["learning_rate"].iloc[-1] < 0.01 * CONFIG.learning_rate
     assert trained.kept["epoch"] == (0 if keep == "best" else 6)
 
 
@@ -403,8 +406,8 @@ def test_of_epochs_with_equal_validation_loss_the_head_keeps_and_names_the_first
 
     def fit_for(epochs: int) -> Trained:
         torch.manual_seed(0)
-        how = HeadTraining(0, 0.05, 0.0, batch_size=4, max_epochs=epochs, patience=3)
-        return fit(torch.nn.Linear(8, 2), (features, targets), (features, targets), how)
+        config = HeadTraining(0, 0.05, 0.0, batch_size=4, max_epochs=epochs, patience=3)
+        return fit(torch.nn.Linear(8, 2), (features, targets), (features, targets), config)
 
     first, all_epochs = fit_for(1), fit_for(9)
     assert (len(all_epochs.history), all_epochs.kept["epoch"]) == (1 + 3, 1)
@@ -416,19 +419,19 @@ def test_a_head_whose_loss_leaves_all_bounds_is_one_sentence_and_keeps_nothing(r
     """However good the epochs before were: the first has a finite loss here."""
     random = np.random.default_rng(0)
     features, targets = random.normal(size=(8, 1, 4)).astype(np.float32), torch.eye(2)[[0, 1] * 4]
-    how = HeadTraining(0, rate, 0.01, batch_size=4, max_epochs=50, patience=50)
+    config = HeadTraining(0, rate, 0.01, batch_size=4, max_epochs=50, patience=50)
     sentence = r"\Aphase 1 diverged: after epoch \d+ .* most likely the learning rate is too high: lower head\.learning"
     with pytest.raises(InputError, match=sentence):
-        fit(torch.nn.Linear(4, 2), (features, targets), (features, targets), how)
+        fit(torch.nn.Linear(4, 2), (features, targets), (features, targets), config)
 
 
 @pytest.mark.parametrize("epochs", [0, 3])
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_a_head_on_features_that_are_not_finite_is_one_sentence_that_names_them(epochs: int, value: float) -> None:
     features, targets = np.full((8, 1, 4), value, np.float32), torch.eye(2)[[0, 1] * 4]
-    how = HeadTraining(0, 0.1, 0.0, batch_size=4, max_epochs=epochs, patience=3)
+    config = HeadTraining(0, 0.1, 0.0, batch_size=4, max_epochs=epochs, patience=3)
     with pytest.raises(InputError, match=r"\Aphase 1 diverged: .*features of the backbone are not finite"):
-        fit(torch.nn.Linear(4, 2), (features, targets), (features, targets), how)
+        fit(torch.nn.Linear(4, 2), (features, targets), (features, targets), config)
 
 
 @pytest.mark.parametrize("keep", ["best", "last"])
@@ -443,7 +446,7 @@ def test_a_training_loss_that_is_not_finite_ends_phase_2_and_the_last_good_state
     keep: Literal["best", "last"],
     loss: float,
 ) -> None:
-    how, scratch = replace(HOW, keep=keep), tmp_path / "scratch.pt"
+    config, scratch = replace(CONFIG, keep=keep), tmp_path / "scratch.pt"
     train_epoch = training._train_epoch
 
     def diverge(*arguments: Any) -> float:
@@ -453,14 +456,14 @@ def test_a_training_loss_that_is_not_finite_ends_phase_2_and_the_last_good_state
     monkeypatch.setattr(training, "_train_epoch", diverge)
     sentence = r"\Aphase 2 diverged: after epoch 3 the training loss is (nan|inf) .*unfreeze\.ratio, which is 10,"
     with pytest.raises(InputError, match=sentence):
-        train(network, pictures, targets, normalise, scratch, how=how)
+        train(network, pictures, targets, normalise, scratch, config=config)
     state = scratch_files.read(scratch, normalise.device)
     assert state is not None
     assert [row["epoch"] for row in state["history"]] == [0, 1, 2]
     assert all(value.isfinite().all() for value in state["model"].values())
     monkeypatch.setattr(training, "_train_epoch", train_epoch)
-    resumed = train(network, pictures, targets, normalise, scratch, how=how)
-    assert_equal(resumed, train(network, pictures, targets, normalise, how=how))
+    resumed = train(network, pictures, targets, normalise, scratch, config=config)
+    assert_equal(resumed, train(network, pictures, targets, normalise, config=config))
 
 
 @pytest.mark.parametrize("keep", ["best", "last"])
@@ -468,7 +471,7 @@ def test_a_rate_that_makes_validation_infinite_ends_phase_2(
     network: Make, pictures: Pictures, targets: torch.Tensor, normalise: Normaliser, keep: Literal["best", "last"]
 ) -> None:
     with pytest.raises(InputError, match=r"\Aphase 2 diverged: after epoch 1 .* the validation loss is nan"):
-        train(network, pictures, targets, normalise, how=replace(HOW, ratio=1e-30, keep=keep))
+        train(network, pictures, targets, normalise, config=replace(CONFIG, ratio=1e-30, keep=keep))
 
 
 def test_a_network_that_is_not_finite_before_phase_2_is_not_blamed_on_its_rate(
@@ -478,7 +481,7 @@ def test_a_network_that_is_not_finite_before_phase_2_is_not_blamed_on_its_rate(
     model.backbone.conv1.weight.data.fill_(np.inf)
     split = [(rows, targets[rows]) for rows in (TRAIN, VAL)]
     with pytest.raises(InputError, match=r"\Aphase 2 diverged: before the first step .* the initial weights"):
-        tune(model, pictures, split[0], split[1], normalise, HOW)
+        tune(model, pictures, split[0], split[1], normalise, CONFIG)
 
 
 @pytest.mark.parametrize(
@@ -506,7 +509,7 @@ def test_the_only_class_is_that_of_the_weights_that_are_kept(
     assert train(network, pictures, targets, normalise).only_class is None
     worse = iter([torch.eye(2)[[0] * 8], *[torch.eye(2)[[1, 0] * 4] * 9] * 3])
     monkeypatch.setattr(training, "predict", lambda *_: next(worse))
-    assert train(network, pictures, targets, normalise, how=replace(HOW, keep="best")).only_class == 0
+    assert train(network, pictures, targets, normalise, config=replace(CONFIG, keep="best")).only_class == 0
 
 
 def test_head_learns_what_features_tell_and_stops_when_validation_does_not_improve() -> None:
@@ -516,8 +519,8 @@ def test_head_learns_what_features_tell_and_stops_when_validation_does_not_impro
     features[:, :, 0] += 4 * labels[:, None] - 2
     targets = torch.eye(2)[labels]
     head = torch.nn.Linear(8, 2)
-    how = HeadTraining(0, 0.05, 0.0, batch_size=16, max_epochs=200, patience=3)
-    trained = fit(head, (features[:150], targets[:150]), (features[150:], targets[150:]), how)
+    config = HeadTraining(0, 0.05, 0.0, batch_size=16, max_epochs=200, patience=3)
+    trained = fit(head, (features[:150], targets[:150]), (features[150:], targets[150:]), config)
     history = trained.history
     assert history["val_accuracy"].iloc[history["val_loss"].idxmin()] > 0.9
     assert len(history) < 200
@@ -554,7 +557,7 @@ def test_rate_warms_up_then_falls_and_never_exceeds_the_setting() -> None:
     assert factors[-1] < 0.01
 
 
-@pytest.mark.parametrize("which", ["all", 6, "first 4"])
+@pytest.mark.parametrize("selection", ["all", 6, "first 4"])
 def test_the_fast_path_gives_the_logits_and_gradients_of_the_plain_one(
     network: Make,
     pictures: Pictures,
@@ -562,12 +565,12 @@ def test_the_fast_path_gives_the_logits_and_gradients_of_the_plain_one(
     preprocessing: Preprocessing,
     normalise: Normaliser,
     tmp_path: Path,
-    which: Selection,
+    selection: Selection,
 ) -> None:
-    """Plain: files opened one by one, turned by PIL, normalised by torchvision, NCHW, BatchNorm a layer of its own."""
+    """The plain way: PIL opens and turns files, torchvision normalises, BatchNorm stays a layer."""
     numbers = torch.arange(8)
     plain = network("efficientnet_lite0").to(memory_format=torch.contiguous_format)
-    unfreeze(plain, which, "frozen")
+    unfreeze(plain, selection, "frozen")
     seen = []
     for number in numbers.tolist():
         picture = Image.open(pictures.files[number]).convert("RGB")
@@ -581,7 +584,7 @@ def test_the_fast_path_gives_the_logits_and_gradients_of_the_plain_one(
     mapped = Pictures(pictures.files, pictures.shape, np.load(tmp_path / "pictures.npy", mmap_mode="r"), 1)
     fast = network("efficientnet_lite0")
     fold_batchnorm(fast, torch.zeros(1, 3, 32, 32))
-    unfreeze(fast, which, "frozen")
+    unfreeze(fast, selection, "frozen")
     quicken(fast)
     logits = fast(normalise(in_views(next(mapped.batches([np.arange(8)])), numbers)))
     cross_entropy()(logits, targets[:8]).backward()
@@ -606,12 +609,14 @@ def test_the_fast_path_gives_the_logits_and_gradients_of_the_plain_one(
         for one, other in pairs:
             torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4 * float(other.abs().max()))
             compared += 1
-    assert compared == 2 * (1 + sum(isinstance(part, torch.nn.BatchNorm2d) for part in trained_modules(plain, which)))
+    assert compared == 2 * (
+        1 + sum(isinstance(part, torch.nn.BatchNorm2d) for part in trained_modules(plain, selection))
+    )
 
 
-def trained_modules(model: Classifier, which: Selection) -> list[torch.nn.Module]:
+def trained_modules(model: Classifier, selection: Selection) -> list[torch.nn.Module]:
     return [
-        part for block in select(blocks(model.backbone), which) for part in block.modules for part in part.modules()
+        part for block in select(blocks(model.backbone), selection) for part in block.modules for part in part.modules()
     ]
 
 
@@ -647,7 +652,7 @@ def test_bfloat16_is_near_float32_and_leaves_the_weights_as_they_are(
         assert value.dtype == before[name].dtype
     before_training = partial(unfreeze, model, 2, "frozen")
     split = [(rows, targets[rows]) for rows in (TRAIN, VAL)]
-    history = tune(model, pictures, split[0], split[1], normalise, HOW, None, before_training).history
+    history = tune(model, pictures, split[0], split[1], normalise, CONFIG, None, before_training).history
     assert history["val_loss"].iloc[-1] < history["val_loss"][0]
 
 
@@ -662,7 +667,7 @@ def test_a_compiled_network_trains_as_an_uncompiled_one_and_keeps_its_names(
         if compiled:
             model.compile(backend="eager")
         split = [(rows, targets[rows]) for rows in (TRAIN, VAL)]
-        results.append(tune(model, pictures, split[0], split[1], normalise, replace(HOW, epochs=1)))
+        results.append(tune(model, pictures, split[0], split[1], normalise, replace(CONFIG, epochs=1)))
     plain, compiled_one = results
     pd.testing.assert_frame_equal(plain.history, compiled_one.history)
     assert plain.weights.keys() == compiled_one.weights.keys()
@@ -672,8 +677,8 @@ def test_a_compiled_network_trains_as_an_uncompiled_one_and_keeps_its_names(
 
 def test_half_precision_and_compiling_are_for_gpus_unless_asked_for() -> None:
     cpu = torch.device("cpu")
-    assert [bfloat16_pays(word, cpu) for word in ("auto", "float32", "bfloat16")] == [False, False, True]
-    assert [compiling_pays(word, cpu, 10**9) for word in ("auto", "never", "always")] == [False, False, True]
+    assert [bfloat16_pays(setting, cpu) for setting in ("auto", "float32", "bfloat16")] == [False, False, True]
+    assert [compiling_pays(setting, cpu, 10**9) for setting in ("auto", "never", "always")] == [False, False, True]
     lengths = [compiling_pays("auto", torch.device("cuda"), pictures) for pictures in (10**4, 10**6)]
     assert lengths == [False, True]
 

@@ -1,4 +1,4 @@
-"""Laws of explain: one map a picture, of the class and the probability that the model gives, or the reason why not."""
+"""Laws of explain: one map a picture for the class that the model gives, or why there is none."""
 
 import shutil
 from pathlib import Path
@@ -22,12 +22,12 @@ def test_each_picture_has_a_map_of_what_the_model_says_of_it(packaged: Packaged,
     sources = [str(broken), str(packaged.pictures), str(broken)]
     rows = list(explain(model, pictures(sources), tmp_path / "maps"))
     output = list(model.stream(pictures(sources)))
-    assert [row.path for row in rows] == [each.path for each in output]
-    assert [row.label for row in rows] == [each.label for each in output]
+    assert [row.path for row in rows] == [prediction.path for prediction in output]
+    assert [row.label for row in rows] == [prediction.label for prediction in output]
     assert [bool(row.error) for row in rows] == [True, *[False] * (len(rows) - 2), True]
     assert {row.label for row in rows} >= set(CLASSES)
-    for row, each in zip(rows[1:-1], output[1:-1], strict=True):
-        assert row.probability == pytest.approx(each.probabilities[each.label], abs=1e-5)
+    for row, prediction in zip(rows[1:-1], output[1:-1], strict=True):
+        assert row.probability == pytest.approx(prediction.probabilities[prediction.label], abs=1e-5)
         drawn = np.asarray(Image.open(tmp_path / "maps" / row.map)).astype(int)
         picture = np.asarray(Image.open(row.path)).astype(int)
         assert drawn.shape == picture.shape

@@ -95,7 +95,7 @@ def test_an_export_says_all_of_itself_that_its_package_does(packaged: Packaged, 
     assert network.network.about["classes"] == CLASSES
     assert network.network.about["operating"]["threshold"] == about.threshold
     inputs, (probabilities, features) = network.network.session.get_inputs(), network.network.session.get_outputs()
-    assert [(each.name, each.type, each.shape) for each in inputs] == [
+    assert [(value.name, value.type, value.shape) for value in inputs] == [
         ("pixels", "tensor(uint8)", ["pictures", 32, 32, 3])
     ]
     assert (probabilities.name, probabilities.shape[1]) == ("probabilities", 2)
@@ -127,7 +127,7 @@ def test_what_is_no_export_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"there is no file .*none\.onnx"):
         onnx.Exported(tmp_path / "none.onnx")
     (tmp_path / "text.onnx").write_text("no network")
-    with pytest.raises(InputError, match=r"text\.onnx is no network that `thaw export` wrote"):
+    with pytest.raises(InputError, match=r"text\.onnx is not a network that `thaw export` wrote"):
         onnx.Exported(tmp_path / "text.onnx")
 
 
@@ -152,7 +152,7 @@ def test_agreement_is_broken_by_any_difference_beyond_tolerance_and_counts_decis
 def test_an_exported_file_predicts_what_its_package_predicts(packaged: Packaged, exported: Path) -> None:
     paths = sorted(packaged.pictures.rglob("*.png"))
     by_file, by_package = models.load(str(exported)).predict(paths), models.load(str(packaged.folder)).predict(paths)
-    assert {each.label for each in by_package} == set(CLASSES), "the law is empty: it always says the same"
+    assert {row.label for row in by_package} == set(CLASSES), "the law is empty: it always says the same"
     for one, other in zip(by_file, by_package, strict=True):
         assert one.probabilities == pytest.approx(other.probabilities, abs=1e-5)
         assert one == replace(other, probabilities=one.probabilities, distance=one.distance)
@@ -254,8 +254,8 @@ def test_what_evaluate_said_of_this_very_model_is_what_an_export_has_to_say(pack
     model = Model.load(packaged.folder, "cpu")
     rows = read_manifest(project / "artifacts/prepare/manifest.csv")
     paths = rows["path"][rows["split"] == "test"].tolist()
-    p = [each.probabilities for each in model.predict([project / "data" / path for path in paths])]
-    output = pd.DataFrame({"path": paths} | {f"finetuned_p_{label}": [each[label] for each in p] for label in CLASSES})
+    p = [row.probabilities for row in model.predict([project / "data" / path for path in paths])]
+    output = pd.DataFrame({"path": paths} | {f"finetuned_p_{label}": [row[label] for row in p] for label in CLASSES})
     (project / "artifacts/evaluate").mkdir()
     write_table(output, project / "artifacts/evaluate/predictions.csv")
     export("artifacts/package", project / "out", False)
@@ -278,7 +278,7 @@ def test_8_bits_say_what_they_cost_and_are_refused_beyond_the_margin(
     assert (project / "out/model.int8.onnx").stat().st_size < 0.5 * (project / "out/model.onnx").stat().st_size
     quantised = models.load(str(project / "out/model.int8.onnx"))
     assert quantised.about == replace(package.read(packaged.folder), far=None, meta=ANY)
-    assert {each.unlike for each in quantised.predict([packaged.pictures])} == {None}
+    assert {row.unlike for row in quantised.predict([packaged.pictures])} == {None}
     assert "model.int8.onnx: accuracy" in lines[-2]
     shutil.copy(project / "out/model.int8.onnx", project / "quantised.onnx")
     cost = proof.cost

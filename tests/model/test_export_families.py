@@ -24,7 +24,7 @@ from thaw.statistics import calibration
 EVERY_DAY = ("efficientnet_lite0", "resnet18")
 
 
-def each() -> list[Any]:
+def cases() -> list[Any]:
     rare = [pytest.mark.every_family, pytest.mark.slow]
     return [
         pytest.param(name, marks=pytest.mark.slow if name in EVERY_DAY else rare, id=name)
@@ -50,7 +50,7 @@ def network(name: str, shape: Shape, pictures: torch.Tensor) -> Classifier:
     return model
 
 
-@pytest.mark.parametrize("name", each())
+@pytest.mark.parametrize("name", cases())
 def test_an_export_of_every_family_says_what_evaluate_says(name: str, tmp_path: Path) -> None:
     shape = Shape(size_for(name), size_for(name), "bilinear", "whole", 3)
     preprocessing = preprocessing_of(name, "random")

@@ -33,15 +33,15 @@ def test_a_package_predicts_what_its_network_says_by_the_plainest_way_to_ask_it(
     network, _ = checkpoint.load(packaged.network)
     normalise = Normaliser(model.about.preprocessing, torch.device("cpu"))
     output = model.predict(files(packaged))
-    assert {each.label for each in output} == set(model.classes), "the law is empty: it always says the same"
-    for path, prediction in zip(files(packaged), output, strict=True):
+    assert {row.label for row in output} == set(model.classes), "the law is empty: it always says the same"
+    for path, row in zip(files(packaged), output, strict=True):
         pixels = torch.from_numpy(decode(path, model.about.shape)[None].copy()).permute(0, 3, 1, 2)
         with torch.inference_mode():
             logits = (network(normalise(pixels)) + network(normalise(view(pixels, 1)))) / 2
         expected = (logits / 1.5).softmax(1)[0].tolist()
-        assert prediction.path == str(path)
-        assert list(prediction.probabilities.values()) == pytest.approx(expected, abs=1e-5)
-        assert prediction.label == model.classes[int(np.argmax(expected))]
+        assert row.path == str(path)
+        assert list(row.probabilities.values()) == pytest.approx(expected, abs=1e-5)
+        assert row.label == model.classes[int(np.argmax(expected))]
 
 
 @pytest.mark.parametrize(
@@ -63,14 +63,14 @@ def test_pictures_that_cannot_be_read_are_rows_with_a_reason_among_the_others(
     broken.write_bytes(files(packaged)[0].read_bytes()[:200])
     first, last = files(packaged)[0], files(packaged)[-1]
     output = model.predict([first, broken, tmp_path / "missing.png", last])
-    assert [bool(each.error) for each in output] == [False, True, True, False]
+    assert [bool(row.error) for row in output] == [False, True, True, False]
     assert "no such file" in output[2].error
     assert [output[0], output[3]] == model.predict([first, last])
 
 
 def test_batches_of_any_size_say_the_same(model: Model, packaged: Packaged) -> None:
     pictures = [Picture(path) for path in files(packaged)]
-    together = [each.probabilities for each in model.stream(pictures)]
+    together = [row.probabilities for row in model.stream(pictures)]
     for size in (1, 3, 8):
         for one, other in zip(together, model.stream(pictures, size), strict=True):
             assert one == pytest.approx(other.probabilities, abs=1e-6)
@@ -96,9 +96,9 @@ def test_a_picture_of_something_else_is_unlike_and_one_of_the_training_is_not(
         Image.open(path).save(tmp_path / f"own/{number}.bmp")
         Image.new("RGB", (48, 40), (0, 15 * number, 255)).save(tmp_path / f"foreign/{number}.png")
     own, foreign = (model.predict([tmp_path / name]) for name in ("own", "foreign"))
-    assert {each.unlike for each in own} == {False}
-    assert {each.unlike for each in foreign} == {True}
-    assert max(each.distance or 0 for each in own) < min(each.distance or 0 for each in foreign)
+    assert {row.unlike for row in own} == {False}
+    assert {row.unlike for row in foreign} == {True}
+    assert max(row.distance or 0 for row in own) < min(row.distance or 0 for row in foreign)
 
 
 def test_pictures_are_read_a_little_ahead_however_many_there_are(model: Model, packaged: Packaged) -> None:
@@ -109,8 +109,8 @@ def test_pictures_are_read_a_little_ahead_however_many_there_are(model: Model, p
             pulled.append(number)
             yield Picture(files(packaged)[0])
 
-    said = model.stream(endless(), 4)
+    predictions = model.stream(endless(), 4)
     for _ in range(40):
-        next(said)
-    said.close()
+        next(predictions)
+    predictions.close()
     assert len(pulled) <= 40 + AHEAD

@@ -1,4 +1,4 @@
-"""Laws of serve: its answers are the model's, what it refuses it says why, and a change of model loses no request."""
+"""Laws of serve: answers are the model's, refusals give a reason, and no request is lost."""
 
 import re
 import threading
@@ -159,8 +159,8 @@ def test_model_changes_in_mid_traffic_lose_no_request_and_mix_no_answer(model: M
     assert [answer.status_code for answer in answers] == [200] * 60
     assert {answer.json()["model"] for answer in answers} == set(models)
     for answer in answers:
-        for each in answer.json()["predictions"]:
-            assert list(each["probabilities"]) == models[answer.json()["model"]].classes
+        for prediction in answer.json()["predictions"]:
+            assert list(prediction["probabilities"]) == models[answer.json()["model"]].classes
 
 
 def test_requests_that_wait_are_answered_together_each_with_its_own_and_a_failure_is_told_to_all() -> None:
@@ -180,19 +180,19 @@ def test_requests_that_wait_are_answered_together_each_with_its_own_and_a_failur
     together = Together(InUse(lambda: "v1.0.0", lambda _: cast(Model, Slow())))
     requests = [["a"], ["b", "c"], ["d"], ["broken"], ["e"]]
     with ThreadPoolExecutor(5) as threads:
-        asked = []
+        pending = []
         for place, names in enumerate(requests):
-            asked.append(threads.submit(together.ask, [Picture(Path(name)) for name in names]))
+            pending.append(threads.submit(together.ask, [Picture(Path(name)) for name in names]))
             if names == ["a"]:
                 assert begun.wait(10)  # the others wait for it
             else:
                 wait_until(lambda place=place: len(together.waiting) == place)
         go_on.set()
     assert batches == [["a"], ["b", "c", "d", "broken", "e"]]
-    for names, answer in zip(requests[:3], asked[:3], strict=True):
-        name, said = answer.result()
-        assert (name, [each.path for each in said]) == ("v1.0.0", names)
-    for answer in asked[3:]:
+    for names, answer in zip(requests[:3], pending[:3], strict=True):
+        name, predictions = answer.result()
+        assert (name, [prediction.path for prediction in predictions]) == ("v1.0.0", names)
+    for answer in pending[3:]:
         with pytest.raises(MemoryError):
             answer.result()
 

@@ -22,8 +22,8 @@ def folder(tmp_path: Path) -> Path:
     return root
 
 
-def names(*given: str | Path, lines: str = "") -> list[str]:
-    return [str(picture.path) for picture in sources.pictures(map(str, given), io.StringIO(lines))]
+def names(*paths: str | Path, lines: str = "") -> list[str]:
+    return [str(picture.path) for picture in sources.pictures(map(str, paths), io.StringIO(lines))]
 
 
 def test_a_folder_gives_its_pictures_in_order_and_nothing_else(folder: Path) -> None:

@@ -38,6 +38,6 @@ def test_each_class_has_its_share_of_what_is_kept_and_none_is_left_out(counts: t
     places = unlike.drawn(labels)
     assert len(set(places)) == len(places)
     kept = np.bincount(labels[places])
-    each = -(-unlike.PICTURES // len(counts))
-    assert kept.tolist() == [min(count, each) for count in counts]
+    per_class = -(-unlike.PICTURES // len(counts))
+    assert kept.tolist() == [min(count, per_class) for count in counts]
     assert (unlike.drawn(labels) == places).all()

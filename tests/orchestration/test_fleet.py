@@ -1,6 +1,7 @@
-"""Laws of the fleet on one machine: a server on PostgreSQL, a bare git repository, a folder as DVC remote, two workers.
+"""Laws of the fleet on one machine: PostgreSQL, a bare git repository, a DVC remote, two workers.
 
-The phases are toys; git, DVC, Prefect and the worker that is killed are real. SQLite where PostgreSQL is missing.
+The phases are toys; git, DVC, Prefect and the worker that is killed are real. SQLite where
+PostgreSQL is missing.
 """
 
 import csv
@@ -39,14 +40,15 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-# ----------------------------------------------------------------------------- server, repository and workers
+# ------------------------------------------------------------------- server, repository and workers
 
 
 @contextmanager
 def _postgres() -> Iterator[str]:
     """The address of a throw-away PostgreSQL cluster."""
     assert POSTGRES
-    user = {"user": "nobody", "group": "nogroup"} if os.getuid() == 0 else {}  # it refuses to run as root
+    # PostgreSQL refuses to run as root
+    user = {"user": "nobody", "group": "nogroup"} if os.getuid() == 0 else {}
     folder = Path(tempfile.mkdtemp(prefix="thaw-postgres-"))
     port = _free_port()
     options: dict[str, Any] = {"cwd": folder, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, **user}
@@ -125,11 +127,12 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
 
 @pytest.fixture
 def workspace(tmp_path: Path) -> Path:
-    """A committed workspace with the project's code and the phases of the toy, its git remote and its DVC remote."""
+    """A committed workspace with toy phases, a git remote and a DVC remote."""
     folder = with_our_code(tmp_path / "workspace")
     module = folder / "thaw" / "orchestration" / "fleet.py"
     assert module.read_text().count("3.0 * BEAT") == 2
-    module.write_text(module.read_text().replace("3.0 * BEAT", "2.0 * BEAT"))  # sooner taken for dead
+    # counts as dead sooner
+    module.write_text(module.read_text().replace("3.0 * BEAT", "2.0 * BEAT"))
     call(folder, "dvc", "remote", "add", "-q", "-d", "storage", str(tmp_path / "storage"))
     call(folder, "git", "add", ".")
     git(folder, "commit", "-qm", "start")
@@ -148,7 +151,7 @@ def _sweep(workspace: Path, *options: str, **environment: str) -> "subprocess.Co
     return thaw(workspace, "sweep", *options, patience=600, **environment)
 
 
-# -------------------------------------------------------------------------------- what is known from elsewhere
+# --------------------------------------------------------------------- what is known from elsewhere
 
 
 def _runs(api: httpx.Client, kind: str, **filters: Any) -> list[dict[str, Any]]:
@@ -166,7 +169,7 @@ def _states(api: httpx.Client, run_id: str) -> dict[str, str]:
 
 
 def _alone(workspace: Path, folder: Path, ratio: int, seed: int) -> dict[str, bytes]:
-    """The files of an arm that was run alone: phase after phase, without DVC, Prefect and caches."""
+    """The files of an arm that runs alone, phase by phase, without DVC, Prefect or caches."""
     shutil.copytree(workspace / "data", folder / "data")
     shutil.copy(workspace / "phases.py", folder)
     text = (workspace / "params.yaml").read_text()
@@ -179,7 +182,7 @@ def _alone(workspace: Path, folder: Path, ratio: int, seed: int) -> dict[str, by
 
 
 def _in_fleet(workspace: Path, experiment: str) -> dict[str, bytes]:
-    """The files of an arm: small ones in its experiment in the git remote, large ones in the DVC remote."""
+    """The files of an arm: small ones from the git remote, large ones from the DVC remote."""
     origin, storage = workspace.parent / "origin.git", workspace.parent / "storage" / "files" / "md5"
     commit = call(origin, "git", "for-each-ref", "--format=%(objectname)", f"refs/exps/*/*/{experiment}")
     in_git = call(origin, "git", "ls-tree", "-r", "--name-only", commit).splitlines()
@@ -220,7 +223,7 @@ def _flow_process(phase: int) -> int:
     return next(pid for pid in of_run if b"prefect.engine" in Path(f"/proc/{pid}/cmdline").read_bytes())
 
 
-# ------------------------------------------------------------------------------------------------------ the laws
+# ----------------------------------------------------------------------------------------- the laws
 
 
 def test_a_fleet_computes_each_phase_once_and_loses_nothing_when_a_worker_dies(
@@ -237,7 +240,8 @@ def test_a_fleet_computes_each_phase_once_and_loses_nothing_when_a_worker_dies(
     start = ["prefect", "worker", "start", "--pool", "fleet", "--limit"]
     quick = environment | {"PREFECT_WORKER_QUERY_SECONDS": "1"}
     with (
-        _process(tmp_path / "one", *start, "1", TOY_SLOW="unfreeze", **quick),  # hangs in this phase
+        # hangs in this phase
+        _process(tmp_path / "one", *start, "1", TOY_SLOW="unfreeze", **quick),
         _process(workspace, "thaw", "sweep", *options, "--pool", "fleet", **environment) as command,
         ExitStack() as later,
     ):
@@ -247,7 +251,8 @@ def test_a_fleet_computes_each_phase_once_and_loses_nothing_when_a_worker_dies(
         for pid in _processes("TMPDIR", str(tmp_path / "one")):  # its machine is gone
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        later.enter_context(_process(tmp_path / "two", *start, "2", **quick))  # before, it would leave nothing to lose
+        # had it started earlier, no arm would be left to lose
+        later.enter_context(_process(tmp_path / "two", *start, "2", **quick))
         command.wait(600)
         printed = (workspace / "printed").read_text()
         assert command.returncode == 0, printed
@@ -276,7 +281,8 @@ def test_a_fleet_computes_each_phase_once_and_loses_nothing_when_a_worker_dies(
     assert [row["arm"] for row in rows] == [f"ratio{ratio}-seed{seed}" for ratio, seed in ARMS]
     assert "Best on validation: ratio30, on test 82.5 ± 0.7 %" in printed
     apply = [sys.executable, "-m", "dvc", "exp", "apply", f"{name}-ratio30-seed1"]
-    subprocess.run(apply, cwd=workspace, capture_output=True)  # it complains that the files are not here yet
+    # it complains that the files are not here yet
+    subprocess.run(apply, cwd=workspace, capture_output=True)
     assert "  ratio: 30 " in (workspace / "params.yaml").read_text()
     call(workspace, "dvc", "pull")
     assert "up to date" in call(workspace, "dvc", "status")
@@ -294,9 +300,10 @@ def test_without_a_pool_arms_run_here_and_a_command_that_was_stopped_goes_on(
         child.send_signal(signal.SIGINT)
         assert child.wait(300) == 130
     printed = (tmp_path / "one" / "printed").read_text()
-    # On a busy machine prefect has the last word: "… | WARNING | EventsWorker - Still processing items".
+    # On a busy machine prefect has the last word: "… | WARNING | EventsWorker - Still processing
+    # items".
     lines = [line for line in printed.splitlines() if " | WARNING | EventsWorker - " not in line]
-    assert lines[-1].startswith("Stopped, and with it all arms")
+    assert lines[-1].startswith("Stopped, with all its trainings")
     assert not any(alive(pid) for pid in pids)
     assert not list((tmp_path / "one").glob("tmp*prefect"))  # no clone stays
 

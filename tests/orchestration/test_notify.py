@@ -1,4 +1,4 @@
-"""Laws of automations/notify.yaml: which events of which flows make a message, by the server's own rules."""
+"""Laws of automations/notify.yaml: which events send a message, by the server's own rules."""
 
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,7 +12,7 @@ FAILED, ASKED, UNDONE = "a retraining needs a look", "a version waits for a pers
 
 
 @pytest.mark.parametrize(
-    ("flow", "state", "told"),
+    ("flow", "state", "message"),
     [
         *(("retrain tiles", state, FAILED) for state in ("Failed", "Crashed", "TimedOut", "Cancelled", "Late")),
         *(("predict tiles", state, FAILED) for state in ("Failed", "Late")),
@@ -24,7 +24,9 @@ FAILED, ASKED, UNDONE = "a retraining needs a look", "a version waits for a pers
         ("sweep tiles", "Failed", None),
     ],
 )
-def test_a_message_comes_for_what_needs_a_person_and_for_nothing_else(flow: str, state: str, told: str | None) -> None:
+def test_a_message_comes_for_what_needs_a_person_and_for_nothing_else(
+    flow: str, state: str, message: str | None
+) -> None:
     from prefect.server.events.schemas.automations import EventTrigger, Posture
     from prefect.server.events.schemas.events import ReceivedEvent, RelatedResource, Resource
 
@@ -37,6 +39,6 @@ def test_a_message_comes_for_what_needs_a_person_and_for_nothing_else(flow: str,
         id=uuid4(),
     )
     automations = yaml.safe_load(NOTIFY.read_text())["automations"]
-    triggers = {each["name"]: EventTrigger.model_validate(each["trigger"]) for each in automations}
+    triggers = {automation["name"]: EventTrigger.model_validate(automation["trigger"]) for automation in automations}
     reactive = {name: trigger for name, trigger in triggers.items() if trigger.posture == Posture.Reactive}
-    assert [name for name, trigger in reactive.items() if trigger.covers(event)] == ([told] if told else [])
+    assert [name for name, trigger in reactive.items() if trigger.covers(event)] == ([message] if message else [])

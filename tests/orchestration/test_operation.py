@@ -1,4 +1,4 @@
-"""Laws of operation, on a real Prefect server: one workspace is served by `thaw schedule`, another by a worker.
+"""Laws of operation on a real server: `thaw schedule` serves one workspace, a worker another.
 
 The phases are toys; cron, cancellation, queues, processes and the death of the server are real.
 """
@@ -31,7 +31,7 @@ ROOT = Path(__file__).parents[2]
 PHASES = ["data", "prepare", "embed", "head", "unfreeze", "evaluate", "report"]
 
 
-# ------------------------------------------------------------------------------------------ workspaces and processes
+# ------------------------------------------------------------------------- workspaces and processes
 
 
 def _copy(template: Path, root: Path) -> Path:
@@ -79,7 +79,7 @@ def served(server: str, _trained_template: Path, tmp_path_factory: pytest.TempPa
 
 @pytest.fixture(scope="module")
 def worked(server: str, _trained_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A workspace whose deployment `weekly` a worker runs; made by the commands at the head of prefect.yaml."""
+    """A workspace with a deployment `weekly` for a worker, made by the commands in prefect.yaml."""
     from prefect import get_client
 
     commands = re.findall(r"^#  +prefect (.+)$", (ROOT / "prefect.yaml").read_text(), re.MULTILINE)
@@ -87,7 +87,8 @@ def worked(server: str, _trained_template: Path, tmp_path_factory: pytest.TempPa
     root = _copy(_trained_template, tmp_path_factory.mktemp("worked") / "toy")
     shutil.copy(ROOT / "prefect.yaml", root)
     shutil.copytree(ROOT / "flows", root / "flows", ignore=shutil.ignore_patterns("__pycache__"))
-    there = os.environ | {"PWD": str(root)}  # prefect.yaml takes the folder from it, as a shell sets it
+    # prefect.yaml reads the folder from PWD, as a shell sets it
+    there = os.environ | {"PWD": str(root)}
     for command in preparing:
         prefect = [sys.executable, "-m", "prefect", *command]
         done = subprocess.run(prefect, cwd=root, env=there, text=True, capture_output=True)
@@ -96,7 +97,8 @@ def worked(server: str, _trained_template: Path, tmp_path_factory: pytest.TempPa
     yield root
     child.kill()  # asked politely, it first waits for a server that was restarted
     child.wait()
-    with get_client(sync_client=True) as client:  # other tests of this server have schedules of these names
+    # other tests have schedules of these names on this server
+    with get_client(sync_client=True) as client:
         for deployment in client.read_deployments():
             if deployment.work_pool_name:
                 client.delete_deployment(deployment.id)
@@ -116,11 +118,11 @@ def _members(session: int) -> list[int]:
 
 
 def _slow(root: Path) -> int:
-    """Wait until the slow phase runs with its deaf child; the session of dvc, the phase and the child."""
+    """Wait for the slow phase and its deaf child; returns dvc's session, the phase, the child."""
     return os.getsid(slow_phase(root)[0])
 
 
-# ------------------------------------------------------------------------------------------------------- the server
+# --------------------------------------------------------------------------------------- the server
 
 
 @pytest.fixture
@@ -133,8 +135,8 @@ def client(server: str) -> Iterator[Any]:
 
 def _deployment(client: Any, name: str) -> Any:
     """That of the retraining: the flow that asks a person has one of the same name."""
-    known = [each for each in client.read_deployments() if each.name == name]
-    (deployment,) = (each for each in known if "retrain" in (each.entrypoint or ""))
+    named = [deployment for deployment in client.read_deployments() if deployment.name == name]
+    (deployment,) = (deployment for deployment in named if "retrain" in (deployment.entrypoint or ""))
     return deployment
 
 
@@ -176,17 +178,21 @@ def test_cron_gives_scheduled_runs_and_one_fires_through_serve_and_through_a_wor
     fired = {}
     for name in ("nightly", "weekly"):
         runs = until(lambda name=name: _runs(client, name, "Running", "Completed"))
-        fired[name] = min(runs, key=lambda run: run.expected_start_time)  # a later one finds its work done
+        # later ones find nothing to do
+        fired[name] = min(runs, key=lambda run: run.expected_start_time)
         client.pause_deployment(_deployment(client, name).id)
     for name, run in fired.items():
-        until(lambda name=name: not _runs(client, name, "Pending", "Running"))  # another one may have been due
+        # another one may be due too
+        until(lambda name=name: not _runs(client, name, "Pending", "Running"))
         assert run.auto_scheduled
         assert _ended(client, run.id).state_name == "Completed"
         states = {task.name: task.state_name for task in _task_runs(client, run.id)}
         assert [name for name in states if name in PHASES] == PHASES
-        assert states["unfreeze"] == ("Completed" if name == "nightly" else "Cached")  # what --set says arrives
+        # --set reaches the run
+        assert states["unfreeze"] == ("Completed" if name == "nightly" else "Cached")
         assert states["record"] == "Completed"
-    assert git(served, "status", "--porcelain", "params.yaml") == ""  # what --set says is that run's alone
+    # --set changes this run alone
+    assert git(served, "status", "--porcelain", "params.yaml") == ""
 
 
 def test_second_start_waits_its_turn_and_cancelling_ends_every_process_before_the_next_run(
@@ -215,13 +221,16 @@ def test_second_start_waits_its_turn_and_cancelling_ends_every_process_before_th
 
     for root in ids:
         noted = (root / ".dvc" / "tmp" / "pids").read_text().split()
-        assert {sessions[root], *map(int, noted)} <= set(_members(sessions[root]))  # dvc, the phase, its deaf child
+        # dvc, the phase, its deaf child
+        assert {sessions[root], *map(int, noted)} <= set(_members(sessions[root]))
         client.set_flow_run_state(first[root], Cancelling())
     until(lambda: not any(_members(session) for session in sessions.values()))
     assert {_ended(client, run).state_name for run in first.values()} == {"Cancelled"}
     for root in ids:
         assert _ended(client, second[root]).state_name == "Completed"
-        times = [(run.start_time, run.end_time) for which in (first, second) for run in _task_runs(client, which[root])]
+        times = [
+            (run.start_time, run.end_time) for ids_of in (first, second) for run in _task_runs(client, ids_of[root])
+        ]
         for before, after in itertools.pairwise(sorted(times)):
             assert before[1] <= after[0]
 

@@ -1,4 +1,4 @@
-"""Laws of schedules: mistakes are one sentence before anything starts, and nobody touches another's schedule."""
+"""Laws of schedules: a mistake is one sentence before anything starts; others' stay untouched."""
 
 import asyncio
 import os
@@ -84,7 +84,7 @@ def test_one_process_serves_a_workspace(toy: Path) -> None:
 
 
 class Runner:
-    """Plays Prefect's runner, whose polls end as they are told to; after the last one it is over."""
+    """Stands in for Prefect's runner: its polls end as the test says; the last one stops it."""
 
     query_seconds = 0.01
 
@@ -118,21 +118,21 @@ def test_while_the_server_is_away_schedules_are_served_on_and_that_is_said_once(
     monkeypatch.setattr(schedule, "BREATH", 0.001)
     there = chain([True, True, False, False, True], repeat(True))
     monkeypatch.setattr(schedule.server, "answers", lambda api: next(there))
-    said: list[str] = []
+    printed: list[str] = []
 
     def serve(runner: Any) -> bool:
-        return asyncio.run(schedule._serve(runner, "http://there/api", said.append, runner.over))
+        return asyncio.run(schedule._serve(runner, "http://there/api", printed.append, runner.over))
 
     busy = Runner([None, httpx.ReadTimeout("slow"), None, None])
     busy._submitting_flow_run_ids.add(1)  # a run goes on, so nobody else takes over
     assert not serve(busy)
     assert busy.stopped, "when it is over the run that goes on is ended"
-    assert said == ["The Prefect server at http://there is away, and what is due waits for it: slow"]
+    assert printed == ["The Prefect server at http://there is away, and what is due waits for it: slow"]
 
     there = chain([False, False, True], repeat(True))
     idle = Runner([None])
     assert serve(idle)
-    assert [line.split(" at ")[0] for line in said[1:]] == ["The Prefect server", "The Prefect server answers again"]
+    assert [line.split(" at ")[0] for line in printed[1:]] == ["The Prefect server", "The Prefect server answers again"]
     assert len(idle.polls) == 1, "a new runner polls: this one may have lost sight of what is cancelled"
 
 
@@ -171,11 +171,13 @@ def test_no_deployment_has_a_slot_on_the_server_that_outlives_its_holder() -> No
 
 
 def test_prefect_deploy_gives_a_deployment_the_tags_that_it_claims() -> None:
-    """It drops unknown placeholders in a list before build steps run, so the tags are one placeholder."""
+    """Prefect drops unknown placeholders in a list, so the tags are one placeholder."""
     from prefect.utilities.templating import apply_values
 
     deployments = YAML(typ="safe").load(ROOT / "prefect.yaml")["deployments"]
-    claiming = {each["entrypoint"].split(":")[1]: each for each in deployments if each.get("build")}
+    claiming = {
+        deployment["entrypoint"].split(":")[1]: deployment for deployment in deployments if deployment.get("build")
+    }
     assert list(claiming) == ["retrain", "predict"]
     for flow, deployment in claiming.items():
         ((step, options),) = deployment["build"][0].items()
@@ -260,15 +262,15 @@ def test_predictions_have_schedules_beside_retrainings(server: str, toy: Path, m
     lines: list[str] = []
     schedule.serve(None, None, None, [], lines.append)  # goes on with both
     with get_client(sync_client=True) as client:
-        made = {each.name: each for each in schedule._all(client)}
+        made = {deployment.name: deployment for deployment in schedule._all(client)}
         assert made["daily"].parameters == {"source": "arrived", "model": "prod"}
         assert made["daily"].tags[0] == "predict"
         assert made["weekly"].parameters["record"]
         assert client.read_flow(made["daily"].flow_id).name.startswith("predict ")
     assert {line.split(",")[0] for line in lines} >= {f"weekly: {CRON} (UTC)", "daily: predicts arrived"}
-    with pytest.raises(InputError, match="the schedule 'daily' is one to predict: choose another name"):
+    with pytest.raises(InputError, match="there is a schedule 'daily' already, to predict: choose another name"):
         schedule.serve("daily", CRON, "UTC", [], print)
     noted = schedule.noted()["schedules"]
-    assert {name: each["flow"] for name, each in noted.items()} == {"daily": "predict", "weekly": "retrain"}
+    assert {name: deployment["flow"] for name, deployment in noted.items()} == {"daily": "predict", "weekly": "retrain"}
     for name in ("daily", "weekly"):
         schedule.remove(name, print)

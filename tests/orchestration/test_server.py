@@ -1,4 +1,4 @@
-"""Laws of the project's own Prefect server: it is shared, adopted, and gone with the last who uses it."""
+"""Laws of the project's own server: it is shared, adopted, and ends with its last user."""
 
 import json
 import os
@@ -98,8 +98,8 @@ def test_server_takes_writes_only_with_a_token_and_lets_only_its_own_pages_read(
         urllib.request.urlopen(urllib.request.Request(f"{server}/flows/filter", method="POST"), timeout=30)
     ui = module.ui(server)
     for origin in (ui, ui.replace("127.0.0.1", "localhost"), "http://127.0.0.1:1", "https://example.org", "null"):
-        asked = urllib.request.Request(f"{server}/admin/version", headers={"Origin": origin})
-        with urllib.request.urlopen(asked, timeout=30) as answer:
+        request = urllib.request.Request(f"{server}/admin/version", headers={"Origin": origin})
+        with urllib.request.urlopen(request, timeout=30) as answer:
             may_read = origin if ui.rsplit(":")[-1] in origin else None
             assert answer.headers["Access-Control-Allow-Origin"] == may_read
 

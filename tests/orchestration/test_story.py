@@ -1,4 +1,4 @@
-"""Laws of what the UI is told: what each phase did and why, what failed and how, and nothing twice or at any price."""
+"""Laws of what the UI shows: what each phase did and why, and how a failed one failed; once."""
 
 import json
 import subprocess
@@ -26,7 +26,7 @@ def _shown(run_id: UUID) -> list[Any]:
 
 
 def _text(run_id: UUID, key: str) -> str:
-    """What a run shows under a key, without the backslashes that keep Markdown from reading more into it."""
+    """What a run shows under a key, without the backslashes that escape Markdown."""
     outcome = [artifact for artifact in _shown(run_id) if artifact.key == key]
     assert len(outcome) == 1, [artifact.key for artifact in _shown(run_id)]
     return str(outcome[0].data).replace("\\", "")
@@ -51,7 +51,7 @@ def test_table_says_what_each_phase_did_and_why_and_the_summary_has_pictures(ser
     run_id = _retrain("unfreeze.ratio=25").state_details.flow_run_id
     rows = dict(line.strip("| ").split(" | ", 1) for line in _text(run_id, "phases").splitlines()[2:])
     assert list(rows)[:7] == ["data", "prepare", "embed", "head", "unfreeze", "evaluate", "report"]
-    assert {word for word, row in rows.items() if row.startswith("Cached")} == {"data", "prepare", "embed", "head"}
+    assert {phase for phase, row in rows.items() if row.startswith("Cached")} == {"data", "prepare", "embed", "head"}
     assert rows["unfreeze"].startswith("Completed | 0:")
     assert "unfreeze.ratio went from 10 to 25" in rows["unfreeze"]
     summary = _text(run_id, "summary")
@@ -80,7 +80,7 @@ def test_a_phase_2_that_was_not_kept_is_a_sentence_and_no_gain(server: str, trai
 
 
 @pytest.mark.parametrize(
-    ("fault", "setting", "said"),
+    ("fault", "setting", "expected"),
     [
         ("TOY_FAIL", [], "the toy has no pictures"),
         ("TOY_BREAK", [], "KeyError: 'a mistake of ours'"),
@@ -88,14 +88,14 @@ def test_a_phase_2_that_was_not_kept_is_a_sentence_and_no_gain(server: str, trai
     ],
 )
 def test_failure_names_the_phase_with_its_reason_and_its_last_lines(
-    server: str, trained_toy: Path, monkeypatch: pytest.MonkeyPatch, fault: str, setting: list[str], said: str
+    server: str, trained_toy: Path, monkeypatch: pytest.MonkeyPatch, fault: str, setting: list[str], expected: str
 ) -> None:
     monkeypatch.setenv(fault, "head")
     state = _retrain("head.patience=9", *setting)
     run_id = state.state_details.flow_run_id
     page = _text(run_id, "failure")
     assert page.startswith("### head failed")
-    assert said in page
+    assert expected in page
     assert "    bar 3\n" in page.split("Its last lines:")[1]
     assert "`thaw run` goes on" in page
     if fault == "TOY_SLOW":

@@ -1,4 +1,4 @@
-"""Laws of `thaw add`: all or nothing, no picture ever moves, and the folder that is added is only read."""
+"""Laws of `thaw add`: all or nothing, no picture moves, and the added folder is only read."""
 
 import shutil
 import subprocess
@@ -89,23 +89,25 @@ def test_prepare_gives_the_splits_of_splits_csv_and_before_the_first_add_those_t
     root = space("classes")
     override(changes, root / "params.yaml")
     small = {"name": "shufflenet_v2_x0_5", "weights": "random"}
-    chosen = read(root / "params.yaml")
-    chosen = chosen.model_copy(update={"backbone": chosen.backbone.model_copy(update=small)})
+    config = read(root / "params.yaml")
+    config = config.model_copy(update={"backbone": config.backbone.model_copy(update=small)})
 
     def prepared() -> dict[str, str]:
-        prepare.prepare(chosen)
+        prepare.prepare(config)
         rows = pd.read_csv(root / "artifacts/prepare/manifest.csv")
         return dict(zip(rows["path"], rows["split"], strict=True))
 
     before = prepared()
     add.add(fill(tmp_path / "new", "classes", range(40, 60)))
-    chosen = chosen.model_copy(update={"seed": 7})  # a new seed moves no picture that splits.csv names
+    # a new seed moves no picture that splits.csv names
+    config = config.model_copy(update={"seed": 7})
     after = prepared()
     assert {path: after[path] for path in before} == before
     assert after == dict(pd.read_csv(root / "data/splits.csv").to_numpy().tolist())
     text = (root / "data/splits.csv").read_text()
     (root / "data/splits.csv").write_text(text.replace(",val", ",train"))
-    with pytest.raises(InputError, match="has no picture in the val split"):  # none is taken out of frozen train
+    # frozen train gives none away
+    with pytest.raises(InputError, match="has no picture in the val split"):
         prepared()
 
 
@@ -221,7 +223,8 @@ def test_no_picture_moves_through_any_sequence_of_adds(
         new = root / f"new{number}"
         rows = []
         for place, (content, group, split) in enumerate(batch):
-            picture(new / f"images/{place}.png", content)  # the names of old pictures, again and again
+            # names of old pictures, again and again
+            picture(new / f"images/{place}.png", content)
             rows.append(f"images/{place}.png,{('cat', 'dog')[content % 2]},{split},day {group}")
         (new / "labels.csv").write_text("\n".join(["path,label,split,group", *rows]))
         added = add.add(new, on_line=lambda line: None)
@@ -269,7 +272,8 @@ def test_killed_at_any_step_the_next_start_finds_the_data_as_before_or_as_after(
     assert recoveries > 5
 
 
-@pytest.mark.parametrize(("layout", "steps"), [("classes", 5), ("table", 6)])  # journal, 3 pictures, tables
+# journal, 3 pictures, tables
+@pytest.mark.parametrize(("layout", "steps"), [("classes", 5), ("table", 6)])
 def test_an_error_at_any_step_leaves_everything_as_it_was(
     space: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, layout: str, steps: int
 ) -> None:
@@ -366,7 +370,10 @@ def empty(new: Path) -> None:
     [
         (no_picture, r"images/40.png cannot be read .* \(2 more pictures cannot be read\)"),
         (gone, "images/41.png does not exist"),
-        (rewrite("41.png,dog", "41.png,dgo"), "has the label 'dgo', which is no class yet; the classes are cat, dog"),
+        (
+            rewrite("41.png,dog", "41.png,dgo"),
+            "has the label 'dgo', which is not a class yet; the classes are cat, dog",
+        ),
         (
             rewrite("path,label,group", "path,label,day"),
             "lacks the columns group that data/labels.csv has",
@@ -473,7 +480,7 @@ def test_a_dry_run_says_the_same_and_changes_nothing(space: Callable[[str], Path
 def test_the_data_may_not_be_added_to_themselves(space: Callable[[str], Path]) -> None:
     root = space("classes")
     for path in (root, root / "data", root / "data/cat"):
-        with pytest.raises(InputError, match="and data/ lie in one another"):
+        with pytest.raises(InputError, match="and data/ lies in the other"):
             add.add(path)
 
 
@@ -529,7 +536,8 @@ def test_with_dvc_the_pin_is_of_the_new_data_and_a_failure_leaves_the_old_one(
     dvc = [sys.executable, "-m", "dvc"]
     run("git", "init", "-q")
     run(*dvc, "init", "-q")
-    run(*dvc, "config", "cache.type", "hardlink")  # then the files in data/ are those of the cache, and read-only
+    # files in data/ are then links into the cache, and read-only
+    run(*dvc, "config", "cache.type", "hardlink")
     new = fill(tmp_path / "new", "table", range(36, 44))
     assert "4 new pictures (" in thaw_add(new)
     assert "up to date" in run(*dvc, "status", "data.dvc")

@@ -1,4 +1,4 @@
-"""Laws of versions that wait for a person, on a git repository alone: no server, no DVC, no training."""
+"""Laws of versions that wait for a person, on git alone: no server, no DVC, no training."""
 
 import threading
 from pathlib import Path

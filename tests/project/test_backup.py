@@ -1,4 +1,4 @@
-"""Laws of backups: what only this machine has comes back, and nothing is overwritten or half written."""
+"""Laws of backups: they restore what only this machine has, and overwrite nothing."""
 
 import shutil
 import sqlite3
@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A project in a folder of a larger repository: a version, a record, changes, and a server's database."""
+    """A project inside a larger repository: a version, a record, changes, a server's database."""
     folder = tmp_path / "larger" / "tiles"
     (folder / "data").mkdir(parents=True)
     git(folder.parent, "init", "-q", "-b", "trunk")
@@ -76,6 +76,6 @@ def test_nothing_is_overwritten_and_what_is_no_backup_leaves_nothing(project: Pa
     with pytest.raises(InputError, match="is not empty: restore into a new folder"):
         backup.restore(tmp_path / "backup.tar", project)
     (tmp_path / "notes.tar").write_text("no tar")
-    with pytest.raises(InputError, match="is no backup that `thaw backup` wrote"):
+    with pytest.raises(InputError, match="is not a backup that `thaw backup` wrote"):
         backup.restore(tmp_path / "notes.tar", tmp_path / "again")
     assert not (tmp_path / "again").exists()

@@ -1,4 +1,4 @@
-"""Laws of cleaning: only what phases make again goes, nothing that the last run or a version needs."""
+"""Laws of cleaning: only what phases can make again goes; the last run and versions stay whole."""
 
 import shutil
 import subprocess
@@ -41,7 +41,7 @@ def dvc(folder: Path, *command: str) -> str:
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A project that ran on two versions of its data; the pictures of the second are a file of the first, too."""
+    """A project that ran on two versions of its data; the second shares a file with the first."""
     folder = tmp_path / "project"
     (folder / "data").mkdir(parents=True)
     git(folder, "init", "-q")
@@ -60,7 +60,8 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_what_phases_make_again_of_earlier_data_is_freed_and_nothing_else(project: Path, tmp_path: Path) -> None:
     before = clean.leftovers()
-    assert list(before.outputs) == ["artifacts/embed"]  # decoded pictures are bytes of data/ here, which stay
+    # the decoded pictures here equal bytes of data/, which stay
+    assert list(before.outputs) == ["artifacts/embed"]
     assert before.data_versions == 1
     assert clean.leftovers().bytes == before.bytes, "to ask frees nothing"
     assert clean.clean().bytes == before.bytes

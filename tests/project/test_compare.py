@@ -1,4 +1,4 @@
-"""Laws of the comparison with the model in use, on tiny real networks in a real git and DVC repository."""
+"""Laws of the comparison with the model in use, on tiny networks in a git and DVC repository."""
 
 import io
 import json
@@ -75,7 +75,7 @@ def save_network(folder: Path, data: Path, classes: list[str], size: int, about:
 
 @pytest.fixture(scope="module")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A workspace with a network of 32 x 32 pictures and three classes, and a version of 24 x 24 and two."""
+    """A workspace with a network for 32 x 32 pictures, three classes; a version for 24 x 24."""
     folder = tmp_path_factory.mktemp("compared")
     random = np.random.default_rng(0)
     for label in CLASSES:
@@ -125,7 +125,7 @@ def champion(root: Path) -> None:
 
 
 def accuracy(folder: Path, rows: pd.DataFrame, data: Path) -> float:
-    """How often the earlier model is right, by the plainest way to ask it: each picture, and its mirror image."""
+    """The earlier model's accuracy, the plain way: each picture and its mirror image."""
     model, meta = checkpoint.load(folder)
     pixels = pixels_of([data / path for path in rows["path"]], EARLIER["size"], EARLIER["about"])
     with torch.inference_mode():
@@ -187,7 +187,8 @@ def test_a_version_that_waited_is_compared_with_the_model_in_use_by_now_and_what
     assert outcome.gain["before"] == pytest.approx(metrics["finetuned"]["accuracy"])
     assert outcome.gain["after"] == pytest.approx(accuracy(root / "earlier", test, root / "data"))
     assert Image.open(io.BytesIO(compare.changes())).format == "PNG", "waves are always wrong now"
-    compare.run(registry.in_use(registry.versions()))  # the model in the workspace is the one in use
+    # the model in the workspace is the one in use
+    compare.run(registry.in_use(registry.versions()))
     assert compare.changes() == b""
 
 
@@ -200,7 +201,7 @@ def test_the_very_same_network_is_as_good_in_every_picture(root: Path) -> None:
     assert 2 / 15 < outcome.gain["high"] == -outcome.gain["low"] < 3 / 15
     assert not outcome.promoted, "15 pictures cannot show a margin of one point"
     assert outcome.notes == [
-        "whether v1.0.0 learned from today's test pictures is not known: its manifest.csv is not to be had"
+        "whether v1.0.0 learned from today's test pictures is unknown: its manifest.csv is not available"
     ]
 
 
@@ -223,7 +224,7 @@ def test_a_model_that_learned_from_test_pictures_is_named_by_their_content(root:
 
 
 def test_a_new_model_must_be_as_good_as_the_best_that_was_in_use(root: Path) -> None:
-    """Against a model that says nothing but one class it is better; against itself 15 pictures cannot tell."""
+    """Better than a model that always says one class; 15 pictures cannot tell it from itself."""
     (root / "artifacts/promotion").mkdir()
     poor = shutil.copytree(root / "artifacts/unfreeze/model", root / "poor")
     model, meta = checkpoint.load(poor)

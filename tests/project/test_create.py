@@ -1,4 +1,4 @@
-"""Laws of new projects: they hold the files of this repository, and nothing that was there is overwritten."""
+"""Laws of new projects: they hold this repository's files, and overwrite nothing."""
 
 from pathlib import Path
 
@@ -97,5 +97,5 @@ def test_without_git_or_where_nobody_may_write_one_sentence_says_so(
     with pytest.raises(InputError, match="cannot become a project: Not a directory"):
         create(tmp_path / "file" / "project")
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(InputError, match="there is no git here: install it"):
+    with pytest.raises(InputError, match="git, which is not installed: install it"):
         create(tmp_path / "tiles")

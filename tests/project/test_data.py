@@ -1,4 +1,4 @@
-"""Laws of bringing the data: DVC verifies every byte, and data that the pin does not mean are refused."""
+"""Laws of bringing the data: DVC verifies every byte, and other data than pinned are refused."""
 
 import os
 import shutil
@@ -53,8 +53,8 @@ def test_another_pin_is_refused_and_nothing_is_left(clone: Path) -> None:
     (clone / "data.dvc").write_text(pin)
     done = bring(clone)
     assert done.returncode == 2
-    assert "data.dvc pins other data than the package elpv-dataset gives" in done.stderr
-    assert "`dvc push` there, then `thaw data` here" in done.stderr
+    assert "data.dvc pins other data than the package elpv-dataset has" in done.stderr
+    assert "run `dvc push`; here, set the same remote and run `thaw data`" in done.stderr
     assert not (clone / "data").exists()
     assert (clone / "data.dvc").read_text() == pin
 
@@ -78,7 +78,8 @@ def test_data_come_from_the_dvc_remote_where_there_is_one(clone: Path, tmp_path:
     done = bring(clone)
     assert done.returncode == 1  # no mistake of the user: another try may help
     assert "the DVC remote did not give data/" in done.stderr
-    assert not (clone / "data").exists()  # half of the data would pass for data that somebody changed
+    # half of the data would look like an edit
+    assert not (clone / "data").exists()
 
 
 def test_neither_data_nor_pin_is_one_sentence(clone: Path) -> None:

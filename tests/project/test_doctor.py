@@ -1,4 +1,4 @@
-"""Laws of `thaw doctor`: a workspace in order is good in every line, and a fault is named with what mends it."""
+"""Laws of `thaw doctor`: a healthy workspace is good in every line; a fault comes with a remedy."""
 
 import shutil
 from collections.abc import Callable
@@ -52,7 +52,7 @@ def remote_at(place: str) -> Break:
          "pytest<1 is needed, and", "pip install 'pytest<1' 'no-such>=2'"),
         ("results", lambda root, patch: patch.setattr(provenance, "misfits", lambda: {"head": ["it is older"]}),
          "head: it is older", "thaw run"),
-        ("git", lambda root, patch: shutil.rmtree(root / ".git"), "in no git repository", "git init && "),
+        ("git", lambda root, patch: shutil.rmtree(root / ".git"), "not in a git repository", "git init && "),
         ("git", set_to("retrain.git_remote=origin"), "origin, which does not answer", "git ls-remote origin"),
         ("data", lambda root, patch: (root / "data/picture.txt").write_text("another"),
          "0 new, 1 changed", "thaw data --accept"),
@@ -63,7 +63,7 @@ def remote_at(place: str) -> Break:
             doctor.lock, "holder", lambda: "weekly was killed, and what it started lives on: process 7, 8"),
          "weekly was killed", "kill 7 8"),
         ("disk", set_to("retrain.disk_gb=1e9"), "GB are free; retrain.disk_gb asks for 1e+09", "thaw clean --apply"),
-        ("device", set_to("resources.device=cuda"), "no GPU is here", "thaw run --set resources.device=auto"),
+        ("device", set_to("resources.device=cuda"), "there is no GPU", "thaw run --set resources.device=auto"),
     ],
 )  # fmt: skip
 def test_what_is_not_in_order_is_named_with_the_command_that_mends_it(

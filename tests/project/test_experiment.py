@@ -1,4 +1,4 @@
-"""Laws of records: any of them comes back to the byte, and recording touches nothing that is the user's."""
+"""Laws of records: each can be restored byte for byte, and recording changes no user's file."""
 
 import hashlib
 import os
@@ -120,7 +120,8 @@ def test_push_sends_what_a_clone_needs_to_restore_every_phase(trained_toy: Path,
     experiment.save("first", "one")
     assert experiment.push()
     assert not experiment.push()  # all is there
-    (trained_toy / "dvc.lock").unlink()  # so that the clone has to find every phase in the run cache
+    # the clone has to find every phase in the run cache
+    (trained_toy / "dvc.lock").unlink()
     digests = _digests(trained_toy)
     _commit(trained_toy)
     _call(tmp_path, "git", "clone", "-q", str(trained_toy), "clone")

@@ -1,4 +1,4 @@
-"""Laws of mending DVC's files: only what is proven broken is touched, and afterwards nothing valid runs again."""
+"""Laws of mending DVC's files: only what is broken changes, and nothing valid runs again."""
 
 import json
 import os
@@ -41,8 +41,10 @@ def test_where_nothing_is_broken_nothing_is_touched(trained_toy: Path) -> None:
     assert {path: path.stat().st_mtime_ns for path in trained_toy.rglob("*") if path.is_file()} == before
 
 
-@pytest.mark.parametrize("how", ["empty", "nothing", "half an entry", "half a stage", "garbage"])
-def test_a_lock_file_that_was_half_written_keeps_what_is_whole_and_no_phase_runs(trained_toy: Path, how: str) -> None:
+@pytest.mark.parametrize("damage", ["empty", "nothing", "half an entry", "half a stage", "garbage"])
+def test_a_lock_file_that_was_half_written_keeps_what_is_whole_and_no_phase_runs(
+    trained_toy: Path, damage: str
+) -> None:
     file = trained_toy / "dvc.lock"
     text, before = file.read_text(), pipeline.read("dvc.lock")
     middle = text.index("  head:")
@@ -53,12 +55,12 @@ def test_a_lock_file_that_was_half_written_keeps_what_is_whole_and_no_phase_runs
         "half a stage": text[: text.index("deps:", middle) + 6],
         "garbage": text[:middle] + "\0" * 500,
     }
-    file.write_text(broken[how])
+    file.write_text(broken[damage])
     assert not _dvc_can_work(trained_toy)
     assert _mended()[0].startswith("warning: dvc.lock is empty or half written: ")
-    whole = [] if how in ("empty", "nothing") else re.findall(r"^  (\w+):", text[:middle], re.MULTILINE)
+    whole = [] if damage in ("empty", "nothing") else re.findall(r"^  (\w+):", text[:middle], re.MULTILINE)
     assert list(pipeline.read("dvc.lock").get("stages", {})) == whole
-    assert (trained_toy / ".dvc/tmp/thaw/dvc.lock.broken").read_text() == broken[how]
+    assert (trained_toy / ".dvc/tmp/thaw/dvc.lock.broken").read_text() == broken[damage]
     assert set(_verdicts().values()) <= {Verdict.CACHED, Verdict.RESTORED}
     assert pipeline.read("dvc.lock") == before
 
@@ -67,7 +69,7 @@ def test_a_lock_file_that_was_half_written_keeps_what_is_whole_and_no_phase_runs
 def test_a_lock_of_paths_that_was_half_written_is_made_anew(trained_toy: Path, text: str) -> None:
     (trained_toy / ".dvc/tmp/rwlock").write_text(text)
     assert not _dvc_can_work(trained_toy)
-    assert _mended() == ["warning: .dvc/tmp/rwlock is empty or half written: it is made anew"]
+    assert _mended() == ["warning: .dvc/tmp/rwlock is empty or half written: it is written anew"]
     assert set(_verdicts().values()) == {Verdict.CACHED}
 
 
@@ -89,7 +91,7 @@ def test_an_entry_whose_number_another_process_has_goes_and_that_of_a_living_one
         assert subprocess.run(
             dvc("repro", "--force", "--single-item", "head"), cwd=trained_toy, capture_output=True
         ).returncode
-        assert "is gone and whose number another one has" in _mended()[0]
+        assert "has ended, and another one has its number" in _mended()[0]
         left = json.loads(file.read_text())["write"]
         assert list(left.values()) == ([ours] if proof == "another command" else [])
         file.unlink()
@@ -131,7 +133,7 @@ def test_what_is_lost_in_the_workspace_too_runs_again_and_nothing_else(trained_t
     file.chmod(0o644)
     file.write_bytes(b"")
     file.chmod(0o444)
-    assert "`dvc fetch` brings it" in _mended()[0]
+    assert "`dvc fetch` restores it" in _mended()[0]
     verdicts = _verdicts()
     assert verdicts.pop("unfreeze") is Verdict.COMPLETED
     assert set(verdicts.values()) == {Verdict.CACHED}

@@ -1,4 +1,4 @@
-"""Laws of pictures that arrive: good ones join, bad ones are set aside with a reason, and no file is lost."""
+"""Laws of arriving pictures: good ones join, bad ones are set aside with a reason, none is lost."""
 
 import shutil
 from collections.abc import Callable
@@ -75,7 +75,7 @@ def test_good_pictures_join_bad_ones_are_set_aside_and_the_folder_is_empty_after
         "cat/twin.png": "the new picture cat/twin.png (cat) is identical to the new p",
         "dog/twin.png": "the new picture dog/twin.png (dog) is identical to the new p",
         "dogs": f"dogs is a link to the folder {tmp_path}, and DVC pins no linked folder"[:60],
-        "fox/new.png": "fox/new.png has the label 'fox', which is no class yet; the ",
+        "fox/new.png": "fox/new.png has the label 'fox', which is not a class yet; t",
         "loose.png": "in no class folder",
     }
     assert [path.name for path in folder.rglob("*") if not path.is_dir()] == [".hidden"]
@@ -144,7 +144,7 @@ def test_a_fault_of_the_data_or_the_settings_is_nobodys_reason_to_set_pictures_a
         take()
     (root / "data/cat/link.png").unlink()
     override(["retrain.archive=incoming/done"], root / "params.yaml")
-    with pytest.raises(InputError, match=r"retrain.archive is incoming/done, and .*/incoming lies in it or around it"):
+    with pytest.raises(InputError, match=r"retrain.archive is incoming/done, which lies in .*/incoming or contains it"):
         take()
     assert len(contents(folder)) == 4
     assert not list(root.glob("archive/*/*"))

@@ -74,10 +74,10 @@ def test_a_version_from_before_there_were_packages_says_the_same_except_what_nob
     now, then = (load(name).predict([packaged.pictures]) for name in ("v2.0.0", "v1.0.0"))
     views = load("v1.0.0").about.views
     assert views == "square"
-    shares = [each.probabilities for each in load("v2.0.0", views=views).predict([packaged.pictures])]
-    assert [each.probabilities for each in then] == shares
-    assert {each.unlike for each in then} == {None}
-    assert {each.unlike for each in now} == {False}
+    shares = [prediction.probabilities for prediction in load("v2.0.0", views=views).predict([packaged.pictures])]
+    assert [prediction.probabilities for prediction in then] == shares
+    assert {prediction.unlike for prediction in then} == {None}
+    assert {prediction.unlike for prediction in now} == {False}
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Laws of the data set as the learning phases see it: whose labels are used, and how much each class counts."""
+"""Laws of the data set of the learning phases: which labels are used, and the weight of a class."""
 
 import numpy as np
 import pandas as pd

@@ -1,4 +1,4 @@
-"""Laws of changed settings: all of them or none, those of a run end with it, and what the user edits stays."""
+"""Laws of changed settings: all or none; those of a run end with it; the user's edits stay."""
 
 import os
 import re
@@ -72,7 +72,8 @@ def test_what_the_user_edits_during_a_run_stays(params: Path) -> None:
         text = params.read_text().replace("  epochs: 4 ", "  epochs: 6 ").replace("  ratio: 10 ", "  ratio: 30 ")
         params.write_text(f"{text}# a note of mine\n")
     read = settings.read(params)
-    assert (read.unfreeze.epochs, read.unfreeze.ratio) == (6, 30)  # both are the user's, the second thought too
+    # both are the user's edits
+    assert (read.unfreeze.epochs, read.unfreeze.ratio) == (6, 30)
     assert (read.prepare.resolution, read.class_weights) == (160, "none")  # the run's
     assert params.read_text().endswith("# a note of mine\n")
 

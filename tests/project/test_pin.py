@@ -1,4 +1,4 @@
-"""Laws of the pin, with a real dvc: what differs is counted, and nothing but an accept makes it the data."""
+"""Laws of the pin, with a real dvc: differences are counted, and only an accept changes it."""
 
 import shutil
 import subprocess
@@ -72,9 +72,9 @@ def _all(root: Path) -> None:
         change(root)
 
 
-def _forget(root: Path, what: str) -> None:
+def _forget(root: Path, path: str) -> None:
     """Take files out of DVC's cache, and what DVC remembers of them."""
-    for file in (root / ".dvc/cache/files").rglob(what):
+    for file in (root / ".dvc/cache/files").rglob(path):
         if file.is_file():
             file.unlink()
     shutil.rmtree(root.parent / "site")

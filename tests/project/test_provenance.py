@@ -1,4 +1,4 @@
-"""Laws of what made an output: no setting escapes DVC's run cache, and what a cache gives back is checked."""
+"""Laws of provenance: DVC's run cache knows every setting, and what a cache restores is checked."""
 
 import os
 import shutil
@@ -73,7 +73,7 @@ def test_dvcs_run_cache_never_answers_for_another_value_of_a_setting(run_cache_k
     assert deaf == []
 
 
-# ------------------------------------------------------------------------------- what a cache gives back
+# -------------------------------------------------------------------------- what a cache gives back
 
 
 RECIPE = """
@@ -136,7 +136,7 @@ def project(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
 
 @pytest.fixture
 def mixed_up(project: Path) -> Path:
-    """The same with a cache that is wrong: whatever is asked for, it gives back what was made at 160 pixels."""
+    """The same with a faulty cache: it always restores what was made at 160 pixels."""
     yaml = YAML(typ="safe")
     files = [path for path in (project / ".dvc/cache/runs").rglob("*") if path.is_file()]
     entries = {path: yaml.load(path) for path in files}

@@ -1,4 +1,4 @@
-"""Laws of the reasons: each thing that makes DVC run a phase is said in words, and nothing else is."""
+"""Laws of reasons: whatever makes DVC run a phase is put in words, and nothing else is."""
 
 import shutil
 from collections.abc import Callable
@@ -72,8 +72,8 @@ def test_a_lock_of_an_earlier_version_that_names_another_size_than_its_pictures_
     (trained_toy / "dvc.lock").write_text(lock.replace("resolution: 160", f"size: {size}"))
     meta = '{"shape": {"size": 160}, "preprocessing": {"size": 224}}'
     (trained_toy / "artifacts/prepare/meta.json").write_text(meta)
-    asked = {"64": 64, "null": 224}.get(size)
-    sentence = f"dvc.lock says {asked} pixels, but DVC restored pictures of 160, and the later phases used them"
+    resolution = {"64": 64, "null": 224}.get(size)
+    sentence = f"dvc.lock says {resolution} pixels, but DVC restored pictures of 160, and the later phases used them"
     assert (sentence in reasons.changed()["prepare"]) is is_told
 
 

@@ -1,4 +1,4 @@
-"""Laws of the recipe: a phase runs again exactly when its code, packages or weights change, and never under another."""
+"""Laws of the recipe: a phase runs again exactly when its code, packages or weights change."""
 
 import shutil
 from pathlib import Path
@@ -19,7 +19,7 @@ TASKS = {  # what a phase imports of thaw: numbers only, tensors too, and what d
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the library, and a project of three phases that count how often they ran, all up to date."""
+    """A copy of the library, and a project of three phases that count their runs."""
     top = tmp_path_factory.mktemp("made")
     shutil.copytree(ROOT / "thaw", top / "library", ignore=shutil.ignore_patterns("__pycache__"))
     folder = top / "project"

@@ -269,16 +269,16 @@ def test_a_version_that_waits_is_in_use_once_a_person_says_so_and_compared_again
     assert "v1.0.0 waits for nobody, it was put in use; v3.0.0, v2.0.0 wait" in output
     assert thaw("reject", "3.0.0") == (0, "v3.0.0 was turned down\n")
 
-    asked = []
+    questions = []
 
     def again(version: registry.Version, champion: registry.Version, _: object) -> compare.Outcome:
-        asked.append((version.name, champion.name))
+        questions.append((version.name, champion.name))
         return compare.Outcome("compared", champion.name, False, "it loses 3 points", {}, [], {})
 
     monkeypatch.setattr(compare, "again", again)
     code, output = thaw("approve", "v2.0.0")
-    assert (code, asked) == (1, [("v2.0.0", "v1.0.0")])
-    assert output == "v2.0.0 was not put in use, v1.0.0 is in use meanwhile: it loses 3 points\n"
+    assert (code, questions) == (1, [("v2.0.0", "v1.0.0")])
+    assert output == "v2.0.0 was not put in use, meanwhile v1.0.0 came into use: it loses 3 points\n"
     standings = {version.name: version.standing for version in registry.versions()}
     assert standings == {"v1.0.0": "prod", "v2.0.0": "rejected", "v3.0.0": "rejected"}
 

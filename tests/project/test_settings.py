@@ -1,4 +1,4 @@
-"""Laws of the settings: one file with every default, mistakes told in one sentence, nothing half-written."""
+"""Laws of settings: one file with all defaults, one sentence for a mistake."""
 
 import re
 import shutil
@@ -100,8 +100,8 @@ def test_blocks_are_all_or_gradual_or_the_last_or_the_first_or_named(file: Path,
         ),
         ("promote.costs=10", "'promote.costs' is 10, which is not allowed"),
         ("unfreeze=3", "'unfreeze' is 3, which is not allowed"),
-        ("unfreeze.ratio", "is no setting; write key=value"),
-        ("seed=[1", "is no value for seed"),
+        ("unfreeze.ratio", "is not a setting; write key=value"),
+        ("seed=[1", "is not a value for seed"),
     ],
 )
 def test_a_wrong_override_is_one_sentence_and_writes_nothing(file: Path, change: str, sentence: str) -> None:

@@ -138,7 +138,8 @@ def test_process_left_behind_does_not_hold_the_caller_up(toy: Path) -> None:
 def test_last_lines_that_come_after_the_end_of_a_child_are_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def late(child: Any, lines: Any) -> None:  # on a machine that is busy, where the child prints and ends at once
+    # on a busy machine, where the child prints and ends at once
+    def late(child: Any, lines: Any) -> None:
         child.wait()
         time.sleep(0.7)
         empty(child, lines)
@@ -164,7 +165,8 @@ def test_interruption_ends_the_whole_process_tree(trained_toy: Path, monkeypatch
         repro("unfreeze", "--force", on_line=_quiet)
     assert not any(alive(pid) for pid in slow_phase(trained_toy))
     monkeypatch.delenv("TOY_SLOW")
-    assert repro("unfreeze", "--force", on_line=_quiet) is Verdict.COMPLETED  # no lock was left either
+    # no lock was left
+    assert repro("unfreeze", "--force", on_line=_quiet) is Verdict.COMPLETED
 
 
 def test_group_that_ignores_sigterm_is_killed_after_the_grace() -> None:
@@ -202,16 +204,16 @@ def test_who_waits_is_told_once_and_holds_the_workspace_when_it_is_free(
     toy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lock, "PAUSE", 0.01)
-    said: list[str] = []
+    lines: list[str] = []
     with lock.only_retraining("the first"):
         assert lock.holder() == f"the first, process {os.getpid()}"
-        first_try = only_retraining("the second", 0.001, said.append)
+        first_try = only_retraining("the second", 0.001, lines.append)
         with pytest.raises(lock.Busy, match=r"waited 0\.001 minutes for it"), first_try:
             pass
         holds, ends = threading.Event(), threading.Event()
 
         def second() -> None:
-            with only_retraining("the second", 5, said.append):
+            with only_retraining("the second", 5, lines.append):
                 holds.set()
                 ends.wait(60)
 
@@ -223,7 +225,7 @@ def test_who_waits_is_told_once_and_holds_the_workspace_when_it_is_free(
     ends.set()
     thread.join()
     assert lock.holder() is None
-    assert [line.split(" (")[0] for line in said] == ["Waiting while another retraining holds this workspace"] * 2
+    assert [line.split(" (")[0] for line in lines] == ["Waiting while another retraining holds this workspace"] * 2
 
 
 def test_training_that_outlives_a_killed_run_holds_the_workspace_to_its_end(toy: Path) -> None:

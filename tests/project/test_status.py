@@ -1,4 +1,4 @@
-"""Laws of status: every run has its true outcome, one that did not begin is noticed, and none of it needs a server."""
+"""Laws of status: every outcome is true, a run that never began is noticed, no server is needed."""
 
 import json
 import os
@@ -67,7 +67,7 @@ def of(schedules: list[Schedule], known: list[Run], **more: Any) -> Status:
 def test_a_run_is_logged_with_how_it_ended_whatever_ended_it(space: Path) -> None:
     about = {"name": "a run", "schedule": "weekly", "recorded": True, "due": NOW.isoformat()}
     with runs.noted("1", **about) as ends:
-        assert [each.outcome for each in runs.read()] == ["Running"]
+        assert [run.outcome for run in runs.read()] == ["Running"]
         ends("Completed", "did head")
     with pytest.raises(OSError, match="the disk is full"), runs.noted("2", **about):
         raise OSError("the disk is full")
@@ -82,9 +82,9 @@ def test_a_run_is_logged_with_how_it_ended_whatever_ended_it(space: Path) -> Non
     with runs.noted("6", **about) as ends:
         ends("Completed", "nothing new")
     logged = runs.read()
-    assert [each.outcome for each in logged] == ["Completed", "Failed", "Cancelled", "Killed", "Completed"]
-    assert [each.message for each in logged] == ["did head", "the disk is full", "", "", "nothing new"]
-    assert all(each.due == NOW and each.schedule == "weekly" for each in logged)
+    assert [run.outcome for run in logged] == ["Completed", "Failed", "Cancelled", "Killed", "Completed"]
+    assert [run.message for run in logged] == ["did head", "the disk is full", "", "", "nothing new"]
+    assert all(run.due == NOW and run.schedule == "weekly" for run in logged)
     with lock.only_retraining("a container"):  # whose processes this machine does not see
         assert runs.read()[-2].outcome == "Running"
 
@@ -107,8 +107,8 @@ def test_each_time_at_which_nothing_began_before_the_next_one_is_a_run_that_did_
         run(schedule.past[3], "Failed"),
     ]
     missed = status.never_began(schedule, begun, NOW)
-    assert [each.due for each in missed] == [schedule.past[number] for number in (2, 4, 5)]
-    assert [each.due for each in status.never_began(schedule, begun, schedule.past[5])] == [
+    assert [run.due for run in missed] == [schedule.past[number] for number in (2, 4, 5)]
+    assert [run.due for run in status.never_began(schedule, begun, schedule.past[5])] == [
         schedule.past[2],
         schedule.past[4],
     ], "what is not late yet is not missed"
@@ -118,10 +118,10 @@ def test_each_time_at_which_nothing_began_before_the_next_one_is_a_run_that_did_
 def test_what_is_due_while_another_run_goes_on_waits_for_it_and_is_not_late() -> None:
     schedule = weekly(4)
     before, busy = run(schedule.past[0]), run(schedule.past[2] - timedelta(hours=1), "Running", schedule="long")
-    assert [each.due for each in status.never_began(schedule, [before, busy], NOW)] == [schedule.past[1]]
+    assert [run.due for run in status.never_began(schedule, [before, busy], NOW)] == [schedule.past[1]]
     ended = replace(busy, outcome="Completed", ended=NOW - timedelta(minutes=50))
-    assert [each.due for each in status.never_began(schedule, [before, ended], NOW)] == schedule.past[1:]
-    just = [each.due for each in status.never_began(schedule, [before, ended], NOW - timedelta(minutes=60))]
+    assert [run.due for run in status.never_began(schedule, [before, ended], NOW)] == schedule.past[1:]
+    just = [run.due for run in status.never_began(schedule, [before, ended], NOW - timedelta(minutes=60))]
     assert just == [schedule.past[1]], "the others have their turn only now"
 
 
@@ -182,7 +182,13 @@ def test_the_page_has_the_facts_the_runs_and_a_picture_of_all_versions() -> None
     schedule = weekly(2)
     shown = of([schedule], [run(schedule.past[0]), run(schedule.past[1], "Failed", message="a | b\nc")], set_aside=3)
     page = status.page(shown, RETRAIN)
-    for words in ("v1.0.0, 21 days old", "80.0 %", "a \\| b c", "3 of what arrived", "data:image/png;base64,"):
+    for words in (
+        "v1.0.0, 21 days old",
+        "80.0 %",
+        "a \\| b c",
+        "3 of the files that arrived",
+        "data:image/png;base64,",
+    ):
         assert words in page
     assert page.startswith("**the last run of weekly")
 
@@ -214,8 +220,11 @@ def test_status_needs_no_server_and_its_check_ends_with_a_sentence(
     override(["retrain.disk_gb=0"], space / "params.yaml")
     now = datetime.now().astimezone()
     rule = {"cron": "0 3 * * *", "timezone": "UTC", "day_or": True}
-    told = {"rules": [rule], "described": "0 3 * * *", "paused": False, "served_by": "served by process 7"}
-    noted = {"heard": now.isoformat(), "schedules": {"nightly": told | {"since": (now - 3 * timedelta(1)).isoformat()}}}
+    description = {"rules": [rule], "described": "0 3 * * *", "paused": False, "served_by": "served by process 7"}
+    noted = {
+        "heard": now.isoformat(),
+        "schedules": {"nightly": description | {"since": (now - 3 * timedelta(1)).isoformat()}},
+    }
     (space / ".prefect").mkdir()
     (space / ".prefect/schedules.json").write_text(json.dumps(noted))
 
@@ -234,5 +243,5 @@ def test_status_needs_no_server_and_its_check_ends_with_a_sentence(
     assert lines[2].startswith("nightly       0 3 * * *, no server answers, next ")
     assert [line.split()[3:6] for line in lines if "Did not run" in line] == [["Did", "not", "run"]] * 3
     values = json.loads(thaw("--json").output)
-    assert [each["outcome"] for each in values["runs"]] == ["Did not run"] * 3 + ["Completed"]
+    assert [run["outcome"] for run in values["runs"]] == ["Did not run"] * 3 + ["Completed"]
     assert not list(space.glob(".prefect/*.db")), "nothing was started"

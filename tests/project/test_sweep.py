@@ -1,4 +1,4 @@
-"""Laws of a sweep: which arms there are, in which order they share phases, what they start from, what came out."""
+"""Laws of a sweep: its arms, which phases they share, what they start from, and their results."""
 
 import subprocess
 from itertools import combinations
@@ -43,8 +43,8 @@ def test_arms_are_all_combinations_and_every_setting_gets_every_seed(trained_toy
 
 def test_brackets_protect_the_commas_of_a_list(trained_toy: Path) -> None:
     grid = ["unfreeze.blocks=all,[features.7.0, features.8],2"]
-    chosen = [arm.settings.unfreeze.blocks for arm in grids.arms(grid, None, 50)]
-    assert chosen == ["all", ["features.7.0", "features.8"], 2]
+    blocks = [arm.settings.unfreeze.blocks for arm in grids.arms(grid, None, 50)]
+    assert blocks == ["all", ["features.7.0", "features.8"], 2]
 
 
 def test_names_of_arms_are_names_for_git(trained_toy: Path) -> None:
@@ -61,7 +61,7 @@ def test_names_of_arms_are_names_for_git(trained_toy: Path) -> None:
         ([], None, "a sweep needs values to try"),
         ([], 0, "--seeds 0 leaves nothing to train"),
         (["unfreeze.ratio=10,30"], -1, "--seeds -1 leaves nothing"),
-        (["unfreeze.ratio"], None, "'unfreeze.ratio' is no setting"),
+        (["unfreeze.ratio"], None, "'unfreeze.ratio' is not a setting"),
         (["unfreeze.ratio=10,,30"], None, "has an empty value"),
         (["unfreeze.ratio="], None, "has an empty value"),
         (["unfreeze.ratio=10,30,10"], None, "gives the arm ratio10-seed0 twice"),
@@ -89,7 +89,7 @@ def test_no_phase_is_computed_twice_whatever_the_grid(
     trained_toy: Path, values: dict[str, list[int]], seeds: int
 ) -> None:
     """Two jobs that would compute the same phase wait for one another."""
-    grid = [f"{key}={','.join(map(str, each))}" for key, each in values.items()]
+    grid = [f"{key}={','.join(map(str, choices))}" for key, choices in values.items()]
     arms = grids.arms(grid, seeds, 50)
     jobs = {job.name: job for job in plan.plan(arms)}
     settings_of = {tuple(arm.overrides): arm.settings for arm in arms}
@@ -104,9 +104,9 @@ def test_no_phase_is_computed_twice_whatever_the_grid(
 
     def reads(name: str) -> list[tuple[object, ...]]:
         """For each phase that a job goes through, everything that its result depends on."""
-        chosen = settings_of[tuple(jobs[name].overrides)]
-        read: list[object] = [chosen.prepare]
-        per_phase = [(), (chosen.embed,), (chosen.seed, chosen.head), (chosen.unfreeze,), (chosen.evaluate,), ()]
+        config = settings_of[tuple(jobs[name].overrides)]
+        read: list[object] = [config.prepare]
+        per_phase = [(), (config.embed,), (config.seed, config.head), (config.unfreeze,), (config.evaluate,), ()]
         keys = []
         for phase, own in zip(phases, per_phase, strict=True):
             read += own
@@ -117,7 +117,7 @@ def test_no_phase_is_computed_twice_whatever_the_grid(
 
     for one, other in combinations(jobs, 2):
         shared = set(reads(one)) & set(reads(other))
-        made = {key for each in {*before(one)} | {*before(other)} for key in reads(each)}
+        made = {key for job in {*before(one)} | {*before(other)} for key in reads(job)}
         assert shared <= made or one in before(other) or other in before(one)
 
 

@@ -1,4 +1,4 @@
-"""Laws of upgrades: values stay, new settings come with their comments, and changes of both sides are merged."""
+"""Laws of upgrades: values stay, new settings come with comments, both sides' edits merge."""
 
 import signal
 from pathlib import Path
@@ -94,7 +94,9 @@ def test_an_upgrade_is_shown_first_and_then_done(project: Path, monkeypatch: pyt
     assert (project / "tasks/report.py").read_text() == text + "\n# changed\n"
     values = YAML(typ="safe").load(project / "params.yaml")["unfreeze"]
     assert (values["ratio"], values["sharpen"]) == (30, 0.5)
-    assert list(upgrade(apply=False)) == [f"nothing to do: this project is of thaw {recipe.thaw.__version__}"]
+    assert list(upgrade(apply=False)) == [
+        f"nothing to do: this project is up to date with thaw {recipe.thaw.__version__}"
+    ]
     recipe.require_same()
 
 

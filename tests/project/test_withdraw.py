@@ -1,4 +1,4 @@
-"""Laws of removal: a picture that is withdrawn is found nowhere by its content, and what lost it says so."""
+"""Laws of removal: no copy of a withdrawn picture is left anywhere, and what lost it says so."""
 
 import subprocess
 import sys
@@ -65,7 +65,7 @@ def files_of_the_first() -> set[str]:
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A version that learned from the pictures of a patient, one of them twice, in cache, remote and archive."""
+    """A version that learned from a patient's pictures; copies in cache, remote and archive."""
     folder = tmp_path / "project"
     (folder / "data" / "images").mkdir(parents=True)
     rows = []

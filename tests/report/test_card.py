@@ -1,4 +1,4 @@
-"""Laws of the model card: it says how the model was made, and claims no gain that was not measured."""
+"""Laws of the model card: how the model was made, and no gain that was not measured."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Laws of the report: honest headline, nothing from outside, nothing left out, nothing unescaped."""
+"""Laws of the report: an honest headline, self-contained, complete, everything escaped."""
 
 import copy
 import io
@@ -190,7 +190,7 @@ def example(
 
 
 def html(draw: bool = False, **values: Any) -> str:
-    """The page of a run, made as tasks/report.py makes it; without drawing, for laws about its words."""
+    """The page of a run, made as tasks/report.py does, without plots: for laws about its words."""
     metrics, predictions, classes = (values[name] for name in ("metrics", "predictions", "classes"))
     empty = Plot(b"", b"")
     plots = (
@@ -204,7 +204,7 @@ def html(draw: bool = False, **values: Any) -> str:
         else dict.fromkeys(("curves", "confusion", "calibration", "forgetting"), empty)
     )
     worst = worst_mistakes(predictions, classes)
-    chosen = chosen_on_validation(values["head_figures"], metrics)
+    uses = chosen_on_validation(values["head_figures"], metrics)
     parts = [
         sections.metrics_section(metrics, predictions, values["manifest"], classes, values.get("deciding")),
         sections.curves_section(plots["curves"], metrics, values["head_figures"], values["unfreeze_history"]),
@@ -215,7 +215,7 @@ def html(draw: bool = False, **values: Any) -> str:
         sections.mistakes_section(worst, values["pictures"](list(worst["path"])), predictions),
         sections.classes_section(values["classes_table"], metrics),
         sections.slices_section(values["slices_table"], metrics, classes),
-        sections.data_section(values["manifest"], classes, values["slices"], values.get("notes", Notes()), chosen),
+        sections.data_section(values["manifest"], classes, values["slices"], values.get("notes", Notes()), uses),
         sections.settings_section(values["params"], values["versions"], values["data_hash"]),
     ]
     return page_of(values["title"], sections.top(metrics, predictions), [part for part in parts if part])
@@ -355,8 +355,8 @@ def test_report_shows_every_parameter_version_and_the_hash_of_the_data(page: str
         ("seed", "7"),
     ):
         assert words[words.index(name) + 1] == shown
-    for word in ("torch", "2.14.1", "9f86d081884c7d659a2feaa0c55ad015.dir"):
-        assert word in words
+    for text in ("torch", "2.14.1", "9f86d081884c7d659a2feaa0c55ad015.dir"):
+        assert text in words
 
 
 def notes() -> Notes:
@@ -511,7 +511,7 @@ def test_a_phase_2_that_made_things_worse_is_one_sentence_that_says_how_sure_tha
 
 
 @pytest.mark.parametrize(
-    ("head", "phase_2", "said"),
+    ("head", "phase_2", "sentence"),
     [
         (
             {"epochs": 36, "kept_epoch": 26},
@@ -544,8 +544,10 @@ def test_a_phase_2_that_made_things_worse_is_one_sentence_that_says_how_sure_tha
         ({"epochs": 9, "kept_epoch": 4}, {}, "phase 2 starts from it. Phase 2 ran 8 epochs."),
     ],
 )
-def test_which_epochs_are_kept_is_said_as_it_happened(head: dict[str, int], phase_2: dict[str, Any], said: str) -> None:
-    assert kept_epochs(head, phase_2, 8).endswith(said)
+def test_which_epochs_are_kept_is_said_as_it_happened(
+    head: dict[str, int], phase_2: dict[str, Any], sentence: str
+) -> None:
+    assert kept_epochs(head, phase_2, 8).endswith(sentence)
 
 
 def test_copies_of_test_pictures_in_other_splits_are_counted() -> None:
@@ -575,7 +577,7 @@ def test_groups_are_called_whole_only_where_they_are() -> None:
 
 
 @pytest.mark.parametrize(
-    ("epochs", "phase_2", "operating", "said"),
+    ("epochs", "phase_2", "operating", "sentence"),
     [
         (36, {"keep": "last", "kept_epoch": 8}, True, "choose the epoch of phase 1, the temperature and the threshold"),
         (0, {"keep": "last", "kept_epoch": 8}, False, "choose the temperature"),
@@ -589,14 +591,14 @@ def test_groups_are_called_whole_only_where_they_are() -> None:
     ],
 )
 def test_what_validation_chose_is_what_it_chose(
-    epochs: int, phase_2: dict[str, Any], operating: bool, said: str
+    epochs: int, phase_2: dict[str, Any], operating: bool, sentence: str
 ) -> None:
     values = example(["a", "b"], test=60)
     values["head_figures"] = {"epochs": epochs, "kept_epoch": epochs}
     values["metrics"]["phase_2"] = phase_2 | {"same": False}
     if not operating:
         del values["metrics"]["operating"]
-    assert f"Validation is used to {said}." in " ".join(html(**values).split())
+    assert f"Validation is used to {sentence}." in " ".join(html(**values).split())
 
 
 def test_the_page_warns_near_its_headline_where_phase_2_made_things_worse() -> None:
@@ -604,7 +606,7 @@ def test_the_page_warns_near_its_headline_where_phase_2_made_things_worse() -> N
     values["metrics"] = example_metrics(-0.02, -0.05, 0.01)
     words = Outline(html(**values)).words
     output = warning(values["metrics"]).replace(" %", "\u00a0%")
-    assert output in [word.replace("\u00a0", " ").replace(" %", "\u00a0%") for word in words[: words.index("Metrics")]]
+    assert output in [text.replace("\u00a0", " ").replace(" %", "\u00a0%") for text in words[: words.index("Metrics")]]
 
 
 def test_headline_without_an_interval_says_why_and_claims_nothing() -> None:

@@ -1,4 +1,4 @@
-"""Laws of calibration: the temperature undoes what made a network too sure, and a threshold keeps its promise."""
+"""Laws of calibration: the temperature removes overconfidence, a threshold keeps its promise."""
 
 import re
 from pathlib import Path
@@ -85,6 +85,6 @@ def test_at_threshold_of_an_absent_class_has_no_value() -> None:
 
 
 def test_one_function_makes_probabilities_and_only_an_exported_graph_has_another() -> None:
-    found = [file for folder in ("thaw", "tasks") for file in (ROOT / folder).rglob("*.py")]
-    makers = {file.relative_to(ROOT).as_posix() for file in found if re.search(r"(?<!_)softmax\(", file.read_text())}
+    files = [file for folder in ("thaw", "tasks") for file in (ROOT / folder).rglob("*.py")]
+    makers = {file.relative_to(ROOT).as_posix() for file in files if re.search(r"(?<!_)softmax\(", file.read_text())}
     assert makers == {"thaw/statistics/calibration.py", "thaw/model/onnx.py"}

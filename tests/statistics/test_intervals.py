@@ -1,4 +1,4 @@
-"""Laws of intervals: they hold the truth from few groups, and never say more than the pictures do."""
+"""Laws of intervals: they cover the truth from few groups on, and never claim too much."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from thaw.statistics.intervals import FEWEST, Figure
 
 
 def drawn(seed: int, groups: int = 9, classes: int = 3, more: int = 60) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Probabilities with ties, labels, and groups of uneven sizes; each class is in two groups at least."""
+    """Probabilities with ties, labels, and uneven groups; each class is in two groups at least."""
     random = np.random.default_rng(seed)
     labels = np.concatenate([np.arange(2 * classes) % classes, random.integers(classes, size=more)])
     codes = np.concatenate([np.arange(2 * classes) // classes, random.integers(groups, size=more)])
@@ -46,9 +46,9 @@ def test_figures_without_a_group_are_those_of_the_other_pictures(classes: int, g
 
 def test_there_is_no_interval_from_fewer_than_six_groups_or_pictures() -> None:
     changes = np.tile([1.0, 0.0, -1.0, 1.0], 30)
-    for codes, what in ((np.arange(120) % 5, "groups of test pictures"), (np.arange(5), "test pictures")):
+    for codes, unit in ((np.arange(120) % 5, "groups of test pictures"), (np.arange(5), "test pictures")):
         span = intervals.of_change(changes[: len(codes)], codes)
-        assert span == (None, None, f"an interval takes {FEWEST} {what}, there are 5")
+        assert span == (None, None, f"an interval takes {FEWEST} {unit}, there are 5")
     assert intervals.of_change(changes, np.arange(120) % 6).low is not None
 
 
@@ -103,7 +103,9 @@ def test_degrees_of_freedom_are_those_of_alike_groups_and_few_where_one_is_large
 
 
 def test_degrees_of_freedom_are_those_of_the_noise() -> None:
-    """Satterthwaite: twice the squared mean over the variance of what the jackknife estimates, of independent noise."""
+    """Satterthwaite: twice the squared mean over the variance of the jackknife's estimate,
+    for independent noise.
+    """
     sizes = np.array([40, 5, 10, 20, 5, 2, 8])
     codes, random = np.repeat(np.arange(7), sizes), np.random.default_rng(0)
     results = []

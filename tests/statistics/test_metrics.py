@@ -31,8 +31,8 @@ def test_auc_agrees_with_scikit_learn_under_ties(classes: int) -> None:
     random = np.random.default_rng(0)
     labels = random.integers(classes, size=120)
     p = np.round(random.dirichlet(np.ones(classes), size=120), 1)
-    each = [roc_auc_score(labels == k, p[:, k]) for k in ([1] if classes == 2 else range(classes))]
-    assert metrics.auc(p, labels) == pytest.approx(np.mean(each))
+    aucs = [roc_auc_score(labels == k, p[:, k]) for k in ([1] if classes == 2 else range(classes))]
+    assert metrics.auc(p, labels) == pytest.approx(np.mean(aucs))
 
 
 def test_calibration_error_is_zero_for_the_calibrated_and_large_for_the_sure_and_wrong() -> None:

@@ -21,7 +21,8 @@ LIMITS = Limits(by="accuracy", costs={}, margin=0.01, sure=0.975, class_limit=0.
 PICTURES = 400
 LABELS = np.arange(PICTURES) % 2
 WAFER = np.where(np.arange(PICTURES) % 8 < 2, "mono", "poly")  # both classes in each
-MONO, POLY = np.flatnonzero(WAFER == "mono"), np.flatnonzero(WAFER == "poly")  # 100 and 300 pictures
+# 100 and 300 pictures
+MONO, POLY = np.flatnonzero(WAFER == "mono"), np.flatnonzero(WAFER == "poly")
 CLASSES = ["functional", "defective"]
 
 
@@ -81,14 +82,14 @@ def test_groups_widen_the_interval() -> None:
 
 
 def test_a_model_worse_in_one_class_is_refused_though_better_overall() -> None:
-    lost = np.flatnonzero(LABELS == 1)[:20]
-    result = judged(answers(np.flatnonzero(LABELS == 0)[:80]), answers(lost))
+    missed = np.flatnonzero(LABELS == 1)[:20]
+    result = judged(answers(np.flatnonzero(LABELS == 0)[:80]), answers(missed))
     assert result.gain["low"] > 0
     assert not result.promoted
     assert result.reason.startswith(
         "worse in a part: class 'defective' falls from 100.0 % to 90.0 % of its 200 pictures"
     )
-    assert judged(answers(np.flatnonzero(LABELS == 0)[:80]), answers(lost), class_limit=0.1, slice_limit=1.0).promoted
+    assert judged(answers(np.flatnonzero(LABELS == 0)[:80]), answers(missed), class_limit=0.1, slice_limit=1.0).promoted
 
 
 def test_a_model_worse_in_one_slice_is_refused_though_better_overall() -> None:
@@ -116,8 +117,10 @@ def test_a_class_that_falls_in_too_few_groups_is_told() -> None:
         pd.DataFrame({"wafer": WAFER}), LIMITS,
     )  # fmt: skip
     assert result.promoted
-    said = "class 'defective' falls from 100.0 % to 0.0 % of its 60 pictures, in too few groups (3) to tell whether by"
-    assert said in result.reason
+    sentence = (
+        "class 'defective' falls from 100.0 % to 0.0 % of its 60 pictures, in too few groups (3) to tell whether by"
+    )
+    assert sentence in result.reason
     row = next(row for row in result.falls if row["value"] == "defective")
     assert (row["limit"], row["within"], row["untold"]) == (None, True, True)
 
@@ -177,7 +180,7 @@ def test_the_figure_that_is_named_decides_and_comes_first(by: str) -> None:
 
 
 def test_costs_decide_against_a_model_with_fewer_but_dearer_mistakes() -> None:
-    """One takes 40 of 200 functional cells for defective, the other misses 20 defects, at 10 each."""
+    """One takes 40 of 200 functional cells for defective; the other misses 20 defects."""
     cautious, careless = answers(np.flatnonzero(LABELS == 0)[:40]), answers(np.flatnonzero(LABELS == 1)[:20])
     costs = {"defective": {"functional": 10.0}}
     changes: Any = {"costs": costs, "class_limit": 1.0, "slice_limit": 1.0}
@@ -214,7 +217,7 @@ def test_where_no_threshold_keeps_the_promise_nothing_is_found() -> None:
 
 
 def test_recall_that_is_bought_with_precision_is_refused() -> None:
-    """The new model calls everything positive from its threshold on: it finds all, and half of what it calls is not."""
+    """The new model's threshold finds every defect, and half of what it flags is none."""
     before, after = answers(np.flatnonzero(LABELS == 1)[:60]), np.full((PICTURES, 2), 0.5)
     slices = pd.DataFrame({"wafer": WAFER})
     for promise in ("precision", "specificity"):
@@ -247,7 +250,8 @@ def test_auc_is_over_the_classes_that_have_pictures() -> None:
 
 
 def test_a_class_the_model_in_use_does_not_know_counts_for_the_one_that_does() -> None:
-    labels = np.arange(PICTURES) % 4 // 2 + (np.arange(PICTURES) % 4 == 3)  # every fourth picture is of class 2
+    # every fourth is of class 2
+    labels = np.arange(PICTURES) % 4 // 2 + (np.arange(PICTURES) % 4 == 3)
     known = ["defective", "functional"]  # in another order, too
     classes = ["functional", "defective", "cracked"]
     before = aligned(answers(labels=1 - np.minimum(labels, 1)), known, classes)
@@ -276,11 +280,11 @@ def test_the_order_of_the_pictures_changes_nothing(random: Any, grouped: bool) -
     groups = [f"g{number}" for number in numbers.integers(0, 9, 60)]
     limits, other = Limits("accuracy", {}, 0.2, 0.7, 0.2, 0.2, 5), numbers.permutation(60)
 
-    def found(order: np.ndarray) -> Decision:
+    def decision(order: np.ndarray) -> Decision:
         names = [groups[number] for number in order] if grouped else None
         return decide(before[order], after[order], labels[order], list("abc"), names, slices.iloc[order], limits)
 
-    assert found(np.arange(60)) == found(other)
+    assert decision(np.arange(60)) == decision(other)
 
 
 def test_a_decision_is_plain_json() -> None:

@@ -1,4 +1,4 @@
-"""Laws of evaluate's figures: a dozen to compare, the rest beside them, nothing lost, old versions readable."""
+"""Laws of evaluate's figures: a dozen to compare, all others beside them, old versions readable."""
 
 from typing import Any
 

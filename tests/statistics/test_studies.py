@@ -1,4 +1,4 @@
-"""Laws of studies: what the seeds say together is what each says alone, and intervals hold both chances."""
+"""Laws of studies: figures over seeds are those of each seed, intervals cover both chances."""
 
 import io
 from dataclasses import replace
@@ -82,9 +82,9 @@ def test_seeds_are_summed_up_with_spread_and_by_slice() -> None:
     runs = [_drawn("x", seed, 0.7, 0.8) for seed in range(3)]
     figures, slices = study.seeds(runs, ["half"])
     accuracy = figures.iloc[0]
-    each = [run.metrics["head"]["accuracy"] for run in runs]
-    assert accuracy["head"] == pytest.approx(np.mean(each))
-    assert accuracy["head_spread"] == pytest.approx(np.std(each, ddof=1))
+    accuracies = [run.metrics["head"]["accuracy"] for run in runs]
+    assert accuracy["head"] == pytest.approx(np.mean(accuracies))
+    assert accuracy["head_spread"] == pytest.approx(np.std(accuracies, ddof=1))
     assert accuracy["gain"] == pytest.approx(accuracy["finetuned"] - accuracy["head"])
     assert slices["value"].tolist() == ["high", "low"]
     assert slices["finetuned"].mean() == pytest.approx(accuracy["finetuned"])
@@ -150,7 +150,8 @@ def test_auc_of_arms_differs_by_as_much_as_their_own_auc_does() -> None:
 
 
 def test_averaged_seeds_say_what_the_mean_of_their_probabilities_says() -> None:
-    sure, unsure = [True, True, False, False], [True, False, True, False]  # 0.9 where right, 0.3 where wrong
+    # 0.9 where right, 0.3 where wrong
+    sure, unsure = [True, True, False, False], [True, False, True, False]
     runs = [_run("x", seed, {"head": output, "finetuned": output}) for seed, output in enumerate((sure, unsure))]
     for run in study.averaged(runs):
         assert (run.predictions["finetuned_prediction"] == "a").tolist() == [True, True, True, False]

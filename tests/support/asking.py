@@ -1,7 +1,8 @@
-"""What a command does that is forked from a warm process: it asks for that, and ends as its fork ends.
+"""The side of a command that asks a warm process to fork it, and ends as its fork ends.
 
-Python itself starts in 8 ms, and the suite starts a command two thousand times. The modules that one would take here,
-`json`, `socket`, `subprocess`, `signal` and `typing`, take 30 ms more; so this file imports what is built in.
+Python itself starts in 8 ms, and the suite starts a command two thousand times. The modules that
+one would take here, `json`, `socket`, `subprocess`, `signal` and `typing`, take 30 ms more; so
+this file imports what is built in.
 """
 
 import _signal as signal
@@ -16,7 +17,7 @@ MOST_FILES = 32
 
 
 def ask(folder: str, name: str, program: str, arguments: list[str]) -> None:
-    """Let a program run in a fork of that name and end as it ended; return if nobody is there to fork."""
+    """Run a program in a fork of that name and end as it does; return if nobody can fork it."""
     connection = _connected(folder, name)
     files = [number for number in open_files() if os.get_inheritable(number)]
     if not connection or len(files) > MOST_FILES:
@@ -69,7 +70,7 @@ def _line(connection: "socket.socket") -> bytes:
 
 
 def _connected(folder: str, name: str) -> "socket.socket | None":
-    """A connection to who forks, which is started if need be; it answers once it has imported everything."""
+    """A connection to the forker, started if needed; it answers once it has imported everything."""
     deadline = 0.0
     while True:
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)

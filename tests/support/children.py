@@ -1,4 +1,4 @@
-"""What tests share about other processes: start them, wait for what they do, see whether they live."""
+"""Other processes in tests: start them, wait for what they do, see whether they live."""
 
 import os
 import subprocess
@@ -10,12 +10,12 @@ from typing import Any
 
 
 def importing(*folders: Path) -> str:
-    """A PYTHONPATH with these folders before what the tests have on it: without that no command is forked."""
+    """A PYTHONPATH with these folders before the tests' own, which commands need to be forked."""
     return os.pathsep.join([*map(str, folders), os.environ["PYTHONPATH"]])
 
 
 def call(folder: Path, *command: str) -> str:
-    """Run a command to its good end, with the programs of this Python first; what it printed."""
+    """Run a command that must succeed, with this Python's programs first; returns its output."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     done = subprocess.run(command, cwd=folder, env=os.environ | {"PATH": path}, text=True, capture_output=True)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -42,9 +42,9 @@ def git(folder: Path, *arguments: str) -> str:
 
 
 def until(ready: Callable[[], Any], patience: float = 300.0) -> Any:
-    """What `ready` gives once it is true. A busy machine may need long, a test that fails needs it once.
+    """What `ready` returns once it is true. The limit is long: a busy machine may need it.
 
-    It is asked less often the longer it takes: the answer is often a server's, which has other things to do.
+    It is called less often as time passes: a server that answers has other things to do.
     """
     start = time.monotonic()
     while not (result := ready()):
@@ -55,7 +55,7 @@ def until(ready: Callable[[], Any], patience: float = 300.0) -> Any:
 
 
 def alive(pid: int) -> bool:
-    """Whether a process lives. A zombie has ended: only its parent's glance at it is missing."""
+    """Whether a process lives. A zombie has ended, and only waits for its parent."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
     except (FileNotFoundError, ProcessLookupError):
@@ -63,7 +63,7 @@ def alive(pid: int) -> bool:
 
 
 def slow_phase(root: Path) -> list[int]:
-    """Wait until the toy's slow phase runs; its process, and the child of it that is deaf to SIGTERM."""
+    """Wait until the toy's slow phase runs; returns its process and its child deaf to SIGTERM."""
     file = root / ".dvc" / "tmp" / "pids"
 
     def noted() -> list[int]:

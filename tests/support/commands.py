@@ -1,8 +1,8 @@
-"""Commands forked from a process that has their packages imported. See tests/support/site/sitecustomize.py.
+"""Commands forked from a process that has imported their packages. See site/sitecustomize.py.
 
-The process that was to be the command asks (asking.py), and `serve` runs in the one that forks: one forks what computes
-with torch, one what is made of DVC, one what imports prefect, and one its server. The first who asks starts it; it ends
-with the suite (leftovers.py).
+The process that was to be the command asks (asking.py), and `serve` runs in the one that forks:
+one forks what computes with torch, one what is made of DVC, one what imports prefect, and one its
+server. The first who asks starts it; it ends with the suite (leftovers.py).
 """
 
 import marshal
@@ -15,7 +15,7 @@ from typing import Any
 
 from asking import MOST_FILES, PASSED_ON, open_files
 
-# Packages that DVC imports when it needs them, all of them.
+# All packages that DVC imports when it needs them.
 DVC_PACKAGES = (
     "dvc.commands",
     "dvc.repo",
@@ -32,7 +32,7 @@ DVC_MODULES = (
     "dulwich.stash", "dulwich.gc", "pygit2", "ruamel.yaml", "ruamel.yaml.mergevalue",
     "fsspec.implementations.memory", "rich.table", "rich.status",
 )  # fmt: skip
-# What phases import of others: nothing of this project, and nothing that reads the environment.
+# Packages that phases import; none of this project, and none that reads the environment.
 TORCH_MODULES = (
     "torch", "torch._dynamo", "torchvision", "torchvision.transforms.v2.functional", "safetensors.torch", "pandas",
     "scipy.stats", "scipy.optimize", "sklearn.metrics", "sklearn.model_selection", "sklearn.linear_model",
@@ -55,8 +55,8 @@ def serve(folder: str, name: str) -> None:
         try:
             listening.bind(f"{folder}/{name}")
         except OSError:
-            return  # another one was quicker
-        listening.listen(64)  # who asks meanwhile waits: that costs less than to import the same
+            return  # another process was quicker
+        listening.listen(64)  # other askers wait: importing the same at once would cost more
         _import_everything(name)
         gc.freeze()
         while True:
@@ -85,11 +85,11 @@ def _import_everything(name: str) -> None:
     if "dvc.cli.parser" in names:
         from dvc.cli.parser import get_main_parser
 
-        get_main_parser()  # which keeps it
+        get_main_parser()  # the child keeps it
 
 
 def _watch(connection: socket.socket) -> None:
-    """Fork the command, in a session of its own; say how it ended, and end it if whoever asked for it is gone."""
+    """Fork the command in its own session; report how it ended, and end it if the asker is gone."""
     import select
 
     head, files, _, _ = socket.recv_fds(connection, 8, MOST_FILES)
@@ -165,7 +165,7 @@ def _become(request: dict[str, Any], files: list[int]) -> None:
 
 
 class _Later:
-    """Hides prefect until it is imported: thaw sets environment variables before, and asks whether it is there."""
+    """Hides prefect until it is imported: thaw sets its environment variables before."""
 
     def __init__(self) -> None:
         names = [name for name in sys.modules if name.partition(".")[0] == "prefect"]
@@ -199,7 +199,7 @@ def _settings_anew() -> None:
 
 
 def _run(program: str, arguments: list[str]) -> int:
-    """Run a module, a script or a line of code; the exit code where it does not leave by itself."""
+    """Run a module, a script or a line of code; returns the exit code unless it exits by itself."""
     import runpy
     import warnings
 
@@ -223,7 +223,7 @@ def _run(program: str, arguments: list[str]) -> int:
 
 
 def _show(arguments: list[str]) -> None:
-    """Let the system list this process by the arguments of the command, as thaw/project/heal.py expects."""
+    """List this process with the command's arguments, as thaw/project/heal.py expects."""
     import ctypes
 
     start, end = map(int, open("/proc/self/stat").read().rsplit(")", 1)[1].split()[45:47])  # noqa: SIM115

@@ -30,5 +30,5 @@ SMALLEST = {"alexnet": 63, "inception_v3": 75, "maxvit_t": 224}
 
 
 def size_for(name: str) -> int:
-    """The smallest pictures that a backbone can take; vision transformers have two patches a side."""
+    """The smallest pictures that a backbone takes; vision transformers get two patches a side."""
     return 2 * int(name.rsplit("_", 1)[1]) if name.startswith("vit_") else SMALLEST.get(name, 32)

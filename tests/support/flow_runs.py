@@ -5,7 +5,7 @@ from typing import Any
 
 
 def execute(flow: Any, client: Any, run_id: Any) -> Any:
-    """Carry out a flow run here, as a worker would in a process of its own; its state on the server afterwards."""
+    """Carry out a flow run as a worker would, in a process of its own; returns its final state."""
     from prefect.exceptions import Pause
     from prefect.flow_engine import run_flow
 

@@ -1,4 +1,4 @@
-"""What tests of new pictures share: a workspace whose data grow, and a process that is killed at a chosen step."""
+"""For tests of new pictures: a workspace whose data grow, and a process killed at a chosen step."""
 
 import hashlib
 import os
@@ -29,12 +29,13 @@ def fill(folder: Path, layout: str, contents: range, start: int = 0) -> Path:
         picture(folder / name / f"{start + content}.png", content)
         rows.append(f'images/{start + content}.png,{label},"day {content // 4}"')
     if layout == "table":
-        (folder / "labels.csv").write_text("\n".join(["path,label,group", *rows]))  # no newline at its end
+        # no newline at the end
+        (folder / "labels.csv").write_text("\n".join(["path,label,group", *rows]))
     return folder
 
 
 def everything(folder: Path) -> dict[str, bytes]:
-    """The files of a folder, and its folders, but for what is under .dvc/tmp, where an add may leave traces."""
+    """The files and folders of a folder, except under .dvc/tmp, where an add may leave traces."""
     return {
         path.relative_to(folder).as_posix(): path.read_bytes() if path.is_file() else b"a folder"
         for path in folder.rglob("*")
@@ -43,14 +44,14 @@ def everything(folder: Path) -> dict[str, bytes]:
 
 
 def put_back(copy: Path, folder: Path) -> None:
-    """A folder becomes what the copy is; it is not deleted itself, because it may be the current one."""
+    """Make a folder equal to its copy without deleting it: it may be the current folder."""
     for entry in folder.iterdir():
         shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
     shutil.copytree(copy, folder, dirs_exist_ok=True)
 
 
 def pin(stage: str, command: list[str], on_line: Callable[[str], None]) -> list[str]:
-    """What dvc does, as far as these tests can see."""
+    """A stand-in for `dvc add`, as far as these tests can see."""
     assert command[1:3] == ["-m", "dvc"]
     tree = everything(workspace.root() / "data")
     (workspace.root() / "data.dvc").write_text(hashlib.sha256(repr(sorted(tree.items())).encode()).hexdigest())
@@ -66,7 +67,7 @@ def make_space(root: Path, layout: str) -> Path:
 
 
 def killed_before_change(number: int, body: Callable[[], object]) -> bool:
-    """Run `body` in a process of its own that dies, as by kill -9, just before its change `number` of any file."""
+    """Run `body` in a process that dies, as by kill -9, just before file change `number`."""
     if not (child := os.fork()):
         seen = 0
 

@@ -1,7 +1,7 @@
-"""A run of the suite leaves no process behind, however it ends: by itself, by Ctrl-C, by a signal, by SIGKILL.
+"""A run of the suite leaves no process behind, whether it ends by itself or by any signal.
 
-Everything that tests start inherits `THAW_TESTS`, the name of the run's own folder. A watcher that outlives pytest
-ends whoever has it, in whatever session or process group, and removes the folder.
+Everything that tests start inherits `THAW_TESTS`, the name of the run's own folder. A watcher that
+outlives pytest ends whoever has it, in whatever session or process group, and removes the folder.
 """
 
 import os
@@ -17,7 +17,7 @@ MARK = "THAW_TESTS"
 
 
 def watch(folder: Path) -> "subprocess.Popen[bytes]":
-    """Start the watcher of this process: it acts as soon as this process is gone."""
+    """Start the watcher of this process; it acts once this process has ended."""
     os.environ[MARK] = str(folder)
     return subprocess.Popen(
         [sys.executable, __file__, str(folder)],
@@ -30,7 +30,7 @@ def watch(folder: Path) -> "subprocess.Popen[bytes]":
 
 
 def end(folder: Path, *spared: int) -> None:
-    """Kill every process of a run, and those that they started, until none is left; remove its folder."""
+    """Kill every process of a run and their children until none is left; remove its folder."""
     deadline = time.monotonic() + 30
     while (left := _processes_of(folder) - {os.getpid(), *spared}) and time.monotonic() < deadline:
         for pid in left:

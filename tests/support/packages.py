@@ -81,14 +81,14 @@ def draw(folder: Path, count: int = 8, seed: int = 0) -> Path:
 
 
 def meta_of(network: Path, views: str = "flip", sure: float = 0.7, far: float = 0.3, **figures: Any) -> dict[str, Any]:
-    """What the package of a network says, with other figures of evaluate."""
+    """The meta.json of a package, with other figures from evaluate."""
     known = FIGURES | figures
     meta = package.meta_of(checkpoint.read_meta(network), known, [], [], views=views, sure=sure, versions={})
     return meta | {"unlike": {"threshold": far, "false_alarms": 0.02}}
 
 
 def make(folder: Path) -> Packaged:
-    """The package in `folder`, and beside it what it is made of."""
+    """Make a package in `folder`, and its sources beside it."""
     pictures, network = draw(folder / "pictures"), folder / "network"
     torch.manual_seed(0)
     model = create(BACKBONE, "random", len(CLASSES)).train()
@@ -99,7 +99,7 @@ def make(folder: Path) -> Packaged:
         if isinstance(module, torch.nn.BatchNorm2d):
             module.momentum = 1.0
     with torch.no_grad():
-        model.backbone(normalised)  # so that every BatchNorm knows them
+        model.backbone(normalised)  # so that every BatchNorm has statistics of them
         features = model.eval().backbone(normalised)
         half = len(features) // 2
         direction = features[half:].mean(0) - features[:half].mean(0)

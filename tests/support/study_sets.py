@@ -5,13 +5,13 @@ from functools import cache
 import pandas as pd
 import torch
 
-from benchmarks.sizes import Set
+from benchmarks.sizes import DataSet
 from thaw.data.pictures import Normaliser, Pictures, Preprocessing, Shape
 from thaw.data.splits import assign_splits
 
 
 @cache
-def data_set(pictures: int = 600, groups: int = 0) -> Set:
+def data_set(pictures: int = 600, groups: int = 0) -> DataSet:
     rows = pd.DataFrame({"path": [f"{n:04}.png" for n in range(pictures)], "label": ["a", "b", "b"] * (pictures // 3)})
     rows["hash"] = rows["path"]
     rows["group"] = [f"g{n % groups}" if groups else "" for n in range(pictures)]
@@ -19,4 +19,4 @@ def data_set(pictures: int = 600, groups: int = 0) -> Set:
     preprocessing = Preprocessing(8, 8, "bilinear", (0.5,) * 3, (0.5,) * 3)
     shown = Pictures([], Shape(8, 8, "bilinear", "whole", 1), None, 1)
     targets = torch.zeros(pictures, 2)
-    return Set("drawn", rows, ["a", "b"], targets, shown, Normaliser(preprocessing, torch.device("cpu")))
+    return DataSet("drawn", rows, ["a", "b"], targets, shown, Normaliser(preprocessing, torch.device("cpu")))

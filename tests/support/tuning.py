@@ -22,7 +22,7 @@ PLAIN: dict[str, Any] = {
 }  # fmt: skip
 
 
-def config(**changes: Any) -> FineTuning:
+def fine_tuning(**changes: Any) -> FineTuning:
     """Settings of phase 2 with some of them changed."""
     return FineTuning(**PLAIN | changes)
 

@@ -1,4 +1,4 @@
-"""Python processes that find torch and its like imported, because each is forked from one that has done so."""
+"""Python processes that start with torch and the like imported: forks of one that has them."""
 
 import os
 import subprocess
@@ -9,7 +9,7 @@ SUPPORT = Path(__file__).parent
 
 
 def environment(*path: Path) -> dict[str, str]:
-    """What makes `python -c` such a process, with warnings off; it imports from these folders too."""
+    """What makes `python -c` such a process, without warnings; imports from these folders too."""
     return {"THAW_WARM_CODE": "1", "PYTHONPATH": os.pathsep.join(map(str, [SUPPORT / "site", *path]))}
 
 

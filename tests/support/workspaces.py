@@ -1,4 +1,4 @@
-"""What tests of many trainings share: a workspace of its own, from whose commit workers can start."""
+"""For tests of many trainings: a workspace whose commit workers can start from."""
 
 import shutil
 from pathlib import Path
@@ -10,7 +10,7 @@ TOY = ROOT / "tests" / "toy"
 
 
 def with_our_code(folder: Path) -> Path:
-    """A workspace with the project's code, the phases of the toy and data that DVC knows; nothing is committed yet."""
+    """A workspace with the project's code, the toy's phases and data in DVC, uncommitted."""
     for name in ("thaw", "tasks", "flows"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     for file in (ROOT / "params.yaml", ROOT / ".gitignore", TOY / "dvc.yaml", TOY / "phases.py"):

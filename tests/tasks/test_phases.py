@@ -21,7 +21,7 @@ import torchvision
 import yaml
 from PIL import Image
 from safetensors.numpy import load_file
-from tuning import config
+from tuning import fine_tuning
 from warm import environment, python
 
 from tasks import unfreeze
@@ -537,14 +537,14 @@ def test_a_package_says_of_the_test_pictures_what_evaluate_said(finished: Path) 
     predictions = manifest.read_predictions(finished / "artifacts/evaluate/predictions.csv")
     model = Model.load(finished / "artifacts/package", "cpu")
     output = model.predict(finished / "data" / path for path in predictions["path"])
-    shares = np.array([list((each.probabilities or {}).values()) for each in output])
+    shares = np.array([list((prediction.probabilities or {}).values()) for prediction in output])
     columns = [f"finetuned_p_{label}" for label in model.classes]
     assert shares == pytest.approx(predictions[columns].to_numpy(), abs=1e-6)
-    assert [each.label for each in output] == predictions["finetuned_prediction"].tolist()
+    assert [prediction.label for prediction in output] == predictions["finetuned_prediction"].tolist()
     cut = model.about.threshold
     assert cut == figures_of(finished)["operating"]["finetuned"]["threshold"]
     positive = predictions[columns[1]] >= cut
-    assert [each.decision for each in output] == np.where(positive, *reversed(model.classes)).tolist()
+    assert [prediction.decision for prediction in output] == np.where(positive, *reversed(model.classes)).tolist()
 
 
 def test_thaw_predict_says_of_the_test_files_what_evaluate_said(finished: Path, tmp_path: Path) -> None:
@@ -591,7 +591,8 @@ def test_the_card_of_a_model_has_its_data_results_operating_point_and_licence(co
 def test_the_state_of_a_training_stays_until_dvc_has_locked_in_what_it_made(finished: Path, copied: Path) -> None:
     scratch = copied / ".dvc/tmp/thaw"
     assert execute(copied, STOPPED).returncode == 3
-    for output in ("resuming after epoch 1", "resuming after epoch 2"):  # DVC failed to write dvc.lock after the first
+    # after the first, DVC failed to write dvc.lock
+    for output in ("resuming after epoch 1", "resuming after epoch 2"):
         shutil.rmtree(copied / "artifacts/unfreeze", ignore_errors=True)
         done = run(copied, "unfreeze")
         assert output in done.stdout, done.stdout + done.stderr
@@ -612,22 +613,22 @@ def test_the_state_of_a_training_stays_until_dvc_has_locked_in_what_it_made(fini
 def test_a_stopped_phase_2_goes_on_only_where_all_that_decides_its_bits_is_the_same(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    chosen = settings.read(ROOT / "params.yaml")
-    how = config()
+    config = settings.read(ROOT / "params.yaml")
+    phase_2 = fine_tuning()
     cpu = torch.device("cpu")
     module = ModuleType("thaw.some")
     module.__file__ = str(tmp_path / "some.py")
     (tmp_path / "some.py").write_text("1")
 
-    def key(chosen: Settings = chosen, how: FineTuning = how, data: str = "a", parent: str = "b") -> str:
-        return unfreeze.key(chosen, how, {"data": data}, parent, cpu)
+    def key(config: Settings = config, phase_2: FineTuning = phase_2, data: str = "a", parent: str = "b") -> str:
+        return unfreeze.key(config, phase_2, {"data": data}, parent, cpu)
 
     def where(**changes: object) -> Settings:
-        return chosen.model_copy(update={"resources": chosen.resources.model_copy(update=changes)})
+        return config.model_copy(update={"resources": config.resources.model_copy(update=changes)})
 
     assert key() == key(where(workers=9))
-    keys = [key(), key(data="c"), key(parent="c"), key(how=replace(how, jitter=0.2))]
-    keys += [key(chosen.model_copy(update={"seed": 9})), key(where(precision="bfloat16")), key(where(compile="always"))]
+    keys = [key(), key(data="c"), key(parent="c"), key(phase_2=replace(phase_2, jitter=0.2))]
+    keys += [key(config.model_copy(update={"seed": 9})), key(where(precision="bfloat16")), key(where(compile="always"))]
     for target, name, value in (
         (torch, "__version__", "9"),
         (torchvision, "__version__", "9"),
@@ -645,7 +646,7 @@ def test_a_stopped_phase_2_goes_on_only_where_all_that_decides_its_bits_is_the_s
     assert len(set(keys)) == len(keys)
 
 
-# ------------------------------------------------------------------------------------- what settings change
+# ----------------------------------------------------------------------------- what settings change
 
 
 MADE = {  # by a phase, and depends on nothing but its inputs and what it reads of the settings
@@ -701,7 +702,7 @@ def lopsided(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def changed(lopsided: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """What each phase makes of a changed setting from what the phases before it made without the change.
+    """Each phase's outputs after a changed setting, from the earlier phases' outputs without it.
 
     The last phase goes first, so that it finds those.
     """
@@ -735,7 +736,7 @@ def test_weights_are_interpolated_where_that_is_asked_for(changed: dict[str, Pat
 def test_figures_of_a_phase_are_those_of_the_weights_that_it_saved(
     changed: dict[str, Path], change: str, phase: str
 ) -> None:
-    """Measured anew with the saved network; the loss is the plain one, so that it compares with any other's."""
+    """Measured again with the saved network, by plain cross-entropy, so that runs compare."""
     made = changed[change]
     meta = json.loads((made / "prepare/meta.json").read_text())
     rows = read_manifest(made / "prepare/manifest.csv")

@@ -1,4 +1,4 @@
-"""Laws of the phase report: each mistake beside the map of its own picture, and the figure that decides."""
+"""Laws of the phase report: each mistake with the map of its own picture."""
 
 import io
 import shutil
@@ -42,9 +42,9 @@ def test_each_of_the_worst_mistakes_stands_beside_the_map_of_its_own_picture(
     config = settings.read(ROOT / "params.yaml")
     worst = pd.DataFrame({"path": [paths[13], paths[1], paths[7], paths[5]], "prediction": [*CLASSES, *CLASSES]})
     normalise = Normaliser(Preprocessing.from_json(meta["preprocessing"]), torch.device("cpu"))
-    for png, path, said in zip(report.with_maps(worst, config), worst["path"], worst["prediction"], strict=True):
+    for png, path, label in zip(report.with_maps(worst, config), worst["path"], worst["prediction"], strict=True):
         pixels = torch.from_numpy(decode(made.pictures / path, SHAPE)[None].copy()).permute(0, 3, 1, 2)
-        target = torch.tensor([CLASSES.index(said)])
+        target = torch.tensor([CLASSES.index(label)])
         maps, _ = evidence(model, pixels, normalise, VIEWS[config.evaluate.views], target)
         own, other = (report.with_map(path, sign * maps[0].numpy(), SHAPE) for sign in (1, -1))
         assert abs(pixels_of(png) - pixels_of(own)).max() <= 3

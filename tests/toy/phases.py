@@ -1,9 +1,9 @@
 """A toy of every phase: prints like the real one, writes files of the same shape, trains nothing.
 
-`TOY_FAIL=head` makes a phase fail by the user's fault, `TOY_BREAK=head` by its own, `TOY_SLOW=head` makes it
-last until it is ended, with a child that does not listen to SIGTERM; the ids of both are written first. The same
-does `head` in the file .dvc/tmp/slow, for runs that a worker starts.
-`TOY_LOG` names a file that gets a line from every phase that ran.
+`TOY_FAIL=head` makes a phase fail by the user's fault, `TOY_BREAK=head` by its own,
+`TOY_SLOW=head` makes it last until it is ended, with a child that does not listen to SIGTERM; the
+ids of both are written first. The same does `head` in the file .dvc/tmp/slow, for runs that a
+worker starts. `TOY_LOG` names a file that gets a line from every phase that ran.
 """
 
 import base64

@@ -44,7 +44,7 @@ def one_sentence_endings() -> Iterator[None]:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(1) from None
     except KeyboardInterrupt:
-        typer.echo("Stopped; `thaw run` goes on with the phase that was interrupted.", err=True)
+        typer.echo("Stopped; `thaw run` continues with the phase that was interrupted.", err=True)
         raise typer.Exit(130) from None
 
 

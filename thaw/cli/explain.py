@@ -18,7 +18,7 @@ def explain(
     paths: Sources = None,
     model: Packaged = "prod",
     label: Annotated[
-        str | None, typer.Option("--class", metavar="NAME", help="Evidence for this class, not for the most probable.")
+        str | None, typer.Option("--class", metavar="NAME", help="Show evidence for this class, not the most probable.")
     ] = None,
     device: Device = "auto",
 ) -> None:

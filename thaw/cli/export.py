@@ -21,15 +21,17 @@ class Format(StrEnum):
 
 
 def export(
-    out: Annotated[Path, typer.Option(metavar="FOLDER", help="A new folder, for the file and what its use needs.")],
+    out: Annotated[
+        Path, typer.Option(metavar="FOLDER", help="A new folder for the file and what is needed to use it.")
+    ],
     model: Packaged = "prod",
-    format: Annotated[Format, typer.Option(help="What to export it as.")] = Format.ONNX,
+    format: Annotated[Format, typer.Option(help="The format of the file.")] = Format.ONNX,
     int8: Annotated[bool, typer.Option("--int8", help="Also in 8 bits, calibrated on the training pictures.")] = False,
 ) -> None:
     """Write a model as a file for other programs.
 
-    It is compared with the model on all test pictures and on drawn ones of every odd kind. Where
-    the answers differ, nothing is written.
+    The file is compared with the model on all test pictures, and on made-up ones of unusual kinds.
+    If the answers differ, nothing is written.
     """
     search_less_for_garbage()
     with user_mistakes():

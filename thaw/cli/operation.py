@@ -12,16 +12,16 @@ from thaw.cli.endings import RunError, one_sentence_endings, say
 
 def status(
     check: Annotated[
-        bool, typer.Option("--check", help="Only say what somebody has to see to, and end with exit code 1 for it.")
+        bool, typer.Option("--check", help="Only print what needs attention; then the exit code is 1.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON, with every run and version.")] = False,
 ) -> None:
     """Show the model in use, the data, the schedules with their last and next runs, and the free
     disk space.
 
-    Needs no server. `--check` is for cron and monitoring: a run that is late, did not begin,
-    failed or was cancelled, a model older than retrain.oldest, and a disk with less than
-    retrain.disk_gb are one sentence and exit code 1.
+    Needs no server. `--check` is for cron and monitoring. It prints one sentence and exits with 1
+    if a run is late, never began, failed or was cancelled, if the model is older than
+    retrain.oldest, or if less than retrain.disk_gb of disk is free.
     """
     with one_sentence_endings():
         from thaw.orchestration import status as orchestration
@@ -46,7 +46,7 @@ def doctor() -> None:
     """Check everything that a retraining needs, and name the command that repairs what is
     wrong.
 
-    Versions against those that made the results, git, data, the DVC remote, locks, disk, device,
+    It looks at the versions that made the results, git, data, the DVC remote, locks, disk, device,
     server and schedules.
     """
     with one_sentence_endings():
@@ -58,4 +58,4 @@ def doctor() -> None:
             say(str(finding))
             faults += finding.mend is not None
         if faults:
-            raise RunError(f"{faults} of these {'are' if faults > 1 else 'is'} not as it should be")
+            raise RunError(f"{faults} of these {'need' if faults > 1 else 'needs'} attention")

@@ -10,7 +10,7 @@ from thaw.cli.endings import user_mistakes
 from thaw.errors import InputError
 
 
-def phase(name: Annotated[str, typer.Argument(help="The name of its file in tasks/.")]) -> None:
+def phase(name: Annotated[str, typer.Argument(help="The name of its file in tasks/, without .py.")]) -> None:
     """Run one phase as DVC does: tasks/NAME.py of this project, with the Python of this thaw."""
     from thaw.project import workspace
 

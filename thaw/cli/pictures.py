@@ -33,7 +33,8 @@ def remove(
         list[str] | None, typer.Argument(help="Pictures of data/, or folders, by their paths in data/.")
     ] = None,
     where: Annotated[
-        str | None, typer.Option(metavar="COLUMN=VALUE", help="Instead, all with this value, such as patient=17.")
+        str | None,
+        typer.Option(metavar="COLUMN=VALUE", help="Instead, all pictures with this value, such as patient=17."),
     ] = None,
     purge: Annotated[
         bool, typer.Option("--purge", help="Remove them from DVC's cache and remote, the archive and the UI too.")
@@ -43,9 +44,9 @@ def remove(
     """Take pictures out of the data, and say which versions and records still hold them or learned
     from them.
 
-    Equal files go together, whatever their names. With --purge what was made of them goes too:
-    decoded pictures, features, pictures in reports and in the UI. Versions that lose data by it
-    cannot be reproduced any more.
+    Identical files go together, whatever their names. --purge also deletes what was made from them:
+    decoded pictures, features, and pictures in reports and in the UI. A version that loses data can
+    no longer be reproduced.
     """
     with one_sentence_endings():
         from thaw.project import withdraw
@@ -68,7 +69,7 @@ def _forget(data_hashes: list[str]) -> None:
     with server(say=lambda line: None):
         from thaw.orchestration import story
 
-        say(f"{story.forget(data_hashes)} pages with pictures went from the UI")
+        say(f"{story.forget(data_hashes)} pages with pictures were deleted from the UI")
 
 
 def data(

@@ -25,7 +25,7 @@ def predict(
         str, typer.Option(metavar="FILE", help="A file in .csv or .jsonl, or - for CSV on standard output.")
     ] = "-",
     views: Annotated[
-        str | None, typer.Option(help="none, flip, flips or square; without it as evaluate took them.")
+        str | None, typer.Option(help="none, flip, flips or square; by default those of evaluate.")
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Pictures that the network sees at once.")] = 64,
     workers: Annotated[int, typer.Option(min=1, help="Threads that decode pictures.")] = 2,

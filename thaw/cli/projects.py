@@ -32,7 +32,7 @@ def init(
 
 
 def upgrade(
-    apply: Annotated[bool, typer.Option("--apply", help="Make the changes. Without it they are only shown.")] = False,
+    apply: Annotated[bool, typer.Option("--apply", help="Make the changes. Without this, only show them.")] = False,
 ) -> None:
     """Update this project's pipeline and settings to the installed thaw.
 
@@ -75,13 +75,13 @@ def restore(
 
 def clean(
     apply: Annotated[
-        bool, typer.Option("--apply", help="Free it. Without it only what could be freed is said.")
+        bool, typer.Option("--apply", help="Free it. Without this, only show what could be freed.")
     ] = False,
 ) -> None:
-    """Free decoded pictures and features of earlier data versions from DVC's cache; phases make
-    them again if asked.
+    """Free decoded pictures and features of earlier data versions from DVC's cache; phases can
+    make them again.
 
-    Pictures, models, metrics and manifests stay, and all that the last run left.
+    Pictures, models, metrics, manifests and everything of the last run stay.
     """
     with one_sentence_endings():
         from thaw.project import clean as cleaning

@@ -134,7 +134,8 @@ def schedule(
         str | None, typer.Option(help="When: minute, hour, day, month and weekday, such as '0 3 * * 1'.")
     ] = None,
     timezone: Annotated[
-        str | None, typer.Option(help="Of --cron, such as Europe/Berlin.", show_default="that of this machine")
+        str | None,
+        typer.Option(help="The time zone of --cron, such as Europe/Berlin.", show_default="that of this machine"),
     ] = None,
     overrides: Annotated[
         list[str] | None,

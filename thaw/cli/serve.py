@@ -21,13 +21,13 @@ def serve(
     port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free one.")] = 8000,
     token: Annotated[
         str | None,
-        typer.Option(envvar="THAW_SERVE_TOKEN", help="Whoever asks has to send it; better in the variable than here."),
+        typer.Option(envvar="THAW_SERVE_TOKEN", help="Clients must send it; safer in the variable than here."),
     ] = None,
-    files: Annotated[int, typer.Option(min=1, help="Files that one request may bring.")] = 64,
-    megabytes: Annotated[int, typer.Option(min=1, help="How large one request may be.")] = 64,
+    files: Annotated[int, typer.Option(min=1, help="Most files in one request.")] = 64,
+    megabytes: Annotated[int, typer.Option(min=1, help="Largest request, in megabytes.")] = 64,
     device: Device = "auto",
 ) -> None:
-    """Serve the answers of `thaw predict` over HTTP; a newly promoted model is taken over while it
+    """Serve the answers of `thaw predict` over HTTP; a newly promoted model is picked up while it
     runs."""
     search_less_for_garbage()
     with user_mistakes():

@@ -54,7 +54,7 @@ def sweep(
 def seeds(
     count: Annotated[int, typer.Argument(min=1, metavar="N", help="Number of seeds.")],
     folds: Annotated[
-        int | None, typer.Option(min=2, help="Number of folds; each picture is in the test once for each seed.")
+        int | None, typer.Option(min=2, help="Number of folds; for each seed, every picture is tested once.")
     ] = None,
     changes: Changes = None,
     pool: Pool = None,
@@ -81,7 +81,7 @@ def curve(
         try:
             numbers = [float(share) for share in shares.split(",")]
         except ValueError:
-            raise InputError(f"--shares {shares} is no list of numbers; write it like 0.05,0.25,1") from None
+            raise InputError(f"--shares {shares} is not a list of numbers; write it like 0.05,0.25,1") from None
         _train_all(study.curve(seeds, numbers, changes or []), "curve", pool, parallel)
 
 
@@ -110,12 +110,12 @@ def worker(
     limit: Annotated[int, typer.Option(min=1, help="Number of trainings at once.")] = 1,
     source: Annotated[
         str | None,
-        typer.Option("--from", metavar="WHEEL", help="The thaw that this project names, if another is here."),
+        typer.Option("--from", metavar="WHEEL", help="The thaw that this project names, if another one is installed."),
     ] = None,
 ) -> None:
     """Work for a pool, with the thaw and the packages that this project's thaw.yaml names.
 
-    If others are installed here, uv makes an environment for them, which is used again next time.
+    If others are installed here, uv makes an environment for these and keeps it for the next time.
     Start it again after an upgrade of the project.
     """
     with one_sentence_endings():
@@ -145,7 +145,7 @@ def _train_all(arms: "list[Arm]", question: str, pool: str | None, parallel: int
         try:
             state = flows_of_sweep.carry_out(planned, question, pool, parallel, say)
         except KeyboardInterrupt:
-            typer.echo("Stopped, and with it all arms; the same command goes on.", err=True)
+            typer.echo("Stopped, with all its trainings; the same command continues.", err=True)
             raise typer.Exit(130) from None
         address = page(api, str(state.state_details.flow_run_id))
     if question == "sweep":

@@ -37,7 +37,7 @@ def promote(version: Annotated[str, typer.Argument(help="Such as v2.0.0; `thaw m
         _show_in_use()
 
 
-Note = Annotated[str, typer.Option("--note", help="Why; stays with the version.")]
+Note = Annotated[str, typer.Option("--note", help="The reason; it stays with the version.")]
 
 
 def approve(
@@ -88,7 +88,8 @@ def rollback() -> None:
 def reproduce(
     version: Annotated[str, typer.Argument(help="Such as v2.0.0; `thaw models` shows all.")],
     out: Annotated[
-        Path | None, typer.Option("--out", metavar="FOLDER", help="Where.", show_default="beside the project")
+        Path | None,
+        typer.Option("--out", metavar="FOLDER", help="The folder to work in.", show_default="beside the project"),
     ] = None,
     source: Annotated[
         str | None,

@@ -1,7 +1,7 @@
 """explain: where a model looked, drawn over each picture.
 
-FOLDER/0001-a.png    a picture under its map, which is of one class
-FOLDER/maps.csv      for each picture its PNG, that class and its probability, or why it cannot be read
+FOLDER/0001-a.png    a picture under its map, which is of one class FOLDER/maps.csv      for each
+picture its PNG, that class and its probability, or why it cannot be read
 """
 
 from collections.abc import Iterable, Iterator

@@ -183,7 +183,7 @@ class Exported:
             raise
         except Exception as error:  # onnxruntime raises another one for each kind of damage
             reason = f"{type(error).__name__}: {str(error).splitlines()[0]}"
-            raise InputError(f"{file} is no network that `thaw export` wrote, or is damaged ({reason})") from None
+            raise InputError(f"{file} is not a network that `thaw export` wrote, or is damaged ({reason})") from None
 
     def __call__(self, pixels: Pixels) -> Answers:
         return self._in_batches(self.network.answers, pixels)

@@ -2,7 +2,7 @@
 
     thaw sweep --set unfreeze.ratio=10,30,100 --seeds 3               # on this machine
     thaw sweep --set unfreeze.ratio=10,30,100 --seeds 3 --pool gpu    # on the workers of a pool
-    prefect worker start --pool gpu                                   # such a worker, on any machine
+    prefect worker start --pool gpu                               # such a worker, on any machine
 
 A worker runs the flow `arm` in a clean clone, which Prefect's step `git_clone` makes in a temporary
 folder; the code that runs is the clone's. The flow `sweep` runs in the process of the command: it
@@ -117,7 +117,7 @@ def see_to_the_end(
                 time.sleep(PAUSE)
                 own = story.patiently(lambda: client.read_flow_run(UUID(flow_run.id)).state)
                 if own and (own.is_cancelling() or own.is_cancelled()):
-                    raise InterruptedError("the sweep was cancelled, and with it its arms; the same command goes on")
+                    raise InterruptedError("the sweep and its arms were cancelled; the same command continues it")
                 for run in story.patiently(lambda: _read(client, list(running.values()))):
                     story.patiently(partial(heartbeats.look_for, run))
                     if not (run.state and run.state.is_final()):
@@ -131,7 +131,8 @@ def see_to_the_end(
                     else:
                         ended[run.name] = run.state.message or run.state.name or "no reason given"
                         story.tell(f"{run.name}: {ended[run.name]}")
-        except (InterruptedError, KeyboardInterrupt, SystemExit):  # on any other error the arms go on
+        # on any other error the arms go on
+        except (InterruptedError, KeyboardInterrupt, SystemExit):
             _cancel(client, list(running.values()))
             raise
     return {job: why for job, why in ended.items() if why}
@@ -201,7 +202,8 @@ class SignsOfLife:
 
     def __init__(self, client: SyncPrefectClient) -> None:
         self.client = client
-        self.last: dict[UUID, tuple[object, float]] = {}  # run: its last heartbeat, and when it came
+        # run: its last heartbeat, and when it came
+        self.last: dict[UUID, tuple[object, float]] = {}
 
     def look_for(self, run: FlowRun) -> None:
         """Mark a run that was silent for too long as crashed or cancelled."""

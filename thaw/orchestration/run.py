@@ -169,7 +169,8 @@ def promote(versions: list[registry.Version], acts: bool, asks: bool) -> State[A
 
     def body(on_line: OnLine) -> tuple[str, str]:
         version, champion = registry.version_of(registry.model_of(None), versions), registry.in_use(versions)
-        if version and (champion or version.standing):  # what waits or was turned down is not asked about again
+        # a version that waits or was turned down is not asked about again
+        if version and (champion or version.standing):
             return Verdict.CACHED, f"{version.name} is this model"
         decision = compare.run(champion, on_line)
         verdict = "would be" if not acts else "waits" if asks and decision.promoted else "is"

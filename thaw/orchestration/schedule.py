@@ -100,7 +100,7 @@ def serve(
         except KeyboardInterrupt:
             pass
         finally:
-            say("Stopped serving; the schedule stays, and `thaw schedule` goes on with it")
+            say("Stopped serving; the schedule stays, and `thaw schedule` serves it again")
 
 
 def _served(client: "SyncPrefectClient") -> dict[str, dict[str, Any]]:
@@ -123,7 +123,7 @@ def _made(
     parameters = {"source": source, "model": "prod"} if source else retraining
     changed = {"schedules": [Cron(cron, timezone=timezone)], "parameters": parameters}
     if kept and _flow_of(kept) != _flow_of(changed):
-        raise InputError(f"the schedule {name!r} is one to {_flow_of(kept)}: choose another name")
+        raise InputError(f"there is a schedule {name!r} already, to {_flow_of(kept)}: choose another name")
     return (kept or {"paused": False}) | changed
 
 
@@ -132,7 +132,8 @@ def _runner(client: "SyncPrefectClient", served: dict[str, dict[str, Any]], say:
     from prefect.runner import Runner
     from prefect.types.entrypoint import EntrypointType
 
-    flows = {name: getattr(import_module(f"flows.{name}"), name) for name in (RETRAIN, PREDICT, ASKS)}  # the project's
+    # the project's flows, not thaw's
+    flows = {name: getattr(import_module(f"flows.{name}"), name) for name in (RETRAIN, PREDICT, ASKS)}
     runner = Runner(name="thaw", limit=1, pause_on_shutdown=False)
     for name, options in served.items():
         flow = _flow_of(options)

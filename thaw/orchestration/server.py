@@ -31,7 +31,8 @@ from thaw.project import stage, workspace
 from thaw.project.stage import end_group
 
 PORT = 4200
-PATIENCE = 120.0  # seconds for the server to answer; the first start on a slow machine takes half a minute
+# seconds for the server to answer; its first start on a slow machine takes half a minute
+PATIENCE = 120.0
 LOOK = 5.0  # seconds between two checks of the server
 GONE = 180.0  # seconds after which a run gives up on a server that is gone
 
@@ -100,7 +101,7 @@ def page(api: str, flow_run_id: str) -> str:
         return f"{ui(api)}/v2/runs/flow-run/{flow_run_id}"
     from prefect.utilities.urls import url_for
 
-    return url_for("flow-run", obj_id=flow_run_id) or ui(api)  # Prefect Cloud keeps its UI elsewhere
+    return url_for("flow-run", obj_id=flow_run_id) or ui(api)  # Prefect Cloud has its UI elsewhere
 
 
 @contextmanager
@@ -180,7 +181,8 @@ def _only_its_own_pages(port: int) -> dict[str, str]:
     and it could ask without a browser.
     """
     return {
-        # Prefect also knows these without API in their names, but the long names win where both are set.
+        # Prefect also knows these without API in their names, but the long names win where both
+        # are set.
         "PREFECT_SERVER_API_CSRF_PROTECTION_ENABLED": "true",
         "PREFECT_SERVER_API_CORS_ALLOWED_ORIGINS": f"http://127.0.0.1:{port},http://localhost:{port}",
     }
@@ -230,7 +232,7 @@ def _kept_alive(home: Path, api: str, children: "list[subprocess.Popen[bytes]]",
             with _turn(home, say):
                 if over.is_set() or _lives(home):  # another run brought it back
                     continue
-                say("The Prefect server has died and is started again")
+                say("The Prefect server died and is being restarted")
                 try:
                     if started := _try_to_start(home, port, say):
                         children.append(started[1])
@@ -264,7 +266,7 @@ def ended_without(api: str) -> Iterator[None]:
             elif time.monotonic() - since > GONE:
                 _leave(
                     f"error: the Prefect server at {ui(api)} has not answered for {GONE / 60:g} minutes, so this run "
-                    "ends here: what its phases made is kept, and the same command goes on from there"
+                    "ends here: finished phases are kept, and the same command continues from there"
                 )
 
     threading.Thread(target=watch, daemon=True).start()
@@ -347,7 +349,8 @@ def _try_to_start(home: Path, port: int, say: Say) -> "tuple[str, subprocess.Pop
     api = f"http://127.0.0.1:{port}/api"
     say(f"Starting the Prefect server at {ui(api)}, which takes up to half a minute")
     environment = {key: value for key, value in os.environ.items() if not key.startswith("PREFECT_PROFILE")}
-    # The UI asks the port in the settings for its data, not the one on the command line; messages link to the UI.
+    # The UI asks the port in the settings for its data, not the one on the command line; messages
+    # link to the UI.
     environment |= _settings(home) | _only_its_own_pages(port)
     environment |= {"PREFECT_SERVER_API_PORT": str(port), "PREFECT_UI_URL": ui(api)}
     command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
@@ -361,7 +364,7 @@ def _try_to_start(home: Path, port: int, say: Say) -> "tuple[str, subprocess.Pop
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            start_new_session=True,  # Ctrl-C ends the run first, and the server once it has the last logs
+            start_new_session=True,  # so that Ctrl-C lets the run send its last logs
             pass_fds=[life.fileno()],
         )
         try:

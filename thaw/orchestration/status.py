@@ -38,7 +38,8 @@ def _schedule(name: str, values: dict[str, Any], address: str) -> Schedule:
     since, now = datetime.fromisoformat(values["since"]), datetime.now().astimezone()
     past: list[datetime] = []
     start = now
-    while len(past) < status.KEPT and start > since:  # step by step: the arithmetic gives up after 1,000 dates
+    # date by date: cron arithmetic gives up after 1,000
+    while len(past) < status.KEPT and start > since:
         start = max(since, now - 4 * (now - start) - timedelta(hours=1))
         past = sorted(date for rule in values["rules"] for date in schedule.dates(rule, start, now))
     coming = sorted(date for rule in values["rules"] for date in schedule.dates(rule, now))

@@ -36,7 +36,8 @@ class Added:
     known: int
     splits: dict[str, int]
     paths: list[str] = field(default_factory=list)
-    left_out: dict[str, str] = field(default_factory=dict)  # files that look like pictures: why they did not join
+    # files that look like pictures, and why they did not join
+    left_out: dict[str, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
         splits = ", ".join(f"{count} {split}" for split, count in self.splits.items())
@@ -93,12 +94,12 @@ def add_held(path: Path, new_classes: bool = False, on_line: OnLine = print, dry
     frozen = (data / "splits.csv").is_file()
     if config.prepare.folds and not frozen:
         raise InputError(
-            f"prepare.folds is {config.prepare.folds}, which draws the splits anew for each fold, but an add freezes "
+            f"prepare.folds is {config.prepare.folds}, which draws new splits for each fold, but an add freezes "
             "the splits of all pictures: set prepare.folds to null first"
         )
     if config.prepare.split_by and not frozen:
         raise InputError(
-            f"prepare.split_by is '{config.prepare.split_by}', which decides the splits by what is there, but an add "
+            f"prepare.split_by is '{config.prepare.split_by}', which draws the splits from that column, but an add "
             "freezes the splits of all pictures: set prepare.split_by and prepare.hold_out to null first"
         )
     with _data_at_fault():
@@ -193,7 +194,7 @@ def _check_place(path: Path, data: Path) -> None:
         raise InputError(f"there is no folder {path}; name the folder with the new pictures")
     a, b = path.resolve(), data.resolve()
     if a.is_relative_to(b) or b.is_relative_to(a):
-        raise InputError(f"{path} and data/ lie in one another; put the new pictures into a folder of their own")
+        raise InputError(f"one of {path} and data/ lies in the other; put the new pictures into a folder of their own")
 
 
 def _read(path: Path) -> "pd.DataFrame":
@@ -236,7 +237,7 @@ def _check_columns(new: "pd.DataFrame", old: "pd.DataFrame", path: Path, data: P
             f"give it a labels.csv with the columns {', '.join(['path', 'label', *sorted(old_columns)])}",
         )
     if unknown := sorted(new_columns - old_columns):
-        place = "data/labels.csv has not" if (data / "labels.csv").is_file() else "class folders have no place for"
+        place = "data/labels.csv lacks" if (data / "labels.csv").is_file() else "class folders have no place for"
         raise _all_refused(
             path, f"{path}/labels.csv has the columns {', '.join(unknown)}, which {place}; take them out"
         )
@@ -251,15 +252,15 @@ def _check_classes(new: "pd.DataFrame", old: "pd.DataFrame", path: Path, data: P
     if len(unknown) and not new_classes:
         raise Refused(
             {
-                name: f"{path / name} has the label '{label}', which is no class yet; the classes are {known}: correct "
-                "it, or allow new ones with `--new-classes`"
+                name: f"{path / name} has the label '{label}', which is not a class yet; the classes are {known}: "
+                "correct it, or allow new ones with `--new-classes`"
                 for name, label in zip(unknown["path"], unknown["label"], strict=True)
             }
         )
     if (data / "labels.csv").is_file():
         return
     nameless = {
-        name: f"the new class '{label}' cannot be the name of a folder in data/; call it otherwise"
+        name: f"the new class '{label}' cannot be the name of a folder in data/; choose another name"
         for name, label in zip(unknown["path"], unknown["label"], strict=True)
         if label != Path(label).name or label.startswith(".") or label.casefold() in SYSTEM_FOLDERS
     }

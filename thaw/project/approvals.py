@@ -19,7 +19,7 @@ def waiting(name: str) -> Version:
         others = f"; {', '.join(names)} {'wait' if names[1:] else 'waits'}" if names else "; no version waits"
         raise InputError(
             f"{version.name} waits for nobody, it {STANDINGS[version.standing]}{others} "
-            f"(`thaw promote {version.name}` puts it in use all the same)"
+            f"(`thaw promote {version.name}` puts it in use anyway)"
         )
     return version
 
@@ -36,7 +36,7 @@ def approve(name: str, note: str, on_line: OnLine = print, minutes: float = 0) -
         if champion and champion.name != registry.in_use_when_asked(version.name):
             outcome = compare.again(version, champion, on_line)
             if not outcome.promoted:
-                reason = f"{champion.name} is in use meanwhile: {outcome.reason}"
+                reason = f"meanwhile {champion.name} came into use: {outcome.reason}"
                 registry.assign(version.name, REJECTED, reason)
                 return f"{version.name} was not put in use, {reason}"
         registry.assign(version.name, STAGE, _message("approved", note))

@@ -83,7 +83,7 @@ def restore(source: Path, folder: Path) -> list[str]:
                 tar.extractall(parts, filter="data")
             meta = json.loads((parts / META).read_text(encoding="utf-8"))
         except (OSError, tarfile.TarError, ValueError):
-            raise InputError(f"{source} is no backup that `thaw backup` wrote, or came to harm") from None
+            raise InputError(f"{source} is not a backup that `thaw backup` wrote, or is damaged") from None
         _call(Path(place), "git", "init", "--quiet", str(made))
         refspecs = [f"{refs}/*:{refs}/*" for refs in KEPT]
         _call(made, "git", "fetch", "--quiet", "--update-head-ok", str(parts / BUNDLE), *refspecs, "HEAD")

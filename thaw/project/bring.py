@@ -59,9 +59,8 @@ def data(_: Settings) -> None:
             pin.write_text(before, encoding="utf-8")
             shutil.rmtree(data)
             raise InputError(
-                "data.dvc pins other data than the package elpv-dataset gives, your own or with pictures added: "
-                "set a DVC remote (`dvc remote add -d NAME URL`) where they are and here, `dvc push` there, "
-                "then `thaw data` here"
+                "data.dvc pins other data than the package elpv-dataset has: where they are, set a DVC remote "
+                "(`dvc remote add -d NAME URL`) and run `dvc push`; here, set the same remote and run `thaw data`"
             )
         print("data/ brought, every byte as data.dvc pins it")
 

@@ -15,7 +15,8 @@ from thaw.project.git import contents, git
 from thaw.project.heal import cache_folder, members, place
 from thaw.project.lock import only_retraining
 
-REBUILT = {"artifacts/prepare": ("pictures.npy",), "artifacts/embed": ("",)}  # output: prefixes of the names in it
+# output: prefixes of the names in it
+REBUILT = {"artifacts/prepare": ("pictures.npy",), "artifacts/embed": ("",)}
 
 
 @dataclass
@@ -34,8 +35,8 @@ class Leftovers:
             for output, files in self.outputs.items()
         ]
         return (
-            f"{sum(self.bytes.values()) / 1e6:,.0f} MB of {self.data_versions} earlier states, which phases make again "
-            f"when they are asked for: {', '.join(parts)}"
+            f"{sum(self.bytes.values()) / 1e6:,.0f} MB of {self.data_versions} earlier states, which phases "
+            f"can make again: {', '.join(parts)}"
         )
 
 
@@ -44,8 +45,8 @@ def leftovers() -> Leftovers:
     cache = cache_folder()
     if not cache.resolve().is_relative_to(workspace.root().resolve()):
         raise InputError(
-            f"DVC's cache is {cache}, which others may use too, so nothing of it is freed: `dvc gc` knows what a "
-            "shared cache may lose"
+            f"DVC's cache is {cache}, which others may use too, so nothing is freed: `dvc gc` can keep what other "
+            "projects need"
         )
     known = states()
     result, needed = Leftovers(), set(_needed(cache, known))

@@ -243,7 +243,7 @@ def _learned(table: Path, version: str, hashes: "pd.Series") -> list[str]:
     from thaw.data.manifest import read_manifest
 
     if not table.is_file():
-        return [f"whether {version} learned from today's test pictures is not known: its manifest.csv is not to be had"]
+        return [f"whether {version} learned from today's test pictures is unknown: its manifest.csv is not available"]
     known = read_manifest(table)
     count = int(hashes.isin(known["hash"][known["split"] != "test"]).sum())
     if not count:
@@ -277,7 +277,7 @@ def _compared(champion: Version, on_line: OnLine, new: Version | None = None) ->
             try:
                 others += [str(stack.enter_context(_files(best))), best.name]
             except InputError:
-                notes.append(f"{best.name}, the best that was in use, was not compared: its files are not to be had")
+                notes.append(f"{best.name}, the best that was in use, was not compared: its files are not available")
         if new:
             others += ["--new", str(stack.enter_context(_files(new))), new.name]
         finish("promote", [sys.executable, "-m", "thaw.project.compare", *others], on_line)
@@ -308,7 +308,7 @@ def _worn(versions: list[Version], pictures: int) -> list[str]:
     if judged < MANY:
         return []
     return [
-        f"these test pictures, or most of them, have judged {judged} models by now; what is chosen by them looks "
+        f"these test pictures, or most of them, have judged {judged} models by now; a model chosen by them looks "
         "better than it is, so add new ones with a split of test"
     ]
 

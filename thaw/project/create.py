@@ -21,7 +21,7 @@ IGNORES = (".gitignore", ".dvcignore")  # missing lines are added to existing fi
 def create(folder: Path, name: str | None = None, demo: bool = False) -> list[str]:
     """Make `folder` a project; returns sentences that say what was done."""
     if shutil.which("git") is None:
-        raise InputError("thaw keeps projects in git, and there is no git here: install it and run this again")
+        raise InputError("thaw keeps projects in git, which is not installed: install it and run this again")
     folder = folder.absolute()
     name = name or folder.name
     if not name or set(name) & set("/%"):

@@ -1,6 +1,7 @@
-"""doctor: whether everything that a retraining needs is as it should be, and the command that mends what is not.
+"""doctor: check everything that a retraining needs, and name the command that mends a fault.
 
-Nothing is changed by looking, and no network is used except to ask the remotes whether they are there.
+Nothing is changed by looking, and no network is used except to ask the remotes whether they are
+there.
 """
 
 import os
@@ -89,16 +90,18 @@ def _results(_: Settings) -> Finding:
     if misfits := provenance.misfits():
         phase, reasons = next(iter(misfits.items()))
         return Finding("results", f"{phase}: {reasons[0]}", "thaw run")
-    return Finding("results", "made with the thaw, the packages and the settings of now")
+    return Finding("results", "made with the installed thaw and packages and with today's settings")
 
 
 def _git(values: Settings) -> Finding:
     if shutil.which("git") is None:
-        return Finding("git", "there is no git, and versions and records are kept in it", "apt install git")
+        return Finding("git", "git is not installed, and it keeps versions and records", "apt install git")
     if not git("rev-parse", "--git-dir"):
-        return Finding("git", "this folder is in no git repository", "git init && git add --all && git commit -m start")
+        return Finding(
+            "git", "this folder is not in a git repository", "git init && git add --all && git commit -m start"
+        )
     if not git("rev-parse", "--quiet", "--verify", "HEAD"):
-        return Finding("git", "nothing is committed, and a record stands on a commit", "git add --all && git commit")
+        return Finding("git", "nothing is committed, and a record needs a commit", "git add --all && git commit")
     remote = values.retrain.git_remote
     if remote and not _answers(["git", "ls-remote", "--quiet", "--exit-code", remote]):
         return Finding("git", f"retrain.git_remote is {remote}, which does not answer", f"git ls-remote {remote}")
@@ -125,7 +128,8 @@ def _remote(_: Settings) -> Finding:
     done = subprocess.run(command, cwd=workspace.root(), text=True, capture_output=True, timeout=PATIENCE)
     answer = (done.stdout.strip() or done.stderr.strip() or "it says nothing").splitlines()[-1]
     place = Path(answer.rpartition(" at ")[2])  # files/md5 of the remote
-    is_away = place.is_absolute() and not place.parents[2].is_dir()  # what should hold it is not mounted
+    # its mount point is missing
+    is_away = place.is_absolute() and not place.parents[2].is_dir()
     if done.returncode or is_away:
         return Finding("DVC remote", f"does not answer: {answer}", "dvc push -v data.dvc")
     return Finding("DVC remote", answer)
@@ -158,7 +162,9 @@ def _device(values: Settings) -> Finding:
 
     device, count = values.resources.device, torch.cuda.device_count()
     if device == "cuda" and not count:
-        return Finding("device", "resources.device is cuda, and no GPU is here", "thaw run --set resources.device=auto")
+        return Finding(
+            "device", "resources.device is cuda, but there is no GPU", "thaw run --set resources.device=auto"
+        )
     if count and device in ("auto", "cuda"):
         return Finding("device", f"{count} GPU, {torch.cuda.get_device_name(0)}")
     return Finding("device", f"{os.cpu_count()} CPU cores")

@@ -35,10 +35,10 @@ def save(name: str, message: str, on_line: OnLine = print) -> str:
     """Save the workspace as an experiment, as `dvc exp save` does; returns its commit."""
     head = git("rev-parse", "--quiet", "--verify", "HEAD")
     if not head:
-        raise InputError("a record needs a git commit to stand on: run `git init && git add --all && git commit`")
+        raise InputError("a record needs a git commit: run `git init && git add --all && git commit`")
     if stale := reasons.changed():  # DVC would record them as the source of the results
         why = "; ".join(dict.fromkeys(reason for of_phase in stale.values() for reason in of_phase))
-        raise InputError(f"no record: since the phases ran, {why}; run again to make results of what is there now")
+        raise InputError(f"no record: since the phases ran, {why}; run again to get results of what is there now")
     UNSENT.begin(record=name)
     new = git("ls-files", "--others", "--exclude-standard", "--", *OURS).splitlines()
     command = dvc("exp", "save", "--name", name, "--message", message)

@@ -107,7 +107,7 @@ def _compare_drawn(network: Model, exported: onnx.Exported, on_line: OnLine) -> 
     return _check(proof.agreement(expected, actual, network.about.threshold), "drawn pictures", on_line)
 
 
-def _probabilities(predictor: Model | onnx.Exported, files: Sequence[Path], what: str) -> Probabilities:
+def _probabilities(predictor: Model | onnx.Exported, files: Sequence[Path], label: str) -> Probabilities:
     """Probabilities for picture files, by a model or by an export with its reference."""
     progress = Progress(len(files))
     parts = []
@@ -117,7 +117,7 @@ def _probabilities(predictor: Model | onnx.Exported, files: Sequence[Path], what
             parts.append(predictor.probabilities(_pixels(batch, predictor.about.shape)))
         else:
             parts.append(predictor.of_files(batch).probabilities)
-        progress.step(len(batch), what)
+        progress.step(len(batch), label)
     return np.concatenate(parts)
 
 
@@ -135,10 +135,10 @@ def _evaluated(folder: Path, network: Model, test: pd.DataFrame) -> Probabilitie
     return probabilities
 
 
-def _check(agreement: Agreement, what: str, on_line: OnLine) -> dict[str, Any]:
+def _check(agreement: Agreement, name: str, on_line: OnLine) -> dict[str, Any]:
     """Raise if the differences are beyond tolerance; returns them as plain values."""
     features = "" if agreement.features is None else f" and features by {agreement.features:.1e} of the largest"
-    differ = f"probabilities of {agreement.pictures} {what} differ by up to {agreement.largest:.1e}{features}"
+    differ = f"probabilities of {agreement.pictures} {name} differ by up to {agreement.largest:.1e}{features}"
     if not agreement.holds():
         raise InputError(
             f"the export does not say what the network says: {differ}, where {proof.TOLERANCE:g} and "

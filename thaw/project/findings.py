@@ -67,7 +67,8 @@ def _row(of: Sweep, arm: Arm) -> dict[str, Any]:
     metrics = {phase: json.loads(git("show", f"{commit}:artifacts/{phase}/metrics.json")) for phase in SOURCES}
     row: dict[str, Any] = {"arm": arm.name, "setting": arm.setting, "seed": arm.settings.seed}
     row |= {column: reduce(lambda place, part: place[part], path, metrics) for column, path in COLUMNS.items()}
-    row["gain"] = row["accuracy"] - row["head_accuracy"]  # 0 where phase 2 was not kept, for the mean over seeds
+    # 0 where phase 2 was not kept, for the mean over seeds
+    row["gain"] = row["accuracy"] - row["head_accuracy"]
     row["same"] = same_networks(metrics["evaluate"])
     took = git("log", "-1", f"--format=%(trailers:key={MINUTES},valueonly)", commit)
     return row | {"minutes": float(took) if took else None}

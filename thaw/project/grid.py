@@ -46,7 +46,7 @@ def arms(grid: list[str], seeds: int | None, most: int) -> list[Arm]:
         key, equals, text = (part.strip() for part in change.partition("="))
         values_of_key = _split(text)
         if not equals or not key:
-            raise InputError(f"'{change}' is no setting; write key=a,b,c, such as unfreeze.ratio=10,30,100")
+            raise InputError(f"'{change}' is not a setting; write key=a,b,c, such as unfreeze.ratio=10,30,100")
         if key in values:
             raise InputError(f"--set names {key} twice; write all its values in one, such as {key}=a,b,c")
         if not all(values_of_key):

@@ -43,7 +43,7 @@ def faults() -> Iterator[Fault]:
     yield from _cache()
 
 
-# ------------------------------------------------------------------------------------------------------- dvc.lock
+# ----------------------------------------------------------------------------------------- dvc.lock
 
 
 def _lock_file() -> Iterator[Fault]:
@@ -59,9 +59,9 @@ def _lock_file() -> Iterator[Fault]:
     head = "schema: '2.0'\nstages:\n"
     whole = [block for block in blocks if _stages(head + block)]
     names = [block.strip().partition(":")[0] for block in whole]
-    rest = f"what it says of {', '.join(names)} is kept" if names else "it says nothing of any phase"
+    rest = f"its entries of {', '.join(names)} are kept" if names else "it has no whole entry"
     yield Fault(
-        f"dvc.lock is empty or half written: {rest}, the other phases come back from DVC's cache",
+        f"dvc.lock is empty or half written: {rest}, other phases are restored from DVC's cache",
         partial(_mend_lock_file, file, head + "".join(whole) if whole else ""),
     )
 
@@ -98,7 +98,7 @@ def _mend_lock_file(file: Path, whole: str) -> None:
         file.unlink()
 
 
-# --------------------------------------------------------------------------------------------------------- rwlock
+# ------------------------------------------------------------------------------------------- rwlock
 
 
 def _rwlock() -> Iterator[Fault]:
@@ -107,11 +107,11 @@ def _rwlock() -> Iterator[Fault]:
         return
     entries = _entries(file)
     if entries is None:
-        yield Fault(".dvc/tmp/rwlock is empty or half written: it is made anew", partial(_mend_rwlock, file))
+        yield Fault(".dvc/tmp/rwlock is empty or half written: it is written anew", partial(_mend_rwlock, file))
     elif stale := _stale(entries, file.stat().st_mtime):
         numbers = ", ".join(sorted({str(entry["pid"]) for entry in stale}))
         yield Fault(
-            f".dvc/tmp/rwlock names process {numbers}, which is gone and whose number another one has: it is let go",
+            f".dvc/tmp/rwlock names process {numbers}, which has ended, and another one has its number: it is released",
             partial(_mend_rwlock, file),
         )
 
@@ -191,7 +191,7 @@ def _guard(file: Path) -> Iterator[None]:
         guard.close()
 
 
-# ---------------------------------------------------------------------------------------------------------- cache
+# -------------------------------------------------------------------------------------------- cache
 
 
 def _cache() -> Iterator[Fault]:
@@ -258,7 +258,7 @@ def members(cache: Path, digest: str) -> list[tuple[str, str]]:
 
 def _emptied(file: Path, digest: str, path: str) -> Fault:
     content = _content(path, digest)
-    otherwise = "`dvc fetch` brings it where a remote has it, else what makes it runs again"
+    otherwise = "`dvc fetch` restores it if a remote has it, else its phase runs again"
     remedy = "it is copied back from there" if content is not None else otherwise
     return Fault(f"DVC's cache has lost the content of {path}: {remedy}", partial(_refill, file, content))
 

@@ -93,7 +93,7 @@ def _archive(name: str, incoming: Path) -> Path:
     for other in (incoming, workspace.data()):
         a, b = archive.resolve(), other.resolve()
         if a.is_relative_to(b) or b.is_relative_to(a):
-            raise InputError(f"retrain.archive is {name}, and {other} lies in it or around it; name another folder")
+            raise InputError(f"retrain.archive is {name}, which lies in {other} or contains it; name another folder")
     archive.mkdir(parents=True, exist_ok=True)
     (archive / ".gitignore").write_text("*\n")
     return archive
@@ -107,7 +107,7 @@ def _wait_until_quiet(folder: Path, on_line: OnLine) -> None:
         if not 0 <= since < QUIET:  # below zero: the clock of a file server is ahead
             return
         if not announced:
-            on_line(f"{folder} has just changed: taken once nothing has changed for {QUIET:g} seconds")
+            on_line(f"{folder} has just changed: its pictures are taken once nothing has changed for {QUIET:g} seconds")
             announced = True
         time.sleep(QUIET - since)
 

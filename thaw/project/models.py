@@ -178,8 +178,8 @@ def bring_start(name: str) -> str:
             for ancestor in _ancestors(version, versions):
                 if not get(ancestor, MANIFEST, copy / start.LEARNED.replace("*", ancestor.name)):
                     raise InputError(
-                        f"backbone.weights is {name}, and what {ancestor.name} learned from is not to be had, so that "
-                        "it may be among today's test pictures: bring it with `dvc fetch --all-tags`"
+                        f"backbone.weights is {name}, and the list of pictures that {ancestor.name} learned from is "
+                        "not available, so they may be in today's test split: bring it with `dvc fetch --all-tags`"
                     )
             target.parent.mkdir(parents=True, exist_ok=True)
             copy.rename(target)

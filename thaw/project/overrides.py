@@ -51,7 +51,7 @@ def for_this_run(changes: list[str]) -> Iterator[None]:
     try:
         yield
     finally:
-        with suppress(InputError):  # params.yaml is half edited: the next command undoes the changes
+        with suppress(InputError):  # params.yaml is half edited: the next command undoes this
             undo()
 
 
@@ -103,9 +103,11 @@ def _check_network(name: str, weights: str, resolution: int | None, blocks: str 
     registered = weights in get_model_weights(name).__members__
     if not (registered or backbones.RANDOM.fullmatch(weights) or start.is_model(weights)):
         file = workspace.root() / weights
-        backbones.create(name, str(file) if file.is_file() else weights, 2, size)  # raises if the file is wrong
+        # raises if the file is wrong
+        backbones.create(name, str(file) if file.is_file() else weights, 2, size)
     backbones.check_size(name, weights, size)
-    with suppress(NotImplementedError), torch.device("meta"):  # RegNet cannot be built without numbers
+    # RegNet cannot be built on meta
+    with suppress(NotImplementedError), torch.device("meta"):
         all_blocks = backbones.blocks(backbones.create(name, "random", 2, size).backbone)
         freezing.select(all_blocks, list(blocks) if isinstance(blocks, tuple) else blocks)
 

@@ -21,7 +21,8 @@ def start(phase: Callable[[Settings], None], shared: bool = False) -> None:
 
     A `shared` phase can run in several processes, of which only rank 0 prints.
     """
-    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # so that `outputs` tidies up
+    # so that `outputs` tidies up
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     try:
         recipe.require_same()  # another thaw knows other settings
         config = settings.read()
@@ -47,7 +48,8 @@ def start(phase: Callable[[Settings], None], shared: bool = False) -> None:
         print(f"error: {error}", file=sys.stderr, flush=True)
         sys.exit(2)
     finally:
-        if processes.world_size() > 1:  # another rank's failure ends this one: not while Python itself ends
+        # another rank's failure may end this one, but not while Python exits
+        if processes.world_size() > 1:
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 

@@ -21,7 +21,8 @@ KINDS = {"added": "new", "modified": "changed", "deleted": "missing"}  # in DVC'
 class Difference:
     """How data/ differs from data.dvc."""
 
-    files: dict[str, list[str]] | None  # by kind; None if DVC's cache has no list of the pinned files
+    # by kind; None if DVC's cache has no list of the pinned files
+    files: dict[str, list[str]] | None
     cached: bool  # whether all pinned files are in DVC's cache
 
     def __str__(self) -> str:

@@ -1,6 +1,6 @@
 """provenance: a record of the settings and inputs that each phase ran with.
 
-    artifacts/provenance/prepare.json      written by prepare, an output of its own that no later phase depends on
+    artifacts/provenance/prepare.json      written by prepare; no later phase depends on it
 
 A cache can be wrong: DVC once restored pictures of another size. So the records of outputs that
 DVC calls up to date are compared with the current settings (`misfits`), and no phase starts on

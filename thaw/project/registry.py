@@ -22,7 +22,8 @@ from thaw.project.git import contents, git
 from thaw.project.journal import Journal
 
 NAME, STAGE = "classifier", "prod"
-WAITING, REJECTED = "waiting", "rejected"  # for a person to say yes; and somebody or something said no
+# waits for a person to approve it; rejected by a person or by a rule
+WAITING, REJECTED = "waiting", "rejected"
 IDENTITY = "identity.json"  # in a package, kept in git
 UNNAMED = "artifacts/unfreeze/model"  # where the model lies if dvc.yaml does not say
 TOLD_BY = (
@@ -243,7 +244,8 @@ def were_in_use() -> list[str]:
 
 def _events() -> list[dict[str, Any]]:
     """What gto's tags tell, in the order in which it happened."""
-    if not git("tag", "--list", f"{_tagged()}[@#]*"):  # or no repository: gto would take half a second to say so
+    # without tags or a repository: gto would need half a second to say so
+    if not git("tag", "--list", f"{_tagged()}[@#]*"):
         return []
     import gto.api
 

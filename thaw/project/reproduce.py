@@ -75,7 +75,7 @@ def _clone(version: registry.Version, folder: Path) -> Path:
 def _python_in(environment: Path) -> Path:
     python = environment.absolute() / "bin" / "python"
     if not python.is_file():
-        raise InputError(f"{environment} is no Python environment: there is no {python}")
+        raise InputError(f"{environment} is not a Python environment: there is no {python}")
     return python
 
 

@@ -13,7 +13,8 @@ from thaw.project.git import git
 from thaw.project.settings import Settings
 from thaw.statistics.records import joined
 
-RECIPE = ("seed", "backbone", "prepare", "embed", "head", "unfreeze", "evaluate")  # settings that decide the result
+# settings that decide the result
+RECIPE = ("seed", "backbone", "prepare", "embed", "head", "unfreeze", "evaluate")
 MOST_NAMED = 3  # changed settings in the name of a run
 
 

@@ -1,6 +1,6 @@
 """send: push the outputs of stages to the DVC remote, so that other machines can restore them.
 
-    python -m thaw.project.send head      the outputs of head and the run cache; without a name all stages
+    python -m thaw.project.send head      outputs of head, and the run cache; no name: all stages
     python -m thaw.project.send --quick   only the outputs of all stages
 
 `dvc push --run-cache` leaves out metrics and plots that are kept in git, but DVC restores a stage

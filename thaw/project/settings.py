@@ -91,7 +91,7 @@ class Embed(Section):
 
 
 class Head(Section):
-    learning_rate: Annotated[float, Field(gt=0, le=1000)]  # far larger ones leave the range of a float
+    learning_rate: Annotated[float, Field(gt=0, le=1000)]  # far larger ones overflow a float
     weight_decay: NotNegative
     batch_size: Count
     max_epochs: Annotated[int, Field(ge=0)]
@@ -222,7 +222,7 @@ def override(changes: list[str], path: Path | None = None) -> None:
     for change in changes:
         key, equals, text = change.partition("=")
         if not equals or not key.strip():
-            raise InputError(f"'{change}' is no setting; write key=value, such as unfreeze.ratio=30")
+            raise InputError(f"'{change}' is not a setting; write key=value, such as unfreeze.ratio=30")
         *sections, last = key.strip().split(".")
         place = values
         for section in sections:
@@ -232,7 +232,7 @@ def override(changes: list[str], path: Path | None = None) -> None:
         try:
             place[last] = _yaml().load(text)
         except YAMLError:
-            raise InputError(f"'{text}' is no value for {key}; write a number, a word or a list [a, b]") from None
+            raise InputError(f"'{text}' is not a value for {key}; write a number, a word or a list [a, b]") from None
     _check(values, "--set")
     if changes:
         content = io.BytesIO()
@@ -347,7 +347,8 @@ def _plain(value: Any) -> Any:
 
 def _sentence(errors: list[Any], source: str, model: type[Settings]) -> str:
     """The first mistake as one sentence; the messages of a union type are joined."""
-    errors = sorted(errors, key=lambda error: error["type"] != "extra_forbidden")  # explains what is missing
+    # unknown keys first: a misspelt one explains a missing one
+    errors = sorted(errors, key=lambda error: error["type"] != "extra_forbidden")
     first = errors[0]
     key = ".".join(str(part) for part in first["loc"][:2])
     if first["type"] == "extra_forbidden":

@@ -29,7 +29,8 @@ ANSWER = "THAW_ANSWER"  # environment variable with the path of the file for a c
 CACHE = "cache"  # the answer of `bring` if the data came from DVC's cache
 NOTHING: Mapping[str, str] = {}
 GRACE = 5.0  # seconds between SIGTERM and SIGKILL
-SILENCE = 0.5  # seconds without a line after the child has ended, until it is known that nothing more comes
+# seconds of silence after the child has ended until its output counts as complete
+SILENCE = 0.5
 # Advice that dvc prints after every stage.
 ADVICE = (
     "To track the changes with git",
@@ -56,7 +57,8 @@ class StageError(RuntimeError):
     """A stage failed: the reason in one sentence, the exit code, and the last lines printed."""
 
     def __init__(self, stage: str, exit_code: int, last_lines: list[str]) -> None:
-        # dvc's last line ("ERROR: failed to reproduce ...") gives no reason; the line before it does.
+        # dvc's last line ("ERROR: failed to reproduce ...") gives no reason; the line before it
+        # does.
         errors = [line for line in last_lines if line.startswith("ERROR: ")]
         stage_codes = [match[1] for line in errors if (match := re.search(r"exited with (-?\d+)", line))]
         if stage_codes:

@@ -158,7 +158,7 @@ def facts(status: Status) -> list[tuple[str, str]]:
             answers = f"`thaw approve {version.name}` or `thaw reject {version.name}`"
             shown.append(("waiting", f"{version.name} for a person since {moment(version.since)}: {answers}"))
     if status.set_aside:
-        shown.append(("set aside", f"{status.set_aside} of what arrived wait for somebody"))
+        shown.append(("set aside", f"{status.set_aside} of the files that arrived wait for a person"))
     shown.append(("disk", f"{status.disk_free:.1f} GB free"))
     heard = f"; the schedules are as they were on {moment(status.heard)}" if status.heard else ""
     shown.append(("server", status.server or f"none answers{heard}"))

@@ -55,8 +55,8 @@ OPTIONS = {
     "one view in the test": ["evaluate.views=none"],
 }
 COMPARED = (
-    "over head, over recipe: points of test accuracy, auc over recipe: of AUC, which shows too what an arm lost in the "
-    "order of its verdicts; with the 95 % interval over groups and seeds, from six groups and three seeds on (or one). "
+    "over head, over recipe: points of test accuracy. auc over recipe: points of AUC, which also shows a worse "
+    "ranking. Both with the 95 % interval over groups and seeds, from six groups and three seeds on (or one). "
     "distance, cka, kept, kl: how far the network moved from what it was trained to know, as in every report. "
     "Accuracy, distance and kept are in percent."
 )
@@ -69,11 +69,11 @@ ABOUT = {
         "Whether more labels would help: a curve that still rises at its end says yes. Mean and spread over the seeds."
     ],
     "ablate": [
-        "The recipe, and what its parts are good for: the same split, several seeds, the same epochs of phase 2. The "
-        "last one is kept: choosing the best on validation would leave out what a mistake does.",
+        "The recipe against common mistakes: the same split, seeds and number of epochs in phase 2. The last epoch is "
+        "kept, because choosing the best one on validation would hide what a mistake does.",
         COMPARED,
     ],
-    "options": ["What is off in the recipe, one option at a time, each against the recipe.", COMPARED],
+    "options": ["The options that are off in the recipe, each turned on alone and compared with the recipe.", COMPARED],
 }
 
 

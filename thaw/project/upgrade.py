@@ -48,12 +48,12 @@ def upgrade(apply: bool) -> Iterator[str]:
     changed = recipe.changes()
     versions = {key: change for key, change in changed.items() if not key.startswith("code.")}
     if not (plan.texts or plan.removed or changed) and before.get("thaw") == thaw.__version__:
-        yield f"nothing to do: this project is of thaw {thaw.__version__}"
+        yield f"nothing to do: this project is up to date with thaw {thaw.__version__}"
         return
     yield f"from thaw {before.get('thaw')} to {thaw.__version__}"
     for path, text in plan.texts.items():
         yield from _diff(path, _read(path), text)
-    yield from (f"{path} goes: thaw has it no longer" for path in plan.removed)
+    yield from (f"{path} is removed: thaw no longer has it" for path in plan.removed)
     yield from (recipe.sentence(key, *change) for key, change in versions.items())
     again = _phases_that_run_again(plan, changed.keys())
     yield f"run again: {', '.join(again) if again else 'no phase'}"
@@ -85,7 +85,7 @@ def _check() -> None:
     try:
         newer = Version(made_with) > Version(thaw.__version__)
     except InvalidVersion:
-        sentence = f"{recipe.NAME} says thaw: {made_with}, which is no version; write the one it was made with"
+        sentence = f"{recipe.NAME} says thaw: {made_with}, which is not a version; write the one it was made with"
         raise InputError(sentence) from None
     if newer:
         raise InputError(

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 JOURNAL = Journal("withdrawal")
 REMOVED = ".thaw/removed.json"  # hashes of purged pictures, and the versions that lost data
-DERIVED = ("artifacts/prepare", "artifacts/embed", "artifacts/report")  # folders of outputs made from pictures
-UNLIKE = "artifacts/package/unlike.safetensors"  # features of training pictures, made from those alone
+DERIVED = ("artifacts/prepare", "artifacts/embed", "artifacts/report")  # made from pictures
+UNLIKE = "artifacts/package/unlike.safetensors"  # features of training pictures only
 AWAY = "the DVC remote does not answer, or nothing was ever sent there"
 SHOWN = ("artifacts/promotion", "artifacts/studies")  # pages that DVC does not track
 
@@ -240,7 +240,8 @@ def _purge(md5: set[str], on_line: OnLine) -> list[str]:
     if (features := workspace.root() / UNLIKE).is_file() and _md5(features) in gone:
         _delete(features)
     for file in workspace.scratch().rglob("*"):
-        if file.is_file() and file.suffix != ".json":  # journals stay, kept activations and the like go
+        # journals stay; kept activations and the like go
+        if file.is_file() and file.suffix != ".json":
             _delete(file)
     archived = _archived(md5)
     for file in archived:

@@ -51,7 +51,7 @@ def check() -> None:
     folder = _current_folder()
     if find(folder) is None:
         raise InputError(
-            f"{folder} is in no project, which is a folder with {' and '.join(MARKS)}: go into one, name it with "
+            f"{folder} is not in a project, which is a folder with {' and '.join(MARKS)}: go into one, name it with "
             "`thaw -C FOLDER`, or make one with `thaw init FOLDER`"
         )
 

@@ -6,7 +6,8 @@ from datetime import datetime, timedelta
 from thaw.formats import escaped
 
 Facts = Sequence[tuple[str, str]]
-Runs = Sequence[tuple[str, str, str, str]]  # when it was due, its schedule, its outcome, what it says
+# when it was due, its schedule, its outcome, its message
+Runs = Sequence[tuple[str, str, str, str]]
 
 
 def lines(facts: Facts, runs: Runs) -> list[str]:

@@ -136,8 +136,9 @@ def seeds(runs: Sequence[Training], slices: Sequence[str]) -> tuple[pd.DataFrame
     value.
 
     Returns:
-        figure, head and head_spread, finetuned and finetuned_spread, averaged (the mean prediction of all seeds); for
-        accuracy also the gain with its interval. The same for the accuracy in each slice.
+        figure, head and head_spread, finetuned and finetuned_spread, averaged (the mean
+        prediction of all seeds); for accuracy also the gain with its interval. The same for the
+        accuracy in each slice.
     """
     together = averaged(runs)
     groups, both = groups_of(runs), {name: verdicts(runs, name) for name in NETWORKS}

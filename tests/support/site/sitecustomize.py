@@ -1,10 +1,11 @@
-"""Every Python that a test starts reads this first: DVC, phases and workers' flow runs are forked from warm processes.
+"""Read by every Python that a test starts: DVC, phases and flow runs are forked from warm ones.
 
-tests/conftest.py puts this folder on PYTHONPATH and names the folder of the sockets of tests/support/commands.py, which
-does the work. Importing DVC takes most of the time of most of its commands, and the suite calls it a thousand times;
-the same is true of torch in a phase on small pictures and of prefect in a flow of toys. This process stays as the one
-that the caller sees: it hands over its arguments, folder, environment and open files, passes signals on, and ends as
-the command ended. If anything is in the way, it runs the command itself.
+tests/conftest.py puts this folder on PYTHONPATH and names the folder of the sockets of
+tests/support/commands.py, which does the work. Importing DVC takes most of the time of most of its
+commands, and the suite calls it a thousand times; the same is true of torch in a phase on small
+pictures and of prefect in a flow of toys. This process stays as the one that the caller sees: it
+hands over its arguments, folder, environment and open files, passes signals on, and ends as the
+command ended. If anything is in the way, it runs the command itself.
 """
 
 import os
@@ -14,7 +15,7 @@ ENGINES = ("prefect.engine", "prefect.runner._workspace_supervisor")
 
 
 def _slow() -> str | None:
-    """The phase of the toy that is to last until it is ended, in runs of this workspace."""
+    """The toy's phase that hangs until it is killed, in runs of this workspace."""
     try:
         with open(".dvc/tmp/slow") as file:
             return file.read()
@@ -23,8 +24,9 @@ def _slow() -> str | None:
 
 
 def _command() -> tuple[str, str, list[str]] | None:
-    """Who forks this command, its program and its arguments; None if nobody does, as where a test is about its end."""
-    known = os.environ.get("THAW_WARM_PREFIX", "").split(os.pathsep)  # environments with these packages
+    """The forker for this command, its program and arguments; None if it must not be forked."""
+    # environments with these packages
+    known = os.environ.get("THAW_WARM_PREFIX", "").split(os.pathsep)
     slow, to_last = _slow(), os.environ.get("TOY_SLOW")
     if sys.prefix not in known or not os.environ.get("THAW_WARM") or {slow, to_last} & {*sys.orig_argv}:
         return None

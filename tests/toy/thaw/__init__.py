@@ -1,4 +1,4 @@
-"""thaw as it is, but for the modules in this folder: the real ones need real pictures and networks."""
+"""thaw as it is, except the modules in this folder: the real ones need pictures and networks."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""A toy of `python -m thaw.project.bring`: the data comes from the DVC cache, else out of nowhere."""
+"""A toy of `python -m thaw.project.bring`: the data come from DVC's cache, or are made up."""
 
 import subprocess
 from pathlib import Path

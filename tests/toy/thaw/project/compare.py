@@ -1,4 +1,6 @@
-"""A toy of `python -m thaw.project.compare`: promotes unless `TOY_KEEP` is set. Who imports it gets the real one."""
+"""A toy of `python -m thaw.project.compare`: promotes unless `TOY_KEEP` is set. An import gets
+the real one.
+"""
 
 import json
 import os
@@ -9,7 +11,7 @@ if __name__ == "__main__":
     promoted = not os.environ.get("TOY_KEEP")
     reason = "the toy is better" if promoted else "the toy is worse"
     assert Path(sys.argv[1], "weights.safetensors").is_file()
-    found = {"state": "compared", "champion": sys.argv[2], "promoted": promoted, "reason": reason}
-    Path("artifacts/promotion/decision.json").write_text(json.dumps(found | {"gain": {}, "falls": [], "inputs": {}}))
+    answer = {"state": "compared", "champion": sys.argv[2], "promoted": promoted, "reason": reason}
+    Path("artifacts/promotion/decision.json").write_text(json.dumps(answer | {"gain": {}, "falls": [], "inputs": {}}))
 else:
     exec(Path(os.environ["TOY_REAL"], "project", "compare.py").read_text())
