@@ -58,12 +58,22 @@ def noted(number: str, **about: Any) -> Iterator[Callable[[str, str], None]]:
 
 def read() -> list[Run]:
     """All runs that the log has, in the order in which they began."""
+    return [_run(values) for values in _begun().values()]
+
+
+def going_on() -> set[str]:
+    """The numbers of the runs that have begun and not ended, and whose processes live."""
+    return {number for number, values in _begun().items() if _run(values).outcome == RUNNING}
+
+
+def _begun() -> dict[str, dict[str, Any]]:
+    """What was noted of each run, by its number."""
     by_id: dict[str, dict[str, Any]] = {}
     for line in _file().read_text(encoding="utf-8").splitlines() if _file().is_file() else []:
         with suppress(ValueError):  # half a line, of a full disk
             values = json.loads(line)
             by_id.setdefault(values["id"], {}).update(values)
-    return [_run(values) for values in by_id.values() if "began" in values]
+    return {number: values for number, values in by_id.items() if "began" in values}
 
 
 def _run(values: dict[str, Any]) -> Run:
