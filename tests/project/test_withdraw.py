@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -21,11 +22,12 @@ stages:
   prepare:
     cmd:
       - mkdir -p artifacts/prepare
-      - cat data/images/* > artifacts/prepare/pictures.npy && cp manifest.txt artifacts/prepare/manifest.csv
+      - (echo decoded && cat data/images/*) > artifacts/prepare/pictures.npy
+      - cp manifest.txt artifacts/prepare/manifest.csv
     deps: [data]
     outs: [artifacts/prepare]
   embed:
-    cmd: mkdir -p artifacts/embed && cat data/images/* > artifacts/embed/train.npy
+    cmd: mkdir -p artifacts/embed && (echo features && cat data/images/*) > artifacts/embed/train.npy
     deps: [artifacts/prepare]
     outs: [artifacts/embed]
   report:
@@ -135,8 +137,9 @@ def test_without_purge_earlier_states_stay_whole(project: Path, tmp_path: Path) 
     assert withdraw.is_reproducible("v1.0.0")
 
 
+@pytest.mark.parametrize("step", ["pin", "remote", "cache"])
 def test_a_removal_that_was_killed_is_ended_by_whoever_comes_next(
-    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
     class Killed(BaseException):
         pass
@@ -144,14 +147,34 @@ def test_a_removal_that_was_killed_is_ended_by_whoever_comes_next(
     def kill(*_: object) -> None:
         raise Killed
 
+    ask, delete, deleted = withdraw.ask, withdraw._delete, []
+
+    def kill_at_remote(*arguments: str, on_line: Any) -> Any:
+        return ask(*arguments, on_line=on_line) if "--look" in arguments else kill()
+
+    def kill_in_cache(file: Path) -> bool:
+        deleted.append(file)
+        return kill() if len(deleted) > 4 else delete(file)  # type: ignore[func-returns-value]
+
     with monkeypatch.context() as patch:
-        patch.setattr(withdraw.pin, "write", kill)
+        patch.setattr(
+            *{
+                "pin": (withdraw.pin, "write", kill),
+                "remote": (withdraw, "ask", kill_at_remote),
+                "cache": (withdraw, "_delete", kill_in_cache),
+            }[step]
+        )
         with pytest.raises(Killed):
             withdraw.withdraw(withdraw.select([], "patient=17"), purge=True)
     assert where_it_is(tmp_path)
     mend.mend()
     assert where_it_is(tmp_path) == []
     assert not withdraw.JOURNAL.file.exists()
+
+
+def test_what_a_model_learned_from_is_known_after_a_removal_too(project: Path) -> None:
+    withdraw.withdraw(withdraw.select([], "patient=17"), purge=True)
+    assert withdraw.holders(withdraw.select(["images/0.png"], None))[0] == Holder("v1.0.0", 1, 1)
 
 
 def test_while_the_remote_is_away_nothing_is_purged_and_what_it_holds_is_not_known(

@@ -31,6 +31,7 @@ REMOVED = ".thaw/removed.json"  # hashes of purged pictures, and the versions th
 DERIVED = ("artifacts/prepare", "artifacts/embed", "artifacts/report")  # made from pictures
 UNLIKE = "artifacts/package/unlike.safetensors"  # features of training pictures only
 AWAY = "the DVC remote does not answer, or nothing was ever sent there"
+MANIFEST = "artifacts/prepare/manifest.csv"  # says what a model learned from
 SHOWN = ("artifacts/promotion", "artifacts/studies")  # pages that DVC does not track
 
 
@@ -155,7 +156,8 @@ def _manifest(cache: Path, outs: dict[str, str]) -> "pd.DataFrame | None":
     """The manifest of a state, if the cache has it."""
     from thaw.data.manifest import read_manifest
 
-    file = place(cache, dict(members(cache, outs.get("artifacts/prepare", ""))).get("manifest.csv", ""))
+    folder, name = MANIFEST.rsplit("/", 1)
+    file = place(cache, dict(members(cache, outs.get(folder, ""))).get(name, ""))
     return read_manifest(file) if file.is_file() else None
 
 
@@ -222,19 +224,24 @@ def _purge(md5: set[str], on_line: OnLine) -> list[str]:
     archive."""
     cache = cache_folder()
     affected, others = _states(cache, md5)
-    kept = {digest for outs in others for output in outs for digest in _objects(cache, output, outs)}
+    kept = {digest for outs in others for digest in _objects(cache, outs).values()}
     derived: set[str] = set()
     for outs in affected:
-        made = _derived(cache, outs, md5)
-        derived |= {digest for output in made for digest in _objects(cache, output, outs)}
-        kept |= {digest for output in outs.keys() - made for digest in _objects(cache, output, outs)}
+        objects = _objects(cache, outs)
+        made = _derived({*objects}, _may_be_trained_on(cache, outs, md5))
+        derived |= {objects[path] for path in made}
+        kept |= {objects[path] for path in objects.keys() - made}
     gone = md5 | (derived - kept)
     note = _noted()
     versions = _versions_of(affected)
     without_features = _versions_of([outs for outs in affected if outs.get(UNLIKE) in gone])
     note = {key: sorted({*note.get(key, []), *news}) for key, news in (("md5", md5), ("versions", versions))}
     replace(workspace.root() / REMOVED, (json.dumps(note, indent=2) + "\n").encode())
-    freed = sum(_delete(place(cache, digest)) for digest in gone)
+    sent = ask("remove", "thaw.project.unsend", *sorted(gone), on_line=on_line) if experiment.has_remote() else []
+    if sent is None:
+        raise InputError(f"{AWAY}: what is to be removed there waits for it")
+    # lists of folders go last: whoever ends this after a kill reads in them what else has to go
+    freed = sum(_delete(place(cache, digest)) for digest in sorted(gone, key=lambda digest: digest.endswith(".dir")))
     for output in (*DERIVED, *SHOWN):
         shutil.rmtree(workspace.root() / output, ignore_errors=True)
     if (features := workspace.root() / UNLIKE).is_file() and _md5(features) in gone:
@@ -247,10 +254,7 @@ def _purge(md5: set[str], on_line: OnLine) -> list[str]:
     for file in archived:
         _delete(file)
     sentences = [f"{freed} objects went from DVC's cache, {len(archived)} files from the archive"]
-    if experiment.has_remote():
-        sent = ask("remove", "thaw.project.unsend", *sorted(gone), on_line=on_line)
-        if sent is None:
-            raise InputError(f"{AWAY}: what is to be removed there waits for it")
+    if sent:
         sentences.append(f"{len(sent)} objects went from the DVC remote")
     if versions:
         sentences.append(
@@ -297,10 +301,14 @@ def _states(cache: Path, md5: set[str]) -> tuple[list[dict[str, str]], list[dict
     return affected, others
 
 
-def _derived(cache: Path, outs: dict[str, str], md5: set[str]) -> set[str]:
-    """The outputs of a state that are made from the pictures."""
-    made = {output for output in outs if any(PurePosixPath(output).is_relative_to(folder) for folder in DERIVED)}
-    return made | ({UNLIKE} & outs.keys() if _may_be_trained_on(cache, outs, md5) else set())
+def _derived(paths: set[str], is_trained_on: bool) -> set[str]:
+    """Those of a state's files and folders that are made from the pictures.
+
+    A manifest stays, with the list of its folder: it says what a model learned from.
+    """
+    stays = {MANIFEST, PurePosixPath(MANIFEST).parent.as_posix()} if MANIFEST in paths else set()
+    made = {path for path in paths if any(PurePosixPath(path).is_relative_to(folder) for folder in DERIVED)}
+    return made - stays | (paths & {UNLIKE} if is_trained_on else set())
 
 
 def _may_be_trained_on(cache: Path, outs: dict[str, str], md5: set[str]) -> bool:
@@ -319,11 +327,10 @@ def _data_of(states: list[dict[str, str]]) -> set[str]:
     return {outs["data"][:7] for outs in states if outs.get("data")}
 
 
-def _objects(cache: Path, output: str, outs: dict[str, str]) -> Iterator[str]:
-    """The objects of an output, the list of a folder among them."""
-    if digest := outs.get(output):
-        yield digest
-        yield from (member for _, member in members(cache, digest))
+def _objects(cache: Path, outs: dict[str, str]) -> dict[str, str]:
+    """The hashes of a state by path: of its outputs, and of the files in those that are folders."""
+    inside = {f"{output}/{name}": md5 for output, digest in outs.items() for name, md5 in members(cache, digest)}
+    return outs | inside
 
 
 def _md5(file: Path) -> str:
