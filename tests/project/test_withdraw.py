@@ -1,5 +1,6 @@
 """Laws of removal: no copy of a withdrawn picture is left anywhere, and what lost it says so."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -189,6 +190,22 @@ def test_while_the_remote_is_away_nothing_is_purged_and_what_it_holds_is_not_kno
     assert removed.exit_code == 0
     assert "or nothing was ever sent there, so what it holds is not known" in removed.output
     assert not (project / "data/images/3.png").exists()
+
+
+def test_a_clone_whose_cache_lacks_earlier_versions_finds_and_removes_what_the_remote_has_of_them(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pictures, "_forget", lambda hashes: None)
+    (project / "data" / "images" / "1.png").write_bytes(b"another picture")
+    dvc(project, "add", "-q", "data")
+    dvc(project, "repro", "-q")
+    dvc(project, "push", "-q")
+    shutil.rmtree(project / ".dvc" / "cache")
+    dvc(project, "pull", "-q")
+    removed = CliRunner().invoke(app, ["remove", "--where", "patient=17", "--purge", "--yes"])
+    assert removed.exit_code == 0
+    assert "v1.0.0 holds 3 of them, its model learned from 2" in removed.output
+    assert where_it_is(tmp_path) == []
 
 
 def test_pages_in_the_ui_go_first_so_that_a_removal_that_was_killed_leaves_none(

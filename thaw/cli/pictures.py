@@ -52,6 +52,7 @@ def remove(
         from thaw.project import withdraw
 
         pictures = withdraw.select(paths or [], where)
+        withdraw.bring_lists()
         say(f"{len(pictures)} picture{'s' * (len(pictures) > 1)}, such as {pictures[0].path}")
         for holder in itertools.chain(withdraw.holders(pictures), withdraw.places(pictures)):
             say(str(holder))

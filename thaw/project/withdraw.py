@@ -127,7 +127,7 @@ def places(pictures: list[Picture]) -> Iterator[str]:
         "the archive": {_md5(file) for file in _archived(md5)},
     }
     if experiment.has_remote():
-        sent = _sent(md5)
+        sent = _asked("--look", md5)
         if sent is None:
             yield f"{AWAY}, so what it holds is not known"
         found["the DVC remote"] = sent or set()
@@ -136,10 +136,24 @@ def places(pictures: list[Picture]) -> Iterator[str]:
             yield f"{name} holds {held} of them"
 
 
-def _sent(md5: set[str]) -> set[str] | None:
+def bring_lists() -> None:
+    """Bring what the cache lacks of the lists of folders, and of manifests, from the remote: they
+    say what earlier states hold."""
+    if not experiment.has_remote():
+        return
+    cache = cache_folder()
+    for _ in range(2):  # a manifest is known once the list of its folder is there
+        known = [_objects(cache, outs) for outs in clean.states()]
+        lists = {digest for objects in known for digest in objects.values() if digest.endswith(".dir")}
+        manifests = {objects[MANIFEST] for objects in known if MANIFEST in objects}
+        if lacking := {digest for digest in lists | manifests if not place(cache, digest).is_file()}:
+            _asked("--bring", lacking)
+
+
+def _asked(option: str, md5: set[str]) -> set[str] | None:
     """Which of these the DVC remote has; None if it does not answer, or is not where it should be."""
     try:
-        there = ask("remove", "thaw.project.unsend", "--look", *sorted(md5), on_line=lambda line: None)
+        there = ask("remove", "thaw.project.unsend", option, *sorted(md5), on_line=lambda line: None)
     except StageError:
         return None
     return None if there is None else set(there)
@@ -182,7 +196,7 @@ def withdraw(
     """
     with only_retraining("thaw remove"):
         pin.check()
-        if purge and experiment.has_remote() and _sent(set()) is None:
+        if purge and experiment.has_remote() and _asked("--look", set()) is None:
             raise InputError(f"{AWAY}: --purge needs it (`dvc push` makes a new one)")
         if purge:
             forget(_data_hashes(pictures))
