@@ -243,6 +243,41 @@ def test_a_schedule_of_another_project_is_out_of_reach_and_its_name_is_free(serv
 
 
 @pytest.mark.server
+def test_a_run_that_was_killed_with_what_served_it_is_crashed_on_the_server_and_one_that_lives_is_not(
+    server: str, toy: Path
+) -> None:
+    from prefect import get_client
+    from prefect.states import Pending, Running
+
+    from flows.retrain import retrain
+    from thaw.project import runs
+
+    made = retrain.to_deployment("quarterly", tags=["retrain", schedule._here()]).apply()
+    with get_client(sync_client=True) as client:
+        try:
+            begun = {}
+            for name, state in (
+                ("killed", Running),
+                ("lives", Running),
+                ("not logged", Running),
+                ("submitted", Pending),
+            ):
+                begun[name] = client.create_flow_run_from_deployment(made).id
+                client.set_flow_run_state(begun[name], state(), force=True)
+            due = client.create_flow_run_from_deployment(made).id
+            log = toy / ".prefect" / "runs.jsonl"
+            with runs.noted(str(begun["lives"])), runs.noted(str(begun["killed"])):
+                lines = log.read_text().splitlines()
+                log.write_text("\n".join([lines[0], lines[1].replace(f'"pid": {os.getpid()}', '"pid": 999999999')]))
+                assert schedule._tell_of_killed(client) == 3
+            states = {name: client.read_flow_run(run).state.type.value for name, run in begun.items()}
+            assert states == {"killed": "CRASHED", "lives": "RUNNING", "not logged": "CRASHED", "submitted": "CRASHED"}
+            assert client.read_flow_run(due).state.is_scheduled()
+        finally:
+            client.delete_deployment(made)
+
+
+@pytest.mark.server
 def test_on_its_own_server_a_workspace_keeps_its_schedules_when_it_moves(
     server: str, toy: Path, theirs: Callable[[], Any]
 ) -> None:

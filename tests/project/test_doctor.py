@@ -62,7 +62,7 @@ def remote_at(place: str) -> Break:
         ("lock", lambda root, patch: patch.setattr(
             doctor.lock, "holder", lambda: "weekly was killed, and what it started lives on: process 7, 8"),
          "weekly was killed", "kill 7 8"),
-        ("disk", set_to("retrain.disk_gb=1e9"), "GB are free; retrain.disk_gb asks for 1e+09", "thaw clean"),
+        ("disk", set_to("retrain.disk_gb=1e9"), "GB are free; retrain.disk_gb asks for 1e+09", "thaw clean --apply"),
         ("device", set_to("resources.device=cuda"), "there is no GPU", "thaw run --set resources.device=auto"),
     ],
 )  # fmt: skip

@@ -1,8 +1,10 @@
 """Laws of removal: no copy of a withdrawn picture is left anywhere, and what lost it says so."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -21,11 +23,12 @@ stages:
   prepare:
     cmd:
       - mkdir -p artifacts/prepare
-      - cat data/images/* > artifacts/prepare/pictures.npy && cp manifest.txt artifacts/prepare/manifest.csv
+      - (echo decoded && cat data/images/*) > artifacts/prepare/pictures.npy
+      - cp manifest.txt artifacts/prepare/manifest.csv
     deps: [data]
     outs: [artifacts/prepare]
   embed:
-    cmd: mkdir -p artifacts/embed && cat data/images/* > artifacts/embed/train.npy
+    cmd: mkdir -p artifacts/embed && (echo features && cat data/images/*) > artifacts/embed/train.npy
     deps: [artifacts/prepare]
     outs: [artifacts/embed]
   report:
@@ -101,9 +104,15 @@ def test_a_withdrawn_patient_is_found_nowhere_and_its_versions_say_so(project: P
     pictures = withdraw.select([], "patient=17")
     assert [picture.path for picture in pictures] == ["images/2.png", "images/3.png", "images/5.png"]
     assert withdraw.holders(pictures)[0] == Holder("v1.0.0", 3, 2)
+    assert list(withdraw.places(pictures)) == [
+        "DVC's cache holds 3 of them",
+        "the archive holds 2 of them",
+        "the DVC remote holds 3 of them",
+    ]
     assert withdraw.is_reproducible("v1.0.0")
     withdraw.withdraw(pictures, purge=True)
     assert where_it_is(tmp_path) == []
+    assert list(withdraw.places(pictures)) == []
     left = manifest.read_folder(project / "data")
     assert list(left["path"]) == ["images/0.png", "images/1.png", "images/4.png"]
     dvc(project, "status", "data.dvc")
@@ -129,8 +138,9 @@ def test_without_purge_earlier_states_stay_whole(project: Path, tmp_path: Path) 
     assert withdraw.is_reproducible("v1.0.0")
 
 
+@pytest.mark.parametrize("step", ["pin", "remote", "cache"])
 def test_a_removal_that_was_killed_is_ended_by_whoever_comes_next(
-    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
     class Killed(BaseException):
         pass
@@ -138,14 +148,64 @@ def test_a_removal_that_was_killed_is_ended_by_whoever_comes_next(
     def kill(*_: object) -> None:
         raise Killed
 
+    ask, delete, deleted = withdraw.ask, withdraw._delete, []
+
+    def kill_at_remote(*arguments: str, on_line: Any) -> Any:
+        return ask(*arguments, on_line=on_line) if "--look" in arguments else kill()
+
+    def kill_in_cache(file: Path) -> bool:
+        deleted.append(file)
+        return kill() if len(deleted) > 4 else delete(file)  # type: ignore[func-returns-value]
+
     with monkeypatch.context() as patch:
-        patch.setattr(withdraw.pin, "write", kill)
+        patch.setattr(
+            *{
+                "pin": (withdraw.pin, "write", kill),
+                "remote": (withdraw, "ask", kill_at_remote),
+                "cache": (withdraw, "_delete", kill_in_cache),
+            }[step]
+        )
         with pytest.raises(Killed):
             withdraw.withdraw(withdraw.select([], "patient=17"), purge=True)
     assert where_it_is(tmp_path)
     mend.mend()
     assert where_it_is(tmp_path) == []
     assert not withdraw.JOURNAL.file.exists()
+
+
+def test_what_a_model_learned_from_is_known_after_a_removal_too(project: Path) -> None:
+    withdraw.withdraw(withdraw.select([], "patient=17"), purge=True)
+    assert withdraw.holders(withdraw.select(["images/0.png"], None))[0] == Holder("v1.0.0", 1, 1)
+
+
+def test_while_the_remote_is_away_nothing_is_purged_and_what_it_holds_is_not_known(
+    project: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "remote").rename(tmp_path / "away")
+    purged = CliRunner().invoke(app, ["remove", "images/3.png", "--purge", "--yes"])
+    assert purged.exit_code == 2
+    assert "nothing was ever sent there: --purge needs it" in purged.output
+    assert (project / "data/images/3.png").exists()
+    removed = CliRunner().invoke(app, ["remove", "images/3.png", "--yes"])
+    assert removed.exit_code == 0
+    assert "or nothing was ever sent there, so what it holds is not known" in removed.output
+    assert not (project / "data/images/3.png").exists()
+
+
+def test_a_clone_whose_cache_lacks_earlier_versions_finds_and_removes_what_the_remote_has_of_them(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pictures, "_forget", lambda hashes: None)
+    (project / "data" / "images" / "1.png").write_bytes(b"another picture")
+    dvc(project, "add", "-q", "data")
+    dvc(project, "repro", "-q")
+    dvc(project, "push", "-q")
+    shutil.rmtree(project / ".dvc" / "cache")
+    dvc(project, "pull", "-q")
+    removed = CliRunner().invoke(app, ["remove", "--where", "patient=17", "--purge", "--yes"])
+    assert removed.exit_code == 0
+    assert "v1.0.0 holds 3 of them, its model learned from 2" in removed.output
+    assert where_it_is(tmp_path) == []
 
 
 def test_pages_in_the_ui_go_first_so_that_a_removal_that_was_killed_leaves_none(

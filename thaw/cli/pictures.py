@@ -1,5 +1,6 @@
 """`thaw add`, `remove` and `data`."""
 
+import itertools
 from pathlib import Path
 from typing import Annotated
 
@@ -51,14 +52,13 @@ def remove(
         from thaw.project import withdraw
 
         pictures = withdraw.select(paths or [], where)
+        withdraw.bring_lists()
         say(f"{len(pictures)} picture{'s' * (len(pictures) > 1)}, such as {pictures[0].path}")
-        for holder in withdraw.holders(pictures):
+        for holder in itertools.chain(withdraw.holders(pictures), withdraw.places(pictures)):
             say(str(holder))
         if not yes and not typer.confirm("Remove them everywhere, for good?" if purge else "Take them out of data/?"):
             raise typer.Exit(1)
-        if purge:  # first, because whoever ends a removal that was killed knows no server
-            _forget(withdraw.data_hashes(pictures))
-        for sentence in withdraw.withdraw(pictures, purge, say):
+        for sentence in withdraw.withdraw(pictures, purge, say, _forget):
             say(sentence)
         say("`git commit data.dvc` keeps this state of the data, `thaw run` trains with it")
 

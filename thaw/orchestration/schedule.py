@@ -35,7 +35,7 @@ from thaw.orchestration import server
 from thaw.project import pipeline, workspace
 from thaw.project.journal import replace
 from thaw.project.overrides import settings_with
-from thaw.project.runs import PREDICT, RETRAIN
+from thaw.project.runs import PREDICT, RETRAIN, going_on
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
@@ -91,6 +91,8 @@ def serve(
             if not served:
                 raise InputError('this workspace has no schedule: make one, such as thaw schedule --cron "0 3 * * 1"')
             runner = _runner(client, served, say)
+            if killed := _tell_of_killed(client):
+                say(f"Runs that were killed with what served them, and are Crashed on the server now: {killed}")
             for line in _lines([deployment for deployment in _all(client) if deployment.name in served]):
                 say(line)
             note(client)
@@ -427,6 +429,27 @@ def _skip_missed(client: "SyncPrefectClient", deployment_id: "UUID") -> int:
         message = "it did not begin in time, and a later run catches up"
         client.set_flow_run_state(run.id, State(type=StateType.CANCELLED, name="Missed", message=message), force=True)
     return len(missed)
+
+
+def _tell_of_killed(client: "SyncPrefectClient") -> int:
+    """Tell the server which runs of this workspace were killed: it would show them as running for
+    ever, and tell nobody. Returns how many."""
+    from prefect.client.schemas import filters
+    from prefect.client.schemas.objects import State, StateType
+    from prefect.states import Crashed
+
+    types = [StateType.PENDING, StateType.RUNNING, StateType.CANCELLING]
+    begun = filters.FlowRunFilter(
+        tags=filters.FlowRunFilterTags(all_=[_here()]),
+        state=filters.FlowRunFilterState(type=filters.FlowRunFilterStateType(any_=types)),
+    )
+    alive = going_on()
+    runs = client.read_flow_runs(flow_run_filter=begun)
+    killed = [run for run in runs if not run.work_pool_name and str(run.id) not in alive]  # workers see to theirs
+    for run in killed:
+        crashed: State[Any] = Crashed(message="it was killed with the process that served its schedule")
+        client.set_flow_run_state(run.id, crashed, force=True)
+    return len(killed)
 
 
 def _lines(schedules: "list[DeploymentResponse]") -> list[str]:

@@ -153,7 +153,7 @@ def _disk(values: Settings) -> Finding:
     free = shutil.disk_usage(workspace.root()).free / 1e9
     if free < values.retrain.disk_gb:
         text = f"{free:.1f} GB are free; retrain.disk_gb asks for {values.retrain.disk_gb:g}"
-        return Finding("disk", text, "thaw clean")
+        return Finding("disk", text, "thaw clean --apply")
     return Finding("disk", f"{free:.1f} GB are free")
 
 

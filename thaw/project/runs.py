@@ -58,16 +58,27 @@ def noted(number: str, **about: Any) -> Iterator[Callable[[str, str], None]]:
 
 def read() -> list[Run]:
     """All runs that the log has, in the order in which they began."""
+    begun = _begun()
+    return [_run(values, begun) for values in begun.values()]
+
+
+def going_on() -> set[str]:
+    """The numbers of the runs that have begun and not ended, and whose processes live."""
+    begun = _begun()
+    return {number for number, values in begun.items() if _run(values, begun).outcome == RUNNING}
+
+
+def _begun() -> dict[str, dict[str, Any]]:
+    """What was noted of each run, by its number."""
     by_id: dict[str, dict[str, Any]] = {}
     for line in _file().read_text(encoding="utf-8").splitlines() if _file().is_file() else []:
         with suppress(ValueError):  # half a line, of a full disk
             values = json.loads(line)
             by_id.setdefault(values["id"], {}).update(values)
-    begun = [values for values in by_id.values() if "began" in values]
-    return [_run(values, begun) for values in begun]
+    return {number: values for number, values in by_id.items() if "began" in values}
 
 
-def _run(values: dict[str, Any], begun: list[dict[str, Any]]) -> Run:
+def _run(values: dict[str, Any], begun: dict[str, dict[str, Any]]) -> Run:
     began = datetime.fromisoformat(values["began"])
     ended, flow = values.get("ended"), values.get("flow", RETRAIN)
     outcome = values.get("outcome") or (RUNNING if _goes_on(values, begun) else KILLED)
@@ -85,7 +96,7 @@ def _run(values: dict[str, Any], begun: list[dict[str, Any]]) -> Run:
     )
 
 
-def _goes_on(values: dict[str, Any], begun: list[dict[str, Any]]) -> bool:
+def _goes_on(values: dict[str, Any], begun: dict[str, dict[str, Any]]) -> bool:
     """Whether the process of a run lives, or holds the workspace or waits for it in a container.
 
     Processes of a container are not seen. A run that began before the one that holds the workspace
@@ -98,8 +109,8 @@ def _goes_on(values: dict[str, Any], begun: list[dict[str, Any]]) -> bool:
         if abs(psutil.Process(process["pid"]).create_time() - process["since"]) < 1:
             return True
     holder = lock.holder(lock.PREDICTION if values.get("flow") == PREDICT else lock.RETRAINING)
-    holds = [run["began"] for run in begun if lock.note(run.get("name", ""), run["process"]["pid"]) == holder]
-    return holder is not None and bool(values["began"] >= max(holds, default=""))
+    held_by = [run for run in begun.values() if lock.note(run.get("name", ""), run["process"]["pid"]) == holder]
+    return holder is not None and all(run["began"] <= values["began"] for run in held_by)
 
 
 def _append(values: dict[str, Any]) -> None:

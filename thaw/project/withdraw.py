@@ -10,7 +10,7 @@ journal lets the next command finish a removal that was killed.
 import hashlib
 import json
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
@@ -21,7 +21,7 @@ from thaw.project.git import contents, git
 from thaw.project.heal import cache_folder, members, place
 from thaw.project.journal import Journal, replace
 from thaw.project.lock import only_retraining
-from thaw.project.stage import OnLine, ask
+from thaw.project.stage import OnLine, StageError, ask
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,6 +30,8 @@ JOURNAL = Journal("withdrawal")
 REMOVED = ".thaw/removed.json"  # hashes of purged pictures, and the versions that lost data
 DERIVED = ("artifacts/prepare", "artifacts/embed", "artifacts/report")  # made from pictures
 UNLIKE = "artifacts/package/unlike.safetensors"  # features of training pictures only
+AWAY = "the DVC remote does not answer, or nothing was ever sent there"
+MANIFEST = "artifacts/prepare/manifest.csv"  # says what a model learned from
 SHOWN = ("artifacts/promotion", "artifacts/studies")  # pages that DVC does not track
 
 
@@ -116,11 +118,60 @@ def holders(pictures: list[Picture]) -> list[Holder]:
     return result
 
 
+def places(pictures: list[Picture]) -> Iterator[str]:
+    """Sentences on where else the pictures are: DVC's cache and remote, what arrived and its
+    archive."""
+    cache, md5 = cache_folder(), {picture.md5 for picture in pictures}
+    found = {
+        "DVC's cache": {digest for digest in md5 if place(cache, digest).is_file()},
+        "the archive": {_md5(file) for file in _archived(md5)},
+    }
+    if experiment.has_remote():
+        sent = _asked("--look", md5)
+        if sent is None:
+            yield f"{AWAY}, so what it holds is not known"
+        found["the DVC remote"] = sent or set()
+    for name, there in found.items():
+        if held := sum(picture.md5 in there for picture in pictures):
+            yield f"{name} holds {held} of them"
+
+
+def bring_lists() -> None:
+    """Bring what the cache lacks of the lists of folders, and of manifests, from the remote: they
+    say what earlier states hold."""
+    if not experiment.has_remote():
+        return
+    cache = cache_folder()
+    for _ in range(2):  # a manifest is known once the list of its folder is there
+        known = [_objects(cache, outs) for outs in clean.states()]
+        lists = {digest for objects in known for digest in objects.values() if digest.endswith(".dir")}
+        manifests = {objects[MANIFEST] for objects in known if MANIFEST in objects}
+        if lacking := {digest for digest in lists | manifests if not place(cache, digest).is_file()}:
+            _asked("--bring", lacking)
+
+
+def _asked(option: str, md5: set[str]) -> set[str] | None:
+    """Which of these the DVC remote has; None if it does not answer, or is not where it should be."""
+    try:
+        there = ask("remove", "thaw.project.unsend", option, *sorted(md5), on_line=lambda line: None)
+    except StageError:
+        return None
+    return None if there is None else set(there)
+
+
+def _archived(md5: set[str]) -> list[Path]:
+    """The files with such contents in the archive and among what arrived."""
+    retrain = settings.read().retrain
+    folders = {workspace.root() / name for name in (retrain.archive, retrain.incoming) if name}
+    return [file for folder in folders for file in folder.rglob("*") if file.is_file() and _md5(file) in md5]
+
+
 def _manifest(cache: Path, outs: dict[str, str]) -> "pd.DataFrame | None":
     """The manifest of a state, if the cache has it."""
     from thaw.data.manifest import read_manifest
 
-    file = place(cache, dict(members(cache, outs.get("artifacts/prepare", ""))).get("manifest.csv", ""))
+    folder, name = MANIFEST.rsplit("/", 1)
+    file = place(cache, dict(members(cache, outs.get(folder, ""))).get(name, ""))
     return read_manifest(file) if file.is_file() else None
 
 
@@ -131,11 +182,24 @@ def _learned(rows: "pd.DataFrame | None", pictures: list[Picture]) -> int | None
     return int((ours & (rows["split"] != "test")).sum())
 
 
-def withdraw(pictures: list[Picture], purge: bool, on_line: OnLine = print) -> list[str]:
+def withdraw(
+    pictures: list[Picture],
+    purge: bool,
+    on_line: OnLine = print,
+    forget: Callable[[list[str]], None] = lambda hashes: None,
+) -> list[str]:
     """Take pictures out of the data, with `purge` from everywhere; returns sentences on what was
-    done."""
+    done.
+
+    `forget` takes data versions out of the UI. It comes first, because whoever ends a removal that
+    was killed knows no server.
+    """
     with only_retraining("thaw remove"):
         pin.check()
+        if purge and experiment.has_remote() and _asked("--look", set()) is None:
+            raise InputError(f"{AWAY}: --purge needs it (`dvc push` makes a new one)")
+        if purge:
+            forget(_data_hashes(pictures))
         names = [picture.path for picture in pictures]
         JOURNAL.begin(paths=names, md5=[picture.md5 for picture in pictures], purge=purge)
         return finish(on_line)
@@ -174,19 +238,24 @@ def _purge(md5: set[str], on_line: OnLine) -> list[str]:
     archive."""
     cache = cache_folder()
     affected, others = _states(cache, md5)
-    kept = {digest for outs in others for output in outs for digest in _objects(cache, output, outs)}
+    kept = {digest for outs in others for digest in _objects(cache, outs).values()}
     derived: set[str] = set()
     for outs in affected:
-        made = _derived(cache, outs, md5)
-        derived |= {digest for output in made for digest in _objects(cache, output, outs)}
-        kept |= {digest for output in outs.keys() - made for digest in _objects(cache, output, outs)}
+        objects = _objects(cache, outs)
+        made = _derived({*objects}, _may_be_trained_on(cache, outs, md5))
+        derived |= {objects[path] for path in made}
+        kept |= {objects[path] for path in objects.keys() - made}
     gone = md5 | (derived - kept)
     note = _noted()
     versions = _versions_of(affected)
     without_features = _versions_of([outs for outs in affected if outs.get(UNLIKE) in gone])
     note = {key: sorted({*note.get(key, []), *news}) for key, news in (("md5", md5), ("versions", versions))}
     replace(workspace.root() / REMOVED, (json.dumps(note, indent=2) + "\n").encode())
-    freed = sum(_delete(place(cache, digest)) for digest in gone)
+    sent = ask("remove", "thaw.project.unsend", *sorted(gone), on_line=on_line) if experiment.has_remote() else []
+    if sent is None:
+        raise InputError(f"{AWAY}: what is to be removed there waits for it")
+    # lists of folders go last: whoever ends this after a kill reads in them what else has to go
+    freed = sum(_delete(place(cache, digest)) for digest in sorted(gone, key=lambda digest: digest.endswith(".dir")))
     for output in (*DERIVED, *SHOWN):
         shutil.rmtree(workspace.root() / output, ignore_errors=True)
     if (features := workspace.root() / UNLIKE).is_file() and _md5(features) in gone:
@@ -195,15 +264,12 @@ def _purge(md5: set[str], on_line: OnLine) -> list[str]:
         # journals stay; kept activations and the like go
         if file.is_file() and file.suffix != ".json":
             _delete(file)
-    retrain = settings.read().retrain
-    folders = {workspace.root() / name for name in (retrain.archive, retrain.incoming) if name}
-    archived = [file for folder in folders for file in folder.rglob("*") if file.is_file() and _md5(file) in md5]
+    archived = _archived(md5)
     for file in archived:
         _delete(file)
     sentences = [f"{freed} objects went from DVC's cache, {len(archived)} files from the archive"]
-    if experiment.has_remote():
-        sent = ask("remove", "thaw.project.unsend", *sorted(gone), on_line=on_line)
-        sentences.append(f"{sent} objects went from the DVC remote")
+    if sent:
+        sentences.append(f"{len(sent)} objects went from the DVC remote")
     if versions:
         sentences.append(
             f"{', '.join(sorted(versions))} cannot be reproduced any more; {REMOVED} says so: commit it with data.dvc"
@@ -221,7 +287,7 @@ def is_reproducible(version: str) -> bool:
     return version not in _noted().get("versions", [])
 
 
-def data_hashes(pictures: list[Picture]) -> list[str]:
+def _data_hashes(pictures: list[Picture]) -> list[str]:
     """The short hashes of the data versions that hold some of the pictures, as in tags of flow
     runs."""
     affected, _ = _states(cache_folder(), {picture.md5 for picture in pictures})
@@ -249,10 +315,14 @@ def _states(cache: Path, md5: set[str]) -> tuple[list[dict[str, str]], list[dict
     return affected, others
 
 
-def _derived(cache: Path, outs: dict[str, str], md5: set[str]) -> set[str]:
-    """The outputs of a state that are made from the pictures."""
-    made = {output for output in outs if any(PurePosixPath(output).is_relative_to(folder) for folder in DERIVED)}
-    return made | ({UNLIKE} & outs.keys() if _may_be_trained_on(cache, outs, md5) else set())
+def _derived(paths: set[str], is_trained_on: bool) -> set[str]:
+    """Those of a state's files and folders that are made from the pictures.
+
+    A manifest stays, with the list of its folder: it says what a model learned from.
+    """
+    stays = {MANIFEST, PurePosixPath(MANIFEST).parent.as_posix()} if MANIFEST in paths else set()
+    made = {path for path in paths if any(PurePosixPath(path).is_relative_to(folder) for folder in DERIVED)}
+    return made - stays | (paths & {UNLIKE} if is_trained_on else set())
 
 
 def _may_be_trained_on(cache: Path, outs: dict[str, str], md5: set[str]) -> bool:
@@ -271,11 +341,10 @@ def _data_of(states: list[dict[str, str]]) -> set[str]:
     return {outs["data"][:7] for outs in states if outs.get("data")}
 
 
-def _objects(cache: Path, output: str, outs: dict[str, str]) -> Iterator[str]:
-    """The objects of an output, the list of a folder among them."""
-    if digest := outs.get(output):
-        yield digest
-        yield from (member for _, member in members(cache, digest))
+def _objects(cache: Path, outs: dict[str, str]) -> dict[str, str]:
+    """The hashes of a state by path: of its outputs, and of the files in those that are folders."""
+    inside = {f"{output}/{name}": md5 for output, digest in outs.items() for name, md5 in members(cache, digest)}
+    return outs | inside
 
 
 def _md5(file: Path) -> str:
