@@ -169,7 +169,7 @@ def run_weeks(root: Path, weeks: int, minutes: int) -> list[dict[str, Any]]:
                 _remote(root).unlink()
                 (root.parent / "away").rename(_remote(root))
             deliveries.append(deliver(root / "incoming", week))
-            _sleep_until(due + timedelta(minutes=minutes) - timedelta(seconds=20))
+            _sleep_until(due + timedelta(minutes=minutes) - timedelta(seconds=10))
             rows.append({"week": week, "due": due.isoformat(), "events": ", ".join(events)} | _measure(root, served))
             print(json.dumps(rows[-1]), flush=True)
     finally:
