@@ -84,6 +84,7 @@ def _open_run(page: Any, ui: str, name: str) -> None:
     page.goto(f"{ui}/v2/runs")
     page.get_by_role("link", name=name).first.click()
     page.wait_for_url("**/flow-run/**")
+    page.get_by_role("tab", name="Artifacts").wait_for()  # until then it shows the list, with a tab Task Runs too
 
 
 def _open_artifact(page: Any, key: str) -> None:

@@ -101,7 +101,7 @@ def test_an_answer_at_a_terminal_ends_the_run_that_asks(suspended: Any) -> None:
     assert asking._open(client, "v1.0.0") == []
 
 
-def test_a_model_that_a_person_turned_down_is_not_asked_about_again(asked: Any) -> None:
+def test_a_model_that_a_person_turned_down_is_not_asked_about_again(suspended: Any) -> None:
     from flows.retrain import retrain
 
     assert retrain([ASKED], record=True, return_state=True).result()["promote"] == "Cached"
@@ -112,12 +112,12 @@ def test_a_model_that_a_person_turned_down_is_not_asked_about_again(asked: Any) 
     assert _standings() == {"v1.0.0": "rejected"}
 
 
-def test_what_waits_and_is_not_asked_about_is_asked_about_by_the_next_run(asked: Any) -> None:
+def test_what_waits_and_is_not_asked_about_is_asked_about_by_the_next_run(suspended: Any) -> None:
     from prefect.states import Failed
 
     from flows.retrain import retrain
 
-    _, client, runs = asked
+    _, client, runs = suspended
     client.set_flow_run_state(runs["approve v1.0.0"], Failed(message="the workspace was held"), force=True)
     assert asking.ask("v1.0.0", ALONE, 14) == ["approve v1.0.0"]
     assert {run.name for run in asking._open(client, "v1.0.0")} == {*runs}

@@ -144,7 +144,7 @@ def test_a_phase_of_another_thaw_says_so_before_it_reads_settings_that_the_other
 
 @pytest.mark.parametrize(
     ("made_with", "sentence"),
-    [("99.0", "made with thaw 99.0, which is newer than"), ("soon", "says thaw: soon, which is no version")],
+    [("99.0", "made with thaw 99.0, which is newer than"), ("soon", "says thaw: soon, which is not a version")],
 )
 def test_a_project_of_a_newer_thaw_is_refused(project: Path, made_with: str, sentence: str) -> None:
     recipe.write({"thaw": made_with})
