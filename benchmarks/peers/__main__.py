@@ -53,8 +53,8 @@ EARLIER = "benchmarks/results/peers.json"
 RATES = ROOT / "benchmarks" / "results" / "rates.json"
 # In the order of a repeat: what is compared runs side by side.
 # these start from phase 1 of plain or thaw
-FROM_PHASE_1 = ("plain-last", "thaw-last", "thaw-last-quick", "thaw-all-quick")
-WHOLE_RUNS = ("thaw-quick", "thaw-last-quick", "run", "run-quick")  # all epochs in repeats too
+FROM_PHASE_1 = ("plain-last", "thaw-last", "thaw-last-quick")
+WHOLE_RUNS = ("thaw-last-quick", "run", "run-quick")  # all epochs in repeats too
 CONTESTANTS = (
     "plain", "thaw", "thaw-quick", "bare", *FROM_PHASE_1, *results.FRAMEWORKS, "run", "run-quick",
 )  # fmt: skip

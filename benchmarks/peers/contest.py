@@ -18,8 +18,7 @@ LAST_BLOCKS = 4
 # Settings of the contestants with levers. The first are those that `benchmarks.accuracy`
 # recommends.
 LEVERS: dict[str, dict[str, object]] = {
-    "thaw-quick": {"unfreeze.blocks": 12, "unfreeze.draws": 4, "unfreeze.precision": "bfloat16"},
-    "thaw-all-quick": {"unfreeze.blocks": "all", "unfreeze.precision": "bfloat16"},
+    "thaw-quick": {"unfreeze.precision": "bfloat16"},
     "thaw-last-quick": {"unfreeze.draws": 4, "unfreeze.precision": "bfloat16"},
 }
 LEVERS["run-quick"] = LEVERS["thaw-quick"]

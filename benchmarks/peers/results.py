@@ -27,7 +27,6 @@ NAMES = {
     "transformers": "Transformers' Trainer",
     "thaw": "thaw",
     "thaw-quick": "thaw, with levers",
-    "thaw-all-quick": "thaw, all blocks, with levers",
     "plain-last": "plain PyTorch, last blocks",
     "thaw-last": "thaw, last blocks",
     "thaw-last-quick": "thaw, last blocks, with levers",
@@ -40,7 +39,6 @@ RATES = {
     "transformers": "1e-3; 5e-5",
     "thaw": "params.yaml",
     "thaw-quick": "params.yaml",
-    "thaw-all-quick": "params.yaml",
     "plain-last": "1e-3; 1e-5",
     "thaw-last": "params.yaml",
     "thaw-last-quick": "params.yaml",
@@ -57,7 +55,7 @@ RATIOS: dict[str, Callable[[dict[str, Any]], float]] = {
     "total_with_levers_vs_fastest_peer": lambda at: (
         min(at[name]["total"] for name in FRAMEWORKS) / at["thaw-quick"]["total"]
     ),
-    "phase2_all_blocks_with_levers_vs_plain": lambda at: at["plain"]["epoch"] / at["thaw-all-quick"]["epoch"],
+    "phase2_all_blocks_with_levers_vs_plain": lambda at: at["plain"]["epoch"] / at["thaw-quick"]["epoch"],
     "phase2_last_blocks_kept_vs_plain": lambda at: at["plain-last"]["epoch"] / at["thaw-last-quick"]["epoch"],
     "run_with_levers_vs_without": lambda at: at["run"]["run"] / at["run-quick"]["run"],
     "evaluate_with_levers_vs_without": lambda at: at["run"]["evaluate"] / at["run-quick"]["evaluate"],
