@@ -170,6 +170,7 @@ def test_a_person_puts_a_version_in_use_with_the_form(page: Any, server: str, tr
         (run,) = (run for run in asking._open(client, "v1.0.0") if run.name == "approve v1.0.0")
         assert beside.submit(execute, flow, client, run.id).result().name == "Suspended"
         page.goto(f"{server.removesuffix('/api')}/v2/runs/flow-run/{run.id}")
+        expect(page.get_by_text("Suspended").first).to_be_visible()
         page.locator("button[aria-haspopup=menu]").last.click()  # the three dots beside the title
         page.get_by_role("menuitem", name="Resume").click()
         form = page.get_by_role("dialog")
