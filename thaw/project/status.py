@@ -88,8 +88,9 @@ def never_began(schedule: Schedule, begun: list[Run], until: datetime) -> list[R
     by_hand = [run.began for run in ours if run.began and run.due not in schedule.past]
     missed = []
     for due, after in zip(schedule.past, [*schedule.past[1:], None], strict=True):
-        came = any(run.due == due for run in ours)
-        came = came or any(due <= began and (after is None or began < after) for began in by_hand)
+        came = any(run.due == due for run in ours) or any(
+            due <= began and (after is None or began < after) for began in by_hand
+        )
         has_turn_from = max([due, *(end for before, end in ends if end and before < due)])
         if has_turn_from < until and not came:
             missed.append(Run("", schedule.name, True, due, None, None, runs.MISSED, "", schedule.flow))

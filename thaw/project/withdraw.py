@@ -122,7 +122,7 @@ def places(pictures: list[Picture]) -> Iterator[str]:
     """Sentences on where else the pictures are: DVC's cache and remote, what arrived and its
     archive."""
     cache, md5 = cache_folder(), {picture.md5 for picture in pictures}
-    found = {
+    held_in = {
         "DVC's cache": {digest for digest in md5 if place(cache, digest).is_file()},
         "the archive": {_md5(file) for file in _archived(md5)},
     }
@@ -130,9 +130,9 @@ def places(pictures: list[Picture]) -> Iterator[str]:
         sent = _asked("--look", md5)
         if sent is None:
             yield f"{AWAY}, so what it holds is not known"
-        found["the DVC remote"] = sent or set()
-    for name, there in found.items():
-        if held := sum(picture.md5 in there for picture in pictures):
+        held_in["the DVC remote"] = sent or set()
+    for name, digests in held_in.items():
+        if held := sum(picture.md5 in digests for picture in pictures):
             yield f"{name} holds {held} of them"
 
 
