@@ -8,8 +8,10 @@ twice, once of a new class. Settings change, and the server is killed every tent
 machine "reboots": everything is killed, and started a week later. Once somebody rolls back. The DVC
 remote is away for three weeks, and for four weeks a person has to approve the models.
 
-At the end it prints the table of docs/operation.md, and checks that `thaw status` has the true
-outcome of every week, that no picture is lost, and that no file or folder grows without need.
+At the end it prints the table of docs/operation.md, and checks that `thaw status`, which reads a log
+of its own, and the Prefect server know the same outcome of every week, that something in the week
+explains each that is not Completed, that no picture is lost, and that no file or folder grows
+without need.
 """
 
 import argparse
@@ -19,14 +21,16 @@ import os
 import random
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import psutil  # type: ignore[import-untyped]
@@ -177,9 +181,8 @@ def run_weeks(root: Path, weeks: int, minutes: int) -> list[dict[str, Any]]:
         served.wait(600)
     status = json.loads(_thaw(root, "status", "--json"))
     runs = {datetime.fromisoformat(run["due"]): run for run in status["runs"] if run["schedule"]}
-    for row in rows:
-        row["outcome"] = runs.get(datetime.fromisoformat(row["due"]), {}).get("outcome", "unknown")
-    for problem in [*missing_pictures(root, deliveries), *_problems(rows), *_too_slow(runs, minutes)]:
+    told = add_outcomes(rows, runs, root / ".prefect" / "prefect.db")
+    for problem in [*told, *missing_pictures(root, deliveries), *_growth(rows), *_too_slow(runs, minutes)]:
         print(f"problem: {problem}")
     return rows
 
@@ -191,20 +194,40 @@ def _answer(root: Path, answer: str) -> str:
         return "nothing waits for an answer"
     try:
         _thaw(root, answer, waiting[0])
-    # another model came into use meanwhile, and this one is not shown to be as good
-    except RuntimeError:
-        return f"{waiting[0]}: {answer}, but not put in use"
+    except RuntimeError as error:
+        return f"{waiting[0]}: {answer}, {str(error).partition('error: ')[2] or error}"
     return f"{waiting[0]}: {answer}"
 
 
-def _problems(rows: list[dict[str, Any]]) -> list[str]:
-    """Weeks without their true outcome, and what grew from the first quarter to the last."""
+def add_outcomes(rows: list[dict[str, Any]], runs: dict[datetime, Any], database: Path) -> list[str]:
+    """Add to each week its outcome and the reason by `thaw status`; returns what is not true or
+    has no cause."""
+    of_server, problems = _of_server(database), []
+    for row, following in zip(rows, [*rows[1:], {"events": ""}], strict=True):
+        due = datetime.fromisoformat(row["due"])
+        run = runs.get(due, {"outcome": "unknown", "message": ""})
+        why = shorten(run["message"].replace(f"{database.parents[1]}/", ""), 120)
+        row["outcome"], row["why"] = run["outcome"], "" if run["outcome"] == "Completed" else why
+        if row["outcome"] != of_server.get(due):
+            problems.append(f"week {row['week']} is {row['outcome']}, and {of_server.get(due)} on the server")
+        # what happens before a week may still meet the run of the week before
+        if row["outcome"] != "Completed" and not row["events"] and not following["events"]:
+            problems.append(f"week {row['week']} is {row['outcome']}, and nothing had happened")
+    return problems
+
+
+def _of_server(database: Path) -> dict[datetime, str]:
+    """How the Prefect server knows each scheduled run, in the words of `thaw status`."""
+    words = {"Crashed": "Killed", "Missed": "Did not run"}
+    query = "select expected_start_time, state_name from flow_run where auto_scheduled"
+    with closing(sqlite3.connect(database)) as connection:
+        rows = connection.execute(query).fetchall()
+    return {datetime.fromisoformat(due).replace(tzinfo=UTC): words.get(state, state) for due, state in rows}
+
+
+def _growth(rows: list[dict[str, Any]]) -> list[str]:
+    """What grew from the first quarter to the last."""
     problems = []
-    for row in rows:
-        week = row["week"]
-        outcome = "Failed" if week in REMOTE_AWAY else "Completed"
-        if row["outcome"] != outcome and (week, row["outcome"]) != (REBOOT_IN, "Did not run"):
-            problems.append(f"week {week} is {row['outcome']}, not {outcome}")
     quarter = max(1, len(rows) // 4)
     for key, tolerated in {"processes": 1, "open files": 5, "server MB": 150}.items():
         early, late = (sorted(row[key] for row in part)[len(part) // 2] for part in (rows[:quarter], rows[-quarter:]))

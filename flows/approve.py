@@ -17,9 +17,10 @@ from prefect.states import Completed, Failed
 
 from thaw.errors import InputError
 from thaw.orchestration import asking, story
-from thaw.project import approvals, compare, pipeline, registry
+from thaw.project import approvals, pipeline, registry
 from thaw.project import overrides as changes
 from thaw.project.registry import WAITING
+from thaw.project.stage import StageError
 
 
 class Answer(RunInput):
@@ -50,11 +51,10 @@ def _approve(version: str, close: bool) -> State[Any]:
             message = f"{version} {approvals.STANDINGS[registry.find(version).standing]}"
         else:
             story.describe(flow_run.name, [], registry.find(version).data)
-            decision = compare.decision()
-            if decision and decision.model == registry.find(version).model:
-                story.decision(decision.to_json(), "waits")
+            if not asking.was_suspended():
+                _show_comparison(version, settings.retrain.wait)
             form = Answer.with_initial_data(description=f"Is {version} put in use?")
-            given = suspend_flow_run(wait_for_input=form, key="answer")
+            given = suspend_flow_run(wait_for_input=form, key=asking.KEY)
             if given.answer == "yes":
                 message = approvals.approve(version, given.note, story.tell, settings.retrain.wait)
             else:
@@ -64,6 +64,16 @@ def _approve(version: str, close: bool) -> State[Any]:
         return Completed(message=message)
     except InputError as error:
         return Failed(message=str(error), data=error)
+
+
+def _show_comparison(version: str, minutes: float) -> None:
+    try:
+        decision = approvals.comparison(version, story.tell, minutes)
+    except (InputError, StageError) as error:  # the question is asked all the same
+        story.tell(f"warning: {version} was not compared with the model in use: {error}")
+        return
+    if decision:
+        story.decision(decision.to_json(), "waits")
 
 
 if __name__ == "__main__":

@@ -9,8 +9,10 @@ from flow_runs import execute
 from typer.testing import CliRunner
 
 from thaw.cli import app
+from thaw.errors import InputError
 from thaw.orchestration import asking, story
-from thaw.project import approvals, registry
+from thaw.project import approvals, registry, workspace
+from thaw.project.stage import StageError
 
 pytestmark = pytest.mark.server
 
@@ -27,12 +29,12 @@ def _thaw(*words: str) -> tuple[int, str]:
     return ended.exit_code, ended.output
 
 
-def _shown(client: Any, run_id: Any) -> set[str]:
-    """The pages that a run has left in the UI."""
+def _shown(client: Any, run_id: Any) -> dict[str, str]:
+    """The pages that a run has left in the UI, by their keys."""
     from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
 
     of_run = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[run_id]))
-    return {artifact.key for artifact in client.read_artifacts(artifact_filter=of_run)}
+    return {artifact.key: artifact.data for artifact in client.read_artifacts(artifact_filter=of_run)}
 
 
 @pytest.fixture
@@ -64,7 +66,7 @@ def test_the_run_that_asks_is_suspended_and_does_what_the_form_says(suspended: A
     assert set(runs) == {"approve v1.0.0", "close v1.0.0"}
     assert execute(flow, client, runs["approve v1.0.0"]).name == "Suspended"
     assert _standings() == {"v1.0.0": "waiting"}
-    assert _shown(client, runs["approve v1.0.0"]) == {"promotion"}
+    assert _shown(client, runs["approve v1.0.0"]).keys() == {"promotion"}
     story.forget([registry.find("v1.0.0").data])
     assert not _shown(client, runs["approve v1.0.0"]), "its page shows pictures of these data"
     client.resume_flow_run(runs["approve v1.0.0"], run_input={"answer": "yes" if yes else "no", "note": "seen"})
@@ -122,6 +124,37 @@ def test_what_waits_and_is_not_asked_about_is_asked_about_by_the_next_run(suspen
     assert asking.ask("v1.0.0", ALONE, 14) == ["approve v1.0.0"]
     assert {run.name for run in asking._open(client, "v1.0.0")} == {*runs}
     assert "ask" in retrain([ASKED], record=True, return_state=True).result()
+
+
+def test_a_question_made_later_compares_again_once_if_another_model_was_compared_since(
+    suspended: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from flows.retrain import retrain
+
+    flow, client, runs = suspended
+    assert retrain(["unfreeze.ratio=30"], record=True, return_state=True).result()["promote"] == "Promoted"
+    monkeypatch.setenv("TOY_KEEP", "1")
+    assert execute(flow, client, runs["approve v1.0.0"]).name == "Suspended"
+    page = _shown(client, runs["approve v1.0.0"])["promotion"]
+    assert page.startswith("**Not shown to be good enough beside v2.0.0, and waits for a person to say yes**")
+    decision = workspace.artifacts("promotion/decision.json")
+    decision.unlink()
+    client.resume_flow_run(runs["approve v1.0.0"], run_input={"answer": "no", "note": ""})
+    assert execute(flow, client, runs["approve v1.0.0"]).message == "v1.0.0 was turned down"
+    assert not decision.exists()
+
+
+@pytest.mark.parametrize("broken", [InputError("no files"), StageError("promote", 1, ["no memory"])])
+def test_a_comparison_that_fails_does_not_keep_the_question_from_being_asked(
+    suspended: Any, monkeypatch: pytest.MonkeyPatch, broken: Exception
+) -> None:
+    def fail(*_: Any) -> None:
+        raise broken
+
+    flow, client, runs = suspended
+    monkeypatch.setattr(approvals, "comparison", fail)
+    assert execute(flow, client, runs["approve v1.0.0"]).name == "Suspended"
+    assert not _shown(client, runs["approve v1.0.0"])
 
 
 @pytest.mark.parametrize("form", [{}, {"note": "seen"}, {"answer": "perhaps"}, {"answer": "yes"}])

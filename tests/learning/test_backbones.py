@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from families import VIT
 from safetensors.torch import save_file
 from torchvision.models import get_model, get_model_weights
 
@@ -64,7 +65,7 @@ def test_weights_from_a_file_are_loaded(tmp_path: Path) -> None:
     assert torch.equal(loaded.backbone.layer4[1].conv2.weight, source.layer4[1].conv2.weight)
 
 
-@pytest.mark.parametrize("name", ["resnet18", "googlenet", "inception_v3", "mnasnet0_5", "densenet121", "vit_b_32"])
+@pytest.mark.parametrize("name", ["resnet18", "googlenet", "inception_v3", "mnasnet0_5", "densenet121", VIT])
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
 def test_files_as_torchvision_publishes_them_are_loaded(tmp_path: Path, name: str, suffix: str) -> None:
     """Weights with auxiliary heads, with outdated names, and without BatchNorm's batch counts."""

@@ -6,15 +6,14 @@ from typing import Any
 
 import pytest
 import torch
+from families import VIT
 from torchvision.models import get_model_builder
 
 from thaw.learning import backbones, forgetting
 from thaw.learning.backbones import Classifier, create
 
 
-@pytest.mark.parametrize(
-    "name", ["resnet18", "efficientnet_lite0", "squeezenet1_1", "densenet121", "swin_t", "vit_b_32"]
-)
+@pytest.mark.parametrize("name", ["resnet18", "efficientnet_lite0", "squeezenet1_1", "densenet121", "swin_t", VIT])
 def test_blocks_that_stay_have_moved_by_nothing_and_a_changed_one_shows_from_there_on(name: str) -> None:
     before = create(name, "random", 2, 64).eval().backbone
     after = deepcopy(before)

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from families import VIT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tuning import fine_tuning, fit, tune
@@ -81,7 +82,7 @@ def test_backbone_is_bit_identical_after_head_training(
     assert all(torch.equal(before[name], value) for name, value in model.backbone.state_dict().items())
 
 
-@pytest.mark.parametrize("name", ["resnet18", "efficientnet_lite0", "vit_b_32", "densenet121"])
+@pytest.mark.parametrize("name", ["resnet18", "efficientnet_lite0", VIT, "densenet121"])
 def test_cached_feature_logits_equal_live_logits(
     network: Make, pictures: Pictures, normalise: Normaliser, name: str
 ) -> None:

@@ -175,8 +175,7 @@ def _alone(workspace: Path, folder: Path, ratio: int, seed: int) -> dict[str, by
     text = (workspace / "params.yaml").read_text()
     text = re.sub(r"^  ratio: \d+", f"  ratio: {ratio}", text, flags=re.M)
     (folder / "params.yaml").write_text(re.sub(r"^seed: \d+", f"seed: {seed}", text, flags=re.M))
-    for phase in PHASES[1:]:
-        call(folder, sys.executable, "phases.py", phase)
+    call(folder, sys.executable, "-c", f"import phases; [phases.main(phase) for phase in {PHASES[1:]}]")
     files = [path for path in (folder / "artifacts").rglob("*") if path.is_file()]
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 

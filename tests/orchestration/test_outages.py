@@ -1,5 +1,7 @@
 """Laws of a server that is away: what goes on does so without it. The server is played."""
 
+import asyncio
+import logging
 from types import SimpleNamespace
 from typing import Any
 
@@ -56,3 +58,33 @@ def test_a_server_that_is_away_for_a_moment_cancels_no_arm_and_neither_does_one_
     with pytest.raises(httpx.ConnectError):
         see(None, None, [], "pool", None)
     assert not api.cancelled
+
+
+def test_an_outage_prints_no_traceback_and_another_error_does(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from prefect._internal import observers
+
+    from thaw.orchestration import schedule
+
+    async def fail(*errors: BaseException) -> None:
+        loop = asyncio.get_running_loop()
+        schedule._tell_outages_in_a_line(loop)
+        for error in errors:
+            loop.call_exception_handler({"message": "it failed", "exception": error})
+
+    assert observers.FlowRunCancellingObserver.__name__ == schedule.WATCH.partition(".")[2]
+    asyncio.run(fail(httpx.ReadError("away"), asyncio.CancelledError()))
+    assert not caplog.records
+    watch = logging.getLogger(schedule.WATCH)
+    # whether Prefect has set its logging up or not, the line comes once
+    monkeypatch.setattr(watch, "handlers", [caplog.handler])
+    monkeypatch.setattr(watch, "propagate", False)
+    try:
+        raise OSError("the server hung up")
+    except OSError:
+        watch.warning("Consumer task %s", "ended", exc_info=True)
+    asyncio.run(fail(KeyError("a mistake of ours")))
+    line, trace = caplog.records
+    assert (line.getMessage(), line.exc_info) == ("Consumer task ended: the server hung up", None)
+    assert trace.exc_info

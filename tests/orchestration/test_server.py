@@ -146,6 +146,27 @@ def test_a_server_that_died_is_started_again_and_leaves_no_zombie(
         child.wait()
 
 
+def test_the_log_of_a_server_stays_short_and_that_of_the_one_before_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "LOG_BYTES", 10)
+    log, before = tmp_path / module.LOG, tmp_path / f"{module.LOG}.1"
+    with log.open("a") as output:  # as the server has it open
+        output.write("short\n")
+        output.flush()
+        module._shorten(tmp_path, print)
+        assert (log.read_text(), before.exists()) == ("short\n", False)
+        output.write("and now long\n")
+        output.flush()
+        module._shorten(tmp_path, print)
+        output.write("new\n")
+    assert (log.read_text(), before.read_text()) == ("new\n", "short\nand now long\n")
+    monkeypatch.setattr(module.sys, "executable", "false")  # a server that ends at once
+    with pytest.raises(module.ServerError, match="ended at once"):
+        module._try_to_start(tmp_path, 1, print)
+    assert (log.read_text(), before.read_text()) == ("", "new\n")
+
+
 def test_environment_is_as_before_afterwards(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PREFECT_PROFILE", "mine")
     monkeypatch.setenv("NO_PROXY", "example.org")

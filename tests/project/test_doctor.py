@@ -45,6 +45,17 @@ def remote_at(place: str) -> Break:
     )
 
 
+def git_remote_away(root: Path, patch: pytest.MonkeyPatch) -> None:
+    set_to("retrain.git_remote=origin")(root, patch)
+    git(root, "remote", "add", "origin", "/no/such/origin.git")
+
+
+def emptied_remote(root: Path, patch: pytest.MonkeyPatch) -> None:
+    """Versions were pushed to it, and its disk is not mounted."""
+    patch.setattr(doctor.registry, "versions", lambda: ["v1.0.0"])
+    remote_at(str(root.parent / "remote"))(root, patch)
+
+
 @pytest.mark.parametrize(
     ("name", "broken", "text", "mend"),
     [
@@ -53,11 +64,14 @@ def remote_at(place: str) -> Break:
         ("results", lambda root, patch: patch.setattr(provenance, "misfits", lambda: {"head": ["it is older"]}),
          "head: it is older", "thaw run"),
         ("git", lambda root, patch: shutil.rmtree(root / ".git"), "not in a git repository", "git init && "),
-        ("git", set_to("retrain.git_remote=origin"), "origin, which does not answer", "git ls-remote origin"),
+        ("git", set_to("retrain.git_remote=origin"), "origin, which does not answer", "git remote add origin ADDRESS"),
+        ("git", git_remote_away, "origin, which does not answer", "git remote set-url origin ADDRESS"),
         ("data", lambda root, patch: (root / "data/picture.txt").write_text("another"),
          "0 new, 1 changed", "thaw data --accept"),
         ("data", lambda root, patch: shutil.rmtree(root / "data"), "data/ is empty", "thaw data"),
-        ("DVC remote", remote_at("/no/such/share/thaw"), "does not answer: not there yet at /no/such", "dvc push -v"),
+        ("DVC remote", remote_at("/no/such/share/thaw"), "far does not answer: not there yet at /no/such",
+         "dvc remote modify far url ADDRESS"),
+        ("DVC remote", emptied_remote, "mount it, or fill it again", "dvc push --all-commits"),
         ("DVC's files", lambda root, patch: (root / "dvc.lock").write_text(""), "dvc.lock is empty", "thaw data"),
         ("lock", lambda root, patch: patch.setattr(
             doctor.lock, "holder", lambda: "weekly was killed, and what it started lives on: process 7, 8"),

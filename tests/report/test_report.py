@@ -772,7 +772,11 @@ def test_decision_is_told_with_its_reason_and_every_class_and_slice_beside_its_l
 def test_decision_that_was_not_carried_out_says_so() -> None:
     for promoted in (True, False):
         assert "nothing was changed" in markdown(decision(promoted=promoted), "would be")
-    assert "waits for a person" in markdown(decision(promoted=True), "waits")
+    for promoted, verdict in (
+        (True, "**Good enough, and"),
+        (False, "**Not shown to be good enough beside v2.0.0, and"),
+    ):
+        assert markdown(decision(promoted=promoted), "waits").startswith(f"{verdict} waits for a person to say yes**")
 
 
 def test_what_to_distrust_of_a_decision_is_said() -> None:

@@ -131,7 +131,7 @@ def test_a_fall_of_exactly_the_limit_is_allowed_and_a_larger_one_where_chance_do
     assert not judged(answers(POLY[:100]), answers(MONO[:8])).promoted
 
 
-@pytest.mark.parametrize("classes", [10, 100])
+@pytest.mark.parametrize("classes", [10, pytest.param(100, marks=pytest.mark.slow)])
 def test_classes_and_slices_refuse_equal_models_in_one_of_twenty_cases_at_most(classes: int) -> None:
     random, refused, labels = np.random.default_rng(0), 0, np.arange(20 * classes) % classes
     limits, slices = LIMITS._replace(margin=1.0), pd.DataFrame({"camera": labels % 4 % 3})

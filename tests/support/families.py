@@ -1,5 +1,7 @@
 """One small member of each family of torchvision's classifiers."""
 
+import pytest
+
 ONE_OF_EACH_FAMILY = [
     "alexnet",
     "convnext_tiny",
@@ -26,6 +28,7 @@ ONE_OF_EACH_FAMILY = [
     "vit_b_32",
     "wide_resnet50_2",
 ]
+VIT = pytest.param("vit_b_32", marks=pytest.mark.slow)  # drawing its weights takes a second
 SMALLEST = {"alexnet": 63, "inception_v3": 75, "maxvit_t": 224}
 
 

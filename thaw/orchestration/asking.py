@@ -20,10 +20,13 @@ from prefect.client.schemas.filters import (
     FlowRunFilterStateType,
 )
 from prefect.client.schemas.objects import TERMINAL_STATES, FlowRun, State, StateType
+from prefect.context import FlowRunContext
 from prefect.exceptions import ObjectNotFound
 from prefect.states import Scheduled
 
 from thaw.project import pipeline
+
+KEY = "answer"  # by which Prefect tells the pause of a run
 
 
 def flow_name() -> str:
@@ -48,6 +51,13 @@ def ask(version: str, schedule: str, days: float) -> list[str] | None:
                 client.create_flow_run_from_deployment(deployment.id, state=state, parameters=parameters, name=name)
                 made.append(name)
     return made
+
+
+def was_suspended() -> bool:
+    """Whether the current run asked before: once it is answered it runs again from the top."""
+    context = FlowRunContext.get()
+    run = context.flow_run if context else None
+    return bool(run and KEY in (run.empirical_policy.pause_keys or ()))
 
 
 def end(version: str, message: str, but: UUID | None = None) -> None:

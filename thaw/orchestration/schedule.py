@@ -11,6 +11,7 @@ schedules in `.prefect/schedules.json` tells what is due when no server runs.
 import asyncio
 import fcntl
 import json
+import logging
 import os
 import re
 import socket
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
 
 ASKS = "approve"  # the flow that asks a person, deployed beside each schedule under the same name
 NAME, DAILY = "weekly", "daily"
+WATCH = "prefect.FlowRunCancellingObserver"  # the logger of Prefect's watch for "Cancel"
 BREATH = 0.5  # seconds between two checks whether to stop
 CHECK = "import sys; from prefect.schedules import Cron; Cron(sys.argv[1])"
 
@@ -180,6 +182,7 @@ def _poll(runner: "Runner", renewed: "Callable[[], Runner]", api: str, say: serv
 async def _serve(runner: "Runner", api: str, say: server.Say, over: threading.Event) -> bool:
     """Start due runs until `over`, then end the current one; returns whether another runner takes
     over."""
+    _tell_outages_in_a_line(asyncio.get_running_loop())
     async with runner:
         polling = asyncio.create_task(_start_due(runner, api, say))
         while not polling.done() and not over.is_set():
@@ -190,6 +193,24 @@ async def _serve(runner: "Runner", api: str, say: server.Say, over: threading.Ev
         polling.cancel()
         await runner.astop()
         return False
+
+
+def _tell_outages_in_a_line(loop: asyncio.AbstractEventLoop) -> None:
+    """Print no tracebacks when an outage ends Prefect's watch for "Cancel"; a new one begins after
+    it."""
+
+    def on_error(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        if not isinstance(context.get("exception"), httpx.TransportError | asyncio.CancelledError):
+            loop.default_exception_handler(context)
+
+    loop.set_exception_handler(on_error)
+    logging.getLogger(WATCH).addFilter(_in_a_line)
+
+
+def _in_a_line(record: logging.LogRecord) -> bool:
+    if record.exc_info:
+        record.msg, record.args, record.exc_info = f"{record.getMessage()}: {record.exc_info[1]}", None, None
+    return True
 
 
 async def _start_due(runner: "Runner", api: str, say: server.Say) -> None:

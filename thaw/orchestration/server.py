@@ -12,6 +12,7 @@ killed run left behind, and stops it at its end.
 import fcntl
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -35,6 +36,8 @@ PORT = 4200
 PATIENCE = 120.0
 LOOK = 5.0  # seconds between two checks of the server
 GONE = 180.0  # seconds after which a run gives up on a server that is gone
+LOG = "server.log"  # in .prefect; what was there before is server.log.1
+LOG_BYTES = 10_000_000
 
 Say = Callable[[str], None]
 
@@ -228,6 +231,7 @@ def _kept_alive(home: Path, api: str, children: "list[subprocess.Popen[bytes]]",
             for child in children:
                 child.poll()
             if _lives(home):
+                _shorten(home, say)
                 continue
             with _turn(home, say):
                 if over.is_set() or _lives(home):  # another run brought it back
@@ -341,7 +345,7 @@ def _start(home: Path, port: int, say: Say) -> "tuple[str, list[subprocess.Popen
             say(f"Port {taken} is taken, so the Prefect server gets port {port}")
         if started := _try_to_start(home, port, say):
             return started[0], [started[1]]
-    raise ServerError(f"the Prefect server found no free port: see {home / 'server.log'}")
+    raise ServerError(f"the Prefect server found no free port: see {home / LOG}")
 
 
 def _try_to_start(home: Path, port: int, say: Say) -> "tuple[str, subprocess.Popen[bytes]] | None":
@@ -354,8 +358,10 @@ def _try_to_start(home: Path, port: int, say: Say) -> "tuple[str, subprocess.Pop
     environment |= _settings(home) | _only_its_own_pages(port)
     environment |= {"PREFECT_SERVER_API_PORT": str(port), "PREFECT_UI_URL": ui(api)}
     command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
-    log = home / "server.log"
-    with open(home / "server.life", "a") as life, open(log, "w") as output:
+    log = home / LOG
+    if log.exists():  # it may say why the last server died
+        log.replace(home / f"{LOG}.1")
+    with open(home / "server.life", "a") as life, open(log, "a") as output:
         fcntl.flock(life, fcntl.LOCK_EX)  # who looks whether a server lives holds it for a moment
         child = subprocess.Popen(
             command,
@@ -384,6 +390,17 @@ def _try_to_start(home: Path, port: int, say: Say) -> "tuple[str, subprocess.Pop
         except BaseException:
             end_group(child.pid, grace=10)
             raise
+
+
+def _shorten(home: Path, say: Say) -> None:
+    """Move what a server has printed to a second file once it is long; the server writes on."""
+    log = home / LOG
+    if not (log.exists() and log.stat().st_size > LOG_BYTES):
+        return
+    with _turn(home, say):
+        if log.stat().st_size > LOG_BYTES:  # no other run was quicker
+            shutil.copy(log, home / f"{LOG}.1")
+            os.truncate(log, 0)
 
 
 def _stop(home: Path) -> None:

@@ -4,6 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 from thaw.errors import InputError
 from thaw.project import compare, registry
+from thaw.project.compare import Outcome
 from thaw.project.lock import only_retraining
 from thaw.project.registry import REJECTED, STAGE, WAITING, Version
 from thaw.project.stage import OnLine
@@ -22,6 +23,22 @@ def waiting(name: str) -> Version:
             f"(`thaw promote {version.name}` puts it in use anyway)"
         )
     return version
+
+
+def comparison(name: str, on_line: OnLine = print, minutes: float = 0) -> Outcome | None:
+    """The decision about a version that waits; made again if another model was compared since.
+
+    None where no model is in use to compare it with.
+    """
+    version = waiting(name)
+    decision = compare.decision()
+    if decision and decision.model == version.model:
+        return decision
+    champion = registry.in_use(registry.versions())
+    if champion is None:
+        return None
+    with only_retraining(f"compare {version.name}", minutes, on_line):
+        return compare.again(version, champion, on_line)
 
 
 def approve(name: str, note: str, on_line: OnLine = print, minutes: float = 0) -> str:

@@ -17,7 +17,7 @@ from packaging.requirements import Requirement
 
 import thaw
 from thaw.errors import InputError
-from thaw.project import experiment, heal, lock, pin, pipeline, provenance, recipe, settings, workspace
+from thaw.project import experiment, heal, lock, pin, pipeline, provenance, recipe, registry, settings, workspace
 from thaw.project.git import git
 from thaw.project.settings import Settings
 from thaw.project.stage import StageError
@@ -104,7 +104,9 @@ def _git(values: Settings) -> Finding:
         return Finding("git", "nothing is committed, and a record needs a commit", "git add --all && git commit")
     remote = values.retrain.git_remote
     if remote and not _answers(["git", "ls-remote", "--quiet", "--exit-code", remote]):
-        return Finding("git", f"retrain.git_remote is {remote}, which does not answer", f"git ls-remote {remote}")
+        verb = "set-url" if git("remote", "get-url", remote) else "add"
+        text = f"retrain.git_remote is {remote}, which does not answer; bring it back, or name its address"
+        return Finding("git", text, f"git remote {verb} {remote} ADDRESS")
     where = f", records are pushed to {remote}" if remote else ", records stay in this clone"
     return Finding("git", f"at {git('rev-parse', '--short', 'HEAD')}{where}")
 
@@ -122,7 +124,8 @@ def _data(_: Settings) -> Finding:
 
 
 def _remote(_: Settings) -> Finding:
-    if not experiment.has_remote():
+    name = experiment.remote()
+    if not name:
         return Finding("DVC remote", "none, so data and models are on this machine alone")
     command = [sys.executable, "-c", ASK_REMOTE]
     done = subprocess.run(command, cwd=workspace.root(), text=True, capture_output=True, timeout=PATIENCE)
@@ -131,7 +134,11 @@ def _remote(_: Settings) -> Finding:
     # its mount point is missing
     is_away = place.is_absolute() and not place.parents[2].is_dir()
     if done.returncode or is_away:
-        return Finding("DVC remote", f"does not answer: {answer}", "dvc push -v data.dvc")
+        text = f"{name} does not answer: {answer}; bring it back, or name another address"
+        return Finding("DVC remote", text, f"dvc remote modify {name} url ADDRESS")
+    if answer.startswith("not there yet") and registry.versions():
+        text = f"nothing is at {place.parents[1]}, and versions should be; mount it, or fill it again"
+        return Finding("DVC remote", text, "dvc push --all-commits")
     return Finding("DVC remote", answer)
 
 

@@ -54,8 +54,13 @@ def save(name: str, message: str, on_line: OnLine = print) -> str:
 
 def has_remote() -> bool:
     """Whether there is a DVC remote to push to."""
+    return bool(remote())
+
+
+def remote() -> str:
+    """The name of the DVC remote to push to; empty where there is none."""
     command = dvc("config", "core.remote")
-    return bool(subprocess.run(command, cwd=workspace.root(), text=True, capture_output=True).stdout.strip())
+    return subprocess.run(command, cwd=workspace.root(), text=True, capture_output=True).stdout.strip()
 
 
 def push(on_line: OnLine = print) -> int:

@@ -77,7 +77,8 @@ def markdown(decision: Mapping[str, Any], standing: str = "is") -> str:
     champion = escaped(decision.get("champion") or "the model in use")
     verdict = "Promoted: this model is in use now" if decision.get("promoted") else f"Kept: {champion} stays in use"
     if standing == "waits":
-        verdict = "Good enough, and waits for a person to say yes"
+        good = "Good enough" if decision.get("promoted") else f"Not shown to be good enough beside {champion}"
+        verdict = f"{good}, and waits for a person to say yes"
     if standing == "would be":
         verdict = f"Would be {verdict[0].lower()}{verdict[1:].split(':')[0]}; nothing was changed"
     reason = escaped(decision.get("reason") or "no reason was given")
