@@ -104,6 +104,25 @@ def test_server_takes_writes_only_with_a_token_and_lets_only_its_own_pages_read(
             assert answer.headers["Access-Control-Allow-Origin"] == may_read
 
 
+@pytest.mark.server
+def test_what_was_deleted_is_nowhere_in_the_database_once_it_is_wiped(server: str) -> None:
+    from prefect import get_client
+    from prefect.client.schemas.actions import ArtifactCreate
+
+    home, secret = Path(os.environ["PREFECT_HOME"]), b"what patient 17 looks like" * 1000
+    with get_client(sync_client=True) as client:
+        made = client.create_artifact(ArtifactCreate(key="secret", type="markdown", data=secret.decode()))
+        client.delete_artifact(made.id)
+
+    def is_there() -> bool:
+        return any(secret[:52] in file.read_bytes() for file in home.glob("prefect.db*"))
+
+    assert is_there()
+    module.wipe(home / "prefect.db")
+    assert not is_there()
+    assert _answers(module.ui(server))
+
+
 def test_configured_server_that_does_not_answer_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:1/api")
     with pytest.raises(InputError, match="nothing answers there"), module.server():

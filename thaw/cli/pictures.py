@@ -65,12 +65,14 @@ def remove(
 
 def _forget(data_hashes: list[str]) -> None:
     """Delete pages in the UI that show pictures of these data versions."""
-    from thaw.orchestration.server import server
+    from thaw.orchestration import server
 
-    with server(say=lambda line: None):
+    with server.server(say=lambda line: None) as api:
         from thaw.orchestration import story
 
         say(f"{story.forget(data_hashes)} pages with pictures were deleted from the UI")
+        if server.is_own(api):
+            server.wipe(server.database())
 
 
 def data(

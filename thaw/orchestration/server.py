@@ -15,6 +15,7 @@ import os
 import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -22,7 +23,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from contextlib import ExitStack, closing, contextmanager, nullcontext, suppress
 from pathlib import Path
 from types import FrameType
 from typing import IO
@@ -96,6 +97,16 @@ def is_own(api: str) -> bool:
     alone."""
     record = _home() / "server.json"
     return record.exists() and json.loads(record.read_text())["api"] == api
+
+
+def wipe(database: Path) -> None:
+    """Overwrite what was deleted from the database of a server: SQLite keeps it in free pages."""
+    with closing(sqlite3.connect(database, timeout=PATIENCE)) as connection:
+        connection.execute("VACUUM")
+        deadline = time.monotonic() + PATIENCE
+        # until nobody reads the log of changes, in which it is too
+        while connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0] and time.monotonic() < deadline:
+            time.sleep(0.2)
 
 
 def page(api: str, flow_run_id: str) -> str:
@@ -193,6 +204,11 @@ def _only_its_own_pages(port: int) -> dict[str, str]:
 
 def _home() -> Path:
     return workspace.root() / ".prefect"
+
+
+def database() -> Path:
+    """Where the project's own server keeps what it knows."""
+    return _home() / "prefect.db"
 
 
 @contextmanager
