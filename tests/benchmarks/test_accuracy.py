@@ -57,6 +57,7 @@ def known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[sizes.DataSet
     return sets
 
 
+@pytest.mark.slow
 def test_the_fastest_arm_is_recommended_whose_lower_end_is_above_minus_one_point(known: list[sizes.DataSet]) -> None:
     judged, tested = (verdicts(known, "25 %", part) for part in ("judges", "test"))
     table = summary(judged, tested)

@@ -68,7 +68,9 @@ def test_kept_or_computed_each_time_the_same_bytes_come_out_and_kept_ones_are_co
     assert many == examples + CONFIG.epochs * BATCHES + (CONFIG.epochs + 1)
 
 
-@pytest.mark.parametrize(("quick", "tolerance"), [("kept", 1e-4), ("bfloat16", 0.04), ("both", 0.04)])
+@pytest.mark.parametrize(
+    ("quick", "tolerance"), [("kept", 1e-4), ("bfloat16", 0.04), pytest.param("both", 0.04, marks=pytest.mark.slow)]
+)
 def test_the_quick_ways_learn_what_the_plain_one_learns_to_their_tolerance(
     quick: str,
     tolerance: float,
@@ -100,7 +102,13 @@ def test_the_quick_ways_learn_what_the_plain_one_learns_to_their_tolerance(
     torch.testing.assert_close(other, plain, rtol=tolerance, atol=0)
 
 
-@pytest.mark.parametrize("changes", [{"jitter": 0.1}, {"mixup": 0.2}, {"draws": None}, {"epochs": 2}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"jitter": 0.1},
+        *(pytest.param(one, marks=pytest.mark.slow) for one in ({"mixup": 0.2}, {"draws": None}, {"epochs": 2})),
+    ],
+)
 def test_pictures_that_differ_each_time_or_are_seen_too_seldom_are_not_kept(
     learn: Learn, changes: dict[str, Any]
 ) -> None:

@@ -10,7 +10,7 @@ from unittest import mock
 
 import pytest
 import torch
-from families import ONE_OF_EACH_FAMILY, size_for
+from families import ONE_OF_EACH_FAMILY, VIT, size_for
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
@@ -287,9 +287,7 @@ def test_sizes_that_a_backbone_cannot_take_are_refused_with_one_that_it_can(
         check_size(name, weights, refused)
 
 
-@pytest.mark.parametrize(
-    "name", cases(["densenet121", "googlenet", "inception_v3", "mnasnet0_5", "vit_b_32", "vit_b_16"])
-)
+@pytest.mark.parametrize("name", [*cases(["densenet121", "googlenet", "inception_v3", "mnasnet0_5", "vit_b_16"]), VIT])
 def test_a_checkpoint_rebuilds_what_pretrained_weights_made(
     name: str, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
