@@ -202,14 +202,14 @@ def test_a_delivery_that_still_grows_is_waited_for(
     fill(folder, "classes", range(40, 41))
     whole = (folder / "cat/40.png").read_bytes()
     (folder / "cat/40.png").write_bytes(whole[:20])
-    monkeypatch.setattr(incoming, "QUIET", 0.2)
+    monkeypatch.setattr(incoming, "QUIET", 1.0)
     sleep, waited = incoming.time.sleep, []
 
     def copy_goes_on(seconds: float) -> None:
+        sleep(seconds)
         if not waited:
             (folder / "cat/40.png").write_bytes(whole)
         waited.append(seconds)
-        sleep(seconds)
 
     monkeypatch.setattr(incoming.time, "sleep", copy_goes_on)
     taken = take()

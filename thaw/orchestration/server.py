@@ -37,6 +37,7 @@ PORT = 4200
 PATIENCE = 120.0
 LOOK = 5.0  # seconds between two checks of the server
 GONE = 180.0  # seconds after which a run gives up on a server that is gone
+EVENTS_LATE = 10.0  # seconds; twice as many as the server gathers events before it writes them
 LOG = "server.log"  # in .prefect; what was there before is server.log.1
 LOG_BYTES = 10_000_000
 
@@ -99,9 +100,18 @@ def is_own(api: str) -> bool:
     return record.exists() and json.loads(record.read_text())["api"] == api
 
 
-def wipe(database: Path) -> None:
-    """Overwrite what was deleted from the database of a server: SQLite keeps it in free pages."""
+def wipe(database: Path, late: float = EVENTS_LATE) -> None:
+    """Take deleted pages out of the database of a server for good.
+
+    Prefect's events of a page hold its text, and reach the database `late` seconds after it; SQLite
+    keeps what is deleted in free pages.
+    """
+    time.sleep(late)
     with closing(sqlite3.connect(database, timeout=PATIENCE)) as connection:
+        of_pages = "select id from events where event like 'prefect.artifact%'"
+        connection.execute(f"delete from event_resources where event_id in ({of_pages})")
+        connection.execute(f"delete from events where id in ({of_pages})")
+        connection.commit()
         connection.execute("VACUUM")
         deadline = time.monotonic() + PATIENCE
         # until nobody reads the log of changes, in which it is too
