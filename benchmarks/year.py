@@ -181,8 +181,8 @@ def run_weeks(root: Path, weeks: int, minutes: int) -> list[dict[str, Any]]:
         served.wait(600)
     status = json.loads(_thaw(root, "status", "--json"))
     runs = {datetime.fromisoformat(run["due"]): run for run in status["runs"] if run["schedule"]}
-    told = add_outcomes(rows, runs, root / ".prefect" / "prefect.db")
-    for problem in [*told, *missing_pictures(root, deliveries), *_growth(rows), *_too_slow(runs, minutes)]:
+    mismatches = add_outcomes(rows, runs, root / ".prefect" / "prefect.db")
+    for problem in [*mismatches, *missing_pictures(root, deliveries), *_growth(rows), *_too_slow(runs, minutes)]:
         print(f"problem: {problem}")
     return rows
 
